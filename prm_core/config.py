@@ -1,0 +1,267 @@
+"""Typed configuration: `params.yaml`, a profile over it, and the checks that catch a typo before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prm_core.errors import InputError
+
+PROFILES = Path(__file__).parent / "profiles"
+PARAMS_FILE = "params.yaml"
+
+
+class Section(BaseModel):
+    """One block of `params.yaml`. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    warmup: int = Field(ge=1, description="problems with worked solutions for the base models")
+    train: int = Field(ge=1, description="problems the chain generates on and trains the policy with")
+    dev: int = Field(ge=1, description="problems on which thresholds are chosen")
+    test: int = Field(ge=1, description="held-out problems every reported figure is measured on")
+    human_chains: int = Field(ge=0, description="chains with a human label for each step")
+
+
+class ModelsConfig(Section):
+    policy: str = Field(description="Hugging Face folder or hub id of the base policy")
+    reward_backbone: str = Field(description="Hugging Face folder or hub id of the reward models' backbone")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    surprisal: bool = Field(description="step head also sees the step's surprisal under the backbone (METHODS 8)")
+
+
+class EncoderConfig(Section):
+    separator: str = Field(description="text of the one token that ends the prompt and every step")
+    max_length: int = Field(ge=16, description="tokens; longer chains lose whole trailing steps, counted")
+    chat_template: bool = Field(default=False, description="wrap the prompt in the tokenizer's chat template")
+
+
+class WarmupConfig(Section):
+    enabled: bool = Field(description="false where `models` names pretrained ones; the stage then writes none")
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    batch_size: int
+    max_updates: int = Field(description="the learning-rate schedule ends here")
+    learning_rate: float = Field(description="AdamW: embeddings and norms")
+    matrix_learning_rate: float = Field(description="Muon: weight matrices")
+    weight_decay: float
+    warmup_updates: int
+    decay_share: float = Field(gt=0, le=1, description="last share of the updates in which the rate falls to zero")
+    policy_accuracy: float = Field(gt=0, lt=1, description="first checkpoint at or past this accuracy is the policy")
+    backbone_accuracy: float = Field(gt=0, le=1, description="training must end at or past this accuracy")
+    eval_every: int
+    eval_problems: int
+    checkpoint_every: int
+
+
+class GenerateConfig(Section):
+    problems: int
+    samples: int = Field(ge=1, description="chains per problem")
+    temperature: float = Field(ge=0)
+    max_new_tokens: int = Field(ge=1)
+    batch_size: int = Field(ge=1, description="sequences decoded together")
+    shard_size: int = Field(ge=1, description="problems per shard")
+
+
+class RolloutConfig(Section):
+    rollouts: int = Field(ge=1, description="K continuations per prefix")
+    rule: str = Field(description="verdict rule: any, majority, relative")
+    temperature: float = 1.0
+
+
+class McDropoutConfig(Section):
+    samples: int = Field(ge=2, description="forward passes with dropout on")
+    dropout: float = Field(gt=0, lt=1)
+
+
+class MctsConfig(Section):
+    problems: int = Field(ge=0, description="questions that get a tree")
+    simulations: int = Field(ge=1, description="selection-expansion-rollout-backup rounds per tree")
+    branching: int = Field(ge=1, description="children sampled at an expansion")
+    exploration: float = Field(ge=0, description="UCB1 exploration constant")
+    rule: str = "any"
+    min_visits: int = Field(ge=1, description="a node visited less often abstains")
+    temperature: float = 1.0
+
+
+class LabelConfig(Section):
+    strategies: list[Literal["rollout", "mc_dropout", "mcts"]] = Field(min_length=1)
+    rollout: RolloutConfig
+    mc_dropout: McDropoutConfig
+    mcts: MctsConfig
+    merge: str = Field(description="how strategies combine: vote, or the name of one strategy")
+    lone_vote_factor: float = Field(ge=0, le=1, description="confidence of a verdict only one strategy gives")
+    max_failed_share: float = Field(ge=0, le=1, description="a strategy failing on more chains fails the stage")
+    batch_size: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+    shard_size: int = Field(ge=1, description="chains per shard")
+
+
+class ValidateConfig(Section):
+    min_coverage: float = Field(ge=0, le=1, description="share of steps with a merged verdict")
+    max_abstention: float = Field(ge=0, le=1)
+    correct_share: tuple[float, float]
+    mean_confidence: tuple[float, float]
+    min_agreement: float = Field(ge=0, le=1, description="share of steps on which two strategies agree")
+    critical: list[str] = Field(description="expectations whose failure stops the chain")
+
+
+class CalibrateConfig(Section):
+    method: Literal["isotonic", "platt"]
+    min_labels: int = Field(ge=1, description="fewer joined human labels give the identity calibrator and a warning")
+    bins: int = Field(ge=2)
+    min_confidence: float = Field(ge=0, le=1, description="labels below it leave the training set")
+    review_budget: int = Field(ge=0, description="steps put in the review queue")
+
+
+class RewardTrainingConfig(Section):
+    labels: Literal["hard", "soft"]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    weight_decay: float
+    warmup_share: float
+    max_grad_norm: float
+    dev_share: float = Field(gt=0, lt=1, description="problems kept for choosing the epoch")
+    checkpoint_every: int = Field(description="updates")
+    log_every: int
+
+
+class PolicyTrainingConfig(Section):
+    updates: int
+    problems_per_update: int
+    group_size: int
+    learning_rate: float
+    clip: float
+    kl_coef: float
+    outcome_weight: float
+    process_weight: float
+    temperature: float
+    max_new_tokens: int
+    max_grad_norm: float
+    inner_epochs: int
+    minibatch_size: int
+    checkpoint_every: int
+    log_every: int
+
+
+class EvaluateConfig(Section):
+    samples: int = Field(ge=1, description="chains per problem; N of best-of-N goes up to it")
+    best_of: list[int]
+    temperature: float
+    aggregate: str
+    bootstrap: int = Field(ge=100)
+    bins: int = Field(ge=2)
+    shown_trajectories: int = Field(ge=10)
+    latency_repeats: int
+
+
+class RegisterConfig(Section):
+    model_name: str
+
+
+class PromoteConfig(Section):
+    max_ece: float
+    alias: str = "champion"
+    challenger_alias: str = "challenger"
+
+
+class ServeConfig(Section):
+    threshold: float
+    aggregate: str
+    cache_size: int
+    cache_ttl: float = Field(description="seconds")
+    batch_size: int
+
+
+class Config(Section):
+    """Everything a run is decided by; `params.yaml` of a workspace holds it resolved."""
+
+    profile: str
+    seed: int
+    domain: str
+    data: DataConfig
+    models: ModelsConfig
+    encoder: EncoderConfig
+    warmup: WarmupConfig
+    generate: GenerateConfig
+    label: LabelConfig
+    validate_: ValidateConfig = Field(alias="validate")
+    calibrate: CalibrateConfig
+    train_prm: RewardTrainingConfig
+    train_policy: PolicyTrainingConfig
+    evaluate: EvaluateConfig
+    register_: RegisterConfig = Field(alias="register")
+    promote: PromoteConfig
+    serve: ServeConfig
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, nested mappings key by key, everything else replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merge(result[key], value) if both else value
+    return result
+
+
+def parse(raw: Mapping[str, Any], source: str) -> Config:
+    """Checks raw values. Raises InputError with one line per fault, naming `source` and the key."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InputError(f"{source}: {faults}. Correct these keys (params.yaml shows each with its meaning).") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises InputError when the file is missing, unreadable or not a mapping."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run from a workspace (a folder with {PARAMS_FILE})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({str(error).splitlines()[0]}); correct the file") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected a mapping of sections, found {type(raw).__name__}")
+    return raw
+
+
+def load(workspace: Path) -> Config:
+    """The configuration of a workspace, from its `params.yaml`."""
+    path = workspace / PARAMS_FILE
+    return parse(read_yaml(path), str(path))
+
+
+def profile_names() -> list[str]:
+    """The profiles that ship with the project, `default` first."""
+    return ["default", *sorted(path.stem for path in PROFILES.glob("*.yaml"))]
+
+
+def resolve(base: Path, profile: str) -> dict[str, Any]:
+    """The raw values of a profile: `base` (a params.yaml) with the profile's YAML over it, checked.
+
+    Args:
+        base: the defaults, normally the repository's `params.yaml`.
+        profile: `default`, the name of a shipped profile, or a path to a YAML file.
+    """
+    raw = read_yaml(base)
+    if profile != "default":
+        path = Path(profile) if profile.endswith((".yaml", ".yml")) else PROFILES / f"{profile}.yaml"
+        if not path.is_file():
+            raise InputError(
+                f"unknown profile {profile!r}; known: {', '.join(profile_names())}, or give the path of a YAML file"
+            )
+        raw = {**merge(raw, read_yaml(path)), "profile": path.stem}
+    parse(raw, f"profile {profile}")
+    return raw

@@ -1,0 +1,43 @@
+"""What a domain is: how problems look and how answers are read and compared. Judging steps is the oracle's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prm_core.registry import Registry
+from prm_core.types import Problem, Step, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A kind of problem.
+
+    Attributes:
+        make_problems: (split, count, seed) → problems with worked solutions; None where problems come from outside.
+        read_answer: the answer stated by a chain's last step, None when it states none.
+        same_answer: whether two answers are equal by value.
+    """
+
+    make_problems: Callable[[str, int, int], list[Problem]] | None
+    read_answer: Callable[[str], str | None]
+    same_answer: Callable[[str, str], bool]
+
+
+DOMAINS: Registry[Domain] = Registry("domain")
+
+
+def make_trajectory(
+    domain: Domain, problem: Problem, texts: list[str], *, trajectory_id: str, policy: str, seed: int
+) -> Trajectory:
+    """A trajectory from step texts, its answer read from the last step and compared with the problem's."""
+    answer = domain.read_answer(texts[-1]) if texts else None
+    return Trajectory(
+        id=trajectory_id,
+        problem_id=problem.id,
+        policy=policy,
+        steps=tuple(Step(text) for text in texts),
+        answer=answer,
+        outcome=answer is not None and domain.same_answer(answer, problem.answer),
+        seed=seed,
+    )

@@ -1,0 +1,15 @@
+"""The errors a user can do something about. Each message names the input, the reason and the way out."""
+
+from __future__ import annotations
+
+
+class PrmError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class InputError(PrmError):
+    """Bad input from outside: a file, a config value, a request. The CLI exits with 2, the server answers 400."""
+
+
+class GateError(PrmError):
+    """A check that must stop the chain did: critical expectation failed, promotion refused. The CLI exits with 1."""

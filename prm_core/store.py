@@ -1,0 +1,204 @@
+"""Reading and writing the domain's types: Parquet shards (atomic), JSONL in and out. One schema per type."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prm_core.errors import InputError
+from prm_core.types import Problem, Step, StepLabel, Trajectory
+
+Row = TypeVar("Row", Problem, Trajectory, StepLabel)
+
+_STEP = pa.struct([("text", pa.string()), ("observation", pa.string()), ("agent", pa.string())])
+SCHEMAS: dict[type, pa.Schema] = {
+    Problem: pa.schema(
+        [("id", pa.string()), ("domain", pa.string()), ("prompt", pa.string()), ("answer", pa.string()),
+         ("meta", pa.string())]
+    ),
+    Trajectory: pa.schema(
+        [("id", pa.string()), ("problem_id", pa.string()), ("policy", pa.string()), ("steps", pa.list_(_STEP)),
+         ("answer", pa.string()), ("outcome", pa.bool_()), ("seed", pa.int64())]
+    ),
+    StepLabel: pa.schema(
+        [("trajectory_id", pa.string()), ("step_index", pa.int32()), ("strategy", pa.string()),
+         ("value", pa.float64()), ("is_correct", pa.bool_()), ("confidence", pa.float64()), ("tokens", pa.int64()),
+         ("reasoning", pa.string())]
+    ),
+}
+_TYPES: dict[type, dict[str, tuple[type, ...]]] = {
+    Problem: {"id": (str,), "domain": (str,), "prompt": (str,), "answer": (str,), "meta": (dict,)},
+    Trajectory: {"id": (str,), "problem_id": (str,), "policy": (str,), "steps": (list,),
+                 "answer": (str, type(None)), "outcome": (bool, type(None)), "seed": (int,)},
+    StepLabel: {"trajectory_id": (str,), "step_index": (int,), "strategy": (str,),
+                "value": (int, float, type(None)), "is_correct": (bool, type(None)), "confidence": (int, float),
+                "tokens": (int,), "reasoning": (str,)},
+}
+
+
+def to_record(row: Problem | Trajectory | StepLabel) -> dict[str, Any]:
+    """A row as plain JSON values, field names as in `types.py`."""
+    return dataclasses.asdict(row)
+
+
+def parse_steps(raw: Any, where: str) -> tuple[Step, ...]:
+    """Steps from JSON: a list of strings or of objects with `text` (and `observation`, `agent`).
+
+    Raises InputError naming `where` for an empty list, an empty step or a wrong type.
+    """
+    if not isinstance(raw, list) or not raw:
+        raise InputError(f"{where}: `steps` must be a non-empty list of texts or of objects with `text`")
+    steps = []
+    for index, item in enumerate(raw):
+        fields = {"text": item} if isinstance(item, str) else item
+        if not isinstance(fields, dict) or set(fields) - {"text", "observation", "agent"}:
+            raise InputError(f"{where}: step {index} must be a text or an object of text, observation, agent")
+        step = Step(**{key: value or "" for key, value in fields.items()}) if fields.get("text") else None
+        if step is None or not isinstance(step.text, str) or not step.text.strip():
+            raise InputError(f"{where}: step {index} is empty; remove it or give its text")
+        steps.append(step)
+    return tuple(steps)
+
+
+def from_record(kind: type[Row], record: Mapping[str, Any], where: str) -> Row:
+    """A row from JSON values. Raises InputError naming `where` and the field at fault."""
+    expected = _TYPES[kind]
+    missing = [name for name in expected if name not in record]
+    if missing:
+        raise InputError(f"{where}: missing field {', '.join(missing)}; a {kind.__name__} has {', '.join(expected)}")
+    unknown = sorted(set(record) - set(expected))
+    if unknown:
+        raise InputError(f"{where}: unknown field {', '.join(unknown)}; a {kind.__name__} has {', '.join(expected)}")
+    for name, types in expected.items():
+        value = record[name]
+        # bool is an int in Python, but `seed: true` is a mistake.
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+            raise InputError(f"{where}: field {name} is {value!r}, expected {wanted}")
+    values = dict(record)
+    if kind is Trajectory:
+        values["steps"] = parse_steps(values["steps"], where)
+    return kind(**values)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, object) for each line, `where` being `file:line`. Raises InputError on a bad or missing line or file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    found = False
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}: not valid JSON ({error.msg}); each line is one JSON object") from None
+            if not isinstance(record, dict):
+                raise InputError(f"{where}: expected a JSON object, found {type(record).__name__}")
+            found = True
+            yield where, record
+    if not found:
+        raise InputError(f"{path}: the file holds no records")
+
+
+def read_jsonl(kind: type[Row], path: Path) -> list[Row]:
+    """All rows of a JSONL file."""
+    return [from_record(kind, record, where) for where, record in read_json_lines(path)]
+
+
+def write_jsonl(path: Path, rows: Iterable[Problem | Trajectory | StepLabel | Mapping[str, Any]]) -> None:
+    """Writes one JSON object per line, atomically."""
+    lines = (row if isinstance(row, Mapping) else to_record(row) for row in rows)
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically: a reader sees the old content or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON atomically; NaN is refused, since other readers choke on it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises InputError when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the stage that writes it") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error.msg})") from None
+
+
+def _to_table(rows: Sequence[Row], kind: type[Row]) -> pa.Table:
+    records = [to_record(row) for row in rows]
+    if kind is Problem:
+        for record in records:
+            record["meta"] = json.dumps(record["meta"], sort_keys=True)
+    return pa.Table.from_pylist(records, schema=SCHEMAS[kind])
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """The file of shard `index`."""
+    return folder / f"part-{index:05d}.parquet"
+
+
+def write_shard(folder: Path, index: int, kind: type[Row], rows: Sequence[Row]) -> Path:
+    """Writes one whole Parquet shard, atomically (temporary file, then rename)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = shard_path(folder, index)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(_to_table(rows, kind), temporary)
+    os.replace(temporary, path)
+    return path
+
+
+def read_shards(kind: type[Row], folder: Path) -> list[Row]:
+    """All rows of a folder of shards, in shard order.
+
+    Raises InputError when the folder has no shard or a shard lacks a column of the schema.
+    """
+    paths = sorted(folder.glob("part-*.parquet"))
+    if not paths:
+        raise InputError(f"{folder}: no shard (part-*.parquet) there; run the stage that writes it")
+    rows: list[Row] = []
+    for path in paths:
+        table = pq.read_table(path)
+        missing = [name for name in SCHEMAS[kind].names if name not in table.column_names]
+        if missing:
+            raise InputError(f"{path}: missing column {', '.join(missing)} of the {kind.__name__} schema")
+        for record in table.select(SCHEMAS[kind].names).to_pylist():
+            if kind is Problem:
+                record["meta"] = json.loads(record["meta"])
+            elif kind is Trajectory:
+                record["steps"] = tuple(Step(**step) for step in record["steps"])
+            rows.append(kind(**record))
+    return rows
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 over the names and contents of files and folders, hex. Temporary files do not count."""
+    sha = hashlib.sha256()
+    for path in paths:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            if file.name.startswith("."):
+                continue
+            sha.update(str(file.relative_to(path) if path.is_dir() else file.name).encode() + b"\0")
+            sha.update(hashlib.sha256(file.read_bytes()).digest())
+    return sha.hexdigest()

@@ -1,0 +1,90 @@
+"""The domain's nouns: problem, step, trajectory, step label.
+
+Everything else in the project speaks in these types; this module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with a known answer.
+
+    Attributes:
+        id: unique within a data folder.
+        domain: name of the registered domain that knows how to read answers (and, where it can, judge steps).
+        prompt: the question as the policy sees it.
+        answer: the reference answer, compared by value.
+        meta: anything else; `meta["solution"]` is a worked solution (list of step texts) where there is one.
+    """
+
+    id: str
+    domain: str
+    prompt: str
+    answer: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a chain.
+
+    Attributes:
+        text: what the policy wrote; this is what is scored.
+        observation: what a tool or another agent replied after it; context, never scored.
+        agent: who acted, empty for a single policy.
+    """
+
+    text: str
+    observation: str = ""
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A chain of steps sampled for one problem.
+
+    Attributes:
+        id: unique over all trajectories of a workspace.
+        problem_id: the problem it answers.
+        policy: hash of the policy that sampled it, or the name of its human author.
+        steps: in order; the final answer is the last step.
+        answer: the answer read from the last step, None when the chain stops without one.
+        outcome: whether `answer` equals the problem's, None when that is unknown.
+        seed: the seed its shard was sampled with.
+    """
+
+    id: str
+    problem_id: str
+    policy: str
+    steps: tuple[Step, ...]
+    answer: str | None
+    outcome: bool | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepLabel:
+    """One strategy's verdict on one step.
+
+    Attributes:
+        trajectory_id, step_index, strategy: the key.
+        value: the strategy's estimate in [0, 1] that the step is right (or its prefix can still succeed), None if
+            it abstains.
+        is_correct: the verdict, None where the strategy cannot tell.
+        confidence: probability in [0, 1] that the verdict is right.
+        tokens: tokens generated to reach it.
+        reasoning: one line a reviewer can read.
+    """
+
+    trajectory_id: str
+    step_index: int
+    strategy: str
+    value: float | None
+    is_correct: bool | None
+    confidence: float
+    tokens: int
+    reasoning: str
