@@ -1,0 +1,240 @@
+"""Calibration: how well probabilities match outcomes, and maps that make them match.
+
+Pure functions over NumPy arrays, no files. Applying a fitted `Calibrator` needs NumPy alone: it is a handful of numbers
+kept as JSON, never a pickled estimator.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+log = logging.getLogger(__name__)
+
+METHODS = ("identity", "isotonic", "platt")
+# Platt reads the logit, which is infinite at 0 and 1; probabilities arrive from counts, where both are common.
+_LOGIT_EDGE = 1e-6
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """One occupied bin of a reliability curve.
+
+    Attributes:
+        low, high: edges; a probability p belongs where low <= p < high, and 1 belongs to the last bin.
+        mean_probability: mean predicted probability in the bin.
+        observed_share: share of the bin's outcomes that were true.
+        count: predictions in the bin, at least 1.
+    """
+
+    low: float
+    high: float
+    mean_probability: float
+    observed_share: float
+    count: int
+
+
+def _checked(probabilities: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, Floats]:
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
+    if p.ndim != 1 or p.shape != y.shape:
+        raise ValueError(f"probabilities {p.shape} and outcomes {y.shape} must be two lists of one length")
+    if p.size == 0:
+        raise ValueError("no predictions: calibration is not defined on an empty list")
+    if not np.all((p >= 0) & (p <= 1)):
+        raise ValueError("probabilities must lie in [0, 1]; NaN is not one")
+    if not np.all((y == 0) | (y == 1)):
+        raise ValueError("outcomes must be true or false")
+    return p, y
+
+
+def reliability_curve(probabilities: ArrayLike, outcomes: ArrayLike, bins: int) -> list[ReliabilityBin]:
+    """The occupied ones of `bins` equal-width bins over [0, 1], in order.
+
+    Args:
+        probabilities: (n,), each in [0, 1].
+        outcomes: (n,), true or false.
+
+    Raises ValueError on empty, unequal or out-of-range input.
+    """
+    p, y = _checked(probabilities, outcomes)
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    curve = []
+    for b in np.unique(index):
+        inside = index == b
+        mean, share = float(p[inside].mean()), float(y[inside].mean())
+        curve.append(ReliabilityBin(int(b) / bins, (int(b) + 1) / bins, mean, share, int(inside.sum())))
+    return curve
+
+
+def expected_calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, bins: int) -> float:
+    """Mean over predictions of |mean probability - observed share| of their bin: bins weigh by count.
+
+    Source: Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning". Arguments and errors
+    as for `reliability_curve`.
+    """
+    curve = reliability_curve(probabilities, outcomes, bins)
+    gaps = sum(b.count * abs(b.mean_probability - b.observed_share) for b in curve)
+    return gaps / sum(b.count for b in curve)
+
+
+def brier_score(probabilities: ArrayLike, outcomes: ArrayLike) -> float:
+    """Mean squared difference between probability and outcome. Source: Brier 1950. Raises ValueError on bad input."""
+    p, y = _checked(probabilities, outcomes)
+    return float(np.mean((p - y) ** 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrator:
+    """A monotone map from raw to calibrated probability.
+
+    Attributes:
+        method: identity, isotonic or platt.
+        labels: outcomes it was fitted on, or had at hand when the identity was chosen.
+        reason: why it is the identity, empty otherwise.
+        knots: isotonic: (raw, calibrated) pairs, raw increasing from 0 to 1, joined by straight lines.
+        slope, intercept: platt: sigmoid(slope · logit(p) + intercept), slope >= 0.
+    """
+
+    method: str
+    labels: int
+    reason: str = ""
+    knots: tuple[tuple[float, float], ...] = ()
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown calibration method {self.method!r}; known: {', '.join(METHODS)}")
+        if self.method == "isotonic" and len(self.knots) < 2:
+            raise ValueError("an isotonic calibrator needs at least the knots at 0 and 1")
+
+    def apply(self, probabilities: ArrayLike) -> Floats:
+        """Calibrated probabilities, same shape, in [0, 1]. Raises ValueError where an input is not a probability."""
+        p = np.asarray(probabilities, dtype=np.float64)
+        if not np.all((p >= 0) & (p <= 1)):
+            raise ValueError("probabilities must lie in [0, 1]; NaN is not one")
+        if self.method == "identity":
+            return p.copy()
+        if self.method == "isotonic":
+            raw, calibrated = np.array(self.knots).T
+            return np.interp(p, raw, calibrated)
+        return _sigmoid(self.slope * _logit(p) + self.intercept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` restores exactly this calibrator."""
+        return {**asdict(self), "knots": [list(knot) for knot in self.knots]}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Calibrator:
+        """The calibrator `to_dict` wrote. Raises TypeError on unknown keys, ValueError on an unknown method."""
+        return Calibrator(**{**values, "knots": tuple((float(x), float(y)) for x, y in values["knots"])})
+
+
+def _logit(p: Floats) -> Floats:
+    p = np.clip(p, _LOGIT_EDGE, 1 - _LOGIT_EDGE)
+    return np.log(p) - np.log1p(-p)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    # tanh form: no overflow for large |x|.
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def _fit_isotonic(p: Floats, y: Floats) -> Calibrator:
+    """Isotonic regression, with the raw probability counted as one more label at every point.
+
+    Plain isotonic regression is flat inside each pooled block and exactly 0 or 1 at its ends: steps that the raw
+    score tells apart become ties (best-of-N then picks among them blindly), and a few right answers in a row are
+    reported as certainty. (n · isotonic + raw) / (n + 1) is strictly increasing, reaches 0 or 1 only where the raw
+    value does, and moves no value by more than 1 / (n + 1).
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(y_min=0, y_max=1, increasing=True, out_of_bounds="clip").fit(p, y)
+    raw = np.unique(np.concatenate([[0.0], fitted.X_thresholds_, [1.0]]))
+    calibrated = (p.size * fitted.predict(raw) + raw) / (p.size + 1)
+    knots = tuple((float(x), float(c)) for x, c in zip(raw, calibrated, strict=True))
+    return Calibrator("isotonic", labels=p.size, knots=knots)
+
+
+def _fit_platt(p: Floats, y: Floats) -> Calibrator:
+    """Logistic regression on the logit, towards Platt's smoothed targets, so that separable labels stay finite.
+
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", eq. (1) of the targets.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    positive = int(y.sum())
+    targets = np.where(y == 1, (positive + 1) / (positive + 2), 1 / (p.size - positive + 2))
+    # A soft target is two weighted hard ones; C is large enough for the penalty not to show.
+    logits = np.tile(_logit(p), 2)[:, None]
+    model = LogisticRegression(C=1e8, max_iter=1000)
+    model.fit(logits, np.repeat([1, 0], p.size), sample_weight=np.concatenate([targets, 1 - targets]))
+    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope < 0:
+        # A calibrator must not turn the order round; the best map that may not is the constant.
+        log.warning("the probabilities fall as the outcomes rise: Platt's slope is set to 0")
+        slope, intercept = 0.0, float(_logit(targets.mean()))
+    return Calibrator("platt", labels=p.size, slope=slope, intercept=intercept)
+
+
+def fit_calibrator(probabilities: ArrayLike, outcomes: ArrayLike, method: str, min_labels: int) -> Calibrator:
+    """The calibrator that maps `probabilities` to the observed share of true `outcomes`.
+
+    Args:
+        probabilities: (n,), each in [0, 1]; n may be 0.
+        outcomes: (n,), true or false.
+        method: identity, isotonic or platt.
+        min_labels: with fewer outcomes, or outcomes of one class, the identity is returned, with a logged warning
+            and `reason` set.
+
+    Raises ValueError on unequal or out-of-range input and on an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown calibration method {method!r}; known: {', '.join(METHODS)}")
+    count = len(np.asarray(outcomes))
+    if count < min_labels or count == 0:
+        reason = f"{count} labels, fewer than the {max(min_labels, 1)} needed"
+    elif np.unique(np.asarray(outcomes, dtype=bool)).size == 1:
+        reason = f"all {count} labels are of one class"
+    elif method == "identity":
+        return Calibrator("identity", labels=count, reason="asked for")
+    else:
+        p, y = _checked(probabilities, outcomes)
+        return _fit_isotonic(p, y) if method == "isotonic" else _fit_platt(p, y)
+    log.warning("no calibration: %s; probabilities stay as they are", reason)
+    return Calibrator("identity", labels=count, reason=reason)
+
+
+def out_of_fold(
+    probabilities: ArrayLike, outcomes: ArrayLike, groups: Sequence[str], method: str, *, folds: int, seed: int
+) -> Floats:
+    """Each prediction calibrated by a map fitted without its group, so that measuring on the result is honest.
+
+    Args:
+        probabilities, outcomes: (n,), as for `fit_calibrator`.
+        groups: (n,), whose rows stay together (trajectory ids: the steps of a chain are not independent).
+        folds: at most this many; never more than there are groups.
+
+    Returns:
+        (n,) calibrated probabilities.
+
+    Raises ValueError when there are fewer than two groups.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    p, y = _checked(probabilities, outcomes)
+    distinct = len(set(groups))
+    if distinct < 2:
+        raise ValueError("held-out calibration needs rows of at least two groups")
+    result = np.empty_like(p)
+    splits = GroupKFold(min(folds, distinct), shuffle=True, random_state=seed).split(p, y, groups=list(groups))
+    for fitted, held_out in splits:
+        result[held_out] = fit_calibrator(p[fitted], y[fitted], method, min_labels=1).apply(p[held_out])
+    return result
