@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from prm_core.registry import Registry
@@ -14,12 +14,13 @@ class Domain:
     """A kind of problem.
 
     Attributes:
-        make_problems: (split, count, seed) → problems with worked solutions; None where problems come from outside.
+        make_problems: (split, count, seed, prompts to leave out) → problems with worked solutions; None where problems
+            come from outside.
         read_answer: the answer stated by a chain's last step, None when it states none.
         same_answer: whether two answers are equal by value.
     """
 
-    make_problems: Callable[[str, int, int], list[Problem]] | None
+    make_problems: Callable[[str, int, int, Collection[str]], list[Problem]] | None
     read_answer: Callable[[str], str | None]
     same_answer: Callable[[str, str], bool]
 

@@ -1,0 +1,10 @@
+"""Problems from outside (a user's file, GSM8K): no generator and no oracle, answers compared by value."""
+
+from __future__ import annotations
+
+from prm_core.domains.answers import read_stated_answer, same_value
+from prm_core.domains.base import DOMAINS, Domain
+
+NAME = "general"
+
+DOMAINS.register(NAME)(Domain(None, read_stated_answer, same_value))

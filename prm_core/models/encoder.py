@@ -1,0 +1,149 @@
+"""The one encoder: (prompt, steps) to token ids and step-end positions, for training, search, evaluation and serving.
+
+It owns the step boundary. A chain is `[bos] prompt SEP step SEP step SEP … SEP [eos]`, where SEP is one token that is
+put in by id, never by tokenising joined text, so it cannot merge with its neighbours; a step is scored at the SEP that
+ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prm_core.config import EncoderConfig
+from prm_core.errors import InputError
+from prm_core.types import Step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChain:
+    """Token ids of a chain.
+
+    Attributes:
+        ids: token ids, without padding.
+        prompt_length: how many of them are the prompt with its SEP.
+        step_ends: position of the SEP that ends each kept step.
+        scored: for each position, whether the policy wrote the token (step text and SEP, not observations).
+        truncated_steps: whole trailing steps dropped because they did not fit.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    step_ends: list[int]
+    scored: list[bool]
+    truncated_steps: int
+
+
+class Encoder:
+    """Encodes chains for one tokenizer.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer.
+        config: separator text, length limit, chat template.
+
+    Raises:
+        InputError: the separator is not exactly one token of this tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        ids = tokenizer.encode(config.separator, add_special_tokens=False)
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+            raise InputError(
+                f"encoder.separator {config.separator!r} is {len(ids)} tokens ({ids}) of this tokenizer, not one; "
+                "name a separator it has as a single token"
+            )
+        self.separator_id: int = ids[0]
+        self.bos_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no end-of-sequence token; the sampler could never stop")
+        self.eos_id: int = tokenizer.eos_token_id
+        self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def _text_ids(self, text: str, what: str) -> list[int]:
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if self.separator_id in ids:
+            raise InputError(
+                f"{what} holds the step separator {self.config.separator!r}; split it into steps there, or configure "
+                "a separator that never occurs in the text"
+            )
+        return ids
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Ids of the prompt up to and with its SEP, where the first step begins."""
+        if self.config.chat_template:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+            return [*self.tokenizer.encode(text, add_special_tokens=False), self.separator_id]
+        # A question may run over several lines; only steps may not hold the separator.
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+        return [*self.bos_ids, *ids, self.separator_id]
+
+    def encode_steps(self, steps: Sequence[Step | str]) -> list[list[tuple[int, bool]]]:
+        """(id, written by the policy) of each step with its SEP and of its observation, which comes before the SEP."""
+        blocks = []
+        for index, item in enumerate(steps):
+            step = Step(item) if isinstance(item, str) else item
+            ids = self._text_ids(step.text, f"step {index}")
+            if not ids:
+                raise InputError(f"step {index} is empty; remove it or give its text")
+            block = [(token, True) for token in ids]
+            if step.observation:
+                block += [(token, False) for token in self._text_ids(step.observation, f"observation of step {index}")]
+            blocks.append([*block, (self.separator_id, True)])
+        return blocks
+
+    def encode(self, prompt: str, steps: Sequence[Step | str], *, end: bool = False) -> EncodedChain:
+        """Encodes a chain.
+
+        Args:
+            prompt: the question.
+            steps: its steps, in order.
+            end: append the end-of-sequence token, as warm-up does, so that a policy learns to stop.
+
+        Raises:
+            InputError: an empty step, a step holding the separator, or a prompt that leaves no room for one step.
+        """
+        ids = self.encode_prompt(prompt)
+        limit = self.config.max_length - end
+        scored = [False] * len(ids)
+        prompt_length = len(ids)
+        step_ends: list[int] = []
+        for block in self.encode_steps(steps):
+            if len(ids) + len(block) > limit:
+                break
+            ids += [token for token, _ in block]
+            scored += [written for _, written in block]
+            step_ends.append(len(ids) - 1)
+        if steps and not step_ends:
+            raise InputError(
+                f"the prompt ({prompt_length} tokens) and its first step do not fit encoder.max_length "
+                f"{self.config.max_length}; shorten them or raise the limit"
+            )
+        if end:
+            ids.append(self.eos_id)
+            scored.append(True)
+        return EncodedChain(ids, prompt_length, step_ends, scored, len(steps) - len(step_ends))
+
+    def decode_steps(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Step texts of sampled ids (after the prompt's SEP), split at SEP, end-of-sequence and beyond left out."""
+        steps: list[str] = []
+        current: list[int] = []
+        for token in ids:
+            if token in (self.separator_id, self.eos_id):
+                if current:
+                    steps.append(self.tokenizer.decode(current, skip_special_tokens=True).strip())
+                current = []
+                if token == self.eos_id:
+                    break
+            else:
+                current.append(token)
+        if current:
+            steps.append(self.tokenizer.decode(current, skip_special_tokens=True).strip())
+        return tuple(text for text in steps if text)

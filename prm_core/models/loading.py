@@ -1,0 +1,69 @@
+"""Loading Hugging Face models from a folder or a hub id, with errors that say what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prm_core import store
+from prm_core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def check_folder(path: str) -> None:
+    """Raises InputError when `path` is a path that is not there, or a folder of pickled weights only."""
+    folder = Path(path)
+    looks_local = path.startswith((".", "/")) or path.count("/") > 1 or folder.exists()
+    if not looks_local:
+        return
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model {path}: no config.json there; name a Hugging Face model folder or a hub id, or run "
+                         "the stage that writes it")
+    if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+        raise InputError(f"model {path}: only pickled weights (.bin); convert them to safetensors with "
+                         "`save_pretrained` first, pickle is never loaded")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id."""
+    from transformers import AutoTokenizer
+
+    check_folder(path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {path}: its tokenizer does not load ({_first_line(error)})") from error
+
+
+def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> Any:
+    """`auto_class.from_pretrained(path)` in eval mode, safetensors only. Raises InputError when it does not load."""
+    import torch
+
+    check_folder(path)
+    try:
+        model = auto_class.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {path}: does not load ({_first_line(error)}); name a Hugging Face folder or a hub id "
+                         "this machine can reach") from error
+    return model.to(pick_device(device)).eval()
+
+
+def model_version(path: str) -> str:
+    """First 16 hex digits of the SHA-256 of a model folder's contents; a hub id stands for itself."""
+    return store.digest(Path(path))[:16] if Path(path).is_dir() else path
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

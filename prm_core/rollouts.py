@@ -1,0 +1,58 @@
+"""Policies at work on problems: trajectories with outcomes, accuracy, and rollouts from prefixes of a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prm_core.domains.base import Domain, make_trajectory
+from prm_core.models.policy import Policy, SampledChain
+from prm_core.registry import Registry
+from prm_core.types import Problem, Trajectory
+
+if TYPE_CHECKING:
+    from prm_core.models.sampler import Continuation
+
+
+def to_trajectory(
+    domain: Domain, problem: Problem, chain: SampledChain, *, trajectory_id: str, policy: str, seed: int
+) -> Trajectory:
+    """The trajectory of a sampled chain. One cut off by the token limit has no answer, whatever its text says."""
+    trajectory = make_trajectory(domain, problem, list(chain.steps), trajectory_id=trajectory_id, policy=policy,
+                                 seed=seed)
+    if chain.finished:
+        return trajectory
+    return Trajectory(trajectory.id, trajectory.problem_id, trajectory.policy, trajectory.steps, None, False, seed)
+
+
+def sample_trajectories(
+    policy: Policy, problems: Sequence[Problem], domains: Registry[Domain], *, samples: int, temperature: float,
+    max_new_tokens: int, batch_size: int, seed: int, prefix: str,
+) -> list[Trajectory]:
+    """`samples` trajectories for each problem, ids `prefix/problem id/number`. Chains without any step are left out."""
+    drawn = policy.sample([p.prompt for p in problems], samples=samples, temperature=temperature,
+                          max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed)
+    return [
+        to_trajectory(domains[problem.domain], problem, chain, trajectory_id=f"{prefix}/{problem.id}/{number}",
+                      policy=policy.version, seed=seed)
+        for problem, chains in zip(problems, drawn, strict=True)
+        for number, chain in enumerate(chains)
+        if chain.steps
+    ]
+
+
+def sampled_accuracy(
+    policy: Policy, problems: Sequence[Problem], domains: Registry[Domain], *, temperature: float,
+    max_new_tokens: int, batch_size: int, seed: int,
+) -> float:
+    """Share of problems answered right by one sampled chain each (pass@1)."""
+    chains = sample_trajectories(policy, problems, domains, samples=1, temperature=temperature,
+                                 max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed, prefix="accuracy")
+    return sum(bool(chain.outcome) for chain in chains) / len(problems)
+
+
+def rollout_succeeds(policy: Policy, domain: Domain, problem: Problem, continuation: Continuation) -> bool:
+    """Whether a continuation of one of the problem's chains ends by itself with the right answer."""
+    steps = policy.encoder.decode_steps(continuation.ids) if continuation.finished else ()
+    answer = domain.read_answer(steps[-1]) if steps else None
+    return answer is not None and domain.same_answer(answer, problem.answer)

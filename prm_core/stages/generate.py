@@ -1,0 +1,58 @@
+"""Stage generate: the base policy samples chains for the training problems, shard by shard."""
+
+from __future__ import annotations
+
+import random
+import shutil
+
+from prm_core import store
+from prm_core.config import Config
+from prm_core.stages.base import Stage, StageIO, model_path
+from prm_core.types import Problem, Trajectory
+
+
+def run(config: Config, io: StageIO) -> None:
+    """Samples `generate.samples` chains for each of `generate.problems` problems.
+
+    A shard is whole or absent in the work folder, and is sampled with a seed of its own, so a run that resumes gives
+    the chains an undisturbed one gives.
+    """
+    from prm_core.domains import DOMAINS
+    from prm_core.models.policy import load_policy
+    from prm_core.progress import track
+    from prm_core.rollouts import sample_trajectories
+
+    settings = config.generate
+    problems = store.read_jsonl(Problem, io.inputs["problems"])[: settings.problems]
+    policy = load_policy(model_path(io.workspace, config.models.policy), config)
+    starts = range(0, len(problems), settings.shard_size)
+    for shard, start in enumerate(track(starts, "generate", unit="shard")):
+        if store.shard_path(io.work, shard).exists():
+            continue
+        rows = sample_trajectories(
+            policy, problems[start : start + settings.shard_size], DOMAINS, samples=settings.samples,
+            temperature=settings.temperature, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size,
+            seed=random.Random(f"generate/{config.seed}/{shard}").getrandbits(31), prefix="gen",
+        )
+        store.write_shard(io.work, shard, Trajectory, rows)
+    shutil.copytree(io.work, io.outputs["trajectories"])
+    chains = store.read_shards(Trajectory, io.outputs["trajectories"])
+    store.write_json(io.outputs["metrics"], {
+        "train/problems": len(problems),
+        "train/trajectories": len(chains),
+        "train/policy_base/pass_at_1": sum(bool(chain.outcome) for chain in chains) / len(chains),
+        "train/policy_base/unanswered_share": sum(chain.answer is None for chain in chains) / len(chains),
+        "train/policy_base/mean_steps": sum(len(chain.steps) for chain in chains) / len(chains),
+        "train/policy_base/dropped_empty": len(problems) * settings.samples - len(chains),
+    })
+
+
+STAGE = Stage(
+    inputs={"problems": "data/train.jsonl", "models": "artifacts/warmup/models"},
+    outputs={
+        "trajectories": "artifacts/generate/trajectories",
+        "metrics": "artifacts/generate/metrics.json",
+    },
+    params=("seed", "models", "encoder", "generate"),
+    run=run,
+)

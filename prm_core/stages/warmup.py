@@ -1,0 +1,73 @@
+"""Stage warmup: base policy and reward backbone from worked solutions; writes none where config names pretrained ones."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+from prm_core import store
+from prm_core.config import Config
+from prm_core.stages.base import Stage, StageIO
+from prm_core.types import Problem
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, io: StageIO) -> None:
+    """Trains and saves `policy/` and `backbone/` as Hugging Face folders."""
+    models = io.outputs["models"]
+    models.mkdir(parents=True)
+    if not config.warmup.enabled:
+        log.info("warm-up is off: the models are %s and %s", config.models.policy, config.models.reward_backbone)
+        store.write_json(models / "named_in_config.json", config.models.model_dump())
+        store.write_json(io.outputs["metrics"], {"warmup/enabled": 0})
+        return
+    from transformers import PreTrainedModel
+
+    from prm_core.domains import DOMAINS
+    from prm_core.models.encoder import Encoder
+    from prm_core.models.policy import Policy
+    from prm_core.models.tokenizer import train_tokenizer
+    from prm_core.rollouts import sampled_accuracy
+    from prm_core.tracking import stage_run
+    from prm_core.training import warmup
+
+    problems = store.read_jsonl(Problem, io.inputs["problems"])
+    held_out = store.read_jsonl(Problem, io.inputs["held_out"])[: config.warmup.eval_problems]
+    texts = (text for problem in problems for text in (problem.prompt, *problem.meta.get("solution", ())))
+    encoder = Encoder(train_tokenizer(texts, config.encoder.separator), config.encoder)
+
+    def accuracy(model: PreTrainedModel) -> float:
+        return sampled_accuracy(
+            Policy(model, encoder, "warmup"), held_out, DOMAINS, temperature=1.0, seed=config.seed,
+            max_new_tokens=config.generate.max_new_tokens, batch_size=config.generate.batch_size,
+        )
+
+    with stage_run(io.workspace, "warmup", config) as tracked:
+        result = warmup.train(config, encoder, problems, accuracy, io.work, tracked.log_metrics)
+        shutil.copytree(result.policy, models / "policy")
+        shutil.copytree(result.backbone, models / "backbone")
+        chosen = next(record for record in result.history if record["update"] == result.policy_update)
+        metrics = {
+            "dev/policy_base/pass_at_1": chosen["accuracy"],
+            "dev/backbone/pass_at_1": result.history[-1]["accuracy"],
+            "warmup/policy_update": result.policy_update,
+            "warmup/updates": result.history[-1]["update"],
+            "warmup/loss": result.history[-1]["loss"],
+            "warmup/problems": len(problems),
+        }
+        tracked.log_metrics(metrics)
+        store.write_json(io.outputs["metrics"], metrics)
+        store.write_json(io.outputs["history"], result.history)
+
+
+STAGE = Stage(
+    inputs={"problems": "data/warmup.jsonl", "held_out": "data/dev.jsonl"},
+    outputs={
+        "models": "artifacts/warmup/models",
+        "history": "artifacts/warmup/history.json",
+        "metrics": "artifacts/warmup/metrics.json",
+    },
+    params=("seed", "models", "encoder", "warmup", "generate"),
+    run=run,
+)

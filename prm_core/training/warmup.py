@@ -1,0 +1,201 @@
+"""Warm-up: one supervised run on worked solutions that yields the base policy and the reward backbone.
+
+An early checkpoint, which still makes the mistakes of a small model, is the policy; the last one, which knows more than
+the policy, is the backbone of the reward models (METHODS 8).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prm_core.config import Config
+from prm_core.errors import GateError, InputError
+from prm_core.models.encoder import Encoder
+from prm_core.training.batches import batches_from, pad
+from prm_core.training.checkpoint import Checkpoints
+from prm_core.types import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupResult:
+    """Where the two models are, and the run's curve (one record per evaluation)."""
+
+    policy: Path
+    backbone: Path
+    policy_update: int
+    history: list[dict[str, Any]]
+
+
+def build_model(encoder: Encoder, config: Config) -> PreTrainedModel:
+    """A Llama of the configured size with random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(config.seed)
+    size = config.warmup
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(encoder.tokenizer),
+            hidden_size=size.hidden_size,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.heads,
+            intermediate_size=size.intermediate_size,
+            max_position_embeddings=config.encoder.max_length,
+            tie_word_embeddings=True,
+            bos_token_id=encoder.tokenizer.bos_token_id,
+            eos_token_id=encoder.eos_id,
+            pad_token_id=encoder.pad_id,
+        )
+    )
+
+
+def build_optimizers(model: PreTrainedModel, config: Config) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices, AdamW for embeddings and norms."""
+    import torch
+
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=config.warmup.matrix_learning_rate, weight_decay=config.warmup.weight_decay),
+        torch.optim.AdamW(rest, lr=config.warmup.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def solution_loss(model: PreTrainedModel, ids: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the solution's tokens.
+
+    Args:
+        ids: right-padded chains, (batch, seq).
+        solution: True at tokens of the solution, (batch, seq).
+
+    Pads stand to the right, where causal attention never looks back at them, so no mask is passed; the vocabulary is
+    only computed where a target is.
+    """
+    import torch
+
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    targets = solution[:, 1:]
+    logits = model.get_output_embeddings()(hidden[targets])
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][targets])
+
+
+def train(
+    config: Config,
+    encoder: Encoder,
+    problems: Sequence[Problem],
+    accuracy: Callable[[PreTrainedModel], float],
+    work: Path,
+    report: Callable[[dict[str, float], int], None],
+) -> WarmupResult:
+    """Trains on worked solutions until the schedule ends.
+
+    Args:
+        problems: with `meta["solution"]`.
+        accuracy: share of held-out problems a model answers right at temperature 1.
+        work: survives a crash; holds checkpoints and the policy once it is found.
+        report: receives figures and the number of updates done.
+
+    Raises:
+        InputError: a problem without a worked solution, or one that does not fit the context.
+        GateError: the run ended without a checkpoint at `policy_accuracy`, or below `backbone_accuracy`.
+    """
+    import torch
+    from accelerate import Accelerator
+    from transformers import get_wsd_schedule
+
+    from prm_core.progress import track
+
+    settings = config.warmup
+    chains = [_encode_solution(encoder, problem) for problem in problems]
+    accelerator = Accelerator(cpu=config.models.device == "cpu", gradient_accumulation_steps=1)
+    model = build_model(encoder, config)
+    optimizers = build_optimizers(model, config)
+    schedulers = [
+        get_wsd_schedule(
+            optimizer, num_warmup_steps=settings.warmup_updates, num_training_steps=settings.max_updates,
+            num_decay_steps=int(settings.decay_share * settings.max_updates), decay_type="linear",
+        )
+        for optimizer in optimizers
+    ]
+    model, *rest = accelerator.prepare(model, *optimizers, *schedulers)
+    optimizers, schedulers = rest[:2], rest[2:]
+    checkpoints = Checkpoints(accelerator, work / "checkpoints")
+    policy = work / "policy"
+    done, history = checkpoints.restore()
+    order = batches_from([len(ids) for ids, _ in chains], settings.batch_size, config.seed, start=done,
+                         stop=settings.max_updates)
+    running: list[float] = []
+    for update, indices in track(order, "warm-up", total=settings.max_updates, done=done, unit="update"):
+        ids = pad([chains[i][0] for i in indices], encoder.pad_id).to(accelerator.device)
+        solution = pad([chains[i][1] for i in indices], 0).bool().to(accelerator.device)
+        loss = solution_loss(model, ids, solution)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        for part in (*optimizers, *schedulers):
+            part.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        running.append(loss.item())
+        if not torch.isfinite(loss):
+            raise GateError(f"warm-up: the loss is {loss.item()} at update {update}; lower warmup.*learning_rate")
+        if (update + 1) % settings.eval_every == 0 or update + 1 == settings.max_updates:
+            found = accuracy(model.eval())
+            model.train()
+            record = {"update": update + 1, "loss": sum(running) / len(running), "accuracy": found}
+            running.clear()
+            history.append(record)
+            report({"loss": record["loss"], "accuracy": found}, update + 1)
+            if found >= settings.policy_accuracy and not any(r.get("policy") for r in history):
+                record["policy"] = True
+                _save(model, encoder, policy)
+        if (update + 1) % settings.checkpoint_every == 0:
+            checkpoints.save(update + 1, history)
+    backbone = work / "backbone"
+    _save(model, encoder, backbone)
+    return WarmupResult(policy, backbone, _check(history, settings.policy_accuracy, settings.backbone_accuracy), history)
+
+
+def _encode_solution(encoder: Encoder, problem: Problem) -> tuple[list[int], list[int]]:
+    solution = problem.meta.get("solution")
+    if not solution:
+        raise InputError(f"problem {problem.id} has no worked solution; the warm-up learns from those. Give "
+                         "`solution`, or set warmup.enabled to false and name pretrained models")
+    encoded = encoder.encode(problem.prompt, solution, end=True)
+    if encoded.truncated_steps:
+        raise InputError(f"problem {problem.id}: its worked solution does not fit encoder.max_length "
+                         f"{encoder.config.max_length}; shorten it or raise the limit")
+    return encoded.ids, [int(scored) for scored in encoded.scored]
+
+
+def _save(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    encoder.tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+def _check(history: list[dict[str, Any]], policy_accuracy: float, backbone_accuracy: float) -> int:
+    chosen = next((record for record in history if record.get("policy")), None)
+    final = history[-1]["accuracy"]
+    if chosen is None or final < backbone_accuracy:
+        raise GateError(
+            f"warm-up ended at accuracy {final:.3f} (best so far counts for the policy: {policy_accuracy}, backbone: "
+            f"{backbone_accuracy}); raise warmup.max_updates or lower these bounds"
+        )
+    return int(chosen["update"])
