@@ -1,0 +1,111 @@
+"""Stage `calibrate`: merged labels against human labels, the training set of the reward models, the review queue."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from prm_core import store, tracking
+from prm_core.config import Config
+from prm_core.labeling.calibrate import Calibration, calibrate, join_human, training_set
+from prm_core.labeling.human import chain_digests, read_human
+from prm_core.labeling.review import review_queue
+from prm_core.stages.base import Stage, StageIO
+from prm_core.types import Problem, StepLabel, Trajectory
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_SHARD = 100_000
+SERIES = {"before": "as labelled", "after": "calibrated (held out)"}
+
+
+def run(config: Config, io: StageIO) -> None:
+    """Fits and measures the calibrator, writes the training set and the review queue.
+
+    Raises InputError when a trajectory's problem is not in the workspace's data.
+    """
+    settings = config.calibrate
+    merged = store.read_shards(StepLabel, io.inputs["passed"])
+    generated = store.read_shards(Trajectory, io.inputs["trajectories"])
+    human = read_human(io.inputs["human"])
+    problems = {p.id: p for p in (*store.read_jsonl(Problem, io.inputs["problems"]), *human.problems)}
+
+    joined = join_human(merged, human.labels)
+    calibration = calibrate(joined, settings, config.seed)
+    digests = chain_digests(generated, problems)
+    human_digests = set(chain_digests(human.trajectories, problems).values())
+    rows, lost = training_set(merged, digests, human_digests, calibration.calibrator, settings.min_confidence)
+    for reason, count in {**joined.counts, **lost}.items():
+        log.info("%s: %d", reason, count)
+
+    store.write_json(io.outputs["calibrator"], calibration.calibrator.to_dict())
+    for index, start in enumerate(range(0, max(len(rows), 1), ROWS_PER_SHARD)):
+        store.write_shard(io.outputs["training_set"], index, StepLabel, rows[start : start + ROWS_PER_SHARD])
+    unreviewed = [t for t in generated if digests[t.id] not in human_digests]
+    labels = store.read_shards(StepLabel, io.inputs["labels"])
+    queue = review_queue(merged, labels, unreviewed, problems, calibration.calibrator,
+                         budget=settings.review_budget, seed=config.seed)
+    store.write_jsonl(io.outputs["review_queue"], queue)
+    _write_plots(calibration, io.outputs["plots"])
+    metrics = {
+        **joined.counts, **calibration.metrics,
+        "calibrated": int(calibration.calibrator.method != "identity"),
+        "training_rows": len(rows), "training_chains": len({row.trajectory_id for row in rows}),
+        "training_correct_share": sum(bool(row.is_correct) for row in rows) / len(rows) if rows else 0.0,
+        **lost, "review_queue": len(queue),
+    }
+    with tracking.stage_run(io.workspace, "calibrate", config) as tracked:
+        tracked.log_metrics(metrics)
+        tracked.log_artifact(io.outputs["plots"])
+    store.write_json(io.outputs["metrics"], {**metrics, "method": calibration.calibrator.method,
+                                             "identity_reason": calibration.calibrator.reason})
+
+
+def _write_plots(calibration: Calibration, folder: Path) -> None:
+    """reliability.csv for `dvc plots` and reliability.png for people, before and after."""
+    lines = ["series,mean_probability,observed_share,count"]
+    for series, curve in calibration.curves.items():
+        lines += [f"{SERIES[series]},{b.mean_probability!r},{b.observed_share!r},{b.count}" for b in curve]
+    store.write_text(folder / "reliability.csv", "\n".join(lines) + "\n")
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5.6, 5.6), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1, label="perfect")
+    for series, curve in calibration.curves.items():
+        ece, labels = calibration.metrics[f"ece_{series}"], sum(b.count for b in curve)
+        x, y = [b.mean_probability for b in curve], [b.observed_share for b in curve]
+        line, = axes.plot(x, y, linewidth=1.5, label=f"{SERIES[series]}: ECE {ece:.3f}")
+        # Area of a dot in proportion to its share of the labels.
+        axes.scatter(x, y, s=[10 + 500 * b.count / labels for b in curve], color=line.get_color(), alpha=0.45)
+    title = f"{calibration.calibrator.method}, {calibration.calibrator.labels} human labels"
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", title=f"Merged labels against people ({title})",
+             xlabel="probability that the step is right", ylabel="share of steps that are right")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper left")
+    figure.savefig(folder / "reliability.png", dpi=120)
+    plt.close(figure)
+
+
+STAGE = Stage(
+    inputs={
+        "gate": "artifacts/validate_gate/passed.json",
+        "passed": "artifacts/validate/passed",
+        "labels": "artifacts/label/labels",
+        "trajectories": "artifacts/generate/trajectories",
+        "problems": "data/train.jsonl",
+        "human": "data/human",
+    },
+    outputs={
+        "training_set": "artifacts/calibrate/training_set",
+        "calibrator": "artifacts/calibrate/calibrator.json",
+        "review_queue": "artifacts/calibrate/review_queue.jsonl",
+        "plots": "artifacts/calibrate/plots",
+        "metrics": "artifacts/calibrate/metrics.json",
+    },
+    params=("seed", "calibrate"),
+    run=run,
+)
