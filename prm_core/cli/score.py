@@ -1,0 +1,107 @@
+"""`prm score`: step scores for a file of trajectories, with the same analysis the server gives."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from prm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from prm_core.serving.service import ScoringAnswer, ScoringService
+
+log = logging.getLogger(__name__)
+
+LINES_PER_BATCH = 256
+
+
+def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, Any]:
+    """A line with its scores; steps that did not fit the context have null scores and are counted."""
+    result = {**record, **answer.analysis.model_dump()}
+    if answer.truncated_steps:
+        blank = [None] * answer.truncated_steps
+        result["step_scores"] = [*result["step_scores"], *blank]
+        result["step_confidences"] = [*result["step_confidences"], *blank]
+        result["truncated_steps"] = answer.truncated_steps
+    return result
+
+
+def score_lines(
+    service: ScoringService, file: Path, lines: int, *, threshold: float, aggregate: str, truncate: bool
+) -> Iterator[dict[str, Any]]:
+    """Scores a checked file batch by batch, yielding its lines with their scores, in order."""
+    from prm_core import store
+    from prm_core.progress import track
+    from prm_core.serving.service import parse_request
+
+    rows = iter(track(store.read_json_lines(file), "scoring", total=lines, unit="line"))
+    while batch := list(itertools.islice(rows, LINES_PER_BATCH)):
+        requests = [parse_request(record, where) for where, record in batch]
+        answers = service.answer(requests, threshold=threshold, aggregate=aggregate, truncate=truncate)
+        for (_, record), answer in zip(batch, answers, strict=True):
+            yield scored_record(record, answer)
+
+
+def _write(records: Iterator[dict[str, Any]], out: TextIO) -> int:
+    truncated = 0
+    for record in records:
+        truncated += record.get("truncated_steps", 0)
+        out.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return truncated
+
+
+def score(
+    file: Annotated[Path, typer.Argument(help="JSONL: a trajectory per line, with `prompt` and `steps`.")],
+    model: Annotated[str, typer.Option(help="Reward model: models:/prm@champion, runs:/ID/reward_model or a folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default: standard output.")] = None,
+    threshold: Annotated[float, typer.Option(help="A step scoring below it is judged wrong.")] = 0.5,
+    aggregate: Annotated[str, typer.Option(help="How step scores make overall_score: min, prod, mean, last.")] = "min",
+    truncate: Annotated[bool, typer.Option(help="Score what fits of a chain longer than the model's context.")] = False,
+    workspace: Annotated[Path, typer.Option(help="Folder whose model store (mlflow.db) knows the model.")] = Path("."),
+) -> None:
+    """Score every step of the trajectories in a file.
+
+    Each line comes back with all its fields and step_scores, step_confidences, overall_score, first_error_step,
+    error_steps and improvements. The whole file is checked and scored before anything is written. A chain longer than
+    the model's context is an error unless --truncate is given, which leaves null scores at its last steps.
+    """
+    from prm_core import store
+    from prm_core.models.scorer import load_scorer
+    from prm_core.serving.analysis import check_parameters
+    from prm_core.serving.cache import ScoreCache
+    from prm_core.serving.registry import reward_model_folder
+    from prm_core.serving.service import ScoringService, parse_request
+
+    check_parameters(threshold, aggregate)
+    if out and out.is_dir():
+        raise InputError(f"--out {out}: that is a folder; name a file")
+    # Before the model loads: a bad line should not cost a minute.
+    lines = 0
+    for where, record in store.read_json_lines(file):
+        parse_request(record, where)
+        lines += 1
+    service = ScoringService(load_scorer(reward_model_folder(model, workspace)), ScoreCache(0, 1.0))
+    records = score_lines(service, file, lines, threshold=threshold, aggregate=aggregate, truncate=truncate)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent if out else None, prefix=".prm-score-") as folder:
+        finished = Path(folder) / "scored.jsonl"
+        with finished.open("w", encoding="utf-8") as temporary:
+            truncated = _write(records, temporary)
+        if out:
+            os.replace(finished, out)
+        else:
+            with finished.open(encoding="utf-8") as done:
+                shutil.copyfileobj(done, sys.stdout)
+    if truncated:
+        log.warning("%d trailing steps did not fit the model's context and have no score", truncated)

@@ -1,0 +1,75 @@
+"""`prm serve`: the scoring server, started as `mlflow models serve` with this workspace's store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prm_core.errors import InputError
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises InputError when nothing can listen there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As uvicorn does: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(f"cannot listen on {host}:{port} ({error.strerror}); stop what runs there or give another "
+                             "--port") from None
+
+
+def server_command(uri: str, host: str, port: int, workers: int) -> list[str]:
+    """The `mlflow models serve` command line, run by this interpreter."""
+    return [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local",
+            "--host", host, "--port", str(port), "--workers", str(workers)]
+
+
+def server_environment(store: str) -> dict[str, str]:
+    """This process's environment, pointed at a tracking store, with this interpreter's programs first on the PATH.
+
+    MLflow starts `uvicorn` by name, which without an activated environment is not found, or is another one.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_REGISTRY_URI": store, "PATH": path,
+            "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def serve(
+    model: Annotated[str | None, typer.Option(help="MLflow model URI; default: the model at --alias.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Registry alias to serve; default: champion.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5001,
+    workers: Annotated[int, typer.Option(min=1, help="Server processes, each with its own copy of the model.")] = 1,
+    workspace: Annotated[Path, typer.Option(help="Folder with params.yaml, whose model store is used.")] = Path("."),
+) -> None:
+    """Serve step scores over HTTP: POST /invocations.
+
+    The alias is resolved when the server starts; after a promotion, start it again.
+    """
+    from prm_core import config as configuration
+    from prm_core import tracking
+    from prm_core.serving import registry
+
+    if model and alias:
+        raise InputError("--model and --alias both name a model; give one of them")
+    if model is None:
+        config = configuration.load(workspace)
+        name, alias = config.register_.model_name, alias or config.promote.alias
+        version = registry.version_by_alias(tracking.connect(workspace), name, alias)
+        if version is None:
+            raise InputError(f"model {name!r} has no {alias} in {tracking.tracking_uri(workspace)}; "
+                             "`prm run` registers a version and `prm promote` makes it the champion")
+        model = f"models:/{name}@{alias}"
+        typer.echo(f"serving {model} (version {version.version}) on http://{host}:{port}/invocations", err=True)
+    check_port(host, port)
+    sys.stderr.flush()
+    # Replaces this process, so that stopping it stops the server.
+    environment = server_environment(tracking.tracking_uri(workspace))
+    os.execve(sys.executable, server_command(model, host, port, workers), environment)

@@ -1,0 +1,114 @@
+"""What step scores say about a trajectory: where the first error is, what kind of error it looks like, what to check.
+
+Pure functions over calibrated scores; no model, no server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, Field
+
+from prm_core.errors import InputError
+from prm_core.search.aggregate import AGGREGATIONS
+
+SHOWN_CHARACTERS = 80
+
+
+class ErrorStep(BaseModel):
+    """A step judged wrong."""
+
+    step_index: int = Field(description="counted from 0")
+    severity: float = Field(description="1 - score: how surely wrong, in [0, 1]")
+    confidence: float = Field(description="probability that this verdict is right")
+    likely_cause: str = Field(description="initial_step_error, logic_jump_error or accumulated_error")
+
+
+class TrajectoryAnalysis(BaseModel):
+    """The answer to one scoring request; field names are the HTTP contract (DESIGN, "Scoring over HTTP")."""
+
+    step_scores: list[float] = Field(description="calibrated probability that each step is right")
+    step_confidences: list[float] = Field(description="probability that the verdict on each step is right")
+    overall_score: float = Field(description="the step scores aggregated as the request asks")
+    first_error_step: int = Field(description="index of the first step judged wrong, -1 where none is")
+    error_steps: list[ErrorStep]
+    improvements: list[str] = Field(description="one sentence per error step: what to check there")
+
+
+def check_parameters(threshold: float, aggregate: str) -> None:
+    """Raises InputError when the threshold is outside [0, 1] or the aggregation is unknown."""
+    if not 0.0 <= threshold <= 1.0:
+        raise InputError(f"threshold is {threshold}, not a probability; give a number from 0 to 1")
+    AGGREGATIONS[aggregate]
+
+
+def verdict_confidences(step_scores: Sequence[float], threshold: float) -> list[float]:
+    """Probability that each step's verdict is right: p where the step is judged right (p >= threshold), else 1 - p.
+
+    At threshold 0.5 this is max(p, 1 - p). It is a probability only as far as the scores are calibrated.
+    """
+    return [score if score >= threshold else 1.0 - score for score in step_scores]
+
+
+def likely_cause(step_scores: Sequence[float], index: int, threshold: float) -> str:
+    """The kind of error at a step judged wrong, from the step before it (the guide's rule).
+
+    Returns:
+        `initial_step_error` for the first step, `logic_jump_error` when the step before it is judged right,
+        `accumulated_error` when that one is judged wrong too.
+    """
+    if index == 0:
+        return "initial_step_error"
+    return "logic_jump_error" if step_scores[index - 1] >= threshold else "accumulated_error"
+
+
+def _improvement(index: int, text: str, score: float, cause: str) -> str:
+    shown = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+    what = f"steps[{index}] “{shown}” is right with probability {score:.2f}: "
+    if cause == "initial_step_error":
+        return what + "check that it uses the quantities the problem gives and starts on what the problem asks."
+    if cause == "logic_jump_error":
+        return what + (
+            f"the chain holds up to steps[{index - 1}], so check what this step takes from there, whether it follows, "
+            "and its own calculation."
+        )
+    return what + f"it builds on steps[{index - 1}], which is doubtful itself; correct that one first, then redo this."
+
+
+def analyze(
+    step_scores: Sequence[float], texts: Sequence[str], *, threshold: float, aggregate: str
+) -> TrajectoryAnalysis:
+    """Analyses one trajectory.
+
+    Args:
+        step_scores: calibrated probability that each step is right, (steps).
+        texts: the steps' texts, at least as many; they are only quoted.
+        threshold: a step is judged wrong when its score is below it.
+        aggregate: name of the aggregation that gives `overall_score`.
+
+    Raises:
+        InputError: a threshold outside [0, 1], an unknown aggregation, no step.
+    """
+    check_parameters(threshold, aggregate)
+    scores = [float(score) for score in step_scores]
+    overall = AGGREGATIONS[aggregate](scores)
+    confidences = verdict_confidences(scores, threshold)
+    errors = [
+        ErrorStep(
+            step_index=index,
+            severity=1.0 - score,
+            confidence=confidences[index],
+            likely_cause=likely_cause(scores, index, threshold),
+        )
+        for index, score in enumerate(scores)
+        if score < threshold
+    ]
+    return TrajectoryAnalysis(
+        step_scores=scores,
+        step_confidences=confidences,
+        overall_score=overall,
+        first_error_step=errors[0].step_index if errors else -1,
+        error_steps=errors,
+        improvements=[_improvement(e.step_index, texts[e.step_index], scores[e.step_index], e.likely_cause)
+                      for e in errors],
+    )

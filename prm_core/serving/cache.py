@@ -1,0 +1,54 @@
+"""A thread-safe cache of chain scores that forgets the least recently used and what is older than its time to live."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from cachetools import TTLCache
+
+from prm_core.models.scorer import ChainScore
+from prm_core.types import Step
+
+
+def context_key(version: str, prompt: str, steps: Sequence[Step]) -> str:
+    """SHA-256, hex, over everything a chain's scores depend on: the model's version, the prompt and every step.
+
+    Canonical JSON keeps the boundaries between the parts, so that no two contexts share a text. Never Python's `hash`
+    (differs between processes, collides) and never a window of the last turns (different histories collide).
+    """
+    parts = [version, prompt, [[step.text, step.observation, step.agent] for step in steps]]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()
+
+
+class ScoreCache:
+    """Chain scores by context key.
+
+    Args:
+        size: entries kept; 0 keeps none.
+        ttl: seconds an entry lives.
+        timer: clock in seconds.
+    """
+
+    def __init__(self, size: int, ttl: float, timer: Callable[[], float] = time.monotonic) -> None:
+        self._entries: TTLCache[str, ChainScore] = TTLCache(maxsize=size, ttl=ttl, timer=timer)
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> ChainScore | None:
+        """The scores under a key, None where they are not held."""
+        with self._lock:
+            return self._entries.get(key)
+
+    def put(self, key: str, score: ChainScore) -> None:
+        """Keeps scores under a key."""
+        if self._entries.maxsize:
+            with self._lock:
+                self._entries[key] = score
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._entries.expire()
+            return len(self._entries)

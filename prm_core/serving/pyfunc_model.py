@@ -1,0 +1,116 @@
+"""The MLflow model that answers `POST /invocations`: HTTP types in, ScoringService behind, MLflow errors out.
+
+Logged as code (registry.log_reward_model): MLflow runs this file when it loads the model, beside the package's copy
+that was logged with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from pydantic import BaseModel, ConfigDict
+
+from prm_core.errors import InputError
+from prm_core.serving.analysis import TrajectoryAnalysis
+from prm_core.serving.cache import ScoreCache
+from prm_core.serving.service import ScoringService, parse_request
+
+log = logging.getLogger(__name__)
+
+
+class Request(BaseModel):
+    """A trajectory to score."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: str
+    steps: list[str]
+
+
+class BadRequest(MlflowException):
+    """Bad input, answered with HTTP 400 and our one line."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+        super().__init__(line, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        """Our line, whatever MLflow's server writes around it (it prepends the whole request)."""
+        return self._line
+
+    @message.setter
+    def message(self, _: str) -> None:
+        pass
+
+
+class RewardModel(mlflow.pyfunc.PythonModel):
+    """Scores trajectories with the reward model among its artifacts."""
+
+    def load_context(self, context: Any) -> None:
+        """Loads the reward model; its cache and batch size come from the logged model config."""
+        from prm_core.models.scorer import load_scorer
+
+        config = context.model_config
+        scorer = load_scorer(context.artifacts["reward_model"], batch_size=config["batch_size"])
+        self.service = ScoringService(scorer, ScoreCache(config["cache_size"], config["cache_ttl"]))
+
+    def predict(self, model_input: list[Request], params: dict[str, Any] | None = None) -> list[TrajectoryAnalysis]:
+        """Answers requests in order. Thread-safe: MLflow calls it from many threads.
+
+        Args:
+            model_input: trajectories.
+            params: `threshold` and `aggregate`; MLflow fills in the defaults of the model's signature.
+        """
+        requests = [parse_request(row.model_dump(), f"inputs[{index}]") for index, row in enumerate(model_input)]
+        answers = self.service.answer(requests, threshold=params["threshold"], aggregate=params["aggregate"])
+        return [answer.analysis.model_dump() for answer in answers]
+
+
+def check(rows: Any) -> None:
+    """Raises InputError naming the first row and field at fault, where MLflow's type check would answer many lines."""
+    if not isinstance(rows, list) or not rows:
+        raise InputError("`inputs` must be a list of at least one object with `prompt` and `steps`")
+    for index, row in enumerate(rows):
+        where = f"inputs[{index}]"
+        parse_request(row, where)
+        unknown = sorted(set(row) - set(Request.model_fields))
+        if unknown:
+            raise InputError(f"{where}: unknown field {', '.join(unknown)}; a request has prompt and steps")
+        # MLflow types a union of texts and objects as "anything", so over HTTP a step is its text.
+        for step, text in enumerate(row["steps"]):
+            if not isinstance(text, str):
+                raise InputError(f"{where}: step {step} is no text; over HTTP each step is a string")
+
+
+def with_clear_errors(predict: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes bad input a 400 of one line and everything else a 500; MLflow by itself answers 400 to any error, with
+    many lines."""
+
+    @functools.wraps(predict)
+    def wrapper(self: RewardModel, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        try:
+            check(model_input)
+            return predict(self, model_input, params)
+        except InputError as error:
+            raise BadRequest(str(error)) from None
+        except MlflowException:
+            raise
+        except Exception as error:
+            log.exception("scoring failed")
+            raise MlflowException(
+                f"scoring failed ({type(error).__name__}); the server's log has the traceback",
+                error_code=INTERNAL_ERROR,
+            ) from error
+
+    return wrapper
+
+
+# Around MLflow's own validation, which it puts around `predict` when the class is made.
+RewardModel.predict = with_clear_errors(RewardModel.predict)
+mlflow.models.set_model(RewardModel())

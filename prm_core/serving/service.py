@@ -1,0 +1,140 @@
+"""Scoring requests: checked, answered from the cache or by one batched pass of the model, analysed.
+
+The HTTP model (pyfunc_model.py) and `prm score` both go through here; nothing in here knows MLflow.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from prm_core import store
+from prm_core.errors import InputError
+from prm_core.models.scorer import ChainScore, ChainScorer
+from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
+from prm_core.serving.cache import ScoreCache, context_key
+from prm_core.types import Step
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRequest:
+    """A trajectory to score.
+
+    Attributes:
+        where: names it in error messages: `inputs[3]`, `file:line`.
+        prompt: the question.
+        steps: its steps, in order, none empty (store.parse_steps).
+    """
+
+    where: str
+    prompt: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringAnswer:
+    """Attributes: analysis of the scored steps; truncated_steps: trailing steps that did not fit the context."""
+
+    analysis: TrajectoryAnalysis
+    truncated_steps: int
+
+
+def parse_request(record: Any, where: str) -> ScoringRequest:
+    """A request from JSON values. Raises InputError naming `where` and the field at fault; other fields are ignored."""
+    if not isinstance(record, Mapping) or not {"prompt", "steps"} <= set(record):
+        raise InputError(f"{where}: expected an object with `prompt` and `steps`")
+    prompt = record["prompt"]
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError(f"{where}: `prompt` is empty or no text; give the question the steps answer")
+    steps = store.parse_steps(record["steps"], where)
+    for text in (prompt, *(part for step in steps for part in (step.text, step.observation))):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # JSON can spell half a surrogate pair, on which tokenizers fail.
+            raise InputError(f"{where}: the text is no valid Unicode (half a surrogate pair); correct it") from None
+    return ScoringRequest(where, prompt, steps)
+
+
+class ProcessScorer(ChainScorer, Protocol):
+    """A loaded reward model: what `load_scorer` returns.
+
+    Attributes:
+        version: SHA-256 of its folder.
+        kind: "process" (a score per step) or "outcome" (one per chain).
+    """
+
+    version: str
+    kind: str
+
+
+class ScoringService:
+    """Scores trajectories with one reward model; safe to call from many threads.
+
+    Args:
+        scorer: a process reward model.
+        cache: where chain scores are kept between requests.
+
+    Raises:
+        InputError: the model scores whole chains (an outcome model), so it cannot judge steps.
+    """
+
+    def __init__(self, scorer: ProcessScorer, cache: ScoreCache) -> None:
+        if scorer.kind != "process":
+            raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
+        self._scorer = scorer
+        self._cache = cache
+        # Fast tokenizers raise "Already borrowed" when threads share them, and passes side by side only compete for
+        # the same cores.
+        self._model = threading.Lock()
+
+    def answer(
+        self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
+    ) -> list[ScoringAnswer]:
+        """Answers requests, in order.
+
+        Args:
+            requests: trajectories; equal ones are scored once.
+            threshold: a step scoring below it is judged wrong.
+            aggregate: name of the aggregation behind `overall_score`.
+            truncate: analyse the steps that fit the context instead of refusing a longer chain.
+
+        Raises:
+            InputError: naming the request, for a chain longer than the context or a step the encoder refuses; or
+                naming a parameter.
+        """
+        check_parameters(threshold, aggregate)
+        answers = []
+        for request, score in zip(requests, self._scores(requests), strict=True):
+            if score.truncated_steps and not truncate:
+                raise InputError(
+                    f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
+                    f"of {len(request.steps)} steps do not fit; shorten the prompt or the steps"
+                )
+            texts = [step.text for step in request.steps]
+            analysis = analyze(score.step_scores, texts, threshold=threshold, aggregate=aggregate)
+            answers.append(ScoringAnswer(analysis, score.truncated_steps))
+        return answers
+
+    def _scores(self, requests: Sequence[ScoringRequest]) -> list[ChainScore]:
+        keys = [context_key(self._scorer.version, request.prompt, request.steps) for request in requests]
+        known = {key: score for key in set(keys) if (score := self._cache.get(key)) is not None}
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+        if missing:
+            scored = self._score(list(missing.values()))
+            for key, score in zip(missing, scored, strict=True):
+                self._cache.put(key, score)
+                known[key] = score
+        return [known[key] for key in keys]
+
+    def _score(self, requests: Sequence[ScoringRequest]) -> list[ChainScore]:
+        with self._model:
+            try:
+                return self._scorer.score([(request.prompt, request.steps) for request in requests])
+            except InputError as error:
+                if len(requests) == 1:
+                    raise InputError(f"{requests[0].where}: {error}") from None
+        # The encoder names the step but not the chain of the batch: find it one by one.
+        return [score for request in requests for score in self._score([request])]
