@@ -30,23 +30,23 @@ EXPECTATIONS = {
     "known_step": "the trajectory exists and has a step of that index",
     "known_strategy": "the strategy is one that the configuration names",
     "unique_keys": "trajectory, step and strategy occur together once",
-    "completeness": "every step has a row of the strategy",
+    "completeness": "every step of a chain that the strategy took up has its row; merged rows: of every chain",
     "coverage": "share of steps with a merged verdict",
     "label_balance": "share of merged verdicts that say right",
     "confidence_distribution": "mean confidence of the merged verdicts",
     "agreement": "share of steps on which two strategies give the same verdict, where both give one",
     "abstention": "share of a strategy's rows without a verdict",
 }
-# Column → type names as pandas reads them from our Parquet schema.
+# Column → type name as pandas reads it from our Parquet schema; nulls aside for is_correct.
 COLUMN_TYPES = {
-    "trajectory_id": ["str"],
-    "step_index": ["int32", "int64"],
-    "strategy": ["str"],
-    "value": ["float64"],
-    "is_correct": ["bool"],
-    "confidence": ["float64"],
-    "tokens": ["int64"],
-    "reasoning": ["str"],
+    "trajectory_id": "str",
+    "step_index": "int32",
+    "strategy": "str",
+    "value": "float64",
+    "is_correct": "bool",
+    "confidence": "float64",
+    "tokens": "int64",
+    "reasoning": "str",
 }
 TABLES = ("labels", "merged")
 KEY = ["trajectory_id", "step_index"]
@@ -117,10 +117,11 @@ def dataset_figures(
         strategies: the configured ones.
 
     Returns:
-        steps, trajectories; completeness/NAME (share of all steps with a row, merged among the names), coverage,
-        correct_share, confidence_mean, confidence_p10 … p90 (over merged verdicts, None without any);
-        abstention/NAME; agreement/A/B and agreement_steps/A/B (steps on which both give a verdict; agreement None
-        when there are none).
+        steps, trajectories; coverage (share of steps with a merged verdict), correct_share, confidence_mean,
+        confidence_p10 … p90 (over merged verdicts, None without any); completeness/merged (share of all steps with a
+        row), completeness/NAME (share of the steps of the chains it took up, 0 without any), reach/NAME (share of
+        all steps with a row: a costly strategy may take up a sample), abstention/NAME; agreement/A/B and
+        agreement_steps/A/B (steps on which both give a verdict; agreement None when there are none).
     """
     steps = sum(step_counts.values())
     decided = merged[merged["is_correct"].notna()]
@@ -138,7 +139,9 @@ def dataset_figures(
         figures[f"confidence_p{percent}"] = value
     for name in strategies:
         rows = labels[labels["strategy"] == name]
-        figures[f"completeness/{name}"] = len(rows) / steps
+        expected = sum(step_counts[trajectory_id] for trajectory_id in rows["trajectory_id"].unique())
+        figures[f"completeness/{name}"] = len(rows) / expected if expected else 0.0
+        figures[f"reach/{name}"] = len(rows) / steps
         figures[f"abstention/{name}"] = float(rows["is_correct"].isna().mean()) if len(rows) else None
     for a, b in itertools.combinations(strategies, 2):
         both = verdicts[[a, b]].dropna()
@@ -162,9 +165,9 @@ def row_expectations(table: str, strategies: Sequence[str]) -> list[Expectation]
             column_set=columns, exact_match=True, meta=meta("schema", "*", f"columns {', '.join(COLUMN_TYPES)}")
         )
     ]
-    for column, types in COLUMN_TYPES.items():
-        found.append(gxe.ExpectColumnValuesToBeInTypeList(
-            column=column, type_list=types, meta=meta("schema", column, f"type {' or '.join(types)}")))
+    for column, kind in COLUMN_TYPES.items():
+        found.append(gxe.ExpectColumnValuesToBeOfType(
+            column=column, type_=kind, meta=meta("schema", column, f"type {kind}")))
     for column in ("trajectory_id", "strategy", "confidence", "reasoning"):
         found.append(gxe.ExpectColumnValuesToNotBeNull(column=column, meta=meta("not_null", column, "filled")))
     for column in ("value", "confidence"):
@@ -196,7 +199,7 @@ def figure_expectations(figures: Mapping[str, float | None], config: Config) -> 
     import great_expectations.expectations as gxe
 
     bounds: ValidateConfig = config.validate_
-    # A strategy that failed on a chain has no rows there; the label stage tolerates that share of chains.
+    # Chains a strategy failed on, or cut to the context, lack rows; the label stage tolerates that share of chains.
     rows = 1 - config.label.max_failed_share
     demands: list[tuple[str, str, float, float]] = [
         ("coverage", "coverage", bounds.min_coverage, 1.0),
@@ -261,24 +264,23 @@ def _checks(
     checks, reasons = [], defaultdict(list)
     for single in result.results:
         meta = single.expectation_config.meta
-        name, column = meta["name"], meta["column"]
+        name, on = meta["name"], meta["column"]
         failing = {entry[_ROW] for entry in single.result.get("unexpected_index_list") or []}
         observed = single.result.get("observed_value")
         if _raised(single.exception_info):
             if schema_holds:
-                raise RuntimeError(f"expectation {name} on {table}.{column} could not be computed, which is a fault "
+                raise RuntimeError(f"expectation {name} on {table}.{on} could not be computed, which is a fault "
                                    f"of the code, not of the data: {single.exception_info}")
             observed = "not computed, since the schema does not hold"
         elif "unexpected_count" in single.result and observed is None:
             observed = f"{single.result['unexpected_count']} of {rows} rows fail"
         elif isinstance(observed, list):
-            observed = ", ".join(map(str, observed))
+            observed = ", ".join(column for column in observed if column not in (_ROW, _STEPS))
         for row in failing:
-            reasons[row].append(f"{name} on {column}")
+            reasons[row].append(f"{name} on {on}")
         # Without the schema nothing else means anything, so that it stops the chain is not the user's to switch off.
         is_critical = name in critical or name == "schema"
-        checks.append(Check(name, table, column, is_critical, bool(single.success), observed, meta["bound"],
-                            len(failing)))
+        checks.append(Check(name, table, on, is_critical, bool(single.success), observed, meta["bound"], len(failing)))
     return sorted(checks, key=lambda c: (list(EXPECTATIONS).index(c.name), c.column)), dict(reasons)
 
 

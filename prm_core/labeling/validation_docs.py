@@ -30,7 +30,8 @@ th { background: #f1f3f5; }
 .fa-times::before { content: "✗"; } .fa-check-circle::before { content: "✓"; }
 .fa-exclamation-triangle::before { content: "!"; }
 i { font-style: normal; font-weight: bold; }
-nav ol, .card, footer, .cooltip .top, [data-toggle="collapse"], .collapse, .navbar-brand { display: none; }
+nav, .card, footer, .cooltip .top, [data-toggle="collapse"], .collapse { display: none; }
+.failed, .held { white-space: nowrap; }
 """
 _HEAD = (
     '<!DOCTYPE html>\n<html lang="en"><head><meta charset="UTF-8"><title>{title}</title>'
@@ -62,7 +63,7 @@ def render(result: ExpectationSuiteValidationResult) -> str:
 def index_page(checks: list[Check], figures: Mapping[str, float | None]) -> str:
     """The front page: every expectation by its stable name, failures first, and the dataset-level figures."""
     rows = []
-    for check in sorted(checks, key=lambda c: c.success):
+    for check in sorted(checks, key=lambda c: (c.success, c.table != "summary")):
         verdict = '<span class="held">✓ holds</span>' if check.success else '<span class="failed">✗ fails</span>'
         observed = _figure(check.observed) if isinstance(check.observed, float | int) else check.observed or ""
         cells = [check.name, check.column, "critical" if check.critical else "", observed, check.bound]
