@@ -70,32 +70,40 @@ def test_good_labels_pass_whole(tmp_path, tracked):
     assert passed_file["critical_expectations"] == sum(c["critical"] for c in result["expectations"]) > 4
 
 
-@pytest.mark.parametrize(
-    ("values", "name", "column"),
-    [
-        ({"confidence": 1.5}, "values_in_range", "confidence"),
-        ({"confidence": math.nan}, "values_in_range", "confidence"),
-        ({"value": -0.1}, "values_in_range", "value"),
-        ({"value": math.nan}, "values_in_range", "value"),
-        ({"tokens": -1}, "values_in_range", "tokens"),
-        ({"step_index": -1}, "values_in_range", "step_index"),
-        ({"step_index": STEPS}, "known_step", "step_index"),
-        ({"trajectory_id": "nobody"}, "known_step", "step_index"),
-        ({"strategy": "guess"}, "known_strategy", "strategy"),
-        ({"reasoning": None}, "not_null", "reasoning"),
-        ({"confidence": None}, "not_null", "confidence"),
-    ],
-)
-def test_a_bad_merged_row_goes_to_the_quarantine_with_its_reason(tmp_path, tracked, values, name, column):
-    result, quarantine, passed = checked(write_workspace(tmp_path, change=replaced("merged", 4, **values)))
-    assert (name, "merged", column) in failed(result)
-    assert [row["table"] for row in quarantine] == ["merged"]
-    assert f"{name} on {column}" in quarantine[0]["reasons"]
-    merged = store.read_shards(StepLabel, tmp_path / "artifacts/label/merged")
-    assert passed == [*merged[:4], *merged[5:]]
+BAD_ROWS = [
+    ({"confidence": 1.5}, "values_in_range on confidence"),
+    ({"confidence": math.nan}, "values_in_range on confidence"),
+    ({"value": -0.1}, "values_in_range on value"),
+    ({"value": math.nan}, "values_in_range on value"),
+    ({"tokens": -1}, "values_in_range on tokens"),
+    ({"step_index": -1}, "values_in_range on step_index"),
+    ({"step_index": STEPS}, "known_step on step_index"),
+    ({"trajectory_id": "nobody"}, "known_step on step_index"),
+    ({"strategy": "guess"}, "known_strategy on strategy"),
+    ({"reasoning": None}, "not_null on reasoning"),
+    ({"confidence": None}, "not_null on confidence"),
+]
+
+
+@pytest.mark.parametrize("table", ["merged", "labels"])
+def test_bad_rows_go_to_the_quarantine_with_their_reasons(tmp_path, tracked, table):
+    def spoil(name, rows):
+        for number, (values, _) in enumerate(BAD_ROWS):
+            if name == table:
+                rows[6 * number] = dataclasses.replace(rows[6 * number], **values)
+        return rows
+
+    result, quarantine, passed = checked(write_workspace(tmp_path, change=spoil))
+    found = [row["reasons"] for row in quarantine if row["table"] == table]
+    assert found == [[reason] for _, reason in BAD_ROWS]
+    assert {f"{name} on {column}" for name, where, column in failed(result) if where == table} == {
+        reason for _, reason in BAD_ROWS}
     summary = json.loads((tmp_path / "artifacts/validate/quarantine/summary.json").read_text())
-    assert summary["rows"] == 1
-    assert summary["by_reason"][f"merged: {name} on {column}"] == 1
+    assert summary["rows"] == len(quarantine)
+    assert summary["by_reason"][f"{table}: values_in_range on value"] == 2
+    if table == "merged":
+        merged = store.read_shards(StepLabel, tmp_path / "artifacts/label/merged")
+        assert passed == [row for i, row in enumerate(merged) if i % 6 or i // 6 >= len(BAD_ROWS)]
 
 
 def test_abstaining_without_a_value_is_no_fault(tmp_path, tracked):
@@ -140,25 +148,34 @@ def test_a_failing_figure_is_not_a_failing_row(tmp_path, tracked):
     assert len(passed) == 30 * STEPS
 
 
-@pytest.mark.parametrize(
-    ("change", "name", "figure"),
-    [
-        (lambda t, rows: [dataclasses.replace(r, is_correct=True) for r in rows], "label_balance", "correct_share"),
-        (lambda t, rows: [dataclasses.replace(r, confidence=0.3) for r in rows], "confidence_distribution",
-         "confidence_mean"),
-        (lambda t, rows: [dataclasses.replace(r, is_correct=not r.is_correct) if r.strategy == "rollout" else r
-                          for r in rows], "agreement", "agreement/rollout/mc_dropout"),
-        (lambda t, rows: [dataclasses.replace(r, is_correct=None) if r.strategy == "rollout" else r
-                          for r in rows], "abstention", "abstention/rollout"),
-        (lambda t, rows: [r for r in rows if r.strategy != "rollout" or r.step_index], "completeness",
-         "completeness/rollout"),
-        (lambda t, rows: [r for r in rows if r.strategy != "rollout"], "completeness", "completeness/rollout"),
-        (lambda t, rows: [r for r in rows if t != "merged" or r.step_index], "completeness", "completeness/merged"),
-    ],
-)
-def test_each_dataset_level_figure_is_checked(tmp_path, tracked, change, name, figure):
-    result, _, _ = checked(write_workspace(tmp_path, change=change))
-    assert (name, "summary", figure) in failed(result)
+def test_each_dataset_level_figure_is_checked(tmp_path, tracked):
+    def change(table, rows):
+        if table == "merged":
+            return [dataclasses.replace(r, is_correct=True, confidence=0.3) for r in rows if r.step_index]
+        rollout = [dataclasses.replace(r, is_correct=None if i % 3 else not r.is_correct)
+                   for i, r in enumerate(r for r in rows if r.strategy == "rollout")]
+        return rollout + [r for r in rows if r.strategy == "mc_dropout" and r.step_index]
+
+    result, _, _ = checked(write_workspace(tmp_path, change=change), make_config(validate={"min_coverage": 0.7}))
+    assert failed(result) == {
+        ("coverage", "summary", "coverage"),
+        ("label_balance", "summary", "correct_share"),
+        ("confidence_distribution", "summary", "confidence_mean"),
+        ("completeness", "summary", "completeness/merged"),
+        ("completeness", "summary", "completeness/mc_dropout"),
+        ("abstention", "summary", "abstention/rollout"),
+    }
+
+
+def test_disagreeing_strategies_and_an_absent_one_fail(tmp_path, tracked):
+    def change(table, rows):
+        return [dataclasses.replace(r, is_correct=not r.is_correct) if r.strategy == "rollout" else r for r in rows]
+
+    config = make_config(label={"strategies": [*STRATEGIES, "mcts"]})
+    result, _, _ = checked(write_workspace(tmp_path, change=change), config)
+    assert failed(result) == {
+        ("agreement", "summary", "agreement/rollout/mc_dropout"), ("completeness", "summary", "completeness/mcts")}
+    assert (result["figures"]["abstention/mcts"], result["figures"]["agreement/rollout/mcts"]) == (None, None)
 
 
 def test_a_strategy_that_takes_up_a_sample_of_the_chains_is_complete_there(tmp_path, tracked):
