@@ -132,8 +132,8 @@ def test_orm_drift_counts_chains_whose_lowest_score_is_the_last_alone():
 
 def test_length_slope_compares_chains_of_one_problem_only():
     # Within each problem a step more costs 0.1; the second problem is longer and better throughout.
-    residuals, lengths = [0.3, 0.2, 0.9, 0.8], [2, 3, 6, 7]
-    assert value(metrics.length_slope(residuals, lengths, [0, 0, 1, 1], 2)) == pytest.approx(-0.1)
+    scores, lengths = [0.3, 0.2, 0.9, 0.8], [2, 3, 6, 7]
+    assert value(metrics.length_slope(scores, lengths, [0, 0, 1, 1], 2)) == pytest.approx(-0.1)
     assert math.isnan(value(metrics.length_slope([0.1, 0.9], [3, 3], [0, 0], 1), 1))
 
 

@@ -54,6 +54,10 @@ class Bootstrap:
         shares = np.full(problems, 1 / problems)
         self._weights = np.random.default_rng(seed).multinomial(problems, shares, size=resamples).astype(np.float64)
 
+    def draws(self, statistic: Statistic) -> tuple[float, Floats]:
+        """The figure, and its values on the resamples, (resamples,); NaN where undefined."""
+        return float(statistic(np.ones((1, self.problems)))[0]), statistic(self._weights)
+
     def estimate(self, statistic: Statistic, *, centred: bool = False) -> Estimate:
         """The figure and its interval. Resamples in which it is undefined are left out of the interval.
 
@@ -62,17 +66,24 @@ class Bootstrap:
             centred: shift the interval by the draws' mean deviation from the figure, for statistics that resampling
                 pushes away from zero (ECE: each resample adds noise to every bin, and noise counts as error).
         """
-        value = float(statistic(np.ones((1, self.problems)))[0])
-        if not math.isfinite(value):
-            return Estimate(math.nan, math.nan, math.nan)
-        draws = statistic(self._weights)
-        draws = draws[np.isfinite(draws)]
-        if draws.size == 0:
-            return Estimate(value, value, value)
-        if centred:
-            draws = np.maximum(draws - draws.mean() + value, 0)
-        low, high = np.percentile(draws, INTERVAL)
-        return Estimate(value, float(low), float(high))
+        return _interval(*self.draws(statistic), centred)
+
+
+def _interval(value: float, draws: Floats, centred: bool = False) -> Estimate:
+    if not math.isfinite(value):
+        return Estimate(math.nan, math.nan, math.nan)
+    draws = draws[np.isfinite(draws)]
+    if draws.size == 0:
+        return Estimate(value, value, value)
+    if centred:
+        draws = np.maximum(draws - draws.mean() + value, 0)
+    low, high = np.percentile(draws, INTERVAL)
+    return Estimate(value, float(low), float(high))
+
+
+def average(parts: Sequence[tuple[float, Floats]]) -> Estimate:
+    """The unweighted mean of figures on separate sets of problems, from each set's `Bootstrap.draws`."""
+    return _interval(float(np.mean([value for value, _ in parts])), np.mean([draws for _, draws in parts], axis=0))
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Statistic:
@@ -323,17 +334,16 @@ def lowest_is_last(scores: Sequence[Sequence[float]], problem: Sequence[int], pr
     return share([hit for hit, _ in chains], [owner for _, owner in chains], problems)
 
 
-def length_slope(residuals: ArrayLike, lengths: ArrayLike, problem: ArrayLike, problems: int) -> Statistic:
-    """Least-squares slope of `residuals` on chain length within problems, per step.
+def length_slope(scores: ArrayLike, lengths: ArrayLike, problem: ArrayLike, problems: int) -> Statistic:
+    """Least-squares slope of chain scores on chain length within problems, per step.
 
-    Comparing chains of one problem takes the problem's difficulty out; passing score minus outcome as the residual
-    takes out that shorter chains may really be better. What is left is a liking for length: negative means that short
-    chains score more than their answers deserve.
+    For chains that deserve the same score (those with a wrong answer): comparing chains of one problem takes the
+    problem's difficulty out, and what is left is a liking for length. Negative: short wrong chains score higher.
 
     Args:
-        residuals, lengths, problem: (chains,) each.
+        scores, lengths, problem: (chains,) each.
     """
-    y, x = np.asarray(residuals, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
+    y, x = np.asarray(scores, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
     problem = np.asarray(problem, dtype=np.int64)
     count = np.maximum(np.bincount(problem, minlength=problems), 1)
     x = x - (np.bincount(problem, x, minlength=problems) / count)[problem]

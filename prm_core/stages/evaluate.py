@@ -1,0 +1,175 @@
+"""Stage evaluate: both policies and both reward models on held-out problems; metrics, plots, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prm_core import store
+from prm_core.config import Config
+from prm_core.stages.base import Stage, StageIO, model_path
+from prm_core.types import Problem, Trajectory
+
+if TYPE_CHECKING:
+    from prm_core.evaluation.protocol import Evaluation
+    from prm_core.evaluation.sampling import Chain
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_SHARD = 10_000
+
+
+def _sample(config: Config, io: StageIO, dev: Sequence[Problem], test: Sequence[Problem]) -> dict[str, list[Chain]]:
+    """The base policy's chains on dev and test, the trained policy's on test; one policy in memory at a time."""
+    from prm_core.evaluation.protocol import STEP_CHAINS
+    from prm_core.evaluation.sampling import Plan, sample_chains
+    from prm_core.models.policy import load_policy
+
+    def plan(samples: int) -> Plan:
+        return Plan(samples, config.evaluate.temperature, config.generate.max_new_tokens, config.generate.batch_size,
+                    config.generate.shard_size, config.seed)
+
+    base = load_policy(model_path(io.workspace, config.models.policy), config)
+    # Dev serves the threshold alone, which the step chains decide.
+    few = min(config.evaluate.samples, STEP_CHAINS)
+    found = {
+        "dev-base": sample_chains(base, dev, "dev-base", plan(few), io.work),
+        "test-base": sample_chains(base, test, "test-base", plan(config.evaluate.samples), io.work),
+    }
+    del base
+    trained = load_policy(str(io.inputs["policy"]), config)
+    found["test-trained"] = sample_chains(trained, test, "test-trained", plan(config.evaluate.samples), io.work)
+    return found
+
+
+def _score(
+    config: Config, io: StageIO, dev: Sequence[Problem], test: Sequence[Problem], chains: dict[str, list[Chain]]
+) -> float:
+    """Adds the reward models' scores to `chains`, in place; returns the PRM's latency in ms a step.
+
+    The trained policy's chains are scored as far as step-level figures use them.
+    """
+    from prm_core.evaluation.protocol import STEP_CHAINS
+    from prm_core.evaluation.sampling import first_per_problem, latency_ms_per_step, score_with_orm, score_with_prm
+    from prm_core.models.scorer import load_scorer
+
+    device, settings = config.models.device, config.evaluate
+    prm = load_scorer(io.inputs["prm"], device=device, batch_size=config.serve.batch_size)
+    head = first_per_problem(chains["test-trained"], STEP_CHAINS)
+    wanted = {"dev-base": (chains["dev-base"], dev), "test-base": (chains["test-base"], test),
+              "test-trained-head": (head, test)}
+    for name, (group, problems) in wanted.items():
+        chains[name] = score_with_prm(prm, group, problems, settings.aggregate, io.work / f"{name}-prm")
+    latency = latency_ms_per_step(prm, chains["test-base"], test, settings.latency_repeats)
+    del prm
+    orm = load_scorer(io.inputs["orm"], device=device, batch_size=config.serve.batch_size)
+    chains["test-base"] = score_with_orm(orm, chains["test-base"], test, io.work / "test-base-orm")
+    scored = {chain.trajectory.id: chain for chain in chains.pop("test-trained-head")}
+    chains["test-trained"] = [scored.get(chain.trajectory.id, chain) for chain in chains["test-trained"]]
+    return latency
+
+
+def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
+    """(stage, curve, points) of every number in the training histories, which are lists of records by update."""
+    for key, stage in (("prm_history", "reward models"), ("policy_history", "policy")):
+        history = store.read_json(inputs[key])
+        groups = history if isinstance(history, dict) else {"": history}
+        for group, records in groups.items():
+            numeric = [{name: value for name, value in record.items() if type(value) in (int, float)}
+                       for record in records]
+            for name in dict.fromkeys(name for record in numeric for name in record if name not in ("update", "epoch")):
+                points = [(record["update"], record[name]) for record in numeric if name in record]
+                if len(points) > 1:
+                    yield stage, f"{group} {name}".strip(), points
+
+
+def _report(
+    config: Config, io: StageIO, test: Sequence[Problem], chains: Mapping[str, list[Chain]], evaluation: Evaluation,
+    reason: str | None, n_dev: int,
+) -> str:
+    from prm_core.evaluation.protocol import STEP_CHAINS
+    from prm_core.evaluation.report import ReportData, render
+    from prm_core.evaluation.sampling import first_per_problem
+    from prm_core.models.loading import model_version
+
+    base = first_per_problem(chains["test-base"], STEP_CHAINS)
+    trained = [chain for chain in chains["test-trained"] if chain.step_scores is not None]
+    facts = [
+        ("profile", config.profile), ("seed", str(config.seed)),
+        ("test problems", str(len(test))), ("chains a problem", str(config.evaluate.samples)),
+        ("base policy", base[0].trajectory.policy), ("trained policy", chains["test-trained"][0].trajectory.policy),
+        ("PRM", model_version(str(io.inputs["prm"]))), ("ORM", model_version(str(io.inputs["orm"]))),
+        ("chain score", f"{config.evaluate.aggregate} of step scores"),
+        ("PRM latency", f"{evaluation.numbers['prm/latency_ms_per_step']:.2f} ms a step, one chain at a time"),
+    ]
+    note = (f"The threshold was chosen once, for the best F1 on {n_dev} dev problems." if reason is None
+            else f"Threshold: {reason}.")
+    return render(ReportData(
+        title="Evaluation on held-out problems", facts=facts, evaluation=evaluation, chains=base, trained=trained,
+        problems=test, threshold_note=note, training=list(_training_curves(io.inputs)),
+        shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
+        max_ece=config.promote.max_ece, seed=config.seed,
+    ))
+
+
+def run(config: Config, io: StageIO) -> None:
+    """Samples, judges, scores, measures, and writes metrics, plots, trajectories and the report.
+
+    Raises InputError when a best-of-N asks for more chains than are sampled.
+    """
+    from dataclasses import replace
+
+    from prm_core.evaluation import protocol
+    from prm_core.evaluation.plots import write_plots
+    from prm_core.tracking import stage_run
+
+    settings = config.evaluate
+    protocol.check_best_of(settings.best_of, settings.samples)
+    dev, test = (store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test"))
+    with stage_run(io.workspace, "evaluate", config) as tracked:
+        chains = _sample(config, io, dev, test)
+        latency = _score(config, io, dev, test, chains)
+        threshold, reason = protocol.choose_threshold(chains["dev-base"], config.serve.threshold)
+        if reason is not None:
+            log.warning("first-error threshold: %s", reason)
+        evaluation = protocol.measure(
+            chains["test-base"], chains["test-trained"], test, threshold=threshold, best_of=settings.best_of,
+            bins=settings.bins, resamples=settings.bootstrap, seed=config.seed,
+        )
+        numbers = {**evaluation.numbers, "prm/latency_ms_per_step": latency}
+        reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
+        evaluation = replace(evaluation, numbers=numbers, reasons=reasons)
+        rows: list[Trajectory] = [chain.trajectory for group in chains.values() for chain in group]
+        for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
+            store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
+        write_plots(evaluation, io.outputs["plots"])
+        store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev)))
+        table: dict[str, Any] = {"dev/n_problems": len(dev), **evaluation.flat("test")}
+        tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
+        for output in ("report", "plots"):
+            tracked.log_artifact(io.outputs[output])
+    store.write_json(io.outputs["metrics"], table)
+
+
+STAGE = Stage(
+    inputs={
+        "dev": "data/dev.jsonl",
+        "test": "data/test.jsonl",
+        "models": "artifacts/warmup/models",
+        "prm": "artifacts/train_prm/prm",
+        "orm": "artifacts/train_prm/orm",
+        "prm_history": "artifacts/train_prm/history.json",
+        "policy": "artifacts/train_policy/policy",
+        "policy_history": "artifacts/train_policy/history.json",
+    },
+    outputs={
+        "report": "artifacts/evaluate/report.html",
+        "trajectories": "artifacts/evaluate/trajectories",
+        "plots": "artifacts/evaluate/plots",
+        "metrics": "artifacts/evaluate/metrics.json",
+    },
+    params=("profile", "seed", "models", "encoder", "generate", "evaluate", "serve", "promote"),
+    run=run,
+)
