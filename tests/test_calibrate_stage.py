@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm_core import store, tracking
-from prm_core.errors import InputError
+from prm_core.errors import GateError, InputError
 from prm_core.labeling.calibrate import calibrate, join_human, right_probability, training_set
 from prm_core.labeling.human import all_trajectories, chain_digest, human_verdicts, read_human
 from prm_core.models.calibration import Calibrator
@@ -323,3 +323,10 @@ def test_chains_of_replaced_problems_are_refused(tmp_path, tracked):
     with pytest.raises(InputError, match=r"'gen-1' answers problem 'p1', which is neither in data/train\.jsonl"):
         run_stage(stage.STAGE, tmp_path, make_config())
     assert not (tmp_path / "artifacts/calibrate/metrics.json").exists()
+
+
+def test_an_empty_training_set_stops_the_chain_and_says_why(tmp_path, tracked):
+    prepared(tmp_path, chains=3)
+    with pytest.raises(GateError, match=r"no label is left to train on; of 9 .*'lost_confidence': 8"):
+        run_stage(stage.STAGE, tmp_path, make_config(calibrate={"min_confidence": 0.95}))
+    assert not (tmp_path / "artifacts/calibrate/training_set").exists()

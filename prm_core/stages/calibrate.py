@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prm_core import store, tracking
 from prm_core.config import Config
+from prm_core.errors import GateError
 from prm_core.labeling.calibrate import Calibration, calibrate, join_human, training_set
 from prm_core.labeling.human import chain_digests, read_human
 from prm_core.labeling.review import review_queue
@@ -22,7 +23,8 @@ SERIES = {"before": "as labelled", "after": "calibrated (held out)"}
 def run(config: Config, io: StageIO) -> None:
     """Fits and measures the calibrator, writes the training set and the review queue.
 
-    Raises InputError when a trajectory's problem is not in the workspace's data.
+    Raises InputError when a trajectory's problem is not in the workspace's data; GateError when no label is left to
+    train on.
     """
     settings = config.calibrate
     merged = store.read_shards(StepLabel, io.inputs["passed"])
@@ -37,9 +39,13 @@ def run(config: Config, io: StageIO) -> None:
     rows, lost = training_set(merged, digests, human_digests, calibration.calibrator, settings.min_confidence)
     for reason, count in {**joined.counts, **lost}.items():
         log.info("%s: %d", reason, count)
+    if not rows:
+        raise GateError(f"no label is left to train on; of {len(merged)} that passed validation, by reason: {lost}. "
+                        "Lower calibrate.min_confidence, or see artifacts/label/metrics.json for why labels are "
+                        "undecided or unsure")
 
     store.write_json(io.outputs["calibrator"], calibration.calibrator.to_dict())
-    for index, start in enumerate(range(0, max(len(rows), 1), ROWS_PER_SHARD)):
+    for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
         store.write_shard(io.outputs["training_set"], index, StepLabel, rows[start : start + ROWS_PER_SHARD])
     unreviewed = [t for t in generated if digests[t.id] not in human_digests]
     labels = store.read_shards(StepLabel, io.inputs["labels"])
@@ -51,7 +57,7 @@ def run(config: Config, io: StageIO) -> None:
         **joined.counts, **calibration.metrics,
         "calibrated": int(calibration.calibrator.method != "identity"),
         "training_rows": len(rows), "training_chains": len({row.trajectory_id for row in rows}),
-        "training_correct_share": sum(bool(row.is_correct) for row in rows) / len(rows) if rows else 0.0,
+        "training_correct_share": sum(bool(row.is_correct) for row in rows) / len(rows),
         **lost, "review_queue": len(queue),
     }
     with tracking.stage_run(io.workspace, "calibrate", config) as tracked:
@@ -73,7 +79,7 @@ def _write_plots(calibration: Calibration, folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(5.6, 5.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 7), layout="constrained")
     axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1, label="perfect")
     for series, curve in calibration.curves.items():
         ece, labels = calibration.metrics[f"ece_{series}"], sum(b.count for b in curve)
@@ -85,7 +91,7 @@ def _write_plots(calibration: Calibration, folder: Path) -> None:
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", title=f"Merged labels against people ({title})",
              xlabel="probability that the step is right", ylabel="share of steps that are right")
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", frameon=False)
     figure.savefig(folder / "reliability.png", dpi=120)
     plt.close(figure)
 
