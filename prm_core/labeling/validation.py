@@ -230,6 +230,7 @@ class _Validator:
     def __init__(self) -> None:
         import great_expectations as gx
 
+        logging.getLogger("great_expectations").setLevel(logging.WARNING)
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
         self._source = context.data_sources.add_pandas("workspace")
