@@ -1,0 +1,195 @@
+"""The chain as a Prefect flow: every stage of dvc.yaml in order, then promotion.
+
+DVC decides what needs running and runs it (flows/dvc.py); this flow gives it an order, retries, a log and a place in
+Prefect's UI. A run here and `dvc repro` in the same workspace are interchangeable.
+
+    python -m flows.pipeline [--profile P] [--problems FILE]      (the same as `prm run`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+from rich.console import Console
+from rich.table import Table
+
+from flows import dvc
+from prm_core import environment, store, tracking, workspace
+from prm_core.errors import InputError
+from prm_core.stages.base import CHAIN
+
+BAD_INPUT = "Bad input"
+KILLED = "Killed"
+# A stage that a signal ended goes on from its last whole shard or checkpoint.
+RETRIES = 2
+RETRY_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the summary: what became of a stage."""
+
+    stage: str
+    result: str
+    seconds: float
+
+
+def was_killed(_task: object, _run: object, state: State) -> bool:
+    """Prefect's retry condition: trying again helps after a kill, not after bad input or a bug."""
+    return state.name == KILLED
+
+
+@task(
+    task_run_name="{name}", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=was_killed,
+)
+def run_stage(name: str, workplace: dvc.Workplace, known_up_to_date: bool) -> State:
+    """One stage of dvc.yaml, if it needs running; its figures become a table artifact.
+
+    The state's name says what happened: Ran, Restored, Up to date; Killed, Bad input or Failed, with the reason.
+    """
+    log = get_run_logger()
+    try:
+        result = "up to date" if known_up_to_date else dvc.reproduce(name, workplace, log.info)
+    except dvc.CommandFailed as failure:
+        kind = KILLED if failure.killed else BAD_INPUT if failure.code == dvc.BAD_INPUT else "Failed"
+        return Failed(name=kind, message=f"stage {name}: {failure.reason}")
+    publish_figures(name, workplace.folder)
+    return Completed(name=result.capitalize(), message=f"stage {name}: {result}")
+
+
+def publish_figures(stage: str, folder: Path) -> None:
+    """A stage's metrics.json, where it wrote one, as a Prefect table."""
+    path = folder / "artifacts" / stage / "metrics.json"
+    if path.exists():
+        rows = [{"metric": name, "value": value} for name, value in store.read_json(path).items()]
+        key = f"{label(folder)}-{stage}".replace("_", "-").replace(".", "-").lower()
+        create_table_artifact(table=rows, key=key, description=f"Figures of stage {stage} in {folder}")
+
+
+@task(task_run_name="promote", cache_policy=NO_CACHE)
+def promote(workplace: dvc.Workplace) -> State:
+    """`prm promote`: the champion moves if the gate holds. A gate that does not is an answer, not a failure."""
+    log = get_run_logger()
+    code, lines = dvc.run([sys.executable, "-m", "prm_core.cli", "promote"], workplace, log.info)
+    said = lines[-1] if lines else f"exit code {code}"
+    if code == 0:
+        return Completed(name="Done", message=said)
+    # Python exits with 1 on any error; a gate's answer has its own prefix.
+    if code == 1 and said.startswith("stopped: "):
+        return Completed(name="Champion stays", message=said.removeprefix("stopped: "))
+    return Failed(name=BAD_INPUT if code == dvc.BAD_INPUT else "Failed", message=f"promote: {said}")
+
+
+@flow(name="pipeline", flow_run_name="{profile}", log_prints=False)
+def pipeline(profile: str = "default", problems: str | None = None) -> State:
+    """The whole chain in the workspace of a profile.
+
+    Args:
+        profile: a name from prm_core/profiles/, `default`, or the path of a YAML file. Everything a result depends on
+            is in the profile, where DVC sees it; hence there are no other parameters.
+        problems: a JSONL file of your own problems (prompt, answer, perhaps solution).
+    """
+    root = environment.project_root()
+    file = None if problems is None else Path(problems)
+    try:
+        with workspace.exclusive(workspace.locate(root, profile, file)) as lock:
+            folder = workspace.prepare(root, profile, file)
+            return run_chain(folder, lock)
+    except InputError as error:
+        return Failed(name=BAD_INPUT, message=str(error))
+    except dvc.CommandFailed as failure:
+        return Failed(message=failure.reason)
+
+
+def run_chain(folder: Path, lock: int) -> State:
+    """Every stage in order, then promotion; stops at the first that fails."""
+    log = get_run_logger()
+    rows: list[Row] = []
+    changed = dvc.changed(folder)
+    if "data.dvc" in changed:
+        log.warning("data/ is not what data.dvc names; record it with `dvc add data`")
+    workplace = dvc.Workplace(folder, lock, {})
+    # Up to the first stage that runs, one look at the graph answers for all of them; after it, each asks again.
+    still = True
+    for name in CHAIN:
+        if still and name in changed:
+            still = False
+            workplace = dvc.Workplace(folder, lock, {tracking.PARENT_RUN: open_parent_run(folder)})
+        started = time.monotonic()
+        state = run_stage(name, workplace, known_up_to_date=still, return_state=True)
+        rows.append(Row(name, state.name.lower(), time.monotonic() - started))
+        if state.is_failed():
+            break
+    else:
+        started = time.monotonic()
+        state = promote(workplace, return_state=True)
+        rows.append(Row("promote", state.name.lower(), time.monotonic() - started))
+    close_parent_run(folder, workplace, failed=state.is_failed())
+    show(folder, rows, state)
+    if state.is_failed():
+        return Failed(name=state.name, message=state.message)
+    return Completed(message=state.message)
+
+
+def open_parent_run(folder: Path) -> str:
+    """An MLflow run that this flow's stage runs hang under; returns its id."""
+    client = tracking.connect(folder)
+    tags = {"flow_run": flow_run.get_id() or "", "mlflow.user": tracking.user(), "mlflow.source.name": "prm run"}
+    name = f"{label(folder)} {flow_run.get_name() or ''}".strip()
+    return client.create_run(tracking.experiment_id(client, folder), tags=tags, run_name=name).info.run_id
+
+
+def close_parent_run(folder: Path, workplace: dvc.Workplace, *, failed: bool) -> None:
+    """Ends the parent run, where there is one."""
+    parent = workplace.environment.get(tracking.PARENT_RUN)
+    if parent:
+        tracking.connect(folder).set_terminated(parent, "FAILED" if failed else "FINISHED")
+
+
+def label(folder: Path) -> str:
+    """A workspace's name: the profile's (and the problem file's), `default` for the root."""
+    return folder.name if folder.parent.name == workspace.RUNS else "default"
+
+
+def show(folder: Path, rows: list[Row], state: State) -> None:
+    """The summary on the terminal: what ran, what it says, where to look."""
+    table = Table("stage", "result", "seconds", title=f"{label(folder)} in {folder}", title_justify="left")
+    table.columns[2].justify = "right"
+    for row in rows:
+        table.add_row(row.stage, row.result, f"{row.seconds:.1f}")
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(state.message, markup=False)
+    if not state.is_failed():
+        console.print(f"Report   {folder / 'artifacts/evaluate/report.html'}", markup=False)
+        console.print(f"Figures  {folder / 'artifacts/evaluate/metrics.json'}   (or `dvc metrics show`)", markup=False)
+        console.print("Runs, models, flows: `make ui`; score: `prm score --help`, `prm serve`", markup=False)
+
+
+def main() -> None:
+    """Runs the flow here; exits with 0, 2 on bad input, 130 when interrupted, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
+    parser.add_argument("--profile", default="default")
+    parser.add_argument("--problems")
+    given = parser.parse_args()
+    try:
+        state = pipeline(given.profile, given.problems, return_state=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if state.is_failed():
+        Console(stderr=True, soft_wrap=True).print(f"error: {state.message}", markup=False)
+    sys.exit(0 if state.is_completed() else 2 if state.name == BAD_INPUT else 1)
+
+
+if __name__ == "__main__":
+    main()

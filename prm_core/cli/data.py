@@ -1,0 +1,90 @@
+"""`prm data`: make the embedded problems, bring your own, and read what the chain has written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Make, import and export problems, trajectories and labels.")
+
+Out = Annotated[Path, typer.Option(help="The data folder to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite data that DVC has not recorded.")]
+Workspace = Annotated[Path, typer.Option(help="Folder with params.yaml, whose seed and counts decide.")]
+
+
+@app.command()
+def make(out: Out = Path("data"), force: Force = False, workspace: Workspace = Path(".")) -> None:
+    """Write data/ from the seed: problems with worked solutions, and a few chains with human labels.
+
+    The same seed and counts (seed, data: in params.yaml) always give the same bytes. Record a change with
+    `dvc add data`.
+    """
+    from prm_core import config as configuration
+    from prm_core import workspace as workspaces
+
+    config = configuration.load(workspace)
+    workspaces.replace_data(out, lambda folder: workspaces.make_data(folder, config), force=force)
+    typer.echo(f"{out}: {workspaces.data_hash(out)}")
+
+
+@app.command("import")
+def import_problems(
+    file: Annotated[Path, typer.Argument(help="JSONL: prompt, answer; optionally solution, id, domain.")],
+    out: Out = Path("data"),
+    force: Force = False,
+    workspace: Workspace = Path("."),
+) -> None:
+    """Replace data/ by your own problems, split 80/10/10 into train, dev and test by a hash of the id.
+
+    `solution` is a text with a step per line, or a list of steps. With 1,000 or more of them the base models are
+    trained on yours; otherwise data/warmup.jsonl stays. For one run beside the embedded problems use
+    `prm run --problems FILE` instead, which needs nothing else.
+    """
+    from prm_core import config as configuration
+    from prm_core import user_problems
+    from prm_core import workspace as workspaces
+
+    config = configuration.load(workspace)
+    user = user_problems.read_problems(file)
+    warmup = out / "warmup.jsonl"
+    workspaces.replace_data(out, lambda folder: workspaces.write_user_data(user, folder, config, warmup), force=force)
+    typer.echo(f"{out}: {len(user.problems)} problems ({user.duplicates} duplicates dropped); now run `dvc add {out}`")
+    if user.domain != config.domain:
+        params = workspace / configuration.PARAMS_FILE
+        typer.echo(f"and set `domain: {user.domain}` in {params} (it is {config.domain})")
+
+
+@app.command()
+def export(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of shards (artifacts/generate/trajectories, artifacts/label/merged, …).")
+    ],
+    out: Annotated[Path | None, typer.Option(help="JSONL file to write; standard output when left out.")] = None,
+) -> None:
+    """Write trajectories or labels as JSONL, one object a line, with the field names of the Parquet shards.
+
+    Example:  prm data export artifacts/generate/trajectories --out trajectories.jsonl
+    """
+    import json
+
+    import pyarrow.parquet as pq
+
+    from prm_core import store
+    from prm_core.errors import InputError
+
+    shards = sorted(source.glob("part-*.parquet"))
+    columns = pq.read_schema(shards[0]).names if shards else []
+    kind = next((kind for kind, schema in store.SCHEMAS.items() if columns == schema.names), None)
+    if kind is None:
+        raise InputError(f"{source}: no folder of trajectories or labels (part-*.parquet); the chain writes such as "
+                         "artifacts/generate/trajectories and artifacts/label/merged")
+    rows = store.read_shards(kind, source)
+    if out is not None:
+        store.write_jsonl(out, rows)
+        typer.echo(f"{out}: {len(rows)} lines")
+        return
+    for row in rows:
+        sys.stdout.write(json.dumps(store.to_record(row), ensure_ascii=False) + "\n")

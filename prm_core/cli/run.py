@@ -1,0 +1,35 @@
+"""`prm run`: the whole chain as a Prefect flow, in a process of its own (nothing below flows/ imports Prefect)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    profile: Annotated[
+        str, typer.Option(help="Name of a profile (default, smoke, …; prm_core/profiles/) or path of a YAML file.")
+    ] = "default",
+    problems: Annotated[
+        Path | None, typer.Option(help="Your own problems, one JSON object a line: prompt, answer, perhaps solution.")
+    ] = None,
+) -> None:
+    """Run every stage that is not up to date, then promote the new reward model if it passes the gate.
+
+    The default profile works in the checkout itself, every other one in runs/<profile>, a problem file in
+    runs/<profile>-<file>. Run it again after a crash: finished work is kept. `dvc repro` in that folder does the same
+    without Prefect.
+
+    Examples:  prm run   ·   prm run --profile smoke   ·   prm run --problems my_problems.jsonl
+    """
+    command = [sys.executable, "-m", "flows.pipeline", "--profile", profile]
+    if problems is not None:
+        command += ["--problems", str(problems)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Replaces this process: signals and the exit code are the flow's.
+    os.execv(sys.executable, command)
