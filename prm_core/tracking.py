@@ -9,9 +9,10 @@ import getpass
 import logging
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,24 +33,73 @@ BATCH = 500
 FLUSH_SECONDS = 10.0
 MAX_PARAM_LENGTH = 6000
 
+# Ten lines of migrations when a database is made; MLflow sets up its logging when it is imported, so a level set here
+# stands.
+for _noisy in ("mlflow.store.db.utils", "alembic"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
 
 def tracking_uri(workspace: Path) -> str:
     """Where runs of this workspace are recorded: MLFLOW_TRACKING_URI, or the workspace's own SQLite file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_own_database(workspace)}"
+
+
+def _own_database(workspace: Path) -> Path:
+    return workspace.resolve() / "mlflow.db"
+
+
+def _create_database(path: Path) -> None:
+    """Makes an empty MLflow database, whole or not at all.
+
+    MLflow migrates a new file table by table and waits for the disk each time: seconds on a busy one, and a process
+    killed in between leaves a file that MLflow refuses ever after. So it is built beside, without waiting, and linked
+    into place, unless another process was faster.
+    """
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy import Engine, event
+
+    def no_waiting(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
+        new = Path(folder) / path.name
+        event.listen(Engine, "connect", no_waiting)
+        try:
+            MlflowClient(f"sqlite:///{new}").get_experiment_by_name(EXPERIMENT)
+        finally:
+            event.remove(Engine, "connect", no_waiting)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(new, path)
+
+
+def _ready_store(workspace: Path) -> str:
+    database = _own_database(workspace)
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not database.exists():
+        _create_database(database)
+    return tracking_uri(workspace)
 
 
 def connect(workspace: Path) -> MlflowClient:
     """A client of this workspace's tracking store and model registry.
 
-    The first call of a process costs about 2 s (imports), 2 s more where the database has yet to be created.
+    The first call of a process costs about 2 s (imports), 1 s more where the database has yet to be created.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for noisy in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
 
-    uri = tracking_uri(workspace)
+    uri = _ready_store(workspace)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def use_store(workspace: Path) -> None:
+    """Points MLflow's module-level functions (`mlflow.pyfunc`, `mlflow.artifacts`) at this workspace's store."""
+    import mlflow
+
+    uri = _ready_store(workspace)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
 
 
 def experiment_id(client: MlflowClient, workspace: Path) -> str:

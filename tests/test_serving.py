@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,38 +15,7 @@ from prm_core.serving.analysis import analyze, likely_cause, verdict_confidences
 from prm_core.serving.cache import ScoreCache, context_key
 from prm_core.serving.service import ScoringRequest, ScoringService, parse_request
 from prm_core.types import Step
-
-CONTEXT = 40  # characters a FakeScorer reads
-
-
-class FakeScorer:
-    """Scores a step 0.1 when it says "wrong", else 0.9; reads CONTEXT characters; refuses "|", as an encoder would."""
-
-    kind = "process"
-    version = "v1"
-
-    def __init__(self) -> None:
-        self.calls: list[list[tuple[str, Sequence[Step]]]] = []
-        self.inside = 0
-
-    def score(self, chains):
-        self.inside += 1
-        assert self.inside == 1, "two threads in the model at once"
-        self.calls.append(list(chains))
-        scores = []
-        for prompt, steps in chains:
-            used, kept = len(prompt), []
-            for index, step in enumerate(steps):
-                if "|" in step.text:
-                    self.inside -= 1
-                    raise InputError(f"step {index} holds the step separator")
-                used += len(step.text)
-                if used > CONTEXT:
-                    break
-                kept.append(0.1 if "wrong" in step.text else 0.9)
-            scores.append(ChainScore(tuple(kept), tuple(kept), len(steps) - len(kept)))
-        self.inside -= 1
-        return scores
+from tests.fake_scorer import CONTEXT, FakeScorer
 
 
 def request(*texts: str, prompt: str = "p", where: str = "inputs[0]") -> ScoringRequest:

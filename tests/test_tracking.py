@@ -129,3 +129,25 @@ def test_code_version_names_the_commit_and_says_when_the_code_differs(tmp_path, 
     assert tracking.code_version() == commit
     (package / "new.py").write_text("")
     assert tracking.code_version() == f"{commit}-dirty"
+
+
+def test_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
+    import mlflow.tracking
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.tracking.MlflowClient, "get_experiment_by_name", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.connect(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    assert tracking.connect(tmp_path / "new").get_experiment_by_name("prm") is None
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db"]
+
+
+def test_database_another_process_made_meanwhile_stays(workspace, config):
+    with tracking.stage_run(workspace, "label", config) as run:
+        pass
+    tracking._create_database(workspace / "mlflow.db")
+    assert tracking.connect(workspace).get_run(run.run_id).info.status == "FINISHED"

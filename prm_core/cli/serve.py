@@ -37,8 +37,7 @@ def server_environment(store: str) -> dict[str, str]:
     MLflow starts `uvicorn` by name, which without an activated environment is not found, or is another one.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_REGISTRY_URI": store, "PATH": path,
-            "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_REGISTRY_URI": store, "PATH": path}
 
 
 def serve(

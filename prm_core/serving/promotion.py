@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,8 +11,6 @@ from prm_core import store, tracking
 from prm_core.config import PromoteConfig
 from prm_core.errors import GateError, InputError
 from prm_core.serving import registry
-
-log = logging.getLogger(__name__)
 
 F1 = "test/prm/first_error_f1"
 ECE = "test/prm/ece"
@@ -123,5 +120,4 @@ def promote(workspace: Path, config: PromoteConfig) -> Promotion:
     for key, value in tags.items():
         client.set_model_version_tag(challenger.name, version, key, value)
     client.set_registered_model_alias(challenger.name, config.alias, version)
-    log.info("%s version %s is now %s: %s", challenger.name, version, config.alias, decision.reason)
     return Promotion(challenger.name, version, True, previous, decision.reason)

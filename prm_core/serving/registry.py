@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +14,6 @@ from prm_core.errors import InputError
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
-
-log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent.parent
 # What the logged code imports when it serves; versions are those it was logged with.
@@ -33,15 +30,6 @@ def pinned_requirements() -> list[str]:
     """`name==version` of what serving needs, read from what is installed (inferring them took MLflow 25 s)."""
     # A local label such as 2.13.0+cpu names a build, which an index does not have.
     return [f"{name}=={version(name).split('+')[0]}" for name in SERVING_REQUIREMENTS]
-
-
-def use_store(workspace: Path) -> None:
-    """Points MLflow's module-level functions at this workspace's store."""
-    import mlflow
-
-    uri = tracking.tracking_uri(workspace)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
 
 
 def log_reward_model(
@@ -62,7 +50,6 @@ def log_reward_model(
     Raises:
         InputError: the folder holds pickled weights or no safetensors.
     """
-    tracking.connect(workspace)
     import mlflow
 
     pickled = sorted(p.name for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle"})
@@ -70,7 +57,7 @@ def log_reward_model(
         raise InputError(f"{folder}: {'pickled file ' + pickled[0] if pickled else 'no safetensors'}; "
                          "a served model is a folder of safetensors and JSON")
     params = {"threshold": float(serve.threshold), "aggregate": serve.aggregate}
-    use_store(workspace)
+    tracking.use_store(workspace)
     with mlflow.start_run(run_id=run_id):
         uri = mlflow.pyfunc.log_model(
             name="reward_model",
@@ -141,11 +128,10 @@ def reward_model_folder(uri: str, workspace: Path) -> Path:
             raise InputError(f"--model {uri}: no reward model there (no config.json); name a folder, "
                              "models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH")
         return folder
-    tracking.connect(workspace)
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    use_store(workspace)
+    tracking.use_store(workspace)
     try:
         local = Path(mlflow.artifacts.download_artifacts(uri))
     except (MlflowException, OSError) as error:
