@@ -54,7 +54,7 @@ class _Canvas:
 
     def __init__(
         self, width: int, height: int, x: tuple[float, float], y: tuple[float, float], *, left: int = 46,
-        right: int = 16, top: int = 12, bottom: int = 40,
+        right: int = 16, top: int = 28, bottom: int = 40,
     ) -> None:
         self.width, self.height = width, height
         self.left, self.right, self.top, self.bottom = left, width - right, top, height - bottom
@@ -89,7 +89,7 @@ class _Canvas:
         self.add('<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>', self.left, self.right, ground, ground)
         self.text((self.left + self.right) / 2, self.height - 6, x_label, "label")
         if y_label:
-            self.text(self.left - 6, self.top - 1, y_label, "label", "start" if self.left < 30 else "end")
+            self.text(2, self.top - 12, y_label, "label", "start")
 
     def svg(self, description: str) -> Markup:
         head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" style="max-width:{}px">').format(
@@ -122,8 +122,8 @@ def best_of_n_chart(series: Sequence[Series], ns: Sequence[int]) -> Markup:
     estimates = [estimate for line in series for _, estimate in line.points]
     low = max(0.0, math.floor(20 * min(e.low for e in estimates)) / 20)
     high = min(1.0, math.ceil(20 * max(e.high for e in estimates)) / 20)
-    canvas = _Canvas(720, 380, (0, max(len(ns) - 1, 1)), (low, high), right=170, top=22)
-    canvas.axes([where[n] for n in ns], ticks(low, high), "N chains to choose from", "right",
+    canvas = _Canvas(960, 420, (0, max(len(ns) - 1, 1)), (low, high), right=206)
+    canvas.axes([where[n] for n in ns], ticks(low, high), "N chains to choose from", "answered right",
                 lambda x: str(ns[round(x)]), lambda y: f"{100 * y:.0f} %")
     for line in series:
         upper = [(canvas.px(where[n]), canvas.py(e.high)) for n, e in line.points]
@@ -158,7 +158,9 @@ def interval_chart(rows: Sequence[tuple[str, str, Estimate]]) -> Markup:
         canvas.text(canvas.left - 10, y + 4, label, "name", "end")
         ends = canvas.px(e.low), canvas.px(e.high)
         canvas.add('<line class="line {}" x1="{}" x2="{}" y1="{}" y2="{}"/>', style, *ends, y, y)
-        canvas.add('<circle class="dot {}" cx="{}" cy="{}" r="5"><title>{}</title></circle>', style,
+        for end in ends:
+            canvas.add('<line class="line {}" x1="{}" x2="{}" y1="{}" y2="{}"/>', style, end, end, y - 4, y + 4)
+        canvas.add('<circle class="dot {}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>', style,
                    canvas.px(e.value), y, f"{label}: {percent(e.value)} ({percent(e.low)} to {percent(e.high)})")
         canvas.text(canvas.right + 10, y + 4, percent(e.value), "name", "start")
     return canvas.svg("; ".join(f"{label}: {percent(e.value)}" for label, _, e in rows))
@@ -166,9 +168,9 @@ def interval_chart(rows: Sequence[tuple[str, str, Estimate]]) -> Markup:
 
 def reliability_chart(curve: Sequence[ReliabilityBin]) -> Markup:
     """Observed share of right steps against their score; a dot's area grows with the steps in it."""
-    canvas = _Canvas(420, 400, (0, 1), (0, 1), left=52, top=24)
+    canvas = _Canvas(420, 400, (0, 1), (0, 1), left=52)
     grid = [0, 0.2, 0.4, 0.6, 0.8, 1]
-    canvas.axes(grid, grid, "score of the step", "right", lambda x: f"{x:.1f}", lambda y: f"{y:.1f}")
+    canvas.axes(grid, grid, "score of the step", "share of steps that are right", "{:.1f}".format, "{:.1f}".format)
     canvas.add('<line class="ideal" x1="{}" y1="{}" x2="{}" y2="{}"/>', canvas.px(0), canvas.py(0), canvas.px(1),
                canvas.py(1))
     points = [(canvas.px(b.mean_probability), canvas.py(b.observed_share)) for b in curve]
@@ -183,24 +185,27 @@ def reliability_chart(curve: Sequence[ReliabilityBin]) -> Markup:
 
 def score_chart(scores: np.ndarray, right: np.ndarray, threshold: float, bins: int = 20) -> Markup:
     """How the scores of right and of wrong steps are spread, each as shares of its own number."""
-    canvas = _Canvas(520, 300, (0, 1), (0, 1), left=52, top=24)
-    canvas.axes([0, 0.2, 0.4, 0.6, 0.8, 1], [0, 0.25, 0.5, 0.75, 1], "score of the step", "share",
-                lambda x: f"{x:.1f}", lambda y: f"{100 * y:.0f} %")
     edges = np.linspace(0, 1, bins + 1)
-    half = (canvas.px(edges[1]) - canvas.px(0)) / 2 - 1
-    for side, (name, style, chosen) in enumerate((("right", "s-prm", right), ("wrong", "s-bad", ~right))):
+    shares = {}
+    for name, style, chosen in (("right", "s-prm", right), ("wrong", "s-bad", ~right)):
         counted, _ = np.histogram(scores[chosen], edges)
-        for low, high, count in zip(edges, edges[1:], counted, strict=False):
-            if not count:
-                continue
-            top = canvas.py(count / counted.sum())
+        shares[name] = (style, counted, counted / max(counted.sum(), 1))
+    top = max(0.1, math.ceil(10 * max(share.max() for _, _, share in shares.values())) / 10)
+    canvas = _Canvas(520, 320, (0, 1), (0, top), left=52)
+    canvas.axes([0, 0.2, 0.4, 0.6, 0.8, 1], ticks(0, top, 4), "score of the step", "share of the right (wrong) steps",
+                lambda x: f"{x:.1f}", lambda y: f"{100 * y:.0f} %")
+    half = (canvas.px(edges[1]) - canvas.px(0)) / 2 - 1
+    for side, (name, (style, counted, share)) in enumerate(shares.items()):
+        for index in np.flatnonzero(counted):
+            x, peak = canvas.px(edges[index]) + 1 + side * half, canvas.py(share[index])
             canvas.add('<rect class="bar {}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>', style,
-                       round(canvas.px(low) + 1 + side * half, 2), top, round(half, 2),
-                       round(max(canvas.bottom - top, 1), 2),
-                       f"{count} of {counted.sum()} {name} steps score {low:.2f} to {high:.2f}")
+                       round(x, 2), min(peak, canvas.bottom - 1), round(half, 2),
+                       round(max(canvas.bottom - peak, 1), 2),
+                       f"{counted[index]} of {counted.sum()} {name} steps score {edges[index]:.2f} to "
+                       f"{edges[index + 1]:.2f}")
     at = canvas.px(min(max(threshold, 0), 1))
     canvas.add('<line class="ideal" x1="{}" x2="{}" y1="{}" y2="{}"/>', at, at, canvas.top, canvas.bottom)
-    canvas.text(at, canvas.top - 6, f"threshold {threshold:.3f}", "tick")
+    canvas.text(at + 5, canvas.top + 8, f"threshold {threshold:.3f}", "tick", "start" if threshold < 0.7 else "end")
     return canvas.svg("Distribution of scores of right and of wrong steps")
 
 
@@ -210,7 +215,7 @@ def curve_chart(name: str, points: Sequence[tuple[float, float]]) -> Markup:
     low, high = min(ys), max(ys)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    canvas = _Canvas(300, 170, (min(xs), max(xs)), (low, high), left=50, top=10, bottom=34)
+    canvas = _Canvas(300, 170, (min(xs), max(xs)), (low, high), left=56, top=10, bottom=34)
     canvas.axes(ticks(min(xs), max(xs), 4), ticks(low, high, 3), "update", "", lambda x: f"{x:g}", lambda y: f"{y:.4g}")
     canvas.add('<path class="line s-prm thin" d="{}"/>', _path([(canvas.px(x), canvas.py(y)) for x, y in points]))
     return canvas.svg(f"{name} by update, from {ys[0]:.4g} to {ys[-1]:.4g}")

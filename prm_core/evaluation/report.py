@@ -25,6 +25,17 @@ NAMES = {
     "prm_best_of_n": ("best by PRM", "s-prm"),
     "oracle": ("any right (oracle)", "s-oracle"),
 }
+# In the order shown; the last four are for domains without an oracle.
+KINDS = (
+    "wrong, first error found", "wrong step, right answer", "every step right", "PRM mistake: error missed",
+    "PRM mistake: another step named", "PRM mistake: false alarm", "right answer, no step doubted",
+    "wrong answer, a step doubted", "right answer, a step doubted", "wrong answer, no step doubted",
+)
+POLICY_ROWS = (
+    ("pass@1", "pass_at_1", "%.3f"), ("process consistency", "process_consistency", "%.3f"),
+    ("right answers with a wrong step", "wrong_step_right_answer", "%.3f"), ("mean PRM score", "prm_score", "%.3f"),
+    ("steps a chain", "mean_steps", "%.2f"),
+)
 # What the default profile on the embedded domain must reach.
 F1_BAR, GAIN_BAR = 0.88, 0.05
 
@@ -34,7 +45,7 @@ class Headline:
     """A headline figure.
 
     Attributes:
-        name, figure, interval: as shown.
+        name, figure, unit, interval: as shown.
         note: what to compare it with.
         bar: what it must reach, empty where no bar applies.
         holds: whether it does, None without a bar.
@@ -42,6 +53,7 @@ class Headline:
 
     name: str
     figure: str
+    unit: str
     interval: str
     note: str
     bar: str = ""
@@ -82,11 +94,12 @@ class ReportData:
 
 
 def _kind(chain: Chain, threshold: float) -> str:
-    """What a chain is an example of."""
+    """What a chain is an example of, one of KINDS."""
     claimed = first_error(chain.step_scores or (), threshold)
     if chain.gold is None:
-        answer = "right answer" if chain.right else "wrong answer"
-        return f"{answer}, {'no step doubted' if claimed < 0 else 'a step doubted'}"
+        if chain.right:
+            return "right answer, no step doubted" if claimed < 0 else "right answer, a step doubted"
+        return "wrong answer, no step doubted" if claimed < 0 else "wrong answer, a step doubted"
     gold = chain.gold_error
     if chain.right and gold >= 0:
         return "wrong step, right answer"
@@ -107,14 +120,14 @@ def choose_shown(chains: Sequence[Chain], threshold: float, count: int, seed: in
     chosen: list[tuple[str, Chain]] = []
     used: set[int] = set()
     while len(chosen) < count and any(kinds.values()):
-        for kind in sorted(kinds):
-            group = kinds[kind]
+        for kind in KINDS:
+            group = kinds.get(kind)
             if group and len(chosen) < count:
                 fresh = next((i for i, chain in enumerate(group) if chain.problem not in used), 0)
                 chain = group.pop(fresh)
                 used.add(chain.problem)
                 chosen.append((kind, chain))
-    return sorted(chosen, key=lambda pair: pair[0])
+    return sorted(chosen, key=lambda pair: KINDS.index(pair[0]))
 
 
 def _card(kind: str, chain: Chain, policy: str, problem: Problem, threshold: float) -> dict[str, Any]:
@@ -139,7 +152,7 @@ def _card(kind: str, chain: Chain, policy: str, problem: Problem, threshold: flo
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.1f} points"
+    return f"{100 * value:+.1f}"
 
 
 def _range(estimate: Estimate, points: bool = False) -> str:
@@ -153,29 +166,30 @@ def headlines(data: ReportData) -> list[Headline]:
     n = 8 if "prm_best_of_n/accuracy_at_8" in figures else max(point.n for point in data.evaluation.curve)
     f1, ece = figures.get("prm/first_error_f1"), figures.get("prm/ece")
     if f1 is not None:
-        found.append(Headline("First-error F1", charts.percent(f1.value), _range(f1),
+        found.append(Headline("First-error F1", f"{100 * f1.value:.1f}", "%", _range(f1),
                               f"random guess {charts.percent(figures['random/first_error_f1'].value)}",
                               f"at least {charts.percent(F1_BAR)}", f1.value >= F1_BAR))
-    for rival, name, bar in (("majority", "majority vote", GAIN_BAR), ("orm", "best by ORM", 0.0)):
+    for rival, name, bar, wanted in (("majority", "majority vote", GAIN_BAR, f"at least {_points(GAIN_BAR)} points"),
+                                     ("orm", "best by ORM", 0.0, "at least the ORM")):
         gain = figures[f"prm_minus_{rival}/accuracy_at_{n}"]
         other = figures[f"{'majority' if rival == 'majority' else 'orm_best_of_n'}/accuracy_at_{n}"]
         mine = figures[f"prm_best_of_n/accuracy_at_{n}"]
-        found.append(Headline(f"PRM best-of-{n} over {name}", _points(gain.value), _range(gain, True),
-                              f"{charts.percent(mine.value)} against {charts.percent(other.value)}",
-                              f"at least {_points(bar)}", gain.value >= bar))
+        found.append(Headline(f"PRM best-of-{n} over {name}", _points(gain.value), "points", _range(gain, True),
+                              f"{charts.percent(mine.value)} against {charts.percent(other.value)}", wanted,
+                              gain.value >= bar))
     gain = figures["trained_minus_base/pass_at_1"]
     found.append(Headline(
-        "Trained policy over base, pass@1", _points(gain.value), _range(gain, True),
+        "Trained policy over base, pass@1", _points(gain.value), "points", _range(gain, True),
         f"{charts.percent(figures['policy_trained/pass_at_1'].value)} against "
         f"{charts.percent(figures['policy_base/pass_at_1'].value)}",
-        f"at least {_points(GAIN_BAR)}, interval above 0", gain.value >= GAIN_BAR and gain.low > 0))
+        f"at least {_points(GAIN_BAR)} points, interval above 0", gain.value >= GAIN_BAR and gain.low > 0))
     if ece is not None:
-        found.append(Headline("Calibration error (ECE)", f"{ece.value:.3f}", f"{ece.low:.3f} to {ece.high:.3f}",
+        found.append(Headline("Calibration error (ECE)", f"{ece.value:.3f}", "", f"{ece.low:.3f} to {ece.high:.3f}",
                               "score against share of right steps", f"at most {data.max_ece:.2f}",
                               ece.value <= data.max_ece))
     if data.bars:
         return found
-    return [Headline(h.name, h.figure, h.interval, h.note) for h in found]
+    return [Headline(h.name, h.figure, h.unit, h.interval, h.note) for h in found]
 
 
 def _curve_series(evaluation: Evaluation) -> list[Series]:
@@ -238,5 +252,6 @@ def render(data: ReportData) -> str:
         series=_curve_series(evaluation), figures=evaluation.figures, numbers=evaluation.numbers,
         reasons=evaluation.reasons, lengths=evaluation.lengths, training=training, cards=cards, threshold=threshold,
         threshold_note=data.threshold_note, step_chains=STEP_CHAINS, percent=charts.percent,
+        policy_rows=POLICY_ROWS,
         scale=[(score / 10, charts.step_colours(score / 10)) for score in range(11)],
     )
