@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from prm_core.evaluation.benchmarks import ScoredFile
     from prm_core.evaluation.metrics import Estimate
 
-COLUMNS = (("F1", "prm/first_error_f1"), ("error found", "prm/acc_err"), ("sound passed", "prm/acc_ok"),
-           ("random F1", "random/first_error_f1"), ("middle-step F1", "middle/first_error_f1"))
+COLUMNS = (("F1", "prm/first_error_f1"), ("acc_err", "prm/acc_err"), ("acc_ok", "prm/acc_ok"),
+           ("random F1", "random/first_error_f1"), ("middle F1", "middle/first_error_f1"))
 
 
 def _flat(figures: Mapping[str, Estimate]) -> dict[str, float]:
@@ -24,7 +24,7 @@ def _flat(figures: Mapping[str, Estimate]) -> dict[str, float]:
 
 
 def _print_table(title: str, rows: Sequence[tuple[str, str, Mapping[str, Estimate]]]) -> None:
-    """One row a file: figures in per cent with their 95 % intervals."""
+    """One row a file: figures in per cent, their 95 % intervals below them."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -32,11 +32,11 @@ def _print_table(title: str, rows: Sequence[tuple[str, str, Mapping[str, Estimat
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("file", overflow="fold")
     for name in ("chains", *(name for name, _ in COLUMNS)):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for file, chains, figures in rows:
         cells = [figures.get(key) for _, key in COLUMNS]
         table.add_row(file, chains, *(
-            f"{100 * e.value:.1f} ({100 * e.low:.1f}-{100 * e.high:.1f})" if e is not None else "-" for e in cells))
+            f"{100 * e.value:.1f}\n{100 * e.low:.1f}-{100 * e.high:.1f}" if e is not None else "-" for e in cells))
     Console().print(table)
 
 
@@ -57,8 +57,8 @@ def evaluate(
     """Measure how exactly a reward model finds the first wrong step.
 
     ProcessBench protocol: the first step scoring below the threshold is the prediction; F1 is the harmonic mean of the
-    share of errors named exactly and of sound chains passed. Beside it: a uniform guess, and naming the middle step of
-    every chain with a wrong answer. Intervals are 95 % over problems.
+    share of errors named exactly (acc_err) and of sound chains passed (acc_ok). Beside it: a uniform guess (random),
+    and naming the middle step of every chain with a wrong answer (middle). Intervals are 95 % over problems.
 
     processbench: JSON array or JSON lines with problem, steps, label (first wrong step from 0, or -1).
     arithmetic: JSON lines with prompt, steps, and label or the problem's meta for the oracle.

@@ -1,0 +1,178 @@
+"""`prm evaluate`: the benchmark formats, the protocol on files, the command line, and the real ProcessBench floors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from prm_core.cli.evaluate import evaluate
+from prm_core.errors import InputError
+from prm_core.evaluation import benchmarks, metrics
+from prm_core.evaluation.benchmarks import BENCHMARKS, LabelledChain
+from prm_core.evaluation.metrics import Bootstrap
+from prm_core.models.scorer import ChainScore
+from prm_core.types import Step
+from tests import evaluation_fakes as fakes
+
+ROWS = [
+    {"id": "a", "problem": "P1", "steps": ["good", "bad 1"], "label": 1, "final_answer_correct": False},
+    {"id": "b", "problem": "P1", "steps": ["good", "good"], "label": -1, "final_answer_correct": True},
+    {"id": "c", "problem": "P2", "steps": ["bad 2", "good", "good"], "label": 0, "final_answer_correct": True},
+    {"id": "d", "problem": "P3", "steps": ["good\nand more"], "label": -1, "final_answer_correct": True},
+]
+
+
+class WordScorer:
+    """0.9 for a good step, 0.2 for `bad 1`, 0.6 for any other."""
+
+    kind, version = "process", "words"
+    encoder = SimpleNamespace(config=SimpleNamespace(separator="\n"))
+
+    def score(self, chains):
+        assert all("\n" not in step.text for _, steps in chains for step in steps)
+        table = [tuple(0.9 if s.text.startswith("good") else 0.2 if s.text == "bad 1" else 0.6 for s in steps)
+                 for _, steps in chains]
+        return [ChainScore(scores, scores, 0) for scores in table]
+
+
+def write(path: Path, rows, lines=False) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def test_processbench_reads_array_and_lines_alike(tmp_path):
+    read = BENCHMARKS["processbench"]
+    rows = read(write(tmp_path / "a.json", ROWS))
+    assert rows == read(write(tmp_path / "b.jsonl", ROWS, lines=True))
+    assert rows[0] == LabelledChain("P1", (Step("good"), Step("bad 1")), 1, False)
+    assert [row.label for row in rows] == [1, -1, 0, -1]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"label": 2}, r"record 0: label 2 of 2 steps"),
+    ({"label": True}, r"record 0: field label is true, expected int"),
+    ({"label": None}, r"record 0: field label is null, expected int"),
+    ({"problem": 3}, r"record 0: field problem is 3, expected str"),
+    ({"steps": ["good", " "]}, r"record 0: step 1 is empty"),
+    ({"steps": []}, r"record 0: `steps` must be a non-empty list"),
+])
+def test_a_bad_record_is_named(tmp_path, change, message):
+    path = write(tmp_path / "bad.json", [ROWS[0] | change])
+    with pytest.raises(InputError, match=rf"bad\.json: {message}"):
+        BENCHMARKS["processbench"](path)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[]", "holds no records"), ("", "holds no records"), ("[3]", "record 0 is int"), ("{oops", ":1: not valid JSON"),
+])
+def test_a_bad_file_is_named(tmp_path, text, message):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        BENCHMARKS["processbench"](path)
+
+
+def test_arithmetic_takes_a_label_or_asks_the_oracle(tmp_path):
+    problem = fakes.problems(1)[0]
+    solution = problem.meta["solution"]
+    wrong = [re.sub(r"= \d+\.$", "= 999.", solution[0]), *solution[1:]]
+    base = {"prompt": problem.prompt, "answer": problem.answer, "meta": problem.meta}
+    rows = [base | {"steps": solution}, base | {"steps": wrong}, {"prompt": "x", "steps": ["a", "b"], "label": 1},
+            base | {"steps": solution[:-1]}]
+    read = BENCHMARKS["arithmetic"](write(tmp_path / "a.jsonl", rows, lines=True))
+    assert [row.label for row in read] == [-1, 0, 1, len(solution) - 2]
+    assert [row.answer_right for row in read] == [True, True, None, False]
+    with pytest.raises(InputError, match=r"b\.jsonl:1: neither `label` nor the problem's `meta`"):
+        BENCHMARKS["arithmetic"](write(tmp_path / "b.jsonl", [{"prompt": "x", "steps": ["a"]}], lines=True))
+
+
+def scored(tmp_path, rows=ROWS, name="f.json"):
+    return benchmarks.score_file(WordScorer(), name, BENCHMARKS["processbench"](write(tmp_path / name, rows)), "\n")
+
+
+def test_figures_by_hand_and_their_average(tmp_path):
+    first, second = scored(tmp_path), scored(tmp_path, ROWS[:2], "g.json")
+    each, average = benchmarks.measure_files([first, second], 0.5, 200, 0)
+    # At 0.5 `bad 2` (0.6) is missed: one of two errors found, both sound chains passed.
+    assert each["f.json"]["prm/acc_err"].value == 0.5
+    assert each["f.json"]["prm/first_error_f1"].value == pytest.approx(2 / 3)
+    assert each["f.json"]["random/acc_err"].value == pytest.approx((1 / 3 + 1 / 4) / 2)
+    # Wrong answers: chain a alone; its middle step of two is step 1.
+    assert each["f.json"]["middle/acc_err"].value == 0.5
+    assert each["g.json"]["prm/first_error_f1"].value == 1
+    assert average["prm/first_error_f1"].value == pytest.approx((2 / 3 + 1) / 2)
+    assert average["prm/first_error_f1"].low <= average["prm/first_error_f1"].value
+
+
+def test_threshold_from_a_file_with_one_kind_of_chain_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"only\.json: a threshold needs chains with an error"):
+        benchmarks.choose_threshold([scored(tmp_path, [ROWS[1]], "only.json")])
+
+
+@pytest.fixture
+def command(monkeypatch):
+    app = typer.Typer()
+    app.command()(evaluate)
+    monkeypatch.setattr("prm_core.models.scorer.load_scorer", lambda folder, **settings: WordScorer())
+    monkeypatch.setattr("prm_core.serving.registry.reward_model_folder", lambda uri, workspace: Path(uri))
+    return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments), "--model", "m"])
+
+
+def test_command_chooses_the_threshold_on_another_file(command, tmp_path):
+    file, dev = write(tmp_path / "f.json", ROWS), write(tmp_path / "dev.json", ROWS)
+    out = tmp_path / "out" / "figures.json"
+    result = command(file, "--benchmark", "processbench", "--threshold-from", dev, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "random F1" in result.output
+    table = json.loads(out.read_text())
+    # Between 0.6 and 0.9 every error is found.
+    assert table["threshold"] == pytest.approx(0.75)
+    found = table["files"][str(file)]
+    assert (found["prm/first_error_f1"], found["chains"], found["problems"]) == (1.0, 4, 3)
+    assert table["model_version"] == "words"
+    assert {"random/first_error_f1", "random/first_error_f1_low", "middle/first_error_f1"} <= set(found)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["f.json", "--benchmark", "mathbench"], "unknown benchmark 'mathbench'; known: arithmetic, processbench"),
+    (["f.json", "--benchmark", "processbench", "--threshold", "0.5", "--threshold-from", "f.json"], "give one of them"),
+    (["f.json", "f.json", "--benchmark", "processbench"], "named twice"),
+    (["none.json", "--benchmark", "processbench"], "no such file"),
+])
+def test_bad_commands_are_one_clear_line(command, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "f.json", ROWS)
+    result = command(*arguments)
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+
+
+def test_an_outcome_model_is_refused(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(WordScorer, "kind", "outcome")
+    result = command(write(tmp_path / "f.json", ROWS), "--benchmark", "processbench")
+    assert "an outcome reward model scores no steps" in str(result.exception)
+
+
+@pytest.mark.shared
+def test_floors_on_the_real_processbench():
+    folder = os.environ.get("PRM_SHARED_DATA")
+    file = Path(folder or "") / "processbench" / "gsm8k.json"
+    if not folder or not file.is_file():
+        pytest.skip("PRM_SHARED_DATA names no folder with processbench/gsm8k.json")
+    chains = BENCHMARKS["processbench"](file)
+    owners: dict[str, int] = {}
+    problem = [owners.setdefault(chain.prompt, len(owners)) for chain in chains]
+    gold, steps = [c.label for c in chains], [len(c.steps) for c in chains]
+    assert (len(chains), sum(label >= 0 for label in gold)) == (400, 207)
+    bootstrap = Bootstrap(len(owners), 200, 0)
+    random = bootstrap.estimate(metrics.random_tally(steps, gold, problem, len(owners)).f1)
+    middle = metrics.middle_tally(steps, [bool(c.answer_right) for c in chains], gold, problem, len(owners))
+    assert random.value == pytest.approx(0.1722, abs=5e-5)
+    assert bootstrap.estimate(middle.f1).value == pytest.approx(0.351, abs=5e-4)
