@@ -111,6 +111,18 @@ def test_figures_by_hand_and_their_average(tmp_path):
     assert average["prm/first_error_f1"].low <= average["prm/first_error_f1"].value
 
 
+def test_a_chain_that_cannot_be_scored_is_named(tmp_path):
+    class Narrow(WordScorer):
+        def score(self, chains):
+            if any(prompt == "P2" for prompt, _ in chains):
+                raise InputError("the prompt does not fit")
+            return super().score(chains)
+
+    chains = BENCHMARKS["processbench"](write(tmp_path / "f.json", ROWS))
+    with pytest.raises(InputError, match=r"f\.json: chain 2: the prompt does not fit"):
+        benchmarks.score_file(Narrow(), "f.json", chains, "\n")
+
+
 def test_threshold_from_a_file_with_one_kind_of_chain_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"only\.json: a threshold needs chains with an error"):
         benchmarks.choose_threshold([scored(tmp_path, [ROWS[1]], "only.json")])

@@ -135,13 +135,23 @@ def score_file(scorer: ChainScorer, name: str, chains: Sequence[LabelledChain], 
         name: of the file, for reports.
         chains: to score.
         separator: the encoder's step separator; a space takes its place inside steps, which may not hold it.
+
+    Raises InputError naming the chain that cannot be scored at all (a prompt longer than the model's context).
     """
     held = sum(separator in step.text for chain in chains for step in chain.steps)
     if held:
         log.warning("%s: %d steps hold the separator %r; a space takes its place", name, held, separator)
     pairs = [(chain.prompt, [Step(step.text.replace(separator, " "), step.observation, step.agent)
                              for step in chain.steps]) for chain in chains]
-    scored = scorer.score(pairs)
+    try:
+        scored = scorer.score(pairs)
+    except InputError:
+        for index, pair in enumerate(pairs):
+            try:
+                scorer.score([pair])
+            except InputError as error:
+                raise InputError(f"{name}: chain {index}: {error}") from None
+        raise
     truncated = sum(score.truncated_steps > 0 for score in scored)
     if truncated:
         log.warning("%s: %d chains do not fit the model's context; their last steps have no score", name, truncated)
