@@ -81,6 +81,8 @@ class RolloutConfig(Section):
 class McDropoutConfig(Section):
     samples: int = Field(ge=2, description="forward passes with dropout on")
     dropout: float = Field(gt=0, lt=1)
+    fit_chains: int = Field(ge=20, description="chains whose outcomes the map from spread to P(right) is fitted on")
+    batch_size: int = Field(ge=1, description="chains a pass")
 
 
 class MctsConfig(Section):
@@ -138,6 +140,7 @@ class RewardTrainingConfig(Section):
 
 
 class PolicyTrainingConfig(Section):
+    warmup_updates: int
     updates: int
     problems_per_update: int
     group_size: int

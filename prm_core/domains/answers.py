@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
 from fractions import Fraction
 from functools import lru_cache
 
@@ -12,6 +14,8 @@ _STATED = (
     re.compile(r"####\s*(.+?)\s*$", re.MULTILINE),
     re.compile(r"(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)\s*:?\s*(.+?)\s*\.?\s*$", re.IGNORECASE | re.MULTILINE),
 )
+# A longer text is no final answer, and parsing it may take for ever.
+MAX_EXPRESSION = 300
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 
 
@@ -51,8 +55,16 @@ def same_value(left: str, right: str) -> bool:
         return numbers[0] == numbers[1]
     if left.split() == right.split() or left.strip().casefold() == right.strip().casefold():
         return True
+    if max(len(left), len(right)) > MAX_EXPRESSION:
+        return False
+    return _same_expression(left, right)
+
+
+def _same_expression(left: str, right: str) -> bool:
     from math_verify import parse, verify
 
-    # math-verify's own time-outs use signals, which raise outside the main thread.
-    gold, candidate = (parse(f"${text}$", parsing_timeout=None) for text in (left, right))
-    return bool(gold and candidate) and bool(verify(gold, candidate, timeout_seconds=None))
+    # math-verify's time-outs use signals, which raise outside the main thread; there it runs without one and warns.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    seconds = 5 if threading.current_thread() is threading.main_thread() else None
+    gold, candidate = (parse(f"${text}$", parsing_timeout=seconds) for text in (left, right))
+    return bool(gold and candidate) and bool(verify(gold, candidate, timeout_seconds=seconds))

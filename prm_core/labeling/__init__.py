@@ -1,0 +1,1 @@
+"""Step labels: strategies, verdict rules, merging, validation, calibration, human review."""

@@ -131,19 +131,28 @@ class Encoder:
             scored.append(True)
         return EncodedChain(ids, prompt_length, step_ends, scored, len(steps) - len(step_ends))
 
-    def decode_steps(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Step texts of sampled ids (after the prompt's SEP), split at SEP, end-of-sequence and beyond left out."""
-        steps: list[str] = []
-        current: list[int] = []
-        for token in ids:
+    def split_steps(self, ids: Sequence[int]) -> list[tuple[str, int]]:
+        """(text, position of its last token in `ids`) of each step of sampled ids, which follow the prompt's SEP.
+
+        A step ends at its SEP, or where the chain ends without one; empty steps are none.
+        """
+        steps: list[tuple[str, int]] = []
+        start = 0
+        for position, token in enumerate(ids):
             if token in (self.separator_id, self.eos_id):
-                if current:
-                    steps.append(self.tokenizer.decode(current, skip_special_tokens=True).strip())
-                current = []
+                self._append_step(steps, ids[start:position], position)
+                start = position + 1
                 if token == self.eos_id:
-                    break
-            else:
-                current.append(token)
-        if current:
-            steps.append(self.tokenizer.decode(current, skip_special_tokens=True).strip())
-        return tuple(text for text in steps if text)
+                    return steps
+        self._append_step(steps, ids[start:], len(ids) - 1)
+        return steps
+
+    def _append_step(self, steps: list[tuple[str, int]], ids: Sequence[int], end: int) -> None:
+        # A token other than SEP can still read like it (a byte, a double line break); as text it would be a boundary.
+        text = self.tokenizer.decode(ids, skip_special_tokens=True).replace(self.config.separator, " ").strip()
+        if text:
+            steps.append((text, end))
+
+    def decode_steps(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Step texts of sampled ids, as `split_steps`."""
+        return tuple(text for text, _ in self.split_steps(ids))

@@ -48,12 +48,16 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> Any:
-    """`auto_class.from_pretrained(path)` in eval mode, safetensors only. Raises InputError when it does not load."""
+    """`auto_class.from_pretrained(path)` in eval mode, safetensors only; dtype `auto` keeps the saved one.
+
+    Raises InputError when it does not load.
+    """
     import torch
 
     check_folder(path)
     try:
-        model = auto_class.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
+        precision = dtype if dtype == "auto" else getattr(torch, dtype)
+        model = auto_class.from_pretrained(path, dtype=precision, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise InputError(f"model {path}: does not load ({_first_line(error)}); name a Hugging Face folder or a hub id "
                          "this machine can reach") from error

@@ -18,19 +18,21 @@ def train_tokenizer(texts: Iterable[str], separator: str, max_words: int = 4000)
     A word of the vocabulary is one token (`ignore_merges`, as in Llama 3); anything else falls back to its bytes, so
     no text is unknown. The separator is a token of its own.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     split = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]|\s"), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
-    counts = Counter(piece for text in texts for piece, _ in split.pre_tokenize_str(text))
+    counts = Counter(piece for text in texts for piece, _ in split.pre_tokenize_str(" " + text))
     # Ties in alphabetical order: the vocabulary must not depend on hashing.
     words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_words]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = dict.fromkeys([PAD, BOS, EOS, separator, *alphabet, *words])
     tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(vocabulary)}, [], ignore_merges=True))
+    # A word is the same token at the start of a text as inside it.
+    tokenizer.normalizer = normalizers.Prepend(" ")
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([PAD, BOS, EOS])

@@ -1,4 +1,4 @@
-"""Stage warmup: base policy and reward backbone from worked solutions; writes none where config names pretrained ones."""
+"""Stage warmup: base policy and reward backbone from worked solutions; none where config names pretrained ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def run(config: Config, io: StageIO) -> None:
     if not config.warmup.enabled:
         log.info("warm-up is off: the models are %s and %s", config.models.policy, config.models.reward_backbone)
         store.write_json(models / "named_in_config.json", config.models.model_dump())
-        store.write_json(io.outputs["metrics"], {"warmup/enabled": 0})
+        store.write_json(io.outputs["history"], [])
+        store.write_json(io.outputs["metrics"], {"warmup/updates": 0})
         return
     from transformers import PreTrainedModel
 

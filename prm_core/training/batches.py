@@ -1,13 +1,9 @@
-"""Order of training: length-bucketed batches, the same for the same seed and epoch, and padding."""
+"""Order of training: length-bucketed batches, the same for the same seed and epoch."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Batches are cut from shuffled windows of this many batches, sorted by length inside: little padding, and batches
 # still differ from epoch to epoch.
@@ -38,13 +34,3 @@ def batches_from(
         if position == 0 or not order:
             order = bucketed_batches(lengths, batch_size, seed, epoch)
         yield update, order[position]
-
-
-def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Right-padded (rows, longest) int64 tensor."""
-    import torch
-
-    result = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.int64)
-    for index, row in enumerate(rows):
-        result[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return result

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import Config
 from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import Encoder
-from prm_core.training.batches import batches_from, pad
+from prm_core.models.padding import pad
+from prm_core.training.batches import batches_from
 from prm_core.training.checkpoint import Checkpoints
 from prm_core.types import Problem
 
@@ -166,7 +167,8 @@ def train(
             checkpoints.save(update + 1, history)
     backbone = work / "backbone"
     _save(model, encoder, backbone)
-    return WarmupResult(policy, backbone, _check(history, settings.policy_accuracy, settings.backbone_accuracy), history)
+    chosen = _check(history, settings.policy_accuracy, settings.backbone_accuracy)
+    return WarmupResult(policy, backbone, chosen, history)
 
 
 def _encode_solution(encoder: Encoder, problem: Problem) -> tuple[list[int], list[int]]:

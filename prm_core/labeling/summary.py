@@ -1,0 +1,31 @@
+"""Figures of a labelling run: coverage, verdicts, confidence and cost, per strategy and merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prm_core.types import StepLabel
+
+
+def summarise(
+    labels: Sequence[StepLabel], merged: Sequence[StepLabel], failed: Mapping[str, int]
+) -> dict[str, float]:
+    """Flat figures `train/<strategy>/<figure>`.
+
+    Args:
+        labels: of all strategies.
+        merged: one for every step, so their count is the number of steps.
+        failed: chains each strategy failed on.
+    """
+    figures: dict[str, float] = {"train/merged/steps": len(merged)}
+    groups: dict[str, list[StepLabel]] = {name: [] for name in failed}
+    for label in (*labels, *merged):
+        groups.setdefault(label.strategy, []).append(label)
+    for name, rows in groups.items():
+        verdicts = [row for row in rows if row.is_correct is not None]
+        figures[f"train/{name}/coverage"] = len(verdicts) / len(merged)
+        figures[f"train/{name}/correct_share"] = sum(bool(v.is_correct) for v in verdicts) / max(len(verdicts), 1)
+        figures[f"train/{name}/mean_confidence"] = sum(v.confidence for v in verdicts) / max(len(verdicts), 1)
+        figures[f"train/{name}/tokens_per_step"] = sum(row.tokens for row in rows) / len(merged)
+        figures[f"train/{name}/failed_chains"] = failed.get(name, 0)
+    return figures
