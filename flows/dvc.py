@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,9 @@ _CHATTER = re.compile(
 )
 _EXITED = re.compile(r"ERROR: failed to reproduce '.*exited with (-?\d+)")
 _STOP_SECONDS = 20
-BAD_INPUT = 2
+# How `prm` begins its one line when a gate said no, and when the input is bad (with exit code 2).
+GATE = "stopped: "
+ERROR = "error: "
 
 
 class CommandFailed(Exception):
@@ -45,6 +48,16 @@ class CommandFailed(Exception):
     def killed(self) -> bool:
         """Whether a signal ended it, as when memory runs out."""
         return self.code < 0 or self.code > 128
+
+    @property
+    def bad_input(self) -> bool:
+        """Whether `prm` refused its input."""
+        return self.code == 2
+
+    @property
+    def gate(self) -> bool:
+        """Whether a gate said no. Python exits with 1 on any error; a gate's answer begins in its own way."""
+        return self.code == 1 and self.reason.startswith(GATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,8 @@ def run(command: Sequence[str], workplace: Workplace, say: Callable[[str], None]
         list(command), cwd=workplace.folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(workplace.lock,),
     )
+    # A process that the command leaves behind would keep the pipe open, and this call waiting.
+    threading.Thread(target=_sweep, args=(process,), daemon=True).start()
     lines: deque[str] = deque(maxlen=200)
     try:
         for line in _lines(process.stdout):
@@ -123,6 +138,12 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
         yield from (part.decode(errors="replace").rstrip() for part in whole if part.strip())
     if pending.strip():
         yield pending.decode(errors="replace").rstrip()
+
+
+def _sweep(process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

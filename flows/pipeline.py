@@ -9,9 +9,11 @@ Prefect's UI. A run here and `dvc repro` in the same workspace are interchangeab
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
@@ -29,6 +31,7 @@ from prm_core.stages.base import CHAIN
 
 BAD_INPUT = "Bad input"
 KILLED = "Killed"
+STOPPED = "Stopped"
 # A stage that a signal ended goes on from its last whole shard or checkpoint.
 RETRIES = 2
 RETRY_SECONDS = 5
@@ -48,23 +51,31 @@ def was_killed(_task: object, _run: object, state: State) -> bool:
     return state.name == KILLED
 
 
-@task(
-    task_run_name="{name}", cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS,
-    retry_condition_fn=was_killed,
+step = partial(
+    task, cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=was_killed
 )
+
+
+@step(task_run_name="{name}")
 def run_stage(name: str, workplace: dvc.Workplace, known_up_to_date: bool) -> State:
     """One stage of dvc.yaml, if it needs running; its figures become a table artifact.
 
-    The state's name says what happened: Ran, Restored, Up to date; Killed, Bad input or Failed, with the reason.
+    The state's name says what happened: Ran, Restored, Up to date; Killed, Bad input, Stopped (by a
+    gate) or Failed, with the reason.
     """
     log = get_run_logger()
     try:
         result = "up to date" if known_up_to_date else dvc.reproduce(name, workplace, log.info)
     except dvc.CommandFailed as failure:
-        kind = KILLED if failure.killed else BAD_INPUT if failure.code == dvc.BAD_INPUT else "Failed"
-        return Failed(name=kind, message=f"stage {name}: {failure.reason}")
+        return failed(f"stage {name}", failure)
     publish_figures(name, workplace.folder)
     return Completed(name=result.capitalize(), message=f"stage {name}: {result}")
+
+
+def failed(what: str, failure: dvc.CommandFailed) -> State:
+    """A failed state named after the kind of failure, its message the reason."""
+    kind = KILLED if failure.killed else BAD_INPUT if failure.bad_input else STOPPED if failure.gate else "Failed"
+    return Failed(name=kind, message=f"{what}: {failure.reason.removeprefix(dvc.GATE).removeprefix(dvc.ERROR)}")
 
 
 def publish_figures(stage: str, folder: Path) -> None:
@@ -72,11 +83,11 @@ def publish_figures(stage: str, folder: Path) -> None:
     path = folder / "artifacts" / stage / "metrics.json"
     if path.exists():
         rows = [{"metric": name, "value": value} for name, value in store.read_json(path).items()]
-        key = f"{label(folder)}-{stage}".replace("_", "-").replace(".", "-").lower()
+        key = re.sub(r"[^a-z0-9]+", "-", f"{label(folder)}-{stage}".lower())
         create_table_artifact(table=rows, key=key, description=f"Figures of stage {stage} in {folder}")
 
 
-@task(task_run_name="promote", cache_policy=NO_CACHE)
+@step(task_run_name="promote")
 def promote(workplace: dvc.Workplace) -> State:
     """`prm promote`: the champion moves if the gate holds. A gate that does not is an answer, not a failure."""
     log = get_run_logger()
@@ -84,10 +95,10 @@ def promote(workplace: dvc.Workplace) -> State:
     said = lines[-1] if lines else f"exit code {code}"
     if code == 0:
         return Completed(name="Done", message=said)
-    # Python exits with 1 on any error; a gate's answer has its own prefix.
-    if code == 1 and said.startswith("stopped: "):
-        return Completed(name="Champion stays", message=said.removeprefix("stopped: "))
-    return Failed(name=BAD_INPUT if code == dvc.BAD_INPUT else "Failed", message=f"promote: {said}")
+    failure = dvc.CommandFailed(code, said)
+    if failure.gate:
+        return Completed(name="Champion stays", message=f"the champion stays: {said.removeprefix(dvc.GATE)}")
+    return failed("promote", failure)
 
 
 @flow(name="pipeline", flow_run_name="{profile}", log_prints=False)

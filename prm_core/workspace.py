@@ -61,7 +61,8 @@ def exclusive(workspace: Path) -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise InputError(f"{workspace}: another run is at work here (process {lock.read().strip() or 'unknown'}); "
+            holder = lock.read().strip() or "unknown"
+            raise InputError(f"{workspace}: another run is at work here (process {holder}, or a stage it left behind); "
                              "wait until it ends, or stop it") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -215,6 +216,8 @@ def _initialise(workspace: Path, root: Path) -> None:
     core = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
     _write_changed(workspace / ".dvc" / "config", f"{core}[cache]\n    dir = {cache}\n")
     _write_changed(workspace / ".dvcignore", "mlruns/\n.work/\n")
+    for template in (root / ".dvc" / "plots").glob("*.json"):
+        _write_changed(workspace / ".dvc" / "plots" / template.name, template.read_text(encoding="utf-8"))
 
 
 def _write_changed(path: Path, text: str) -> None:

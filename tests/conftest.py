@@ -1,0 +1,20 @@
+"""What every test runs under: the project's environment, with stores of its own instead of the user's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from hypothesis import settings
+
+from prm_core import environment
+
+# Before anything imports Prefect or MLflow.
+for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "PRM_PARENT_RUN_ID"):
+    os.environ.pop(_name, None)
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prm-tests-prefect-")
+environment.apply()
+
+# Machines differ and CI is slow; a slow example is no failure.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
