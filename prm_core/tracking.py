@@ -75,10 +75,14 @@ def _create_database(path: Path) -> None:
             os.link(new, path)
 
 
+def store_exists(workspace: Path) -> bool:
+    """Whether a store is configured or this workspace's own is there already."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or _own_database(workspace).exists()
+
+
 def _ready_store(workspace: Path) -> str:
-    database = _own_database(workspace)
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not database.exists():
-        _create_database(database)
+    if not store_exists(workspace):
+        _create_database(_own_database(workspace))
     return tracking_uri(workspace)
 
 
@@ -166,13 +170,17 @@ class StageRun:
         self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None
+    ) -> None:
         """Buffers metrics; they are written BATCH at a time, at most FLUSH_SECONDS late while more come, and at the
-        end of the run whether it succeeds or fails."""
+        end of the run whether it succeeds or fails. `model_id` ties them to a logged model as well."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._buffer += [Metric(key, float(value), now, step or 0) for key, value in metrics.items()]
+        self._buffer += [
+            Metric(key, float(value), now, step or 0, model_id=model_id) for key, value in metrics.items()
+        ]
         if len(self._buffer) >= BATCH or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 

@@ -60,7 +60,8 @@ def registered(workspace, monkeypatch, request):
 
     def register(version_tags: dict[str, str]) -> str:
         run = client.create_run(tracking.experiment_id(client, workspace))
-        version = registry.add_version(client, name, run.info.artifact_uri, run.info.run_id, version_tags)
+        logged = client.create_logged_model(run.info.experiment_id, source_run_id=run.info.run_id)
+        version = registry.add_version(workspace, name, logged.model_id, version_tags)
         record = {"name": name, "version": str(version.version), "run_id": run.info.run_id, "tags": version_tags}
         store.write_json(workspace / "artifacts" / "register" / "model_version.json", record)
         return record["version"]

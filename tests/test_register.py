@@ -77,6 +77,10 @@ def test_version_is_tagged_and_challenger(workspace, registered):
         **{key: str(value) for key, value in METRICS.items() if key != "test/policy_base/pass_at_1"},
     }
     assert client.get_run(registered["run_id"]).data.metrics == METRICS
+    (output,) = client.get_run(registered["run_id"]).outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "prm", "version": version.version}]
+    assert {metric.key: metric.value for metric in logged.metrics} == METRICS
 
 
 def logged_folder(workspace: Path, uri: str) -> Path:
@@ -230,3 +234,10 @@ def test_model_is_found_by_alias_version_and_run(workspace, registered, monkeypa
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for uri in ("models:/prm@challenger", registered["uri"], f"runs:/{registered['run_id']}/reward_model"):
         assert (registry.reward_model_folder(uri, workspace) / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_looking_a_model_up_makes_no_store(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(InputError, match=r"there is no sqlite:.*mlflow\.db to look it up in"):
+        registry.reward_model_folder("models:/prm@champion", tmp_path)
+    assert list(tmp_path.iterdir()) == []

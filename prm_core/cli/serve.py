@@ -58,6 +58,7 @@ def serve(
 
     if model and alias:
         raise InputError("--model and --alias both name a model; give one of them")
+    check_port(host, port)
     if model is None:
         config = configuration.load(workspace)
         name, alias = config.register_.model_name, alias or config.promote.alias
@@ -67,7 +68,6 @@ def serve(
                              "`prm run` registers a version and `prm promote` makes it the champion")
         model = f"models:/{name}@{alias}"
         typer.echo(f"serving {model} (version {version.version}) on http://{host}:{port}/invocations", err=True)
-    check_port(host, port)
     sys.stderr.flush()
     # Replaces this process, so that stopping it stops the server.
     environment = server_environment(tracking.tracking_uri(workspace))

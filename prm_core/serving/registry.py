@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent.parent
 # What the logged code imports when it serves; versions are those it was logged with.
 SERVING_REQUIREMENTS = (
-    "mlflow", "fastapi", "uvicorn", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn",
-    "pydantic", "pyyaml", "pyarrow", "cachetools",
+    "mlflow", "fastapi", "uvicorn", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "pyyaml",
+    "pyarrow", "cachetools",
 )
 EXAMPLE = {"prompt": "Ann has 3 apples and buys 4 more. How many apples does she have?",
            "steps": ["Ann has 3 + 4 = 7 apples.", "The answer is 7."]}
@@ -45,7 +45,7 @@ def log_reward_model(
         example: a request that MLflow validates the model with and shows to users.
 
     Returns:
-        The model's URI, `models:/m-…`.
+        The logged model's id, `m-…`.
 
     Raises:
         InputError: the folder holds pickled weights or no safetensors.
@@ -59,7 +59,7 @@ def log_reward_model(
     params = {"threshold": float(serve.threshold), "aggregate": serve.aggregate}
     tracking.use_store(workspace)
     with mlflow.start_run(run_id=run_id):
-        uri = mlflow.pyfunc.log_model(
+        logged = mlflow.pyfunc.log_model(
             name="reward_model",
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={"reward_model": str(folder)},
@@ -69,22 +69,18 @@ def log_reward_model(
             input_example=([dict(example)], params),
             model_config={"cache_size": serve.cache_size, "cache_ttl": serve.cache_ttl,
                           "batch_size": serve.batch_size},
-        ).model_uri
+        )
     # MLflow only warns when the logged model cannot answer its own example.
-    mlflow.pyfunc.load_model(uri).predict([dict(example)], params=params)
-    return uri
+    mlflow.pyfunc.load_model(logged.model_uri).predict([dict(example)], params=params)
+    return logged.model_id
 
 
-def add_version(client: MlflowClient, name: str, model_uri: str, run_id: str, tags: Mapping[str, str]) -> ModelVersion:
+def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
     """Registers a logged model as the next version of `name`, with its tags."""
-    from mlflow.exceptions import MlflowException
+    import mlflow
 
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    return client.create_model_version(name, source=model_uri, run_id=run_id, tags=dict(tags))
+    tracking.use_store(workspace)
+    return mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags))
 
 
 def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
@@ -131,6 +127,9 @@ def reward_model_folder(uri: str, workspace: Path) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    if not tracking.store_exists(workspace):
+        raise InputError(f"--model {uri}: there is no {tracking.tracking_uri(workspace)} to look it up in; run in the "
+                         "workspace that registered it, or set MLFLOW_TRACKING_URI")
     tracking.use_store(workspace)
     try:
         local = Path(mlflow.artifacts.download_artifacts(uri))

@@ -48,11 +48,10 @@ def run(config: Config, io: StageIO) -> None:
     name = config.register_.model_name
     tags = version_tags(numbers, config, io.workspace)
     with stage_run(io.workspace, "register", config) as tracked:
-        model = registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve)
-        tracked.log_metrics(numbers)
-        client = connect(io.workspace)
-        version = registry.add_version(client, name, model, tracked.run_id, tags)
-        client.set_registered_model_alias(name, config.promote.challenger_alias, version.version)
+        model_id = registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve)
+        tracked.log_metrics(numbers, model_id=model_id)
+        version = registry.add_version(io.workspace, name, model_id, tags)
+        connect(io.workspace).set_registered_model_alias(name, config.promote.challenger_alias, version.version)
         log.info("registered %s version %s as %s", name, version.version, config.promote.challenger_alias)
         store.write_json(io.outputs["model_version"], {
             "name": name,
