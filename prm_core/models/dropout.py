@@ -18,7 +18,7 @@ RESIDUAL = ("o_proj", "out_proj", "down_proj", "c_proj", "fc2", "dense_4h_to_h")
 
 @contextmanager
 def dropout_on(model: PreTrainedModel, rate: float, seed: int) -> Iterator[None]:
-    """Residual dropout: drops what attention and feed-forward blocks add, with probability `rate`, from a seeded stream.
+    """Residual dropout: drops what attention and feed-forward blocks add, with probability `rate`, seeded.
 
     Most modern language models have dropout 0, so `model.train()` alone changes nothing. The model's own mode, hooks
     and the global random state are as before when the block ends, also by an error.

@@ -1,20 +1,29 @@
-"""Batched sampling with a KV cache: many continuations of many prefixes, each chain encoded once.
+"""Batched sampling with a KV cache: many continuations of many prefixes, each chain encoded and stored once.
 
 Any Hugging Face causal LM works. What lives here is the decoding loop; text, steps and answers are the caller's.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+from prm_core.models import shared_attention
+from prm_core.models.padding import pad
 
 # Rows are compacted when this share of a batch has finished: copying the cache costs about one decoding step.
-COMPACT_SHARE = 0.25
+COMPACT_SHARE = 0.2
+# The last rows of a batch, this share of it, stop early and go on together with the last rows of other batches.
+POOL_SHARE = 0.1
+# Tokens of one forward pass that encodes chains; bounds the memory of activations.
+ENCODE_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,137 +46,194 @@ class Continuation:
     finished: bool
 
 
-class _SlotLayer(CacheLayerMixin):
-    """Keys and values in one preallocated buffer: appending a token copies the token, not the cache."""
-
-    is_sliding = False
-
-    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
-        super().__init__()
-        rows, heads, length, width = keys.shape
-        self.length = length
-        self.keys = keys.new_empty(rows, heads, length + room, width)
-        self.values = values.new_empty(rows, heads, length + room, values.shape[-1])
-        self.keys[:, :, :length], self.values[:, :, :length] = keys, values
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the buffers are made with the prefill."""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        end = self.length + key_states.shape[2]
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return self.keys.shape[2]
-
-    def keep(self, rows: Tensor) -> None:
-        self.keys, self.values = self.keys[rows], self.values[rows]
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 on int64 (any shape). Source: Steele, Lea & Flood 2014."""
+    # Shifts of int64 copy the sign, which the masks take away again; products wrap.
+    x = (x ^ ((x >> 30) & (1 << 34) - 1)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    x = (x ^ ((x >> 27) & (1 << 37) - 1)) * (0x94D049BB133111EB - (1 << 64))
+    return x ^ ((x >> 31) & (1 << 33) - 1)
 
 
-def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def uniforms(seed: int, streams: Tensor, counts: Tensor) -> Tensor:
+    """The number in [0, 1) at place `counts` of stream `streams` (int64, any one shape); the same on every device.
+
+    A prefix's samples come from its own stream, so they do not depend on what is decoded beside it.
+    """
+    step = 0x9E3779B97F4A7C15 - (1 << 64)
+    low = seed & (1 << 64) - 1
+    start = torch.tensor(low - (1 << 64) if low >> 63 else low, device=streams.device)
+    bits = _mix(_mix(_mix(start) + streams * step) + counts * step)
+    # 23 bits: the largest number times a float32 is still below that float32.
+    return ((bits >> 41) & (1 << 23) - 1).float() / (1 << 23)
+
+
+def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """One token for each row of logits (rows, vocabulary) and its log-probability; temperature 0 takes the likeliest.
 
-    Sampling inverts the cumulative distribution with one uniform number a row, so it costs one pass over the
+    Sampling inverts the cumulative distribution at one number in [0, 1) a row (rows,), so it costs one pass over the
     vocabulary and no noise tensor.
     """
     if temperature == 0:
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         return logits.argmax(-1), logprobs.amax(-1)
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    cumulative = logprobs.exp().cumsum(-1)
-    uniform = torch.rand(logits.shape[0], 1, generator=generator, device=generator.device).to(logits.device)
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    cumulative = probabilities.cumsum(-1)
     # Scaled by the last entry, which rounding leaves a little off 1.
-    tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
-    tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
+    tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    return tokens.squeeze(1), probabilities.gather(1, tokens).squeeze(1).log()
 
 
-def _prefill(
-    model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Tensor]:
-    """Encodes each chain that a prefix of the batch needs, once.
+class _Decoder(Protocol):
+    """Rows that are decoded together. All hold one more token after each `step`."""
 
-    Returns:
-        logits after each prefix (prefixes, vocabulary), each layer's keys and values (chains, heads, length, width),
-        and the row of each prefix's chain.
-    """
-    needed: dict[int, int] = {}
-    for prefix in prefixes:
-        needed[prefix.chain] = max(needed.get(prefix.chain, 0), prefix.length)
-    width = max(needed.values())
-    ids = torch.full((len(needed), width), pad_id)
-    for row, (chain, length) in enumerate(needed.items()):
-        ids[row, :length] = torch.tensor(chains[chain][:length])
-    # Right padding and causal attention: no real token ever sees a pad, so no mask is needed.
-    base = model.base_model
-    output = base(input_ids=ids.to(model.device), use_cache=True, past_key_values=DynamicCache())
-    order = {chain: row for row, chain in enumerate(needed)}
-    rows = torch.tensor([order[prefix.chain] for prefix in prefixes], device=model.device)
-    last = torch.tensor([prefix.length - 1 for prefix in prefixes], device=model.device)
-    logits = model.get_output_embeddings()(output.last_hidden_state[rows, last])
-    return logits, [(layer.keys, layer.values) for layer in output.past_key_values.layers], rows
+    def step(self, tokens: Tensor | None) -> Tensor:
+        """Logits (rows, vocabulary) after these tokens (rows,); None the first time, for those after the prefixes."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Drops the rows that are False in `rows` (rows,)."""
+        ...
 
 
-def _decode_batch(
-    model: PreTrainedModel,
-    chains: Sequence[Sequence[int]],
-    prefixes: Sequence[Prefix],
-    *,
-    end_id: int,
-    pad_id: int,
-    temperature: float,
-    max_new_tokens: int,
-    generator: torch.Generator,
-) -> list[Continuation]:
-    logits, states, chain_rows = _prefill(model, chains, prefixes, pad_id)
-    cache = Cache(layers=[_SlotLayer(k[chain_rows], v[chain_rows], max_new_tokens) for k, v in states])
-    del states
-    device, width = model.device, cache.get_seq_length()
-    lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
-    visible = torch.ones(len(prefixes), width + max_new_tokens, dtype=torch.bool, device=device)
-    visible[:, :width] = torch.arange(width, device=device) < lengths[:, None]
-    rows = torch.arange(len(prefixes), device=device)
-    tokens_out = torch.full((len(prefixes), max_new_tokens), -1, device=device)
-    logprobs_out = torch.zeros(len(prefixes), max_new_tokens, device=device)
-    alive = torch.ones(len(prefixes), dtype=torch.bool, device=device)
-    for step in range(max_new_tokens):
-        tokens, logprobs = draw(logits, temperature, generator)
-        tokens_out[rows[alive], step] = tokens[alive]
-        logprobs_out[rows[alive], step] = logprobs[alive]
-        alive &= tokens != end_id
-        left = int(alive.sum())
-        if left == 0 or step + 1 == max_new_tokens:
-            break
-        if left <= (1 - COMPACT_SHARE) * len(rows):
-            for layer in cache.layers:
-                layer.keep(alive)
-            tokens, rows, lengths, visible = tokens[alive], rows[alive], lengths[alive], visible[alive]
-            alive = torch.ones(left, dtype=torch.bool, device=device)
-        output = model.base_model(
-            input_ids=tokens[:, None],
-            position_ids=(lengths + step)[:, None],
-            attention_mask=visible[:, None, None, : width + step + 1],
-            past_key_values=cache,
-            use_cache=True,
+class _SharedDecoder:
+    """Chains are encoded and stored once, however many prefixes and rows read them; rows of a chain are adjacent."""
+
+    def __init__(
+        self, model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int
+    ) -> None:
+        self.model = model
+        # The last token of a prefix is the first that its rows decode, so that encoding need not compute logits.
+        needed: dict[int, int] = {}
+        for prefix in prefixes:
+            needed[prefix.chain] = max(needed.get(prefix.chain, 1), prefix.length - 1)
+        order = {chain: row for row, chain in enumerate(needed)}
+        device = model.device
+        layers = self._encode([chains[chain][:length] for chain, length in needed.items()], pad_id)
+        self.positions = torch.tensor([prefix.length - 1 for prefix in prefixes], device=device)
+        self.last = torch.tensor([chains[prefix.chain][prefix.length - 1] for prefix in prefixes], device=device)
+        groups = torch.tensor([order[prefix.chain] for prefix in prefixes], device=device)
+        self.cache = shared_attention.suffix_cache(layers)
+        self.prefix = shared_attention.SharedPrefix(layers, groups, self.positions)
+
+    def _encode(self, texts: list[Sequence[int]], pad_id: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer (texts, heads, longest, width), computed in slices of bounded size."""
+        longest = max(map(len, texts))
+        rows = max(ENCODE_TOKENS // longest, 1)
+        slices = []
+        for start in range(0, len(texts), rows):
+            ids = pad(texts[start : start + rows], pad_id)
+            states = shared_attention.encode(self.model, ids.to(self.model.device))
+            room = (0, 0, 0, longest - ids.shape[1])
+            slices.append([tuple(torch.nn.functional.pad(state, room) for state in layer) for layer in states])
+        return [tuple(torch.cat(parts) for parts in zip(*layer, strict=True)) for layer in zip(*slices, strict=True)]
+
+    def step(self, tokens: Tensor | None) -> Tensor:
+        if tokens is None:
+            tokens = self.last
+        logits = shared_attention.decode_step(self.model, tokens, self.positions, self.prefix, self.cache)
+        self.positions = self.positions + 1
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self.positions = self.positions[rows]
+        self.prefix.keep(rows)
+        for layer in self.cache.layers:
+            layer.keep(rows)
+
+
+class _PaddedDecoder:
+    """Left-padded rows with the model's own kind of cache, as in `generate`: slower, right for every causal LM."""
+
+    def __init__(
+        self, model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int
+    ) -> None:
+        self.model = model
+        parameters = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in parameters
+        self.extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        order = {prefix: row for row, prefix in enumerate(dict.fromkeys(prefixes))}
+        texts = [chains[prefix.chain][: prefix.length] for prefix in order]
+        # Reversed twice, right padding is left padding.
+        self.ids = pad([text[::-1] for text in texts], pad_id).flip(1).to(model.device)
+        self.mask = pad([[1] * len(text) for text in texts], 0).flip(1).to(model.device)
+        self.copies = torch.tensor([order[prefix] for prefix in prefixes], device=model.device)
+        self.cache = None
+
+    def step(self, tokens: Tensor | None) -> Tensor:
+        ids = self.ids if tokens is None else tokens[:, None]
+        if tokens is not None:
+            self.mask = torch.cat((self.mask, self.mask.new_ones(len(self.mask), 1)), dim=1)
+        positions = {"position_ids": (self.mask.cumsum(1) - 1).clamp_(min=0)[:, -ids.shape[1] :]}
+        output = self.model(
+            input_ids=ids, attention_mask=self.mask, past_key_values=self.cache, use_cache=True, **self.extra,
+            **(positions if self.takes_positions else {}),
         )
-        logits = model.get_output_embeddings()(output.last_hidden_state[:, -1])
-    results = []
-    for ids, logprobs in zip(tokens_out.tolist(), logprobs_out.tolist(), strict=True):
-        count = next((i for i, token in enumerate(ids) if token < 0), len(ids))
-        results.append(Continuation(ids[:count], logprobs[:count], count > 0 and ids[count - 1] == end_id))
-    return results
+        self.cache, logits = output.past_key_values, output.logits[:, -1]
+        if tokens is None:
+            # Each prefix was encoded once; here its rows part.
+            self._select(self.copies)
+            logits = logits[self.copies]
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self._select(rows.nonzero().squeeze(1))
+
+    def _select(self, rows: Tensor) -> None:
+        self.cache.reorder_cache(rows)
+        self.mask = self.mask[rows]
+
+
+@dataclass(slots=True)
+class _Row:
+    """A continuation under way: its stream of random numbers, where it goes on from, and what it has so far."""
+
+    stream: int
+    start: Prefix
+    ids: list[int]
+    logprobs: list[float]
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampling:
+    """What `sample_continuations` was asked for."""
+
+    end_id: int
+    pad_id: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+    def decode(self, decoder: _Decoder, batch: list[_Row], device: torch.device, leave: int) -> None:
+        """Decodes until at most `leave` rows are not done, and writes into the rows what came."""
+        size, step = len(batch), 0
+        rows = torch.arange(size, device=device)
+        streams = torch.tensor([row.stream for row in batch], device=device)
+        # Where each row is in its stream: rows that went on from another batch are not at the start of it.
+        counts = torch.tensor([len(row.ids) for row in batch], device=device)
+        alive = torch.ones(size, dtype=torch.bool, device=device)
+        steps: list[tuple[Tensor, Tensor]] = []
+        tokens = None
+        while True:
+            logits = decoder.step(tokens)
+            tokens, logprobs = draw(logits, self.temperature, uniforms(self.seed, streams, counts + step))
+            column = torch.full((size,), -1, device=device).index_copy_(0, rows, tokens.where(alive, -1))
+            steps.append((column, torch.zeros(size, device=device).index_copy_(0, rows, logprobs)))
+            step += 1
+            alive = alive & (tokens != self.end_id) & (counts + step < self.max_new_tokens)
+            left = int(alive.sum())
+            if left <= leave:
+                break
+            if left <= (1 - COMPACT_SHARE) * len(rows):
+                decoder.keep(alive)
+                tokens, rows, streams, counts = tokens[alive], rows[alive], streams[alive], counts[alive]
+                alive = alive[alive]
+        ids, logprobs = (torch.stack(part, dim=1).tolist() for part in zip(*steps, strict=True))
+        for row, new_ids, new_logprobs in zip(batch, ids, logprobs, strict=True):
+            count = next((i for i, token in enumerate(new_ids) if token < 0), step)
+            row.ids += new_ids[:count]
+            row.logprobs += new_logprobs[:count]
+            row.done = row.ids[-1] == self.end_id or len(row.ids) >= self.max_new_tokens
 
 
 @torch.inference_mode()
@@ -185,30 +251,44 @@ def sample_continuations(
 ) -> list[Continuation]:
     """One sampled continuation for each prefix, in order; name a prefix K times for K samples.
 
-    Prefixes are decoded in batches of like length; within a batch each chain is encoded once and its prefixes share
-    that pass; finished rows leave the batch. The same arguments give the same samples.
+    Prefixes are decoded in batches of like length; within a batch each chain is encoded once, and where the model's
+    attention allows it stored once; finished rows leave the batch, and the last rows of all batches go on together.
+    The same arguments give the same samples. A sample depends on the seed and the prefix's place in the list, not on
+    `batch_size` (but for rounding).
+
+    Not for two threads with one model. Scoring with it in other threads is safe (see `switched_on`).
 
     Args:
         model: a causal LM, in eval mode.
         chains: token ids of whole chains.
-        prefixes: where to continue.
+        prefixes: where to continue; at least one token each.
         end_id, pad_id: the tokenizer's end and padding tokens.
         temperature: 0 is greedy.
         max_new_tokens: a continuation that reaches it is not finished.
         batch_size: rows decoded together; bounds memory.
         seed: of the samples.
     """
-    generator = torch.Generator(device=model.device).manual_seed(seed)
+    sampling = _Sampling(end_id, pad_id, temperature, max_new_tokens, seed)
+    texts: list[Sequence[int]] = list(chains)
+    rows = [_Row(stream, prefix, [], []) for stream, prefix in enumerate(prefixes)]
+    if not rows or max_new_tokens < 1:
+        return [Continuation([], [], False) for _ in rows]
+    shared = shared_attention.shares_prefixes(model)
     # Neighbours share a chain (and its encoding) and have about the same number of tokens to go.
-    order = sorted(range(len(prefixes)), key=lambda i: (len(chains[prefixes[i].chain]), prefixes[i].chain,
-                                                        prefixes[i].length))
-    results: list[Continuation | None] = [None] * len(prefixes)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        decoded = _decode_batch(
-            model, chains, [prefixes[i] for i in batch], end_id=end_id, pad_id=pad_id, temperature=temperature,
-            max_new_tokens=max_new_tokens, generator=generator,
-        )
-        for index, continuation in zip(batch, decoded, strict=True):
-            results[index] = continuation
-    return [result for result in results if result is not None]
+    waiting = sorted(rows, key=lambda row: (len(texts[row.start.chain]), row.start.chain, row.start.length))
+    with shared_attention.switched_on(model) if shared else nullcontext():
+        while waiting:
+            for first in range(0, len(waiting), batch_size):
+                batch = waiting[first : first + batch_size]
+                leave = int(POOL_SHARE * len(batch)) if len(waiting) > batch_size else 0
+                starts = [row.start for row in batch]
+                decoder = (_SharedDecoder if shared else _PaddedDecoder)(model, texts, starts, pad_id)
+                sampling.decode(decoder, batch, model.device, leave)
+            # What the rows left over wrote becomes part of their prefixes, encoded in one pass.
+            waiting, texts = [row for row in waiting if not row.done], []
+            for number, row in enumerate(waiting):
+                origin = prefixes[row.stream]
+                texts.append([*chains[origin.chain][: origin.length], *row.ids])
+                row.start = Prefix(number, len(texts[number]))
+            waiting.sort(key=lambda row: row.start.length)
+    return [Continuation(row.ids, row.logprobs, row.ids[-1] == end_id) for row in rows]

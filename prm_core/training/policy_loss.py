@@ -78,7 +78,7 @@ def k3_kl(logprobs: Tensor, reference: Tensor) -> Tensor:
 
 
 def clipped_surrogate(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """Per-token loss -min(ratio · A, clip(ratio, 1 ± clip) · A) and where the clip was active, both shaped as inputs."""
+    """Per-token loss -min(ratio · A, clip(ratio, 1 ± clip) · A), and where the clip was active; shaped as inputs."""
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
     return -torch.minimum(ratio * advantages, clipped * advantages), clipped * advantages < ratio * advantages

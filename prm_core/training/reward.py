@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import RewardTrainingConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain, Encoder
-from prm_core.models.padding import pad
 from prm_core.models.scorer import collate
 from prm_core.training.batches import batches_from, bucketed_batches
 from prm_core.training.checkpoint import Checkpoints
