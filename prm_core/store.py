@@ -61,10 +61,12 @@ def parse_steps(raw: Any, where: str) -> tuple[Step, ...]:
         fields = {"text": item} if isinstance(item, str) else item
         if not isinstance(fields, dict) or set(fields) - {"text", "observation", "agent"}:
             raise InputError(f"{where}: step {index} must be a text or an object of text, observation, agent")
-        step = Step(**{key: value or "" for key, value in fields.items()}) if fields.get("text") else None
-        if step is None or not isinstance(step.text, str) or not step.text.strip():
+        for name, value in fields.items():
+            if not isinstance(value, str):
+                raise InputError(f"{where}: {name} of step {index} is {value!r}, expected a text")
+        if not fields.get("text", "").strip():
             raise InputError(f"{where}: step {index} is empty; remove it or give its text")
-        steps.append(step)
+        steps.append(Step(**fields))
     return tuple(steps)
 
 
