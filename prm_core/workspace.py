@@ -70,6 +70,15 @@ def exclusive(workspace: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
+def check(root: Path, profile: str, problems: Path | None = None) -> None:
+    """Raises InputError for what `prepare` would refuse of a profile or a problem file; writes nothing."""
+    configuration.resolve(root / PARAMS_FILE, profile)
+    if problems is not None:
+        from prm_core.user_problems import read_problems
+
+        read_problems(problems)
+
+
 def prepare(root: Path, profile: str, problems: Path | None = None) -> Path:
     """Makes the workspace of a run ready and returns it: params.yaml, dvc.yaml, data/ and data.dvc.
 

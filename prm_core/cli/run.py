@@ -26,6 +26,10 @@ def run(
 
     Examples:  prm run   ·   prm run --profile smoke   ·   prm run --problems my_problems.jsonl
     """
+    from prm_core import environment, workspace
+
+    # In a second, instead of after Prefect's start.
+    workspace.check(environment.project_root(), profile, problems)
     command = [sys.executable, "-m", "flows.pipeline", "--profile", profile]
     if problems is not None:
         command += ["--problems", str(problems)]
