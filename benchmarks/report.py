@@ -1,0 +1,65 @@
+"""What every benchmark writes: bars with their figures, the machine, the commit and the command."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prm_core import store
+from prm_core.tracking import code_version
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One figure beside what is asked of it; `low`…`high` is its 95 % interval or range over runs, None without."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    bar: str
+    holds: bool
+
+
+def arguments(name: str) -> argparse.Namespace:
+    """`--quick` and `--out FILE`."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
+    parser.add_argument("--quick", action="store_true", help="within five minutes: the same, more noisily")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args()
+
+
+def machine() -> str:
+    """Processor and cores, as far as the system tells."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def write(out: Path, name: str, quick: bool, bars: list[Bar], **more: Any) -> None:
+    """Writes the result and prints it as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    store.write_json(out, {
+        "command": f"python -m benchmarks.{name}{' --quick' if quick else ''} --out {out.name}",
+        "machine": machine(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": code_version(),
+        "bars": [asdict(bar) for bar in bars],
+        **more,
+    })
+    table = Table("bar", "asked", "measured", "95 % or range", "holds")
+    for bar in bars:
+        interval = "" if bar.low is None else f"{bar.low:.3g} to {bar.high:.3g}"
+        table.add_row(bar.name, bar.bar, f"{bar.value:.4g}", interval, "yes" if bar.holds else "NO")
+    Console(file=sys.stdout).print(table)
