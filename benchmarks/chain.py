@@ -9,6 +9,7 @@ the installed packages are shared. The user's own results stay where they are.
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import subprocess
@@ -100,7 +101,7 @@ def quality_bars(metrics: dict[str, float], best_of: list[int]) -> list[Bar]:
         "prm_minus_orm/accuracy_at_8")
     gain = figure("trained_minus_base/pass_at_1")
     curve = [100 * metrics[f"test/prm_best_of_n/accuracy_at_{n}"] for n in best_of]
-    smallest = min(after - before for before, after in zip(curve, curve[1:], strict=False))
+    smallest = min(after - before for before, after in itertools.pairwise(curve))
     wrong = figure("policy_base/wrong_step_right_answer")
     base = figure("policy_base/pass_at_1")
     return [
