@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prm_core.errors import InputError
 from prm_core.labeling.base import STRATEGIES, Chain, LabelingTools, Strategy
 from prm_core.models.encoder import EncodedChain
 from prm_core.types import StepLabel
@@ -37,7 +36,7 @@ class McDropoutLabeler(Strategy):
     def prepare(self, chains: Sequence[Chain], seed: int) -> None:
         """Fits the map on a seeded sample of chains with outcomes.
 
-        Raises InputError when they all end alike: there is nothing to tell apart.
+        When they all end alike there is nothing to tell apart: the strategy warns and abstains from every step.
         """
         from sklearn.isotonic import IsotonicRegression
 
@@ -46,8 +45,9 @@ class McDropoutLabeler(Strategy):
         sample = random.Random(f"{NAME}/{seed}").sample(known, count)
         outcomes = np.array([bool(chain.trajectory.outcome) for chain in sample])
         if outcomes.all() or not outcomes.any():
-            raise InputError(f"{NAME} needs chains with right and with wrong answers to fit on; the {count} sampled "
-                             "all end alike. Generate more chains or leave the strategy out of label.strategies")
+            log.warning("%s abstains: the %d chains sampled to fit it all end alike; generate more, or leave the "
+                        "strategy out of label.strategies", NAME, count)
+            return
         worst = np.array([steps.max() for steps in self.uncertainties(sample, seed)])
         fitted = IsotonicRegression(increasing=False, out_of_bounds="clip").fit(worst, outcomes)
         # A share of 0 or 1 among some hundred chains is not certainty: Laplace's rule bounds it.
@@ -59,7 +59,11 @@ class McDropoutLabeler(Strategy):
     def label(self, chains: Sequence[Chain], seed: int) -> list[StepLabel]:
         """See `Strategy.label`. Source: Gal & Ghahramani 2016; METHODS 1 has the guide's defects."""
         if self.knots is None:
-            raise RuntimeError("prepare() must run before label()")
+            reason = "not fitted: all chains end alike"
+            return [
+                StepLabel(chain.trajectory.id, index, NAME, None, None, 0.0, 0, reason)
+                for chain in chains for index in range(len(chain.trajectory.steps))
+            ]
         labels = []
         for chain, uncertainties in zip(chains, self.uncertainties(chains, seed), strict=True):
             for index, uncertainty in enumerate(uncertainties):

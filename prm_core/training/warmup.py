@@ -153,7 +153,9 @@ def train(
         running.append(loss.item())
         if not torch.isfinite(loss):
             raise GateError(f"warm-up: the loss is {loss.item()} at update {update}; lower warmup.*learning_rate")
-        if (update + 1) % settings.eval_every == 0 or update + 1 == settings.max_updates:
+        # Accuracy picks the policy; once it is found, the curve needs fewer points.
+        every = settings.checkpoint_every if any(r.get("policy") for r in history) else settings.eval_every
+        if (update + 1) % every == 0 or update + 1 == settings.max_updates:
             found = accuracy(model.eval())
             model.train()
             record = {"update": update + 1, "loss": sum(running) / len(running), "accuracy": found}
