@@ -96,13 +96,15 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     found = False
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError:
+                raise InputError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
             except json.JSONDecodeError as error:
                 raise InputError(f"{where}: not valid JSON ({error.msg}); each line is one JSON object") from None
             if not isinstance(record, dict):
@@ -202,5 +204,6 @@ def digest(*paths: Path) -> str:
             if file.name.startswith("."):
                 continue
             sha.update(str(file.relative_to(path) if path.is_dir() else file.name).encode() + b"\0")
-            sha.update(hashlib.sha256(file.read_bytes()).digest())
+            with file.open("rb") as content:
+                sha.update(hashlib.file_digest(content, "sha256").digest())
     return sha.hexdigest()

@@ -5,32 +5,52 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections import deque
 from fractions import Fraction
 from functools import lru_cache
 
-# Tried in order; the last mention in the step counts.
-_STATED = (
-    re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}"),
-    re.compile(r"####\s*(.+?)\s*$", re.MULTILINE),
-    re.compile(r"(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)\s*:?\s*(.+?)\s*\.?\s*$", re.IGNORECASE | re.MULTILINE),
-)
+# Says that an answer follows; whatever follows is cut in Python, for a pattern that trims takes minutes on a step of
+# some thousand blanks.
+_ANNOUNCED = re.compile(r"\banswer\s{0,9}(?:is\b|:)[\s:]{0,9}", re.IGNORECASE)
+_BOXED = r"\boxed{"
 # A longer text is no final answer, and parsing it may take for ever.
 MAX_EXPRESSION = 300
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 
 
 def read_stated_answer(step: str) -> str | None:
-    r"""The answer in `\boxed{…}`, after `####`, or after "the answer is"; None when the step states none."""
-    for pattern in _STATED:
-        found = pattern.findall(step)
-        if found and found[-1].strip():
-            return found[-1].strip()
-    return None
+    r"""The answer in `\boxed{…}`, after `####`, or after "the answer is"; None when the step states none.
+
+    Where a step states several, the last one counts.
+    """
+    announced = deque(_ANNOUNCED.finditer(step), maxlen=1)
+    found = (
+        _last_boxed(step),
+        _first_line(step.rpartition("####")[2]) if "####" in step else "",
+        _first_line(step[announced[0].end() :]) if announced else "",
+    )
+    return next((text for text in found if text), None)
+
+
+def _first_line(text: str) -> str:
+    """The first line that is not empty, without a closing full stop."""
+    return text.strip().partition("\n")[0].strip().removesuffix(".").strip()
+
+
+def _last_boxed(text: str) -> str:
+    r"""What the last `\boxed{…}` holds, braces matched; empty where there is none or it is not closed."""
+    _, box, rest = text.rpartition(_BOXED)
+    depth = 1
+    for end, character in enumerate(rest if box else ""):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return rest[:end].strip()
+    return ""
 
 
 def _as_number(text: str) -> Fraction | None:
-    """A plain number as an exact fraction: 12, -3.5, 1,000, 1/2, 50 %, $7."""
-    text = text.strip().strip("$").replace(r"\%", "%").rstrip(".").strip()
+    """A plain number as an exact fraction: 12, -3.5, 1,000, 1/2, 50 %, -$7."""
+    text = text.replace(r"\%", "%").replace(r"\$", "").replace("$", "").strip().rstrip(".").strip()
     percent = text.endswith("%")
     numerator, slash, denominator = text.rstrip("% ").partition("/")
     parts = [part.strip() for part in ((numerator, denominator) if slash else (numerator,))]
@@ -50,13 +70,13 @@ def same_value(left: str, right: str) -> bool:
     Plain numbers are compared exactly; anything else goes to math-verify (LaTeX, expressions, sets), and texts it
     cannot read are equal only when they are the same but for case and white space.
     """
-    numbers = _as_number(left), _as_number(right)
-    if numbers[0] is not None and numbers[1] is not None:
-        return numbers[0] == numbers[1]
-    if left.split() == right.split() or left.strip().casefold() == right.strip().casefold():
+    if " ".join(left.split()).casefold() == " ".join(right.split()).casefold():
         return True
     if max(len(left), len(right)) > MAX_EXPRESSION:
         return False
+    numbers = _as_number(left), _as_number(right)
+    if numbers[0] is not None and numbers[1] is not None:
+        return numbers[0] == numbers[1]
     return _same_expression(left, right)
 
 

@@ -44,9 +44,9 @@ def any_success(successes: int, before: int, rollouts: int) -> Verdict:
     """Right when at least one rollout succeeds (Math-Shepherd's hard estimation).
 
     The verdict separates values near 0 from the rest; its confidence is the posterior mass on its side of 1/K, the
-    smallest success rate that K rollouts can show.
+    smallest success rate that K rollouts can show (½ for K = 1: no value lies above 1).
     """
-    return _at_threshold(successes > 0, successes, rollouts, 1.0 / rollouts)
+    return _at_threshold(successes > 0, successes, rollouts, 1.0 / max(rollouts, 2))
 
 
 @VERDICTS.register("relative")

@@ -67,7 +67,8 @@ class Encoder:
 
     def _text_ids(self, text: str, what: str) -> list[int]:
         ids = self.tokenizer.encode(text, add_special_tokens=False)
-        if self.separator_id in ids:
+        # In the text too: "\n\n" may be a token of its own, but as text it would be a boundary.
+        if self.separator_id in ids or self.config.separator in text:
             raise InputError(
                 f"{what} holds the step separator {self.config.separator!r}; split it into steps there, or configure "
                 "a separator that never occurs in the text"
