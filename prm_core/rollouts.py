@@ -51,8 +51,14 @@ def sampled_accuracy(
     return sum(bool(chain.outcome) for chain in chains) / len(problems)
 
 
-def rollout_succeeds(policy: Policy, domain: Domain, problem: Problem, continuation: Continuation) -> bool:
-    """Whether a continuation of one of the problem's chains ends by itself with the right answer."""
-    steps = policy.encoder.decode_steps(continuation.ids) if continuation.finished else ()
-    answer = domain.read_answer(steps[-1]) if steps else None
+def rollout_succeeds(
+    policy: Policy, domain: Domain, problem: Problem, continuation: Continuation, last_step: str = ""
+) -> bool:
+    """Whether a continuation of one of the problem's chains ends by itself with the right answer.
+
+    `last_step` is the last one of the prefix: it holds the answer when the policy adds no step and only ends.
+    """
+    if not continuation.finished:
+        return False
+    answer = domain.read_answer((last_step, *policy.encoder.decode_steps(continuation.ids))[-1])
     return answer is not None and domain.same_answer(answer, problem.answer)

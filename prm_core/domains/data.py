@@ -26,7 +26,7 @@ CORRUPT_SHARE = 0.6
 def corrupt_solution(problem: Problem, rng: random.Random) -> list[str]:
     """A worked solution with one mistake, carried on consistently from the wrong value.
 
-    Mistakes: a wrong result, a wrong quantity (another number of the question), the inverse operation, an event left
+    Mistakes: a wrong result, a wrong quantity (another number of the question), another operation, an event left
     out, or an answer given before all events are accounted for.
     """
     events = list(arithmetic.events_of(problem))

@@ -68,8 +68,6 @@ def label_shard(strategy: Strategy, name: str, chains: Sequence[Chain], seed: in
     """Labels of a shard. When the whole fails, chain by chain; a chain that fails alone gets labels that say so."""
     try:
         return strategy.label(chains, seed)
-    except GateError:
-        raise
     except Exception:
         log.warning("%s failed on a shard of %d chains; trying them one by one", name, len(chains), exc_info=True)
     labels: list[StepLabel] = []

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prm_core.errors import InputError
 from prm_core.labeling.base import STRATEGIES, Chain, LabelingTools, Strategy
 from prm_core.models.encoder import EncodedChain
 from prm_core.types import StepLabel
@@ -43,6 +44,8 @@ class McDropoutLabeler(Strategy):
         known = [chain for chain in chains if chain.trajectory.outcome is not None]
         count = min(self.settings.fit_chains, len(known))
         sample = random.Random(f"{NAME}/{seed}").sample(known, count)
+        # One that does not encode fails in `label`, where it is counted.
+        sample = [chain for chain in sample if self._encodes(chain)]
         outcomes = np.array([bool(chain.trajectory.outcome) for chain in sample])
         if outcomes.all() or not outcomes.any():
             log.warning("%s abstains: the %d chains sampled to fit it all end alike; generate more, or leave the "
@@ -73,6 +76,13 @@ class McDropoutLabeler(Strategy):
                     f"predictive uncertainty {uncertainty:.2f} nats under dropout",
                 ))
         return labels
+
+    def _encodes(self, chain: Chain) -> bool:
+        try:
+            self.tools.backbone.encoder.encode(chain.problem.prompt, chain.trajectory.steps)
+        except InputError:
+            return False
+        return True
 
     def uncertainties(self, chains: Sequence[Chain], seed: int) -> list[np.ndarray]:
         """Predictive uncertainty of each step, in nats: one array (steps,) a chain."""

@@ -113,20 +113,27 @@ class MctsLabeler(Strategy):
             node = trees[chain.problem.id]
             for step in chain.trajectory.steps:
                 node = node.child(step.text)
-            node.terminal = True
-            backup(node, bool(chain.trajectory.outcome), 0)
+            if chain.trajectory.outcome is not None:
+                node.terminal = True
+                backup(node, chain.trajectory.outcome, 0)
         rng = random.Random(f"{NAME}/{seed}")
         policy, branching = self.tools.policy, self.settings.branching
         for _ in range(self.settings.simulations):
             leaves: list[tuple[Problem, Node]] = []
+            encoded: list[list[int]] = []
             for problem_id, root in trees.items():
                 leaf = select(root, self.settings.exploration)
+                if not leaf.terminal:
+                    path = leaf.path()
+                    ids, lengths = policy.encode(problems[problem_id].prompt, [Step(text) for text in path])
+                    # A path that has outgrown the context never reaches an answer.
+                    leaf.terminal = len(lengths) <= len(path)
                 if leaf.terminal:
                     # Its outcome is known: visiting it again costs nothing and lets UCB1 move on.
                     backup(leaf, leaf.wins > 0, 0)
                 else:
                     leaves.append((problems[problem_id], leaf))
-            encoded = [policy.encode(p.prompt, [Step(text) for text in leaf.path()])[0] for p, leaf in leaves]
+                    encoded.append(ids)
             drawn = policy.continue_chains(
                 encoded, [Prefix(i, len(ids)) for i, ids in enumerate(encoded) for _ in range(branching)],
                 temperature=self.settings.temperature, max_new_tokens=self.tools.config.label.max_new_tokens,
@@ -134,7 +141,8 @@ class MctsLabeler(Strategy):
             )
             for index, (problem, leaf) in enumerate(leaves):
                 for continuation in drawn[index * branching : (index + 1) * branching]:
-                    won = rollout_succeeds(policy, self.tools.domains[problem.domain], problem, continuation)
+                    domain = self.tools.domains[problem.domain]
+                    won = rollout_succeeds(policy, domain, problem, continuation, leaf.step)
                     steps = policy.encoder.decode_steps(continuation.ids)
                     node = leaf.child(steps[0]) if steps else leaf
                     node.terminal |= len(steps) <= 1

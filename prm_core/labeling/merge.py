@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from prm_core.config import LabelConfig
@@ -45,6 +46,24 @@ def vote(labels: Sequence[StepLabel], config: LabelConfig) -> StepLabel:
     return StepLabel(first.trajectory_id, first.step_index, MERGED, value, margin > 0, confidence, tokens, reasoning)
 
 
+def undecided(trajectory_id: str, step_index: int, reasoning: str) -> StepLabel:
+    """The merged label of a step that nothing is known of."""
+    return StepLabel(trajectory_id, step_index, MERGED, None, None, 0.0, 0, reasoning)
+
+
+def take_one(labels: Sequence[StepLabel], config: LabelConfig) -> StepLabel:
+    """The label of the one strategy that `config.merge` names, as it is."""
+    for label in labels:
+        if label.strategy == config.merge:
+            return dataclasses.replace(label, strategy=MERGED, reasoning=f"{label.strategy}: {label.reasoning}")
+    return undecided(labels[0].trajectory_id, labels[0].step_index, f"{config.merge} did not label it")
+
+
+def find_merge(config: LabelConfig) -> Merge:
+    """What `config.merge` names: a rule, or one of the strategies. Raises InputError when it is neither."""
+    return take_one if config.merge in config.strategies else MERGES[config.merge]
+
+
 def merge_labels(
     steps: Mapping[str, int], labels: Sequence[StepLabel], config: LabelConfig
 ) -> list[StepLabel]:
@@ -55,21 +74,13 @@ def merge_labels(
         labels: of all strategies.
         config: `merge` names the rule, or one strategy whose labels are taken as they are.
     """
+    merge = find_merge(config)
     by_step: dict[tuple[str, int], list[StepLabel]] = {}
-    single = config.merge if config.merge in config.strategies else None
     for label in labels:
-        if single is None or label.strategy == single:
-            by_step.setdefault((label.trajectory_id, label.step_index), []).append(label)
-    merged = []
-    for trajectory_id, count in steps.items():
-        for index in range(count):
-            found = by_step.get((trajectory_id, index))
-            if not found:
-                merged.append(StepLabel(trajectory_id, index, MERGED, None, None, 0.0, 0, "no strategy labelled it"))
-            elif single is None:
-                merged.append(MERGES[config.merge](found, config))
-            else:
-                one = found[0]
-                merged.append(StepLabel(trajectory_id, index, MERGED, one.value, one.is_correct, one.confidence,
-                                        one.tokens, f"{one.strategy}: {one.reasoning}"))
-    return merged
+        by_step.setdefault((label.trajectory_id, label.step_index), []).append(label)
+    return [
+        merge(found, config) if (found := by_step.get((trajectory_id, index)))
+        else undecided(trajectory_id, index, "no strategy labelled it")
+        for trajectory_id, count in steps.items()
+        for index in range(count)
+    ]

@@ -46,10 +46,11 @@ class RolloutLabeler(Strategy):
         for chain, (_, lengths) in zip(chains, encoded, strict=True):
             domain = self.tools.domains[chain.problem.domain]
             successes, tokens = [], []
-            for _ in lengths[:-1]:
+            last_steps = ("", *(step.text for step in chain.trajectory.steps))
+            for _, last in zip(lengths[:-1], last_steps, strict=False):
                 group = drawn[position : position + count]
                 position += count
-                successes.append(sum(rollout_succeeds(policy, domain, chain.problem, one) for one in group))
+                successes.append(sum(rollout_succeeds(policy, domain, chain.problem, one, last) for one in group))
                 tokens.append(sum(len(one.ids) for one in group))
             labels += self._labels(chain, successes, tokens)
         return labels
@@ -57,8 +58,9 @@ class RolloutLabeler(Strategy):
     def _labels(self, chain: Chain, successes: list[int], tokens: list[int]) -> list[StepLabel]:
         """Labels of one chain from the successes and cost of its prefixes 0…steps-1."""
         count = self.settings.rollouts
-        whole = len(successes) == len(chain.trajectory.steps)
-        # A chain that lost trailing steps to the context has no outcome at its last kept step.
+        # A chain that lost trailing steps to the context has no outcome at its last kept step, and some chains have
+        # none at all.
+        whole = len(successes) == len(chain.trajectory.steps) and chain.trajectory.outcome is not None
         after = [*successes[1:], count if chain.trajectory.outcome else 0] if whole else successes[1:]
         labels = []
         for index, won in enumerate(after):
@@ -68,7 +70,7 @@ class RolloutLabeler(Strategy):
                 f"the chain ends here, its answer is {'right' if won else 'wrong'}" if last
                 else f"{won} of {count} rollouts after this step reach the answer ({successes[index]} before it)"
             )
-            cost = 0 if last else tokens[index + 1]
+            cost = (0 if last else tokens[index + 1]) + (0 if index else tokens[0])
             labels.append(StepLabel(chain.trajectory.id, index, NAME, won / count, verdict.is_correct,
                                     verdict.confidence, cost, reasoning))
         return labels

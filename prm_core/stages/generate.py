@@ -7,6 +7,7 @@ import shutil
 
 from prm_core import store
 from prm_core.config import Config
+from prm_core.errors import GateError
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, Trajectory
 
@@ -16,6 +17,8 @@ def run(config: Config, io: StageIO) -> None:
 
     A shard is whole or absent in the work folder, and is sampled with a seed of its own, so a run that resumes gives
     the chains an undisturbed one gives.
+
+    Raises GateError when no chain has a step.
     """
     from prm_core.domains import DOMAINS
     from prm_core.models.policy import load_policy
@@ -37,6 +40,9 @@ def run(config: Config, io: StageIO) -> None:
         store.write_shard(io.work, shard, Trajectory, rows)
     shutil.copytree(io.work, io.outputs["trajectories"])
     chains = store.read_shards(Trajectory, io.outputs["trajectories"])
+    if not chains:
+        raise GateError(f"the policy {config.models.policy} wrote no step for any of {len(problems)} problems; "
+                        "train it longer or name another")
     store.write_json(io.outputs["metrics"], {
         "train/problems": len(problems),
         "train/trajectories": len(chains),

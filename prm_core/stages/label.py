@@ -24,7 +24,7 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.domains import DOMAINS
     from prm_core.labeling import mc_dropout, mcts, rollout  # noqa: F401  (they register themselves)
     from prm_core.labeling.base import STRATEGIES, Chain, LabelingTools, check_failures, label_shard
-    from prm_core.labeling.merge import merge_labels
+    from prm_core.labeling.merge import find_merge, merge_labels
     from prm_core.labeling.summary import summarise
     from prm_core.models.policy import load_policy
     from prm_core.progress import track
@@ -36,11 +36,13 @@ def run(config: Config, io: StageIO) -> None:
         load_policy(model_path(io.workspace, config.models.policy), config),
         load_policy(model_path(io.workspace, config.models.reward_backbone), config),
     )
+    # A misspelt rule fails here, not after the strategies before it have done their work.
+    strategies = {name: STRATEGIES[name](tools) for name in config.label.strategies}
+    find_merge(config.label)
     starts = range(0, len(chains), config.label.shard_size)
-    for position, name in enumerate(config.label.strategies):
+    for position, (name, strategy) in enumerate(strategies.items()):
         first = position * len(starts)
         todo = [n for n in range(len(starts)) if not store.shard_path(io.work, first + n).exists()]
-        strategy = STRATEGIES[name](tools)
         if todo:
             strategy.prepare(chains, config.seed)
         for number in track(todo, f"label by {name}", total=len(starts), done=len(starts) - len(todo), unit="shard"):
