@@ -56,8 +56,8 @@ class WarmupConfig(Section):
     weight_decay: float
     warmup_updates: int
     decay_share: float = Field(gt=0, le=1, description="last share of the updates in which the rate falls to zero")
-    policy_accuracy: float = Field(gt=0, lt=1, description="first checkpoint at or past this accuracy is the policy")
-    backbone_accuracy: float = Field(gt=0, le=1, description="training must end at or past this accuracy")
+    policy_accuracy: float = Field(ge=0, lt=1, description="first checkpoint at or past this accuracy is the policy")
+    backbone_accuracy: float = Field(ge=0, le=1, description="training must end at or past this accuracy")
     eval_every: int
     eval_problems: int
     checkpoint_every: int
