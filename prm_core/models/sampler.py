@@ -21,7 +21,7 @@ from prm_core.models.padding import pad
 # Rows are compacted when this share of a batch has finished: copying the cache costs about one decoding step.
 COMPACT_SHARE = 0.2
 # The last rows of a batch, this share of it, stop early and go on together with the last rows of other batches.
-POOL_SHARE = 0.1
+POOL_SHARE = 0.04
 # Tokens of one forward pass that encodes chains; bounds the memory of activations.
 ENCODE_TOKENS = 8192
 
@@ -150,6 +150,7 @@ class _PaddedDecoder:
         self.model = model
         parameters = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in parameters
+        self.cache_name = "past_key_values" if "past_key_values" in parameters else "cache_params"
         self.extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         order = {prefix: row for row, prefix in enumerate(dict.fromkeys(prefixes))}
         texts = [chains[prefix.chain][: prefix.length] for prefix in order]
@@ -164,11 +165,13 @@ class _PaddedDecoder:
         if tokens is not None:
             self.mask = torch.cat((self.mask, self.mask.new_ones(len(self.mask), 1)), dim=1)
         positions = {"position_ids": (self.mask.cumsum(1) - 1).clamp_(min=0)[:, -ids.shape[1] :]}
+        # A state without columns holds no padding that later tokens would have to be kept from.
+        stateful = tokens is not None and self.cache_name == "cache_params"
         output = self.model(
-            input_ids=ids, attention_mask=self.mask, past_key_values=self.cache, use_cache=True, **self.extra,
-            **(positions if self.takes_positions else {}),
+            input_ids=ids, attention_mask=None if stateful else self.mask, use_cache=True, **self.extra,
+            **{self.cache_name: self.cache}, **(positions if self.takes_positions else {}),
         )
-        self.cache, logits = output.past_key_values, output.logits[:, -1]
+        self.cache, logits = output[self.cache_name], output.logits[:, -1]
         if tokens is None:
             # Each prefix was encoded once; here its rows part.
             self._select(self.copies)
