@@ -53,12 +53,13 @@ def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> A
     Raises InputError when it does not load.
     """
     import torch
+    from safetensors import SafetensorError
 
     check_folder(path)
     try:
         precision = dtype if dtype == "auto" else getattr(torch, dtype)
         model = auto_class.from_pretrained(path, dtype=precision, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model {path}: does not load ({_first_line(error)}); name a Hugging Face folder or a hub id "
                          "this machine can reach") from error
     return model.to(pick_device(device)).eval()

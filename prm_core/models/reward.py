@@ -64,11 +64,13 @@ class RewardModel(PreTrainedModel):
         auto = AutoModelForCausalLM if surprisal else AutoModel
         source = load_pretrained(auto, path, dtype=dtype, device="cpu")
         torch.manual_seed(seed)
-        model = cls(RewardModelConfig(source.config.to_dict(), kind, surprisal, encoder)).to(source.dtype)
+        values = source.config.to_dict()
+        # A path on this machine: the same model must be the same folder wherever it is trained.
+        values.pop("_name_or_path", None)
+        model = cls(RewardModelConfig(values, kind, surprisal, encoder)).to(source.dtype)
         model.backbone.load_state_dict(source.base_model.state_dict())
         if model.vocabulary is not None:
             model.vocabulary.load_state_dict(source.get_output_embeddings().state_dict())
-            model.vocabulary.requires_grad_(False)
         nn.init.zeros_(model.head.weight)
         nn.init.zeros_(model.head.bias)
         return model.to(device)

@@ -123,10 +123,16 @@ def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 6
 
     path = str(folder)
     config_file = Path(path) / "config.json"
-    if not config_file.is_file() or store.read_json(config_file).get("model_type") != "prm_reward":
+    config = store.read_json(config_file) if config_file.is_file() else None
+    if not isinstance(config, dict) or config.get("model_type") != "prm_reward":
         raise InputError(f"{path}: not a reward model folder (no config.json of type prm_reward); train one with the "
                          "stage train_prm or name its folder")
     model = load_pretrained(RewardModel, path, dtype="auto", device=device)
     encoder = Encoder(load_tokenizer(path), EncoderConfig(**model.config.encoder))
-    calibrator = Calibrator.from_dict(store.read_json(Path(path) / CALIBRATOR_FILE))
+    values = store.read_json(Path(path) / CALIBRATOR_FILE)
+    try:
+        calibrator = Calibrator.from_dict(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}/{CALIBRATOR_FILE}: not a calibrator ({error!r}); train the model again with the "
+                         "stage train_prm") from error
     return RewardScorer(model, encoder, calibrator, model_version(path), batch_size)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import prm_core
 from prm_core import config as configuration
 from prm_core import store
 from prm_core.config import Config
@@ -40,9 +41,10 @@ class StageIO:
 
     Attributes:
         inputs: name → path, all existing.
-        outputs: name → path, to be written; their parents exist.
-        work: a folder that survives a crash, keyed by the stage's config and input contents: finished shards and
-            checkpoints go there, and a later run of the same stage on the same inputs finds them.
+        outputs: name → path, to be written; their parents exist, they do not. When the stage is through, they are
+            moved to where the stage declares them: what messages and records should name is that place.
+        work: a folder that survives a crash, keyed by the stage's config, input contents and code: finished shards
+            and checkpoints go there, and a later run of the same stage on the same inputs finds them.
         workspace: the workspace's root, for what belongs to no stage (MLflow's store, git).
     """
 
@@ -83,17 +85,20 @@ def model_path(workspace: Path, name: str) -> str:
 
 
 def _work_key(stage: Stage, config: Config, inputs: Mapping[str, Path]) -> str:
+    """What half-done work belongs to: shards made by other code must not be mixed with new ones, as little as shards
+    of other inputs."""
     values = config.model_dump(by_alias=True, mode="json")
     params = {key: values[key] for key in stage.params}
     contents = {name: store.digest(path) for name, path in sorted(inputs.items())}
-    return hashlib.sha256(json.dumps([params, contents], sort_keys=True).encode()).hexdigest()[:16]
+    code = store.digest(*sorted(Path(prm_core.__file__).parent.rglob("*.py")))
+    return hashlib.sha256(json.dumps([params, contents, code], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def execute(name: str, workspace: Path) -> None:
     """Runs one stage in a workspace.
 
     Raises InputError when an input is missing; whatever the stage raises passes through, leaving its work folder for
-    the next try and no half-written output.
+    the next try and no output at all. A killed stage leaves the same: outputs appear when all are written.
     """
     stage = load_stage(name)
     config = configuration.load(workspace)
@@ -102,18 +107,33 @@ def execute(name: str, workspace: Path) -> None:
         if not path.exists():
             raise InputError(f"stage {name} needs {path.relative_to(workspace)}, which is not there; run the stage "
                              "that writes it (`prm run` runs them all) or `prm data make` for data/")
-    work = workspace / WORK / name / _work_key(stage, config, inputs)
+    own = workspace / WORK / name
+    work, staging = own / _work_key(stage, config, inputs), own / "outputs"
     work.mkdir(parents=True, exist_ok=True)
-    outputs = {key: workspace / path for key, path in stage.outputs.items()}
+    shutil.rmtree(staging, ignore_errors=True)
+    # Before the stage starts, so that nothing reads what an earlier run wrote for the result of one that failed.
+    for path in stage.outputs.values():
+        _remove(workspace / path)
+    outputs = {key: staging / path for key, path in stage.outputs.items()}
     for path in outputs.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.rmtree(path)
     log.info("stage %s starts", name)
     stage.run(config, StageIO(inputs, outputs, work, workspace))
-    missing = [str(path.relative_to(workspace)) for path in outputs.values() if not path.exists()]
+    missing = [stage.outputs[key] for key, path in outputs.items() if not path.exists()]
     if missing:
         raise RuntimeError(f"stage {name} did not write {', '.join(missing)}")
-    # Older keys are of other configs or inputs; this one's work is done.
-    shutil.rmtree(workspace / WORK / name)
+    for key, path in outputs.items():
+        target = workspace / stage.outputs[key]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A rename, or a copy where artifacts/ is a link to another disk.
+        shutil.move(path, target)
+    # Older keys are of other configs, inputs or code; this one's work is done.
+    shutil.rmtree(own)
     log.info("stage %s done", name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -68,8 +68,8 @@ def run(config: Config, io: StageIO) -> None:
         "success": all(check.success for check in report.checks),
         "figures": figures,
         "expectations": [dataclasses.asdict(check) for check in report.checks],
-        "quarantine": str((io.outputs["quarantine"] / "rows.jsonl").relative_to(io.workspace)),
-        "docs": str((docs / "index.html").relative_to(io.workspace)),
+        "quarantine": f"{STAGE.outputs['quarantine']}/rows.jsonl",
+        "docs": f"{STAGE.outputs['docs']}/index.html",
     })
     log.info("%d of %d merged rows pass; %d rows in quarantine", kept, len(frames[1]), sum(failing.values()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -14,6 +15,29 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
+# Tied weights are stored once, of which accelerate warns at every checkpoint; loading ties them again.
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+
+
+@dataclasses.dataclass(slots=True)
+class Position:
+    """How far a training run is.
+
+    Attributes:
+        update: updates done.
+        history: the run's records so far.
+        losses: of the updates since the last record, where a record is their mean.
+    """
+
+    update: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    losses: list[float] = dataclasses.field(default_factory=list)
+
+
+def replace_folder(folder: Path, written: Path) -> None:
+    """Puts `written`, on the same disk, where `folder` is: a crash leaves the old one, none or the new one, whole."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(written, folder)
 
 
 class Checkpoints:
@@ -28,30 +52,29 @@ class Checkpoints:
         self.accelerator = accelerator
         self.folder = folder
 
-    def save(self, update: int, history: list[dict[str, Any]]) -> None:
-        """Writes the state after `update` updates; a crash leaves the previous checkpoint or this one, whole."""
-        target = self.folder / f"update-{update:06d}"
+    def save(self, position: Position) -> None:
+        """Writes the state; a crash leaves the previous checkpoint or this one, whole."""
+        target = self.folder / f"update-{position.update:06d}"
         temporary = self.folder / f".{target.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
         self.accelerator.save_state(str(temporary))
+        self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            store.write_json(temporary / "position.json", {"update": update, "history": history})
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(temporary, target)
+            store.write_json(temporary / "position.json", dataclasses.asdict(position))
+            replace_folder(target, temporary)
             for older in self._all():
                 if older != target:
                     shutil.rmtree(older)
         self.accelerator.wait_for_everyone()
 
-    def restore(self) -> tuple[int, list[dict[str, Any]]]:
-        """Loads the newest checkpoint: (updates done, history), or (0, []) when there is none."""
+    def restore(self) -> Position:
+        """Loads the newest checkpoint and returns its position, that of a run not begun when there is none."""
         found = self._all()
         if not found:
-            return 0, []
+            return Position()
         self.accelerator.load_state(str(found[-1]))
-        position = store.read_json(found[-1] / "position.json")
-        log.info("resumed from the checkpoint after %d updates", position["update"])
-        return position["update"], position["history"]
+        position = Position(**store.read_json(found[-1] / "position.json"))
+        log.info("resumed from the checkpoint after %d updates", position.update)
+        return position
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("update-*"))

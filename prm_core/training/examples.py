@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
+from prm_core.errors import InputError
 from prm_core.training.reward import IGNORED, Example
 from prm_core.types import Problem, StepLabel, Trajectory
 
@@ -23,6 +24,8 @@ def build_examples(
         kind: `process` takes a target from each label (the value when `soft`, else the verdict; a soft 0.9 stays 0.9);
             `outcome` takes the trajectory's outcome.
         labels: joined to steps by (trajectory_id, step_index); steps without one are no targets.
+
+    Raises InputError when a labelled trajectory or its problem is not there.
     """
     by_step = {(label.trajectory_id, label.step_index): label for label in labels}
     labelled = {label.trajectory_id for label in labels}
@@ -35,8 +38,15 @@ def build_examples(
         else:
             found = [by_step.get((trajectory.id, index)) for index in range(len(trajectory.steps))]
             targets = tuple(_target(label, soft) for label in found)
+        if trajectory.problem_id not in problems:
+            raise InputError(f"trajectory {trajectory.id} is of problem {trajectory.problem_id}, which is not among "
+                             "the training problems; generate again after changing data/")
         prompt = problems[trajectory.problem_id].prompt
         examples.append(Example(trajectory.problem_id, prompt, trajectory.steps, targets))
+        labelled.remove(trajectory.id)
+    if labelled:
+        raise InputError(f"{len(labelled)} labelled trajectories are not among the generated ones ({min(labelled)}); "
+                         "run the stages from label on again")
     return examples
 
 

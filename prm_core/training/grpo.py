@@ -136,8 +136,9 @@ def train_policy(
     schedule = get_constant_schedule_with_warmup(optimizer, num_warmup_steps=config.warmup_updates)
     model, optimizer, schedule = accelerator.prepare(policy.model, optimizer, schedule)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
-    done, history = checkpoints.restore()
-    for update in track(range(done, config.updates), "train policy", total=config.updates, done=done, unit="update"):
+    position = checkpoints.restore()
+    todo = range(position.update, config.updates)
+    for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
         rng = random.Random(f"grpo/{seed}/{update}")
         batch = rng.sample(list(problems), min(config.problems_per_update, len(problems)))
         experience = collect(policy, scorer, domains, batch, config, batch_size=batch_size, seed=rng.getrandbits(31))
@@ -158,12 +159,13 @@ def train_policy(
         schedule.step()
         means = {name: sum(one[name] for one in losses) / len(losses) for name in losses[0]}
         record = {"update": update + 1, **experience.figures, **means}
-        history.append(record)
+        position.update = update + 1
+        position.history.append(record)
         if (update + 1) % config.log_every == 0:
             report({name: value for name, value in record.items() if name != "update"}, update + 1)
         if (update + 1) % config.checkpoint_every == 0:
-            checkpoints.save(update + 1, history)
-    return history
+            checkpoints.save(position)
+    return position.history
 
 
 def _loss(

@@ -14,7 +14,7 @@ from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain, Encoder
 from prm_core.models.scorer import collate
 from prm_core.training.batches import batches_from, bucketed_batches
-from prm_core.training.checkpoint import Checkpoints
+from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -145,10 +145,12 @@ def train_reward_model(
     lengths = [len(example.chain.ids) for example in train]
     per_epoch = len(bucketed_batches(lengths, config.batch_size, seed, 0))
     total = per_epoch * config.epochs
-    head = list(model.head.parameters())
-    body = [p for p in model.parameters() if p.requires_grad and not any(p is q for q in head)]
+    if model.vocabulary is not None:
+        # The labels may not move what a token's surprisal is measured with.
+        model.vocabulary.requires_grad_(False)
     optimizer = torch.optim.AdamW(
-        [{"params": body, "lr": config.learning_rate}, {"params": head, "lr": config.head_learning_rate}],
+        [{"params": list(model.backbone.parameters()), "lr": config.learning_rate},
+         {"params": list(model.head.parameters()), "lr": config.head_learning_rate}],
         weight_decay=config.weight_decay,
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, int(config.warmup_share * total), total)
@@ -157,12 +159,13 @@ def train_reward_model(
     plain = accelerator.unwrap_model(model)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     best = work / "best"
-    done, history = checkpoints.restore()
+    position = checkpoints.restore()
+    history = position.history
     model.train()
     kind = plain.config.kind
     for update, rows in track(
-        batches_from(lengths, config.batch_size, seed, start=done, stop=total), f"train {kind} model", total=total,
-        done=done, unit="update",
+        batches_from(lengths, config.batch_size, seed, start=position.update, stop=total), f"train {kind} model",
+        total=total, done=position.update, unit="update",
     ):
         loss = _batch_loss(model, [train[i] for i in rows], encoder.pad_id)
         if not torch.isfinite(loss):
@@ -173,6 +176,7 @@ def train_reward_model(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
+        position.update = update + 1
         if (update + 1) % config.log_every == 0:
             report({f"{kind}/loss": loss.item(), f"{kind}/learning_rate": schedule.get_last_lr()[0]}, update + 1)
         if (update + 1) % per_epoch == 0:
@@ -181,11 +185,12 @@ def train_reward_model(
                       "dev_loss": dev_loss(plain, dev, encoder.pad_id, config.batch_size)}
             model.train()
             if record["dev_loss"] <= min((past["dev_loss"] for past in history), default=math.inf):
-                plain.save_pretrained(best)
+                plain.save_pretrained(work / ".best")
+                replace_folder(best, work / ".best")
             history.append(record)
             report({f"{kind}/dev_loss": record["dev_loss"]}, update + 1)
         if (update + 1) % config.checkpoint_every == 0:
-            checkpoints.save(update + 1, history)
+            checkpoints.save(position)
     from safetensors.torch import load_model
 
     load_model(plain, best / "model.safetensors")

@@ -7,7 +7,6 @@ the policy, is the backbone of the reward models (METHODS 8).
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import Config
 from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import Encoder
+from prm_core.models.loading import pick_device
 from prm_core.models.padding import pad
 from prm_core.training.batches import batches_from
-from prm_core.training.checkpoint import Checkpoints
+from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.types import Problem
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def train(
         report: receives figures and the number of updates done.
 
     Raises:
-        InputError: a problem without a worked solution, or one that does not fit the context.
+        InputError: a problem without a worked solution, or one that does not fit the context; a loss that is not
+            finite.
         GateError: the run ended without a checkpoint at `policy_accuracy`, or below `backbone_accuracy`.
     """
     import torch
@@ -122,7 +123,7 @@ def train(
 
     settings = config.warmup
     chains = [_encode_solution(encoder, problem) for problem in problems]
-    accelerator = Accelerator(cpu=config.models.device == "cpu", gradient_accumulation_steps=1)
+    accelerator = Accelerator(cpu=pick_device(config.models.device).type == "cpu")
     model = build_model(encoder, config)
     optimizers = build_optimizers(model, config)
     schedulers = [
@@ -136,37 +137,38 @@ def train(
     optimizers, schedulers = rest[:2], rest[2:]
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     policy = work / "policy"
-    done, history = checkpoints.restore()
-    order = batches_from([len(ids) for ids, _ in chains], settings.batch_size, config.seed, start=done,
+    position = checkpoints.restore()
+    history, losses = position.history, position.losses
+    order = batches_from([len(ids) for ids, _ in chains], settings.batch_size, config.seed, start=position.update,
                          stop=settings.max_updates)
-    running: list[float] = []
-    for update, indices in track(order, "warm-up", total=settings.max_updates, done=done, unit="update"):
+    for update, indices in track(order, "warm-up", total=settings.max_updates, done=position.update, unit="update"):
         ids = pad([chains[i][0] for i in indices], encoder.pad_id).to(accelerator.device)
         solution = pad([chains[i][1] for i in indices], 0).bool().to(accelerator.device)
         loss = solution_loss(model, ids, solution)
+        if not torch.isfinite(loss):
+            raise InputError(f"warm-up: the loss is {loss.item()} at update {update}; lower warmup.*learning_rate")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for part in (*optimizers, *schedulers):
             part.step()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        running.append(loss.item())
-        if not torch.isfinite(loss):
-            raise GateError(f"warm-up: the loss is {loss.item()} at update {update}; lower warmup.*learning_rate")
+        losses.append(loss.item())
+        position.update = update + 1
         # Accuracy picks the policy; once it is found, the curve needs fewer points.
         every = settings.checkpoint_every if any(r.get("policy") for r in history) else settings.eval_every
         if (update + 1) % every == 0 or update + 1 == settings.max_updates:
             found = accuracy(model.eval())
             model.train()
-            record = {"update": update + 1, "loss": sum(running) / len(running), "accuracy": found}
-            running.clear()
+            record = {"update": update + 1, "loss": sum(losses) / len(losses), "accuracy": found}
+            losses.clear()
             history.append(record)
             report({"loss": record["loss"], "accuracy": found}, update + 1)
             if found >= settings.policy_accuracy and not any(r.get("policy") for r in history):
                 record["policy"] = True
                 _save(model, encoder, policy)
         if (update + 1) % settings.checkpoint_every == 0:
-            checkpoints.save(update + 1, history)
+            checkpoints.save(position)
     backbone = work / "backbone"
     _save(model, encoder, backbone)
     chosen = _check(history, settings.policy_accuracy, settings.backbone_accuracy)
@@ -187,19 +189,19 @@ def _encode_solution(encoder: Encoder, problem: Problem) -> tuple[list[int], lis
 
 def _save(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     encoder.tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    replace_folder(folder, temporary)
 
 
 def _check(history: list[dict[str, Any]], policy_accuracy: float, backbone_accuracy: float) -> int:
     chosen = next((record for record in history if record.get("policy")), None)
     final = history[-1]["accuracy"]
     if chosen is None or final < backbone_accuracy:
+        best = max(record["accuracy"] for record in history)
         raise GateError(
-            f"warm-up ended at accuracy {final:.3f} (best so far counts for the policy: {policy_accuracy}, backbone: "
-            f"{backbone_accuracy}); raise warmup.max_updates or lower these bounds"
+            f"warm-up ended at accuracy {final:.3f}, the best on the way was {best:.3f}; warmup.policy_accuracy "
+            f"{policy_accuracy} must be reached on the way and warmup.backbone_accuracy {backbone_accuracy} at the "
+            "end: raise warmup.max_updates or lower these bounds"
         )
     return int(chosen["update"])
