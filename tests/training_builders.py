@@ -1,0 +1,129 @@
+"""Tiny models, chains and configs for tests of reward models, training and stages."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prm_core import config as configuration
+from prm_core import store
+from prm_core.config import Config, EncoderConfig
+from prm_core.domains import arithmetic
+from prm_core.domains.data import make_data
+from prm_core.models.encoder import Encoder
+from prm_core.models.policy import Policy
+from prm_core.models.reward import RewardModel
+from prm_core.models.tokenizer import train_tokenizer
+from prm_core.types import Step
+
+ROOT = Path(__file__).parent.parent
+PROBLEMS = arithmetic.make_problems("train", 12, 0)
+# (prompt, steps): of 3 to 7 steps, with words that have one token each.
+CHAINS = [(p.prompt, tuple(map(Step, p.meta["solution"]))) for p in PROBLEMS]
+SMALL = {
+    "data": {"warmup": 24, "train": 12, "dev": 4, "test": 4, "human_chains": 8},
+    "models": {"device": "cpu"},
+    "warmup": {
+        "hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "batch_size": 8, "max_updates": 10,
+        "warmup_updates": 2, "policy_accuracy": 0.3, "backbone_accuracy": 0.5, "eval_every": 2, "eval_problems": 4,
+        "checkpoint_every": 3,
+    },
+    "generate": {"problems": 6, "samples": 2, "max_new_tokens": 24, "batch_size": 32, "shard_size": 2},
+    "train_prm": {"epochs": 2, "batch_size": 4, "dev_share": 0.25, "checkpoint_every": 2, "log_every": 1},
+    "train_policy": {
+        "warmup_updates": 1, "updates": 4, "problems_per_update": 3, "group_size": 4, "max_new_tokens": 12,
+        "minibatch_size": 5, "inner_epochs": 2, "checkpoint_every": 2, "log_every": 1,
+    },
+}
+
+
+class Interrupted(Exception):
+    """Stands for the crash of a training run."""
+
+
+def small_values(**over: Any) -> dict[str, Any]:
+    """Raw config values of the default profile, made small, with `over` on top (section → keys)."""
+    values = configuration.merge(configuration.read_yaml(ROOT / "params.yaml"), SMALL)
+    return configuration.merge(values, over)
+
+
+def small_config(**over: Any) -> Config:
+    return configuration.parse(small_values(**over), "test")
+
+
+def make_encoder(max_length: int = 256) -> Encoder:
+    texts = [text for prompt, steps in CHAINS for text in (prompt, *(step.text for step in steps))]
+    return Encoder(train_tokenizer(texts, "\n"), EncoderConfig(separator="\n", max_length=max_length))
+
+
+def make_lm(encoder: Encoder, seed: int = 0, **values: Any) -> LlamaForCausalLM:
+    """A random Llama of two layers, wide weights so that nothing is nearly zero."""
+    torch.manual_seed(seed)
+    settings = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "max_position_embeddings": encoder.config.max_length, "initializer_range": 0.3, "tie_word_embeddings": True,
+        "bos_token_id": encoder.tokenizer.bos_token_id, "eos_token_id": encoder.eos_id, "pad_token_id": encoder.pad_id,
+    }
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(encoder.tokenizer), **{**settings, **values})).eval()
+
+
+def save_lm(folder: Path, encoder: Encoder, seed: int = 0, **values: Any) -> Path:
+    make_lm(encoder, seed, **values).save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_policy(encoder: Encoder, seed: int = 0, **values: Any) -> Policy:
+    return Policy(make_lm(encoder, seed, **values), encoder, f"tiny-{seed}")
+
+
+def make_reward_model(folder: Path, encoder: Encoder, kind: str = "process", surprisal: bool = True,
+                      **values: Any) -> RewardModel:
+    """A reward model on a random backbone, with a head that is not zero, in eval mode."""
+    path = save_lm(folder, encoder, **values)
+    model = RewardModel.from_backbone(str(path), kind=kind, surprisal=surprisal, encoder=encoder.config.model_dump(),
+                                      dtype="float32", device="cpu", seed=0).eval()
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.head.weight, std=0.3)
+    if surprisal:
+        # The surprisal is about -12 here; without this every score would be at the edge.
+        with torch.no_grad():
+            model.head.weight[0, -1] *= 0.1
+    return model
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all weights."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def make_workspace(root: Path, values: dict[str, Any]) -> Config:
+    """params.yaml, data/ and random base models where warm-up would put them."""
+    root.mkdir(parents=True)
+    store.write_text(root / "params.yaml", yaml.safe_dump(values))
+    config = configuration.load(root)
+    make_data(root / "data", config)
+    models = root / "artifacts/warmup/models"
+    save_lm(models / "policy", make_encoder(), seed=0)
+    shutil.copytree(models / "policy", models / "backbone")
+    return config
+
+
+def files(folder: Path) -> Sequence[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
