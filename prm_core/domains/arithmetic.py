@@ -16,7 +16,7 @@ from prm_core.domains.base import DOMAINS, Domain
 from prm_core.types import Problem
 
 NAME = "arithmetic"
-MAX_VALUE = 40
+MAX_VALUE = 30
 MAX_OPERAND = 9
 MAX_START = 20
 STEPS = (2, 6)
