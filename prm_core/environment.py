@@ -26,6 +26,7 @@ DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
     # Loading and saving small models shows a bar each; our own progress goes through prm_core.progress.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # A server starting on a loaded machine took 39 s; Prefect gives it 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # Stages fork workers after tokenizing, about which tokenizers warns at length.

@@ -49,10 +49,15 @@ class _Lines(logging.Formatter):
         return text if record.levelno < logging.WARNING else f"{record.levelname} {record.name}: {text}"
 
 
+def _worth_showing(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name.startswith("prm_core")
+
+
 def configure_logging() -> None:
-    """Messages to stderr; other libraries only from warnings on."""
+    """Messages to stderr; other libraries' only from warnings on, whatever level they set for themselves."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
+    handler.addFilter(_worth_showing)
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("prm_core").setLevel(logging.INFO)
 
