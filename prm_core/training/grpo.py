@@ -126,14 +126,16 @@ def train_policy(
     """
     import torch
     from accelerate import Accelerator
-    from transformers import get_constant_schedule_with_warmup
 
     from prm_core.progress import track
 
     reference = copy.deepcopy(policy.model).requires_grad_(False)
     accelerator = Accelerator(cpu=policy.model.device.type == "cpu")
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-    schedule = get_constant_schedule_with_warmup(optimizer, num_warmup_steps=config.warmup_updates)
+    # The first update has a rate too: the usual schedules begin at 0, and its chains would be sampled for nothing.
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda update: min((update + 1) / (config.warmup_updates + 1), 1.0)
+    )
     model, optimizer, schedule = accelerator.prepare(policy.model, optimizer, schedule)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     position = checkpoints.restore()

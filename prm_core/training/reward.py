@@ -173,12 +173,13 @@ def train_reward_model(
                              "train_prm.learning_rate or check the labels")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         position.update = update + 1
         if (update + 1) % config.log_every == 0:
-            report({f"{kind}/loss": loss.item(), f"{kind}/learning_rate": schedule.get_last_lr()[0]}, update + 1)
+            report({f"{kind}/loss": loss.item(), f"{kind}/learning_rate": rate}, update + 1)
         if (update + 1) % per_epoch == 0:
             model.eval()
             record = {"epoch": len(history) + 1, "update": update + 1,
