@@ -23,6 +23,8 @@ class Node:
         step: the step that leads here, empty at the root.
         visits, wins: simulations that passed through, and those of them that reached the right answer.
         tokens: tokens generated below it.
+        expanded: continuations have been sampled from here. The prefixes of a given chain are not, at first: they have
+            a child, but whether the policy does better from them is open.
         terminal: a chain ended here, so there is nothing to expand.
     """
 
@@ -32,6 +34,7 @@ class Node:
     visits: int = 0
     wins: int = 0
     tokens: int = 0
+    expanded: bool = False
     terminal: bool = False
 
     @property
@@ -79,9 +82,9 @@ def ucb1(node: Node, exploration: float) -> float:
 
 
 def select(root: Node, exploration: float) -> Node:
-    """From the root down by UCB1 to a node without children."""
+    """From the root down by UCB1 to a node that is not expanded, or where nothing follows."""
     node = root
-    while node.children:
+    while node.expanded and node.children:
         node = max(node.children.values(), key=lambda child: ucb1(child, exploration))
     return node
 
@@ -89,8 +92,9 @@ def select(root: Node, exploration: float) -> Node:
 class MctsLabeler(Strategy):
     """Grows a tree for each question and labels its chains' steps by the values of their nodes.
 
-    A simulation selects a leaf by UCB1, samples `branching` continuations from it, adds the first step of each as a
-    child and the continuation's outcome as that child's first visit: expansion and simulation share one sampling.
+    A simulation selects a node by UCB1 that nothing was sampled from yet, samples `branching` continuations from it,
+    adds the first step of each as a child and counts the continuation's outcome there and above: expansion and
+    simulation share one sampling.
     """
 
     def __init__(self, tools: LabelingTools) -> None:
@@ -145,8 +149,10 @@ class MctsLabeler(Strategy):
                     won = rollout_succeeds(policy, domain, problem, continuation, leaf.step)
                     steps = policy.encoder.decode_steps(continuation.ids)
                     node = leaf.child(steps[0]) if steps else leaf
-                    node.terminal |= len(steps) <= 1
+                    node.terminal |= len(steps) == 1
                     backup(node, won, len(continuation.ids))
+                leaf.expanded = True
+                leaf.terminal = not leaf.children
         return trees
 
     def label(self, chains: Sequence[Chain], seed: int) -> list[StepLabel]:
