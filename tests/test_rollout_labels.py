@@ -145,9 +145,9 @@ def test_one_rollout_is_enough_for_a_verdict():
 
 def test_the_seed_and_settings_reach_the_policy():
     policy = ScriptedPolicy(script)
-    labeler(policy).label([chain(RIGHT)], seed=17)
+    labeler(policy, max_new_tokens=33, batch_size=7).label([chain(RIGHT)], seed=17)
 
-    assert policy.seeds == [17]
+    assert policy.settings == [(0.7, 33, 7, 17)]
 
 
 def test_an_unknown_rule_is_refused_at_once():

@@ -83,13 +83,14 @@ Script = Callable[[tuple[str, ...], int], tuple[Sequence[str], bool]]
 
 
 class ScriptedPolicy(Policy):
-    """A policy without weights whose continuations are given; `asked` lists the prefix of every sample, by call."""
+    """A policy without weights whose continuations are given; `asked` lists the prefix of every sample and
+    `settings` temperature, max_new_tokens, batch_size and seed, by call."""
 
     def __init__(self, script: Script, max_length: int = MAX_LENGTH) -> None:
         super().__init__(None, make_encoder(max_length), "scripted")
         self.script = script
         self.asked: list[list[tuple[str, ...]]] = []
-        self.seeds: list[int] = []
+        self.settings: list[tuple[float, int, int, int]] = []
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
@@ -98,7 +99,7 @@ class ScriptedPolicy(Policy):
         drawn: Counter[Prefix] = Counter()
         result = []
         self.asked.append([])
-        self.seeds.append(seed)
+        self.settings.append((temperature, max_new_tokens, batch_size, seed))
         for prefix in prefixes:
             ids = chains[prefix.chain][: prefix.length]
             # The question ends at the first separator.
