@@ -1,0 +1,276 @@
+"""The label and generate stages on tiny models: every step labelled once a strategy, resumption, failures counted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from prm_core import store
+from prm_core.errors import GateError, InputError
+from prm_core.labeling.base import FAILED, check_failures
+from prm_core.labeling.mcts import MctsLabeler
+from prm_core.labeling.rollout import RolloutLabeler
+from prm_core.stages import generate, label
+from prm_core.stages.base import StageIO
+from prm_core.types import StepLabel, Trajectory
+from tests import tiny
+from tests.quality_builders import make_config
+
+STRATEGIES = ["rollout", "mc_dropout", "mcts"]
+CHAINS = 10
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("policy", "backbone")):
+        tiny.save_policy(folder / name, seed)
+    return folder
+
+
+def configure(models, **changes):
+    labels = {
+        "strategies": STRATEGIES, "rollout": {"rollouts": 2, "rule": "any"},
+        "mc_dropout": {"samples": 2, "fit_chains": 20, "batch_size": 8},
+        "mcts": {"problems": 3, "simulations": 2, "branching": 2}, "merge": "vote", "max_failed_share": 0.25,
+        "max_new_tokens": 6, "batch_size": 64, "shard_size": 4, **changes,
+    }
+    return make_config(
+        label=labels, generate={"problems": 5, "samples": 2, "max_new_tokens": 6, "batch_size": 8, "shard_size": 2},
+        models={"policy": str(models / "policy"), "reward_backbone": str(models / "backbone")},
+    )
+
+
+def workspace(root, models):
+    """Ten generated chains, every second one wrong, and two human-labelled ones of a problem of their own."""
+    problems = [tiny.mia(f"p{n}") for n in range(5)]
+    store.write_jsonl(root / "data/train.jsonl", problems)
+    chains = [tiny.chain(tiny.WRONG if n % 2 else tiny.RIGHT, problems[n // 2], f"gen-{n}") for n in range(CHAINS)]
+    store.write_shard(root / "artifacts/generate/trajectories", 0, Trajectory, [c.trajectory for c in chains[:6]])
+    store.write_shard(root / "artifacts/generate/trajectories", 1, Trajectory, [c.trajectory for c in chains[6:]])
+    own = tiny.mia("h0")
+    human = [tiny.chain(texts, own, f"human-{n}").trajectory for n, texts in enumerate((tiny.RIGHT[:2], tiny.WRONG))]
+    store.write_jsonl(root / "data/human/problems.jsonl", [own])
+    store.write_jsonl(root / "data/human/trajectories.jsonl", human)
+    store.write_jsonl(root / "data/human/labels.jsonl", [
+        StepLabel(t.id, i, "human:ann", 1.0, True, 1.0, 0, "") for t in human for i in range(len(t.steps))])
+    return root
+
+
+def run(stage, root, config, work="work"):
+    outputs = {name: root / work / path for name, path in stage.outputs.items()}
+    for path in outputs.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    (root / work / "kept").mkdir(exist_ok=True)
+    io = StageIO({name: root / path for name, path in stage.inputs.items()}, outputs, root / work / "kept", root)
+    stage.run(config, io)
+    return io.outputs
+
+
+def all_steps():
+    return [(f"gen-{n}", i) for n in range(CHAINS) for i in range(3)] + [
+        ("human-0", 0), ("human-0", 1), ("human-1", 0), ("human-1", 1), ("human-1", 2)]
+
+
+@pytest.fixture(scope="module")
+def labelled(models, tmp_path_factory):
+    """An undisturbed run: its workspace and outputs."""
+    root = workspace(tmp_path_factory.mktemp("workspace"), models)
+    return root, run(label.STAGE, root, configure(models))
+
+
+def test_every_strategy_labels_every_step_once_generated_and_human_alike(labelled):
+    labels = store.read_shards(StepLabel, labelled[1]["labels"])
+
+    for name in ("rollout", "mc_dropout"):
+        assert [(row.trajectory_id, row.step_index) for row in labels if row.strategy == name] == all_steps()
+    # Trees are costly: only the first questions get one.
+    assert {row.trajectory_id for row in labels if row.strategy == "mcts"} == {f"gen-{n}" for n in range(6)}
+    assert {row.strategy for row in labels} == set(STRATEGIES)
+    assert not any(row.reasoning.startswith(FAILED) for row in labels)
+    last = {row.trajectory_id: row.value for row in labels if row.strategy == "rollout"}
+    assert [last[f"gen-{n}"] for n in range(4)] == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_merged_labels_cover_every_step_once(labelled):
+    merged = store.read_shards(StepLabel, labelled[1]["merged"])
+
+    assert [(row.trajectory_id, row.step_index) for row in merged] == all_steps()
+    assert {row.strategy for row in merged} == {"merged"}
+    assert all(row.confidence == 0.0 for row in merged if row.is_correct is None)
+    assert any(row.is_correct for row in merged)
+    assert any(row.is_correct is False for row in merged)
+
+
+def test_the_figures_are_those_of_the_labels(labelled):
+    figures = store.read_json(labelled[1]["metrics"])
+    labels = store.read_shards(StepLabel, labelled[1]["labels"])
+
+    assert figures["train/merged/steps"] == len(all_steps())
+    for name in STRATEGIES:
+        rows = [row for row in labels if row.strategy == name]
+        decided = [row for row in rows if row.is_correct is not None]
+        assert figures[f"train/{name}/coverage"] == len(decided) / len(all_steps())
+        assert figures[f"train/{name}/tokens_per_step"] == sum(row.tokens for row in rows) / len(all_steps())
+        assert figures[f"train/{name}/failed_chains"] == 0
+    assert figures["train/rollout/tokens_per_step"] > 0
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_labels(labelled, models, monkeypatch):
+    root, undisturbed = labelled
+    genuine = RolloutLabeler.label
+    calls = []
+
+    def killed(self, chains, seed):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return genuine(self, chains, seed)
+
+    monkeypatch.setattr(RolloutLabeler, "label", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(label.STAGE, root, configure(models), "resumed")
+    assert len(list((root / "resumed" / "kept").glob("part-*"))) == 1
+    assert not (root / "resumed" / label.STAGE.outputs["labels"]).exists()
+    again = run(label.STAGE, root, configure(models), "resumed")
+
+    # Three shards of rollouts, one of them from before.
+    assert len(calls) == 2 + 2
+    for name in ("labels", "merged"):
+        assert store.read_shards(StepLabel, again[name]) == store.read_shards(StepLabel, undisturbed[name])
+    assert store.read_json(again["metrics"]) == store.read_json(undisturbed["metrics"])
+
+
+def fail_on(*ids):
+    genuine = RolloutLabeler.label
+
+    def failing(self, chains, seed):
+        for chain in chains:
+            if chain.trajectory.id in ids:
+                raise ZeroDivisionError(f"no value for {chain.trajectory.id}")
+        return genuine(self, chains, seed)
+
+    return failing
+
+
+def test_chains_a_strategy_fails_on_are_counted_and_the_rest_labelled(labelled, models, monkeypatch):
+    monkeypatch.setattr(RolloutLabeler, "label", fail_on("gen-1", "human-0"))
+
+    outputs = run(label.STAGE, labelled[0], configure(models), "failing")
+
+    assert store.read_json(outputs["metrics"])["train/rollout/failed_chains"] == 2
+    labels = store.read_shards(StepLabel, outputs["labels"])
+    rollout = {(row.trajectory_id, row.step_index): row for row in labels if row.strategy == "rollout"}
+    assert list(rollout) == all_steps()
+    assert rollout["gen-1", 0].reasoning == "failed: no value for gen-1"
+    assert {key[0] for key, row in rollout.items() if row.reasoning.startswith(FAILED)} == {"gen-1", "human-0"}
+    merged = {(row.trajectory_id, row.step_index): row for row in store.read_shards(StepLabel, outputs["merged"])}
+    # The other strategies still speak of them, a failure has no vote.
+    assert "rollout says" not in merged["gen-1", 0].reasoning
+    assert "rollout says" in merged["gen-0", 0].reasoning
+
+
+def test_a_strategy_that_fails_on_too_many_chains_stops_the_chain(labelled, models, monkeypatch):
+    """The guide swallows what a strategy raises (METHODS 1)."""
+    root = labelled[0]
+    monkeypatch.setattr(RolloutLabeler, "label", fail_on(*(f"gen-{n}" for n in range(4))))
+
+    with pytest.raises(GateError, match=r"labelling strategy rollout failed on 4 of 12 chains, more than "
+                                        r"label\.max_failed_share 0\.25"):
+        run(label.STAGE, root, configure(models), "broken")
+
+    assert not (root / "broken" / label.STAGE.outputs["labels"]).exists()
+    assert not (root / "broken" / label.STAGE.outputs["metrics"]).exists()
+
+
+@pytest.mark.parametrize(("failed", "share", "stops"), [
+    (1, 0.1, False), (2, 0.1, True), (1, 0.0, True), (0, 0.0, False),
+])
+def test_the_bound_on_failures_is_a_share_of_all_chains(failed, share, stops):
+    rows = [StepLabel(f"t{n}", i, "mcts", None, None, 0.0, 0, f"{FAILED}x") for n in range(failed) for i in range(5)]
+    if stops:
+        with pytest.raises(GateError, match=f"mcts failed on {failed} of 10 chains"):
+            check_failures(rows, ["rollout", "mcts"], 10, share)
+    else:
+        assert check_failures(rows, ["rollout", "mcts"], 10, share) == {"rollout": 0, "mcts": failed}
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"mcts": {"rule": "most"}}, "unknown verdict rule 'most'"),
+    ({"merge": "average"}, "unknown way to merge labels 'average'"),
+])
+def test_a_misspelt_rule_fails_before_any_work(labelled, models, monkeypatch, changes, reason):
+    """Not after the strategies before it have labelled for an hour."""
+    root = labelled[0]
+    monkeypatch.setattr(RolloutLabeler, "label", lambda *args: pytest.fail("labelled before the rule was looked up"))
+
+    with pytest.raises(InputError, match=reason):
+        run(label.STAGE, root, configure(models, **changes), "misspelt")
+
+    assert list((root / "misspelt" / "kept").iterdir()) == []
+
+
+def test_a_strategy_left_out_is_not_run(labelled, models, monkeypatch):
+    monkeypatch.setattr(MctsLabeler, "__init__", lambda *args: pytest.fail("made a strategy that is not configured"))
+
+    outputs = run(label.STAGE, labelled[0], configure(models, strategies=["rollout"], merge="rollout"), "one")
+
+    labels, merged = (store.read_shards(StepLabel, outputs[name]) for name in ("labels", "merged"))
+    assert {row.strategy for row in labels} == {"rollout"}
+    assert [dataclasses.replace(row, strategy="merged", reasoning=f"rollout: {row.reasoning}") for row in labels] == (
+        merged)
+
+
+def test_a_chain_whose_problem_is_gone_is_named(tmp_path, models):
+    root = workspace(tmp_path, models)
+    store.write_jsonl(root / "data/train.jsonl", [tiny.mia(f"p{n}") for n in range(4)])
+
+    with pytest.raises(InputError, match="trajectory gen-8 is of problem p4, which is neither in"):
+        run(label.STAGE, root, configure(models))
+
+
+# --- generate -------------------------------------------------------------------------------------------------------
+
+
+def test_generated_shards_resume_to_the_same_chains(labelled, models):
+    root, config = labelled[0], configure(models)
+    first = run(generate.STAGE, root, config, "generate")
+    chains = store.read_shards(Trajectory, first["trajectories"])
+    (root / "half" / "kept").mkdir(parents=True)
+    # A shard from before the kill, marked, and one that was being written.
+    kept = store.read_shards(Trajectory, root / "generate" / "kept")[:2]
+    marked = [dataclasses.replace(row, policy="from before") for row in kept]
+    store.write_shard(root / "half" / "kept", 0, Trajectory, marked)
+    store.shard_path(root / "half" / "kept", 1).with_name(".part-00001.parquet.tmp").write_bytes(b"half")
+
+    second = store.read_shards(Trajectory, run(generate.STAGE, root, config, "half")["trajectories"])
+
+    by_id = {chain.id: chain for chain in chains}
+    assert [row.policy for row in second if row.policy == "from before"] == ["from before"] * 2
+    rest = [row for row in second if row.policy != "from before"]
+    assert rest == [by_id[row.id] for row in rest]
+    # Seeds differ by shard, so shards are no copies of each other.
+    assert len({chain.seed for chain in chains}) == 3
+    assert not list((root / "half").rglob("*.tmp"))
+
+
+def test_generated_chains_are_counted(labelled, models):
+    root = labelled[0]
+    outputs = run(generate.STAGE, root, configure(models), "counted")
+    chains, figures = store.read_shards(Trajectory, outputs["trajectories"]), store.read_json(outputs["metrics"])
+
+    assert figures["train/problems"] == 5
+    assert figures["train/trajectories"] == len(chains)
+    assert figures["train/policy_base/dropped_empty"] == 10 - len(chains)
+    assert figures["train/policy_base/unanswered_share"] == sum(c.answer is None for c in chains) / len(chains)
+    assert {chain.problem_id for chain in chains} <= {f"p{n}" for n in range(5)}
+    assert len({chain.id for chain in chains}) == len(chains)
+
+
+def test_a_policy_that_writes_nothing_is_an_error_that_says_so(labelled, models, monkeypatch):
+    monkeypatch.setattr("prm_core.models.policy.load_policy",
+                        lambda *args: tiny.ScriptedPolicy(lambda steps, number: ((), True)))
+
+    with pytest.raises(GateError, match="wrote no step for any of 5 problems"):
+        run(generate.STAGE, labelled[0], configure(models), "silent")
