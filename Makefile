@@ -32,14 +32,14 @@ ui: $(READY)  ## MLflow and Prefect in the browser, until Ctrl-C (PROFILE, MLFLO
 	echo "Prefect  http://127.0.0.1:$(PREFECT_PORT)   (flow runs and deployments)"; \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(MLFLOW_PORT) \
 		--backend-store-uri "sqlite:///$$PWD/$$folder/mlflow.db" --default-artifact-root "$$PWD/$$folder/mlruns" & \
-	$(BIN)/prefect server start --host 127.0.0.1 --port $(PREFECT_PORT) & \
+	$(BIN)/prefect --no-prompt server start --host 127.0.0.1 --port $(PREFECT_PORT) & \
 	wait
 
 # Both talk to the server that `make ui` starts, unless PREFECT_API_URL says otherwise.
 deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:$(PREFECT_PORT)/api)
 
 deploy: $(READY)  ## register the nightly and the on-demand deployment with the Prefect server of `make ui`
-	$(BIN)/prefect work-pool inspect $(POOL) >/dev/null 2>&1 || $(BIN)/prefect work-pool create $(POOL) --type process
+	@$(BIN)/prefect work-pool inspect $(POOL) >/dev/null 2>&1 || $(BIN)/prefect work-pool create $(POOL) --type process
 	$(BIN)/prefect --no-prompt deploy --all
 
 worker: $(READY)  ## run what the deployments schedule, until Ctrl-C
@@ -55,12 +55,13 @@ $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed and was not found; install it, or name it: make PYTHON=…"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
+	@echo "Installing into $(VENV): about three minutes, once."
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq --no-build-isolation --no-deps -e .
 	@# Every Python of this environment starts with telemetry off, so that `dvc` or `mlflow` typed by hand have it too.
-	$(BIN)/python -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "prm_environment.pth").write_text("import prm_core.environment; prm_core.environment.apply()\n")'
+	@$(BIN)/python -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "prm_environment.pth").write_text("import prm_core.environment; prm_core.environment.apply()\n")'
 	@# Without compiled modules imports take two to three times as long; pip does not compile where that is switched off.
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	@touch $@
 
 clean:  ## remove what runs have written: artifacts, stores, other profiles' workspaces, DVC's cache (not data/, not .venv)
