@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from prm_core.models import sampler, shared_attention
-from prm_core.models.sampler import Prefix, draw, sample_continuations, uniforms
+from prm_core.models.sampler import Prefix, draw, sample_continuations, survivors, uniforms
 
 END, PAD, VOCABULARY = 1, 0, 13
 SMALL = {
@@ -212,6 +212,13 @@ def test_uniforms_are_uniform_and_independent() -> None:
     assert len(table.unique()) > 0.99 * table.numel()
     assert not torch.equal(table[:, 0], uniforms(8, streams, torch.zeros_like(streams)))
     assert torch.equal(uniforms(-1, streams, streams), uniforms(2**64 - 1, streams, streams))
+
+
+def test_survivors_stay_or_fill_gaps() -> None:
+    alive = torch.tensor([True, False, True, False, False, True, True])
+    assert survivors(alive).tolist() == [0, 5, 2, 6]
+    assert survivors(torch.ones(3, dtype=torch.bool)).tolist() == [0, 1, 2]
+    assert survivors(torch.zeros(3, dtype=torch.bool)).tolist() == []
 
 
 def test_draw_inverts_the_cumulative_distribution() -> None:

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from prm_core.models import shared_attention
 from prm_core.models.padding import pad
 
-# Rows are compacted when this share of a batch has finished: copying the cache costs about one decoding step.
-COMPACT_SHARE = 0.2
+# Rows are compacted when this share of a batch has finished.
+COMPACT_SHARE = 0.1
 # The last rows of a batch, this share of it, stop early and go on together with the last rows of other batches.
-POOL_SHARE = 0.04
+POOL_SHARE = 0.03
 # Tokens of one forward pass that encodes chains; bounds the memory of activations.
 ENCODE_TOKENS = 8192
 
@@ -83,6 +83,14 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, T
     return tokens.squeeze(1), probabilities.gather(1, tokens).squeeze(1).log()
 
 
+def survivors(alive: Tensor) -> Tensor:
+    """Numbers of the rows alive (rows,): those among the first stay at their places, the others fill the gaps."""
+    left = int(alive.sum())
+    numbers = torch.arange(left, device=alive.device)
+    numbers[~alive[:left]] = left + alive[left:].nonzero().squeeze(1)
+    return numbers
+
+
 class _Decoder(Protocol):
     """Rows that are decoded together. All hold one more token after each `step`."""
 
@@ -91,12 +99,12 @@ class _Decoder(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Drops the rows that are False in `rows` (rows,)."""
+        """Keeps the rows of these numbers (left,), in this order; see `survivors`."""
         ...
 
 
 class _SharedDecoder:
-    """Chains are encoded and stored once, however many prefixes and rows read them; rows of a chain are adjacent."""
+    """Chains are encoded and stored once, however many prefixes and rows read them."""
 
     def __init__(
         self, model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int
@@ -179,7 +187,7 @@ class _PaddedDecoder:
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        self._select(rows.nonzero().squeeze(1))
+        self._select(rows)
 
     def _select(self, rows: Tensor) -> None:
         self.cache.reorder_cache(rows)
@@ -228,9 +236,10 @@ class _Sampling:
             if left <= leave:
                 break
             if left <= (1 - COMPACT_SHARE) * len(rows):
-                decoder.keep(alive)
-                tokens, rows, streams, counts = tokens[alive], rows[alive], streams[alive], counts[alive]
-                alive = alive[alive]
+                kept = survivors(alive)
+                decoder.keep(kept)
+                tokens, rows, streams, counts = tokens[kept], rows[kept], streams[kept], counts[kept]
+                alive = alive[kept]
         ids, logprobs = (torch.stack(part, dim=1).tolist() for part in zip(*steps, strict=True))
         for row, new_ids, new_logprobs in zip(batch, ids, logprobs, strict=True):
             count = next((i for i, token in enumerate(new_ids) if token < 0), step)

@@ -42,7 +42,7 @@ class SharedPrefix:
 
     Args:
         layers: keys and values of each layer (groups, heads, columns, width).
-        groups: group of each row (rows,), ascending.
+        groups: group of each row (rows,); every group has one.
         lengths: how many columns of its group's prefix each row sees (rows,); 0 is allowed.
     """
 
@@ -53,17 +53,18 @@ class SharedPrefix:
 
     def _arrange(self, groups: Tensor, lengths: Tensor) -> None:
         """Gives each row a place in a (groups, places) grid, and each place its mask."""
-        used, self.groups, counts = torch.unique_consecutive(groups, return_inverse=True, return_counts=True)
+        used, self.groups, counts = torch.unique(groups, return_inverse=True, return_counts=True)
         self.lengths, columns = lengths, max(int(lengths.max()), 1)
         count, self.places = len(used), int(counts.max())
         if count < self.layers[0][0].shape[0]:
             self.layers = [(keys[used], values[used]) for keys, values in self.layers]
         if columns < self.layers[0][0].shape[2]:
             self.layers = [tuple(state[:, :, :columns].contiguous() for state in layer) for layer in self.layers]
-        first = counts.cumsum(0) - counts
-        place = torch.arange(len(groups), device=groups.device) - first[self.groups]
-        self.cells = self.groups * self.places + place
-        self.full = len(groups) == count * self.places
+        order, numbers = self.groups.argsort(stable=True), torch.arange(len(groups), device=groups.device)
+        first = (counts.cumsum(0) - counts)[self.groups[order]]
+        places = torch.empty_like(order).index_copy_(0, order, numbers - first)
+        self.cells = self.groups * self.places + places
+        self.full = len(groups) == count * self.places and torch.equal(self.cells, numbers)
         limits = lengths.new_full((count * self.places,), columns).index_copy_(0, self.cells, lengths)
         hidden = torch.arange(columns, device=groups.device) >= limits[:, None]
         # (groups, 1, places, 1, columns); None where every row sees every column.
@@ -73,7 +74,7 @@ class SharedPrefix:
             self.bias = self.bias.view(count, 1, self.places, 1, columns)
 
     def keep(self, rows: Tensor) -> None:
-        """Drops the rows that are False in `rows` (rows,), and the prefixes that nobody reads any more."""
+        """Keeps these rows (left,), and the prefixes that they read."""
         self._arrange(self.groups[rows], self.lengths[rows])
 
     def _to_grid(self, rows: Tensor) -> Tensor:
@@ -157,8 +158,11 @@ class SuffixLayer(CacheLayerMixin):
         return -1
 
     def keep(self, rows: Tensor) -> None:
-        """Drops the rows that are False in `rows` (rows,)."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        """Keeps these rows (left,). Numbers below `left` must stand at their own place, so few rows are copied."""
+        moved = (rows >= len(rows)).nonzero().squeeze(1)
+        for buffer in (self.keys, self.values):
+            buffer[moved] = buffer[rows[moved]]
+        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
 
 def _attention(
