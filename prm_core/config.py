@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from prm_core.errors import InputError
 
@@ -45,22 +45,22 @@ class EncoderConfig(Section):
 
 class WarmupConfig(Section):
     enabled: bool = Field(description="false where `models` names pretrained ones; the stage then writes none")
-    hidden_size: int
-    layers: int
-    heads: int
-    intermediate_size: int
-    batch_size: int
-    max_updates: int = Field(description="the learning-rate schedule ends here")
+    hidden_size: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    intermediate_size: PositiveInt
+    batch_size: PositiveInt
+    max_updates: PositiveInt = Field(description="the learning-rate schedule ends here")
     learning_rate: float = Field(description="AdamW: embeddings and norms")
     matrix_learning_rate: float = Field(description="Muon: weight matrices")
     weight_decay: float
-    warmup_updates: int
+    warmup_updates: NonNegativeInt
     decay_share: float = Field(gt=0, le=1, description="last share of the updates in which the rate falls to zero")
     policy_accuracy: float = Field(ge=0, lt=1, description="first checkpoint at or past this accuracy is the policy")
     backbone_accuracy: float = Field(ge=0, le=1, description="training must end at or past this accuracy")
-    eval_every: int
-    eval_problems: int
-    checkpoint_every: int
+    eval_every: PositiveInt
+    eval_problems: PositiveInt
+    checkpoint_every: PositiveInt
 
 
 class GenerateConfig(Section):
@@ -127,35 +127,35 @@ class CalibrateConfig(Section):
 
 class RewardTrainingConfig(Section):
     labels: Literal["hard", "soft"]
-    epochs: int
-    batch_size: int
+    epochs: PositiveInt
+    batch_size: PositiveInt
     learning_rate: float
     head_learning_rate: float
     weight_decay: float
     warmup_share: float
     max_grad_norm: float
     dev_share: float = Field(gt=0, lt=1, description="problems kept for choosing the epoch")
-    checkpoint_every: int = Field(description="updates")
-    log_every: int
+    checkpoint_every: PositiveInt = Field(description="updates")
+    log_every: PositiveInt
 
 
 class PolicyTrainingConfig(Section):
-    warmup_updates: int
-    updates: int
-    problems_per_update: int
-    group_size: int
+    warmup_updates: NonNegativeInt
+    updates: PositiveInt
+    problems_per_update: PositiveInt
+    group_size: int = Field(ge=2, description="chains a question, compared with each other")
     learning_rate: float
     clip: float
     kl_coef: float
     outcome_weight: float
     process_weight: float
-    temperature: float
-    max_new_tokens: int
+    temperature: PositiveFloat
+    max_new_tokens: PositiveInt
     max_grad_norm: float
-    inner_epochs: int
-    minibatch_size: int
-    checkpoint_every: int
-    log_every: int
+    inner_epochs: PositiveInt
+    minibatch_size: PositiveInt
+    checkpoint_every: PositiveInt
+    log_every: PositiveInt
 
 
 class EvaluateConfig(Section):

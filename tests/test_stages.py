@@ -20,7 +20,15 @@ from prm_core.stages import base
 from prm_core.stages.base import CHAIN, Stage, StageIO, execute, load_stage, model_path
 from prm_core.types import Problem, StepLabel, Trajectory
 from tests.quality_builders import Tracked
-from tests.training_builders import Interrupted, changed, files, make_encoder, make_workspace, small_values
+from tests.training_builders import (
+    Interrupted,
+    changed,
+    files,
+    make_encoder,
+    make_workspace,
+    small_config,
+    small_values,
+)
 
 # How stages are run
 
@@ -170,6 +178,15 @@ def test_model_names_are_paths_where_the_workspace_has_them(tmp_path) -> None:
     (tmp_path / "artifacts/lm").mkdir(parents=True)
     assert model_path(tmp_path, "artifacts/lm") == str(tmp_path / "artifacts/lm")
     assert model_path(tmp_path, "org/model") == "org/model"
+
+
+@pytest.mark.parametrize(("section", "key"), [
+    ("warmup", "eval_every"), ("train_prm", "epochs"), ("train_prm", "log_every"), ("train_policy", "updates"),
+    ("train_policy", "temperature"), ("train_policy", "checkpoint_every"),
+])
+def test_training_by_nothing_is_refused_before_it_starts(section: str, key: str) -> None:
+    with pytest.raises(InputError, match=rf"{section}\.{key}: Input should be greater than 0"):
+        small_config(**{section: {key: 0}})
 
 
 # The training stages on tiny models
