@@ -25,7 +25,7 @@ NAMES = ("Mia", "Ben", "Ana", "Tom", "Zoe", "Leo", "Eva", "Max", "Ida", "Sam")
 THINGS = ("apples", "coins", "shells", "cards", "stamps", "beads", "books", "pens")
 # Each phrase names its number: a step restates the event it accounts for.
 PHRASES: dict[str, tuple[str, ...]] = {
-    "+": ("{name} buys {n} more", "{name} finds {n} more", "{name} wins {n}", "{friend} gives {name} {n}"),
+    "+": ("{name} buys {n} more", "{name} finds {n} more", "{name} wins {n}", "{name} gets {n} from {friend}"),
     "-": ("{name} loses {n}", "{name} sells {n}", "{name} gives away {n}", "{name} gives {friend} {n}"),
     "*": ("The pile grows {n} times", "{name} makes it {n} times as many"),
     "/": ("{name} keeps one of {n} equal parts", "{name} shares them equally among {n}"),
