@@ -66,8 +66,11 @@ def test_metrics_stay_out_of_the_cache(name: str) -> None:
 def test_code_dependencies_are_what_the_stage_imports(name: str, imports: grimp.ImportGraph) -> None:
     roots = {f"prm_core.stages.{name}"} | BY_PATH.get(name, set())
     modules = roots.union(*(imports.find_upstream_modules(root) for root in roots)) - PLUMBING
-    written = sorted(path for path in GRAPH[name]["deps"] if path.startswith("prm_core/"))
-    assert written == sorted(_file(module) for module in modules)
+    expected = {_file(module) for module in modules}
+    written = {path for path in GRAPH[name]["deps"] if path.startswith("prm_core/")}
+    assert written == expected, (
+        f"dvc.yaml, deps of {name}: add {sorted(expected - written)}, remove {sorted(written - expected)}"
+    )
 
 
 def test_only_registration_depends_on_serving() -> None:
