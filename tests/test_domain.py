@@ -170,15 +170,23 @@ def test_data_is_the_same_bytes_for_the_same_seed(tmp_path):
     assert all(one[name] != content for name, content in files(tmp_path / "other").items())
 
 
-def test_splits_share_no_question_and_no_id(tmp_path):
+def test_splits_share_no_question_and_no_id(tmp_path, monkeypatch):
     """A split by step or by chain would put one question on both sides (METHODS 7)."""
-    data.make_data(tmp_path, make_config(data=SIZES))
+    # So few possible questions that splits drawn apart repeat each other's.
+    for name, value in {"NAMES": ("Mia", "Ben"), "THINGS": ("pens", "coins"), "STEPS": (2, 2), "MAX_START": 3,
+                        "MAX_OPERAND": 4, "DISTRACTOR_SHARE": 0.0, "OPERATION_WEIGHTS": {"+": 0.5, "-": 0.5},
+                        "PHRASES": {"+": ("{name} buys {n}",), "-": ("{name} loses {n}",)}}.items():
+        monkeypatch.setattr(arithmetic, name, value)
+    drawn = [p.prompt for split in data.SPLITS for p in arithmetic.make_problems(split, 20, 0)]
+    assert len(set(drawn)) < len(drawn)
+
+    sizes = {"warmup": 25, "train": 20, "dev": 10, "test": 10, "human_chains": 15}
+    data.make_data(tmp_path, make_config(data=sizes))
     splits = {name: store.read_jsonl(Problem, tmp_path / f"{name}.jsonl") for name in data.SPLITS}
-    splits["human"] = store.read_jsonl(Problem, tmp_path / "human" / "problems.jsonl")
+    splits["human_chains"] = store.read_jsonl(Problem, tmp_path / "human" / "problems.jsonl")
     problems = [problem for split in splits.values() for problem in split]
 
-    assert {name: len(split) for name, split in splits.items()} == {
-        "test": 20, "dev": 20, "train": 40, "warmup": 60, "human": 30}
+    assert {name: len(split) for name, split in splits.items()} == sizes
     assert len({problem.prompt for problem in problems}) == len(problems)
     assert len({problem.id for problem in problems}) == len(problems)
 
