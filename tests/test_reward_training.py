@@ -162,15 +162,15 @@ def test_the_head_has_a_rate_of_its_own(tmp_path) -> None:
 
 
 def test_the_epoch_with_the_lowest_dev_loss_is_kept(tmp_path) -> None:
-    """Dev labels that contradict training: the dev loss rises, and the first epoch's weights stay."""
+    """Dev labels that contradict training: the better it learns, the higher the dev loss."""
     data = labelled(12)
     against = [Encoded(one.chain, tuple(1 - t for t in one.targets)) for one in data[:3]]
-    settings = SETTINGS.model_copy(update={"epochs": 4, "learning_rate": 0.01, "head_learning_rate": 0.05})
+    settings = SETTINGS.model_copy(update={"epochs": 8, "learning_rate": 0.01, "head_learning_rate": 0.05})
     model = make_reward_model(tmp_path / "lm", ENCODER)
     history, _ = train(model, tmp_path / "work", settings=settings, data=[*data[:9], *against])
     losses = [record["dev_loss"] for record in history]
-    assert losses == sorted(losses)
-    assert dev_loss(model, against, ENCODER.pad_id, 4) == pytest.approx(losses[0], abs=1e-6)
+    assert min(losses) < 0.9 * losses[-1]
+    assert dev_loss(model, against, ENCODER.pad_id, 4) == pytest.approx(min(losses), abs=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_way_out(tmp_path) -> None:
