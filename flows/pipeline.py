@@ -26,6 +26,7 @@ from rich.table import Table
 
 from flows import dvc
 from prm_core import environment, store, tracking, workspace
+from prm_core.cli import server
 from prm_core.errors import InputError
 from prm_core.stages.base import CHAIN
 
@@ -113,7 +114,7 @@ def pipeline(profile: str = "default", problems: str | None = None) -> State:
     root = environment.project_root()
     file = None if problems is None else Path(problems)
     try:
-        with workspace.exclusive(workspace.locate(root, profile, file)) as lock:
+        with server.started(), workspace.exclusive(workspace.locate(root, profile, file)) as lock:
             folder = workspace.prepare(root, profile, file)
             return run_chain(folder, lock)
     except InputError as error:
@@ -194,7 +195,9 @@ def main() -> None:
     parser.add_argument("--problems")
     given = parser.parse_args()
     try:
-        state = pipeline(given.profile, given.problems, return_state=True)
+        # Before Prefect starts its own server, so that the two start side by side.
+        with server.started():
+            state = pipeline(given.profile, given.problems, return_state=True)
     except KeyboardInterrupt:
         sys.exit(130)
     if state.is_failed():

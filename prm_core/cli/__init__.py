@@ -11,6 +11,7 @@ import sys
 import typer
 
 from prm_core import environment
+from prm_core.cli import server
 from prm_core.cli.data import app as data_app
 from prm_core.cli.evaluate import evaluate
 from prm_core.cli.promote import promote
@@ -63,7 +64,16 @@ def configure_logging() -> None:
 
 
 def main() -> None:
-    """Entry point of `prm`."""
+    """Entry point of `prm`: in the server of the flow that called it, if there is one, else here."""
+    environment.apply()
+    code = server.forward()
+    if code is not None:
+        sys.exit(code)
+    run_command_line()
+
+
+def run_command_line() -> None:
+    """Runs the command in `sys.argv`; ends the process with its exit code."""
     environment.apply()
     configure_logging()
     try:
