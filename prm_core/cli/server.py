@@ -45,6 +45,7 @@ MODULES = (
     "mlflow.pyfunc",
     "matplotlib.figure",
 )
+START = "import sys; from prm_core.cli import run_command_line, server; server.serve(sys.argv[1], run_command_line)"
 _LENGTH = struct.Struct("!I")
 # What a shell reports of a process that signal 9 ended; the flow tries such a stage again.
 KILLED = 128 + signal.SIGKILL
@@ -59,7 +60,7 @@ def started() -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="prm-"))
     path = folder / "commands"
     # The server ends when this end of the pipe closes, even if this process is killed.
-    process = subprocess.Popen([sys.executable, "-m", "prm_core.cli.server", str(path)], stdin=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", START, str(path)], stdin=subprocess.PIPE)
     os.environ[SOCKET] = str(path)
     try:
         yield
@@ -158,9 +159,3 @@ def _die_with(connection: socket.socket) -> None:
     """Ends this process when the one whose command it runs is gone."""
     if not connection.recv(1):
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    from prm_core.cli import run_command_line
-
-    serve(sys.argv[1], run_command_line)
