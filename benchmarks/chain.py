@@ -28,7 +28,6 @@ from prm_core import environment, store
 
 SECONDS = {"run": 600, "again": 30, "smoke": 90}
 GIB = 2**30
-REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +114,9 @@ def quality_bars(metrics: dict[str, float], best_of: list[int]) -> list[Bar]:
     ]
 
 
-def again_bars(folder: Path, workspace: Path, profile: str) -> list[Bar]:
+def again_bars(folder: Path, workspace: Path, profile: str, repeats: int) -> list[Bar]:
     """The same run with nothing changed, and what DVC says of the workspace."""
-    runs = [prm_run(folder, profile) for _ in range(REPEATS)]
+    runs = [prm_run(folder, profile) for _ in range(repeats)]
     seconds = [run.seconds for run in runs]
     status = timed(["dvc", "status"], workspace).output
     repro = timed(["dvc", "repro"], workspace).output
@@ -140,14 +139,14 @@ def main() -> None:
     more: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         smokes = []
-        for number in range(1 if given.quick else REPEATS):
+        for number in range(1 if given.quick else given.repeats):
             folder = clone(root, Path(name) / f"smoke-{number}")
             smokes.append(prm_run(folder, "smoke").seconds)
         median = statistics.median(smokes)
         bars.append(Bar("smoke from nothing, seconds", median, min(smokes), max(smokes), "<= 90",
                         median <= SECONDS["smoke"]))
         if given.quick:
-            bars += again_bars(folder, folder / "runs" / "smoke", "smoke")
+            bars += again_bars(folder, folder / "runs" / "smoke", "smoke", given.repeats)
         else:
             folder = clone(root, Path(name) / "default")
             first = prm_run(folder, "default")
@@ -155,7 +154,7 @@ def main() -> None:
                 Bar("default from nothing, seconds", first.seconds, None, None, "<= 600",
                     first.seconds <= SECONDS["run"]),
                 Bar("default: peak memory, GiB", first.peak / GIB, None, None, "< 6", first.peak < 6 * GIB),
-                *again_bars(folder, folder, "default"),
+                *again_bars(folder, folder, "default", given.repeats),
             ]
             metrics = store.read_json(folder / "artifacts/evaluate/metrics.json")
             warmup = store.read_json(folder / "artifacts/warmup/metrics.json")
@@ -164,7 +163,7 @@ def main() -> None:
                      Bar("backbone pass@1, dev, %", backbone, None, None, ">= 95", backbone >= 95)]
             more["summary"] = [line for line in first.output.splitlines() if "│" in line]
             more["metrics"] = metrics
-    write(given.out, "chain", given.quick, bars, **more)
+    write("chain", given, bars, **more)
 
 
 if __name__ == "__main__":

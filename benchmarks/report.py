@@ -28,9 +28,10 @@ class Bar:
 
 
 def arguments(name: str) -> argparse.Namespace:
-    """`--quick` and `--out FILE`."""
+    """`--quick`, `--repeats N` and `--out FILE`."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="within five minutes: the same, more noisily")
+    parser.add_argument("--repeats", type=int, default=3, help="runs whose median counts, where a bar repeats runs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     return parser.parse_args()
 
@@ -45,13 +46,14 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def write(out: Path, name: str, quick: bool, bars: list[Bar], **more: Any) -> None:
+def write(name: str, given: argparse.Namespace, bars: list[Bar], **more: Any) -> None:
     """Writes the result and prints it as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    store.write_json(out, {
-        "command": f"python -m benchmarks.{name}{' --quick' if quick else ''} --out {out.name}",
+    options = f"{'--quick ' if given.quick else ''}--repeats {given.repeats} --out {given.out.name}"
+    store.write_json(given.out, {
+        "command": f"python -m benchmarks.{name} {options}",
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": code_version(),

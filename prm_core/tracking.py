@@ -102,8 +102,15 @@ def use_store(workspace: Path) -> None:
     import mlflow
 
     uri = _ready_store(workspace)
+    # MLflow exports the URI as well; left there, it would stand for the user's own choice in every later call.
+    chosen = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    for name, value in chosen.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def experiment_id(client: MlflowClient, workspace: Path) -> str:
