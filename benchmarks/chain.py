@@ -41,14 +41,14 @@ class Timed:
 
 
 def timed(command: list[str], folder: Path) -> Timed:
-    """Runs a command and samples the memory its process tree holds (proportional set size, ten times a second)."""
+    """Runs a command and samples the memory its process tree holds (proportional set size, once a second)."""
     start = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     peak, stop = 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
-        while not stop.wait(0.1):
+        while not stop.wait(1.0):
             total = 0
             try:
                 family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
