@@ -73,13 +73,17 @@ class GenerateConfig(Section):
 
 
 class RolloutConfig(Section):
-    rollouts: int = Field(ge=1, description="K continuations per prefix")
+    rollouts: int = Field(ge=1, description="K continuations per prefix, at most")
     rule: str = Field(description="verdict rule: any, majority, relative")
     temperature: float = 1.0
+    decided: float = Field(gt=0.5, le=1, description="posterior probability of a verdict that needs no more rollouts; "
+                                                     "1 buys all K for every prefix")
+    max_tokens: NonNegativeInt = Field(description="tokens the strategy may generate in all; 0 is no limit")
 
 
 class McDropoutConfig(Section):
     samples: int = Field(ge=2, description="forward passes with dropout on")
+    measure: str = Field(description="what of a step's passes is mapped: predictive, likelihood, bald, representation")
     dropout: float = Field(gt=0, lt=1)
     fit_chains: int = Field(ge=20, description="chains whose outcomes the map from spread to P(right) is fitted on")
     batch_size: int = Field(ge=1, description="chains a pass")
@@ -87,20 +91,42 @@ class McDropoutConfig(Section):
 
 class MctsConfig(Section):
     problems: int = Field(ge=0, description="questions that get a tree")
-    simulations: int = Field(ge=1, description="selection-expansion-rollout-backup rounds per tree")
-    branching: int = Field(ge=1, description="children sampled at an expansion")
-    exploration: float = Field(ge=0, description="UCB1 exploration constant")
+    simulations: NonNegativeInt = Field(description="selections per tree after its chains are searched")
+    selection: str = Field(description="which state is rolled out next: omega, ucb1, puct")
+    rollouts: int = Field(ge=1, description="continuations sampled from a state")
+    exploration: float = Field(ge=0, description="c of ucb1 and c_puct of puct and omega")
     rule: str = "any"
-    min_visits: int = Field(ge=1, description="a node visited less often abstains")
     temperature: float = 1.0
+    preference_margin: float = Field(ge=0, le=1, description="difference of values that makes siblings a pair")
+
+
+class VerifierConfig(Section):
+    timeout: PositiveFloat = Field(description="seconds for one step; a step that takes longer gets no verdict")
+
+
+class JudgeConfig(Section):
+    model: str = Field(description="name at the endpoint, or a Hugging Face folder or hub id without one")
+    endpoint: str = Field(description="base URL of an OpenAI-compatible server (…/v1); empty for a local model")
+    api_key_env: str = Field(description="environment variable that holds the key; unset is no key")
+    structured: Literal["json_schema", "json_object", "none"]
+    temperature: float = Field(ge=0)
+    max_new_tokens: PositiveInt
+    timeout: PositiveFloat = Field(description="seconds for one answer")
+    retries: NonNegativeInt
+    concurrency: PositiveInt = Field(description="requests under way at once")
+    input_price: float = Field(ge=0, description="cost of a million tokens read, in your currency")
+    output_price: float = Field(ge=0, description="cost of a million tokens written")
 
 
 class LabelConfig(Section):
-    strategies: list[Literal["rollout", "mc_dropout", "mcts"]] = Field(min_length=1)
+    strategies: list[Literal["rollout", "mc_dropout", "mcts", "verifier", "judge"]] = Field(min_length=1)
     rollout: RolloutConfig
     mc_dropout: McDropoutConfig
     mcts: MctsConfig
-    merge: str = Field(description="how strategies combine: vote, or the name of one strategy")
+    verifier: VerifierConfig
+    judge: JudgeConfig
+    merge: str = Field(description="how strategies combine: dawid_skene, vote, or the name of one strategy")
+    consensus: bool = Field(description="keep only chains whose first error two strategies agree on")
     lone_vote_factor: float = Field(ge=0, le=1, description="confidence of a verdict only one strategy gives")
     max_failed_share: float = Field(ge=0, le=1, description="a strategy failing on more chains fails the stage")
     batch_size: int = Field(ge=1)

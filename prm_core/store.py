@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prm_core.errors import InputError
-from prm_core.types import Problem, Step, StepLabel, Trajectory
+from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
 
-Row = TypeVar("Row", Problem, Trajectory, StepLabel)
+Row = TypeVar("Row", Problem, Trajectory, StepLabel, StepPreference)
 
 _STEP = pa.struct([("text", pa.string()), ("observation", pa.string()), ("agent", pa.string())])
 SCHEMAS: dict[type, pa.Schema] = {
@@ -31,7 +31,12 @@ SCHEMAS: dict[type, pa.Schema] = {
     StepLabel: pa.schema(
         [("trajectory_id", pa.string()), ("step_index", pa.int32()), ("strategy", pa.string()),
          ("value", pa.float64()), ("is_correct", pa.bool_()), ("confidence", pa.float64()), ("tokens", pa.int64()),
-         ("reasoning", pa.string())]
+         ("reasoning", pa.string()), ("lineage", pa.string())]
+    ),
+    StepPreference: pa.schema(
+        [("problem_id", pa.string()), ("steps", pa.list_(_STEP)), ("chosen", _STEP), ("rejected", _STEP),
+         ("chosen_value", pa.float64()), ("rejected_value", pa.float64()), ("chosen_rollouts", pa.int64()),
+         ("rejected_rollouts", pa.int64())]
     ),
 }
 _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
@@ -40,11 +45,16 @@ _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
                  "answer": (str, type(None)), "outcome": (bool, type(None)), "seed": (int,)},
     StepLabel: {"trajectory_id": (str,), "step_index": (int,), "strategy": (str,),
                 "value": (int, float, type(None)), "is_correct": (bool, type(None)), "confidence": (int, float),
-                "tokens": (int,), "reasoning": (str,)},
+                "tokens": (int,), "reasoning": (str,), "lineage": (str,)},
+    StepPreference: {"problem_id": (str,), "steps": (list,), "chosen": (dict,), "rejected": (dict,),
+                     "chosen_value": (int, float), "rejected_value": (int, float), "chosen_rollouts": (int,),
+                     "rejected_rollouts": (int,)},
 }
+# Fields that files from people may lack; the type's default stands in.
+_OPTIONAL = {"lineage"}
 
 
-def to_record(row: Problem | Trajectory | StepLabel) -> dict[str, Any]:
+def to_record(row: Problem | Trajectory | StepLabel | StepPreference) -> dict[str, Any]:
     """A row as plain JSON values, field names as in `types.py`."""
     return dataclasses.asdict(row)
 
@@ -73,14 +83,14 @@ def parse_steps(raw: Any, where: str) -> tuple[Step, ...]:
 def from_record(kind: type[Row], record: Mapping[str, Any], where: str) -> Row:
     """A row from JSON values. Raises InputError naming `where` and the field at fault."""
     expected = _TYPES[kind]
-    missing = [name for name in expected if name not in record]
+    missing = [name for name in expected if name not in record and name not in _OPTIONAL]
     if missing:
         raise InputError(f"{where}: missing field {', '.join(missing)}; a {kind.__name__} has {', '.join(expected)}")
     unknown = sorted(set(record) - set(expected))
     if unknown:
         raise InputError(f"{where}: unknown field {', '.join(unknown)}; a {kind.__name__} has {', '.join(expected)}")
-    for name, types in expected.items():
-        value = record[name]
+    for name, value in record.items():
+        types = expected[name]
         # bool is an int in Python, but `seed: true` is a mistake.
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
@@ -88,6 +98,11 @@ def from_record(kind: type[Row], record: Mapping[str, Any], where: str) -> Row:
     values = dict(record)
     if kind is Trajectory:
         values["steps"] = parse_steps(values["steps"], where)
+    elif kind is StepPreference:
+        # The prefix before the first step is empty.
+        values["steps"] = parse_steps(values["steps"], where) if values["steps"] else ()
+        for name in ("chosen", "rejected"):
+            values[name] = parse_steps([values[name]], f"{where}: {name}")[0]
     return kind(**values)
 
 
@@ -120,7 +135,7 @@ def read_jsonl(kind: type[Row], path: Path) -> list[Row]:
     return [from_record(kind, record, where) for where, record in read_json_lines(path)]
 
 
-def write_jsonl(path: Path, rows: Iterable[Problem | Trajectory | StepLabel | Mapping[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Problem | Trajectory | StepLabel | StepPreference | Mapping[str, Any]]) -> None:
     """Writes one JSON object per line, atomically."""
     lines = (row if isinstance(row, Mapping) else to_record(row) for row in rows)
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -189,8 +204,10 @@ def read_shards(kind: type[Row], folder: Path) -> list[Row]:
         for record in table.select(SCHEMAS[kind].names).to_pylist():
             if kind is Problem:
                 record["meta"] = json.loads(record["meta"])
-            elif kind is Trajectory:
+            elif kind in (Trajectory, StepPreference):
                 record["steps"] = tuple(Step(**step) for step in record["steps"])
+            if kind is StepPreference:
+                record |= {name: Step(**record[name]) for name in ("chosen", "rejected")}
             rows.append(kind(**record))
     return rows
 

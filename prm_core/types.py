@@ -78,6 +78,8 @@ class StepLabel:
         confidence: probability in [0, 1] that the verdict is right.
         tokens: tokens generated to reach it.
         reasoning: one line a reviewer can read.
+        lineage: what made it, as JSON: strategy and its version, model (hash or name), parameters, seed; empty for
+            people.
     """
 
     trajectory_id: str
@@ -88,3 +90,26 @@ class StepLabel:
     confidence: float
     tokens: int
     reasoning: str
+    lineage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepPreference:
+    """Two next steps after the same prefix, one worth more than the other: what a Bradley-Terry loss trains on.
+
+    Attributes:
+        problem_id: the problem.
+        steps: the prefix, may be empty.
+        chosen, rejected: the next steps.
+        chosen_value, rejected_value: Monte-Carlo values of the prefix with either, in [0, 1].
+        chosen_rollouts, rejected_rollouts: rollouts each value was estimated from.
+    """
+
+    problem_id: str
+    steps: tuple[Step, ...]
+    chosen: Step
+    rejected: Step
+    chosen_value: float
+    rejected_value: float
+    chosen_rollouts: int
+    rejected_rollouts: int

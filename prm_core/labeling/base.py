@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 from prm_core.config import Config
 from prm_core.domains.base import Domain
@@ -45,10 +49,26 @@ class LabelingTools:
 
 
 class Strategy(ABC):
-    """One way to label steps."""
+    """One way to label steps.
+
+    Attributes:
+        version: raised whenever the same chains, parameters and seed give other labels than before.
+    """
+
+    version: ClassVar[int]
 
     def __init__(self, tools: LabelingTools) -> None:
         self.tools = tools
+
+    @property
+    @abstractmethod
+    def model(self) -> str:
+        """Hash or name of the model whose judgement the labels are, empty where there is none."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """The settings that the labels depend on, as plain JSON values."""
 
     def prepare(self, chains: Sequence[Chain], seed: int) -> None:  # noqa: B027  (most have nothing to prepare)
         """Sees all chains once, before any is labelled; the same chains and seed prepare the same."""
@@ -60,12 +80,29 @@ class Strategy(ABC):
         The same chains and seed give the same labels.
         """
 
+    def keep_evidence(self, folder: Path, shard: int) -> None:  # noqa: B027  (most have nothing beside their labels)
+        """Writes what else the last call of `label` found out, atomically, under names of its own."""
+
 
 STRATEGIES: Registry[Callable[[LabelingTools], Strategy]] = Registry("labelling strategy")
 
 
+def lineage(strategy: Strategy, name: str, seed: int) -> str:
+    """What makes labels: strategy@version, model, parameters and seed, as JSON with sorted keys."""
+    return json.dumps({"strategy": f"{name}@{strategy.version}", "model": strategy.model,
+                       "parameters": strategy.parameters, "seed": seed}, sort_keys=True)
+
+
 def label_shard(strategy: Strategy, name: str, chains: Sequence[Chain], seed: int) -> list[StepLabel]:
-    """Labels of a shard. When the whole fails, chain by chain; a chain that fails alone gets labels that say so."""
+    """Labels of a shard, with their lineage.
+
+    When the whole fails, chain by chain; a chain that fails alone gets labels that say so.
+    """
+    made_by = lineage(strategy, name, seed)
+    return [dataclasses.replace(row, lineage=made_by) for row in _label_or_say_why(strategy, name, chains, seed)]
+
+
+def _label_or_say_why(strategy: Strategy, name: str, chains: Sequence[Chain], seed: int) -> list[StepLabel]:
     try:
         return strategy.label(chains, seed)
     except Exception:
