@@ -135,7 +135,9 @@ def read_jsonl(kind: type[Row], path: Path) -> list[Row]:
     return [from_record(kind, record, where) for where, record in read_json_lines(path)]
 
 
-def write_jsonl(path: Path, rows: Iterable[Problem | Trajectory | StepLabel | StepPreference | Mapping[str, Any]]) -> None:
+def write_jsonl(
+    path: Path, rows: Iterable[Problem | Trajectory | StepLabel | StepPreference | Mapping[str, Any]]
+) -> None:
     """Writes one JSON object per line, atomically."""
     lines = (row if isinstance(row, Mapping) else to_record(row) for row in rows)
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
