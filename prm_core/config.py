@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -13,6 +13,8 @@ from prm_core.errors import InputError
 
 PROFILES = Path(__file__).parent / "profiles"
 PARAMS_FILE = "params.yaml"
+StrategyName = Literal["rollout", "mc_dropout", "mcts", "verifier", "judge"]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -119,7 +121,7 @@ class JudgeConfig(Section):
 
 
 class LabelConfig(Section):
-    strategies: list[Literal["rollout", "mc_dropout", "mcts", "verifier", "judge"]] = Field(min_length=1)
+    strategies: list[StrategyName] = Field(min_length=1)
     rollout: RolloutConfig
     mc_dropout: McDropoutConfig
     mcts: MctsConfig
@@ -136,11 +138,21 @@ class LabelConfig(Section):
 
 class ValidateConfig(Section):
     min_coverage: float = Field(ge=0, le=1, description="share of steps with a merged verdict")
-    max_abstention: float = Field(ge=0, le=1)
+    max_abstention: Share | dict[StrategyName, Share] = Field(
+        description="share of a strategy's rows without a verdict; one number for all, or by strategy, and then one "
+                    "that is not named has no bound")
     correct_share: tuple[float, float]
     mean_confidence: tuple[float, float]
     min_agreement: float = Field(ge=0, le=1, description="share of steps on which two strategies agree")
+    max_drift: float = Field(ge=0, le=1, description="Jensen-Shannon divergence (base 2) of verdicts and of values, "
+                                                     "and difference of mean confidences, from the previous run's")
     critical: list[str] = Field(description="expectations whose failure stops the chain")
+
+    def abstention_of(self, strategy: str) -> float:
+        """The largest share of its rows that a strategy may leave without a verdict."""
+        if isinstance(self.max_abstention, dict):
+            return self.max_abstention.get(strategy, 1.0)
+        return self.max_abstention
 
 
 class CalibrateConfig(Section):

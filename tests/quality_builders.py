@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
@@ -25,8 +26,8 @@ def make_config(**sections: Mapping[str, Any]) -> Config:
     fixed = {
         "label": {"strategies": STRATEGIES, "max_failed_share": 0.05},
         "validate": {"min_coverage": 0.8, "max_abstention": 0.5, "correct_share": [0.3, 0.98],
-                     "mean_confidence": [0.5, 1.0], "min_agreement": 0.7,
-                     "critical": ["values_in_range", "unique_keys", "coverage", "label_balance"]},
+                     "mean_confidence": [0.5, 1.0], "min_agreement": 0.7, "max_drift": 0.05,
+                     "critical": ["values_in_range", "lineage", "unique_keys", "coverage", "label_balance"]},
         "calibrate": {"method": "isotonic", "min_labels": 50, "bins": 10, "min_confidence": 0.5,
                       "review_budget": 20},
     }
@@ -47,6 +48,12 @@ def label(
     strategy: str = "merged", value: float | None = None, reasoning: str = "because",
 ) -> StepLabel:
     return StepLabel(trajectory_id, index, strategy, value, is_correct, confidence, 1, reasoning)
+
+
+def made(row: StepLabel) -> StepLabel:
+    """The row with the lineage that the label stage gives it."""
+    made_by = {"strategy": f"{row.strategy}@1", "model": "", "parameters": {}, "seed": 0}
+    return dataclasses.replace(row, lineage=json.dumps(made_by, sort_keys=True))
 
 
 def human(trajectory_id: str, index: int, is_correct: bool, reviewer: str = "ann") -> StepLabel:
@@ -77,8 +84,8 @@ def write_workspace(
     truths = [(t.id, i, right(int(t.id.split("-")[1]), i)) for t in (*generated, *reviewed) for i in range(STEPS)]
     store.write_jsonl(root / "data/human/labels.jsonl",
                       [human(t, i, ok) for t, i, ok in truths if t.startswith("human")])
-    labels = [label(t, i, ok, strategy=name) for t, i, ok in truths for name in STRATEGIES]
-    merged = [label(t, i, ok) for t, i, ok in truths]
+    labels = [made(label(t, i, ok, strategy=name)) for t, i, ok in truths for name in STRATEGIES]
+    merged = [made(label(t, i, ok)) for t, i, ok in truths]
     store.write_shard(root / "artifacts/label/labels", 0, StepLabel, list(change("labels", labels)))
     store.write_shard(root / "artifacts/label/merged", 0, StepLabel, list(change("merged", merged)))
     return root

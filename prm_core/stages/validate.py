@@ -10,14 +10,19 @@ import dataclasses
 import logging
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prm_core import store, tracking
 from prm_core.config import Config
 from prm_core.errors import InputError
+from prm_core.labeling import drift
+from prm_core.labeling.drift import Previous
+from prm_core.labeling.expectations import TABLES, check_names
 from prm_core.labeling.human import all_trajectories, read_human
-from prm_core.labeling.validation import TABLES, Report, check_names, validate_labels
+from prm_core.labeling.validation import Report, validate_labels
 from prm_core.labeling.validation_docs import index_page
 from prm_core.stages.base import Stage, StageIO
 from prm_core.types import StepLabel, Trajectory
@@ -31,7 +36,9 @@ ROWS_PER_SHARD = 100_000
 
 
 def run(config: Config, io: StageIO) -> None:
-    """Validates the labels of a workspace.
+    """Validates the labels of a workspace, and compares their distribution with the previous run's.
+
+    DVC runs a stage only when something it depends on changed; the comparison is made then.
 
     Raises InputError on a missing column (the fault of whatever wrote the shard, not of the data in it) and on an
     unknown name in `validate.critical`.
@@ -41,11 +48,13 @@ def run(config: Config, io: StageIO) -> None:
     trajectories = all_trajectories(generated, read_human(io.inputs["human"]).trajectories)
     step_counts = {t.id: len(t.steps) for t in trajectories}
     frames = [_frame(io.inputs[table]) for table in TABLES]
-    report = validate_labels(*frames, step_counts, config)
+    digest = store.digest(*(io.inputs[table] for table in TABLES))
+    previous, unreachable = _previous(config, io, digest)
+    report = validate_labels(*frames, step_counts, config, previous)
 
     kept = _write_rows(report, frames, io)
     docs = io.outputs["docs"]
-    store.write_text(docs / "index.html", index_page(report.checks, report.figures))
+    store.write_text(docs / "index.html", index_page(report))
     for table, page in report.pages.items():
         store.write_text(docs / f"{table}.html", page)
     failing = {table: len(rows) for table, rows in report.reasons.items()}
@@ -61,17 +70,42 @@ def run(config: Config, io: StageIO) -> None:
             log.warning("%s expectation %s fails on %s.%s: observed %s, demanded %s",
                         "critical" if check.critical else "advisory", check.name, check.table, check.column,
                         check.observed, check.bound)
-    with tracking.stage_run(io.workspace, "validate", config) as tracked:
-        tracked.log_metrics({name: value for name, value in figures.items() if value is not None})
-        tracked.log_artifact(docs)
+    if not unreachable:
+        passed = not figures["failed_critical_expectations"]
+        _track(config, io, figures, report, drift.record(report.strategies, config, digest, passed))
     store.write_json(io.outputs["result"], {
         "success": all(check.success for check in report.checks),
         "figures": figures,
+        "drift": report.drift.to_dict(),
         "expectations": [dataclasses.asdict(check) for check in report.checks],
         "quarantine": f"{STAGE.outputs['quarantine']}/rows.jsonl",
         "docs": f"{STAGE.outputs['docs']}/index.html",
     })
     log.info("%d of %d merged rows pass; %d rows in quarantine", kept, len(frames[1]), sum(failing.values()))
+
+
+def _previous(config: Config, io: StageIO, digest: str) -> tuple[Previous | str, bool]:
+    """The run to compare with or why there is none, and whether the tracking store could not be reached."""
+    try:
+        found = drift.find_previous(io.workspace, config, digest)
+    except drift.StoreUnreachable as error:
+        log.warning("the tracking store cannot be reached (%s): the labels are not compared with an earlier run's, and "
+                    "this run is not recorded", error)
+        return f"the tracking store cannot be reached: {error}", True
+    log.info("drift: %s", found if isinstance(found, str) else f"compared with run {found.run_id} of {found.date}")
+    return found, False
+
+
+def _track(
+    config: Config, io: StageIO, figures: Mapping[str, float | None], report: Report, record: Mapping[str, Any]
+) -> None:
+    """Records figures, docs and the distributions that the next run compares with."""
+    shifts = {shift.figure: shift.amount for shift in report.drift.shifts}
+    with tracking.stage_run(io.workspace, "validate", config) as tracked, TemporaryDirectory() as folder:
+        tracked.log_metrics({name: value for name, value in {**figures, **shifts}.items() if value is not None})
+        tracked.log_artifact(io.outputs["docs"])
+        store.write_json(Path(folder) / drift.FILE, record)
+        tracked.log_artifact(Path(folder) / drift.FILE)
 
 
 def _frame(folder: Path) -> pd.DataFrame:
@@ -147,6 +181,6 @@ STAGE = Stage(
         "docs": "artifacts/validate/docs",
         "result": "artifacts/validate/result.json",
     },
-    params=("validate", "label"),
+    params=("profile", "domain", "validate", "label"),
     run=run,
 )
