@@ -66,11 +66,13 @@ def render(result: ExpectationSuiteValidationResult) -> str:
 
 
 def index_page(report: Report) -> str:
-    """The front page: every expectation by its stable name, failures first; then what each strategy says, how far
-    every pair agrees, how the labels differ from the previous run's, and the remaining dataset-level figures."""
+    """The front page: the expectations that fail, by their stable names; what each strategy says, how far every pair
+    agrees, how the labels differ from the previous run's, the other dataset-level figures; the expectations that
+    hold."""
     checks = report.checks
-    failed = sum(not check.success for check in checks)
-    sections = [f"<h1>Label validation: {failed} of {len(checks)} expectations fail</h1>", _expectations(checks)]
+    failing, holding = ([c for c in checks if c.success == success] for success in (False, True))
+    sections = [f"<h1>Label validation: {len(failing)} of {len(checks)} expectations fail</h1>"]
+    sections += [_expectations(failing)] if failing else []
     if report.figures:
         strategies = [name.split("/")[1] for name in report.figures if name.startswith("reach/")]
         rest = {name: value for name, value in report.figures.items() if "/" not in name}
@@ -80,6 +82,7 @@ def index_page(report: Report) -> str:
             "<h2>Drift</h2>", _drift(report.drift),
             "<h2>Merged labels</h2>", _table([], [[name, _figure(value)] for name, value in rest.items()]),
         ]
+    sections += ["<h2>Expectations that hold</h2>", _expectations(holding)] if holding else []
     return _HEAD.format(title="Label validation", style=_STYLE) + f"<body>{''.join(sections)}</body></html>\n"
 
 
@@ -92,7 +95,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _expectations(checks: Sequence[Check]) -> str:
     rows = []
-    for check in sorted(checks, key=lambda c: (c.success, c.table != "summary")):
+    for check in sorted(checks, key=lambda c: c.table != "summary"):
         verdict = Markup('<span class="held">✓ holds</span>' if check.success else
                          '<span class="failed">✗ fails</span>')
         observed = _figure(check.observed) if isinstance(check.observed, float | int) else check.observed or ""
