@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUNS = "runs"
+LOCK = ".work/run.lock"
 # What data/ of a workspace under runs/ was made from, and its hash then.
 DATA_SOURCE = ".data-source.json"
 _CODE = ("prm_core/", "flows/")
@@ -54,7 +55,7 @@ def exclusive(workspace: Path) -> Iterator[int]:
     The lock goes when the last process that holds it ends, however it ends: after a `kill -9` of the run, a stage it
     started still guards the workspace until it is done. Raises InputError when another run holds it.
     """
-    path = workspace / ".work" / "run.lock"
+    path = workspace / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
         try:
@@ -68,6 +69,19 @@ def exclusive(workspace: Path) -> Iterator[int]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()
+
+
+def is_in_use(workspace: Path) -> bool:
+    """Whether a run, or a stage it left behind, is at work in a workspace."""
+    path = workspace / LOCK
+    if not path.exists():
+        return False
+    with path.open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def check(root: Path, profile: str, problems: Path | None = None) -> None:

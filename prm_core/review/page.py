@@ -1,0 +1,338 @@
+"""The review page: NiceGUI elements over a `Session`, served on this machine only. All state is in session.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from nicegui import app, events, ui
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from prm_core.errors import InputError
+from prm_core.labeling.agreement import agreement, describe
+from prm_core.labeling.human import StepKey
+from prm_core.labeling.review_files import reviewer_name
+from prm_core.review import pause
+from prm_core.review.session import Board, Session
+
+HOST = "127.0.0.1"
+# An answer that comes sooner after the step than this was meant for the step before it (a key pressed twice).
+LOOK_SECONDS = 0.3
+# How often a page looks for what other windows, reviewers and runs have done.
+REFRESH_SECONDS = 3.0
+KEYS = {
+    "y  →": "the step is right",
+    "n  ←": "the step is wrong",
+    "s": "skip: it comes back at the end",
+    "u": "undo, as often as you like",
+    "v": "show or hide what the strategies say",
+    "m": "write a note (Esc ends it)",
+    "?": "this help",
+}
+GUIDE = (
+    "Judge this step alone: is it right, given the question and the steps before it? Where an earlier step is wrong, "
+    "one that goes on from it correctly is right all the same. Skip what you cannot tell."
+)
+CSS = """
+.nicegui-content { padding: 0; height: 100vh; }
+.review { height: 100vh; width: 100%; display: flex; flex-direction: column; }
+.review .text { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 1.05rem; line-height: 1.5; }
+.review .step { font-size: 1.3rem; line-height: 1.45; font-weight: 500; }
+.review .caption { font-size: .75rem; letter-spacing: .06em; text-transform: uppercase; opacity: .65; }
+.review .scroll { overflow-y: auto; }
+.review .steps .q-scrollarea__content { padding: 0; gap: 0; }
+.review .caption { flex-shrink: 0; }
+"""
+
+
+class ReviewPage:
+    """One browser window of a reviewer.
+
+    Args:
+        session: shared by all windows of the reviewer.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._always = self._revealed = False
+        # What is drawn, which step that is, and since when.
+        self._drawn: tuple[object, ...] = ()
+        self._key: StepKey | None = None
+        self._since = 0.0
+        self._note: ui.textarea | None = None
+        ui.add_css(CSS)
+        with ui.dialog() as self._help, ui.card():
+            self._fill_help()
+        with ui.element("div").classes("review"):
+            self._body()
+        ui.keyboard(self._on_key, repeating=False, ignore=["input", "textarea"])
+        ui.timer(REFRESH_SECONDS, self._look_again)
+
+    # --- what a reviewer does -----------------------------------------------------------------------------------------
+
+    def _on_key(self, event: events.KeyEventArguments) -> None:
+        modifiers = event.modifiers
+        if not event.action.keydown or modifiers.ctrl or modifiers.alt or modifiers.meta:
+            return
+        actions: dict[str, Callable[[], None]] = {
+            "y": partial(self._answer, True), "ArrowRight": partial(self._answer, True),
+            "n": partial(self._answer, False), "ArrowLeft": partial(self._answer, False),
+            "s": self._skip, "u": self._undo, "v": self._reveal, "m": self._write_note, "?": self._help.open,
+        }
+        action = actions.get(event.key.name)
+        # The dialog closes itself with Esc; a key that is meant for it is no answer.
+        if action and not self._help.value:
+            action()
+
+    def _do(self, change: Callable[[], object]) -> None:
+        """Makes a change and shows what came of it, refusals included."""
+        try:
+            change()
+        except InputError as error:
+            ui.notify(str(error), type="warning", position="top", multi_line=True, close_button="OK")
+        self._show()
+
+    def _answer(self, verdict: bool) -> None:
+        item = self.session.current
+        if item is None:
+            return
+        if item.key != self._key or time.monotonic() - self._since < LOOK_SECONDS:
+            ui.notify("That was too fast for the new step: nothing recorded", type="info", position="top")
+            self._show()
+            return
+        note = self._note.value or "" if self._note else ""
+        self._do(lambda: self.session.answer(item.key, verdict, note))
+
+    def _skip(self) -> None:
+        item = self.session.current
+        if item is not None:
+            self._do(lambda: self.session.skip(item.key))
+
+    def _undo(self) -> None:
+        def undo() -> None:
+            if not self.session.undo():
+                ui.notify("Nothing to undo", type="info", position="top")
+        self._do(undo)
+
+    def _reveal(self) -> None:
+        self._revealed = not self._revealed
+        self._show(anew=True)
+
+    def _set_always(self, event: events.ValueChangeEventArguments) -> None:
+        self._always = event.value
+        self._show(anew=True)
+
+    def _write_note(self) -> None:
+        if self._note:
+            self._note.run_method("focus")
+
+    def _look_again(self) -> None:
+        self._do(self.session.refresh)
+
+    # --- what a reviewer sees -----------------------------------------------------------------------------------------
+
+    def _show(self, anew: bool = False) -> None:
+        """Draws the page again if something has changed; what is being typed stays if nothing has."""
+        if anew or self._state() != self._drawn:
+            self._body.refresh()
+
+    def _state(self) -> tuple[object, ...]:
+        item = self.session.current
+        return (item.key if item else None, repr(self.session.progress()), self.session.last)
+
+    @ui.refreshable_method
+    def _body(self) -> None:
+        item = self.session.current
+        key = item.key if item else None
+        if key != self._key:
+            self._key, self._since, self._revealed = key, time.monotonic(), False
+        self._drawn = self._state()
+        self._header()
+        if item is None:
+            self._note = None
+            self._finished()
+            return
+        with ui.element("main").classes("grow min-h-0 w-full max-w-6xl mx-auto px-6 py-4 flex flex-row gap-6"):
+            with ui.column().classes("h-full min-w-0 no-wrap gap-4").style("flex: 2 1 0"):
+                self._context(item.row)
+            if self._always or self._revealed:
+                with ui.column().classes("scroll h-full min-w-0 no-wrap gap-2").style("flex: 1 1 0"):
+                    self._verdicts(item.row)
+        self._judgement(item.row)
+
+    def _header(self) -> None:
+        progress = self.session.progress()
+        with ui.row().classes("w-full max-w-6xl mx-auto px-6 pt-3 items-center gap-4"):
+            ui.label("Step review").classes("text-lg font-semibold")
+            with ui.column().classes("grow gap-1"):
+                ui.label(f"{progress.mine} of {progress.asked} answered by {self.session.reviewer}, {progress.now} now"
+                         + (f", {progress.skipped} skipped" if progress.skipped else "")).mark("progress")
+                share = progress.mine / max(1, progress.asked)
+                ui.linear_progress(share, show_value=False, size="6px").props("rounded")
+            others = ", ".join(f"{name} {count}" for name, count in progress.by_reviewer.items())
+            ui.label(f"{progress.covered} of {progress.queue} steps covered ({others or 'nobody yet'})").classes(
+                "text-sm opacity-70")
+            ui.switch("Always show verdicts", value=self._always, on_change=self._set_always).props("dense").tooltip(
+                "Off, so that you judge before you read what the strategies say")
+            ui.button(icon="help_outline", on_click=self._help.open).props("flat round dense").tooltip("Help (?)")
+            ui.link("Change reviewer", "/?reviewer=").classes("text-sm")
+
+    def _context(self, row: Any) -> None:
+        ui.label("Question").classes("caption")
+        ui.label(row["prompt"]).classes("text scroll w-full shrink-0").style("max-height: 30vh").mark("question")
+        ui.label("Steps so far").classes("caption")
+        if not row["steps_before"]:
+            ui.label("None: this is the first step.").classes("text opacity-70")
+            return
+        with ui.scroll_area().classes("w-full grow min-h-0 steps") as area:
+            for number, step in enumerate(row["steps_before"], 1):
+                with ui.row().classes("w-full no-wrap gap-3 pb-1"):
+                    ui.label(str(number)).classes("text opacity-50 w-7 text-right shrink-0")
+                    ui.label(step).classes("text grow min-w-0")
+        # The last steps are the ones the step in question goes on from.
+        area.scroll_to(percent=1.0)
+
+    def _judgement(self, row: Any) -> None:
+        last = self.session.last
+        frame = "w-full border-t border-gray-400/40 bg-gray-500/10"
+        with ui.element("footer").classes(frame), ui.column().classes("w-full max-w-6xl mx-auto px-6 py-4 gap-3"):
+            ui.label(f"Step {row['step_index'] + 1}: is it right?").classes("caption")
+            ui.label(row["step"]).classes("text step scroll w-full").style("max-height: 32vh").mark("step")
+            with ui.row().classes("w-full items-center gap-3"):
+                for text, verdict in (("← Wrong (n)", False), ("Right (y) →", True)):
+                    ui.button(text, on_click=partial(self._answer, verdict), color=_COLORS[verdict]).props(
+                        "no-caps unelevated")
+                ui.button("Skip (s)", on_click=self._skip).props("no-caps outline")
+                ui.button("Undo (u)", on_click=self._undo).props("no-caps outline").set_enabled(self.session.can_undo)
+                hidden = not (self._always or self._revealed)
+                ui.button("Show verdicts (v)" if hidden else "Hide verdicts (v)", on_click=self._reveal).props(
+                    "no-caps flat").set_visibility(not self._always)
+                before = self.session.before
+                self._note = ui.textarea(placeholder="Note (m)", value=before.reasoning if before else "").props(
+                    "dense outlined autogrow rows=1").classes("grow").mark("note")
+                self._note.on("keydown.esc", lambda: self._note.run_method("blur"))
+            if before is not None:
+                ui.label(f"You had answered: {_word(before.is_correct)}").classes("text-sm opacity-70")
+            elif last is not None:
+                ui.label(f"Your last answer: {_word(last.is_correct)}").classes("text-sm opacity-70").mark("last")
+
+    def _verdicts(self, row: Any) -> None:
+        ui.label("What the strategies say").classes("caption").mark("verdicts")
+        probability = row.get("probability")
+        if probability is not None:
+            ui.label(f"All together: {probability:.0%} right").classes("text-sm")
+        for strategy in row["strategies"]:
+            with ui.card().classes("w-full gap-1 p-3").props("flat bordered"):
+                with ui.row().classes("items-center gap-2"):
+                    ui.label(strategy["strategy"]).classes("font-medium")
+                    ui.badge(_word(strategy["is_correct"]), color=_COLORS[strategy["is_correct"]])
+                ui.label(_figures(strategy)).classes("text-sm opacity-70")
+                if strategy["reasoning"]:
+                    ui.label(strategy["reasoning"]).classes("text-sm").style(
+                        "white-space: pre-wrap; overflow-wrap: anywhere; max-height: 14rem; overflow-y: auto")
+        if not row["strategies"]:
+            ui.label("Nothing.").classes("text-sm opacity-70")
+
+    def _finished(self) -> None:
+        progress = self.session.progress()
+        with ui.column().classes("grow w-full max-w-3xl mx-auto px-6 py-12 gap-4 scroll no-wrap"):
+            if not progress.queue:
+                ui.label("The queue is empty").classes("text-2xl font-semibold")
+                ui.label("The last run left no step to review.").classes("text")
+                return
+            ui.label("Done" if not progress.skipped else "All but the skipped ones").classes(
+                "text-2xl font-semibold").mark("finished")
+            ui.label(f"{progress.covered} of {progress.queue} steps have an answer. Everything is saved in "
+                     f"{self.session.board.workspace / 'data/human'}.").classes("text")
+            ui.label(pause.next_step(self.session.board.workspace)).classes("text font-medium").mark("next")
+            pairs = agreement([label for given in self.session.board.answers.values() for label in given.values()])
+            for pair in pairs:
+                ui.label(describe(pair)).classes("text").mark("agreement")
+            if not pairs:
+                ui.label("One reviewer so far; with a second one, their agreement shows up here.").classes("opacity-70")
+            with ui.row():
+                if progress.skipped:
+                    ui.button(f"Go through the {progress.skipped} skipped ones",
+                              on_click=lambda: self._do(self.session.revisit)).props("no-caps unelevated")
+                ui.button("Undo (u)", on_click=self._undo).props("no-caps outline").set_enabled(self.session.can_undo)
+
+    def _fill_help(self) -> None:
+        ui.label("How to judge").classes("text-lg font-semibold")
+        ui.label(GUIDE).classes("max-w-md")
+        ui.label("Keys").classes("text-lg font-semibold")
+        with ui.grid(columns="auto 1fr").classes("gap-x-6 gap-y-1"):
+            for keys, meaning in KEYS.items():
+                ui.label(keys).classes("font-mono")
+                ui.label(meaning)
+        ui.label("Every answer is saved at once; close the page whenever you like.").classes("opacity-70")
+        ui.button("Close", on_click=self._help.close).props("no-caps flat")
+
+
+_COLORS = {True: "positive", False: "negative", None: "grey"}
+
+
+def _word(verdict: bool | None) -> str:
+    return {True: "right", False: "wrong", None: "undecided"}[verdict]
+
+
+def _figures(strategy: dict[str, Any]) -> str:
+    value = "" if strategy["value"] is None else f"value {strategy['value']:.2f}, "
+    return f"{value}confidence {strategy['confidence']:.2f}"
+
+
+def _ask_name(known: list[str]) -> None:
+    """The page of a visitor who has not said who they are."""
+    def start() -> None:
+        try:
+            ui.navigate.to(f"/?reviewer={quote(reviewer_name(field.value))}")
+        except InputError as error:
+            ui.notify(str(error), type="warning")
+
+    with ui.column().classes("w-full max-w-md mx-auto px-6 py-16 gap-4"):
+        ui.label("Step review").classes("text-2xl font-semibold")
+        ui.label("Who is judging? Answers are kept under this name, and you go on where it stopped.")
+        field = ui.input("Your name", autocomplete=known).props("autofocus outlined").classes("w-full").on(
+            "keydown.enter", start).mark("name")
+        ui.button("Start", on_click=start).props("no-caps unelevated")
+
+
+def serve(board: Board, *, reviewer: str | None, port: int, show: bool) -> None:
+    """Serves the page on 127.0.0.1 until the process is interrupted.
+
+    Args:
+        reviewer: who opens the page without naming themselves; None: they are asked.
+        show: open a browser.
+
+    Raises InputError where the name cannot be one.
+    """
+    sessions: dict[str, Session] = {}
+
+    def session(name: str) -> Session:
+        if name not in sessions:
+            sessions[name] = Session(board, name)
+        sessions[name].refresh()
+        return sessions[name]
+
+    if reviewer is not None:
+        session(reviewer)
+
+    default = reviewer
+
+    @ui.page("/")
+    def index(reviewer: str | None = None) -> None:
+        name = default if reviewer is None else reviewer.strip()
+        if not name:
+            _ask_name(list(board.tally()))
+            return
+        try:
+            ReviewPage(session(name))
+        except InputError as error:
+            ui.label(str(error)).classes("m-8 text-lg")
+
+    # Only this machine's names: a page elsewhere cannot have its name point here.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    ui.run(host=HOST, port=port, show=show, reload=False, title="Step review", dark=None, favicon="⚖️",
+           show_welcome_message=False)
