@@ -3,7 +3,7 @@
 DVC decides what needs running and runs it (flows/dvc.py); this flow gives it an order, retries, a log and a place in
 Prefect's UI. A run here and `dvc repro` in the same workspace are interchangeable.
 
-    python -m flows.pipeline [--profile P] [--problems FILE]      (the same as `prm run`)
+    python -m flows.pipeline [--profile P] [--problems FILE] [--review]      (the same as `prm run`)
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import argparse
 import re
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from prefect.states import Completed, Failed, State
 from rich.console import Console
 from rich.table import Table
 
-from flows import dvc
+from flows import dvc, review
 from prm_core import environment, store, tracking, workspace
 from prm_core.cli import server
 from prm_core.errors import InputError
@@ -36,6 +37,8 @@ STOPPED = "Stopped"
 # A stage that a signal ended goes on from its last whole shard or checkpoint.
 RETRIES = 2
 RETRY_SECONDS = 5
+# The stage that makes the review queue.
+REVIEWED = "calibrate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,54 +106,111 @@ def promote(workplace: dvc.Workplace) -> State:
 
 
 @flow(name="pipeline", flow_run_name="{profile}", log_prints=False)
-def pipeline(profile: str = "default", problems: str | None = None) -> State:
+def pipeline(
+    profile: str = "default", problems: str | None = None, pause_for_review: bool = False, review_hours: float = 24
+) -> State:
     """The whole chain in the workspace of a profile.
 
     Args:
         profile: a name from prm_core/profiles/, `default`, or the path of a YAML file. Everything a result depends on
-            is in the profile, where DVC sees it; hence there are no other parameters.
+            is in the profile, where DVC sees it; hence no other parameter changes what a stage does.
         problems: a JSONL file of your own problems (prompt, answer, perhaps solution).
+        pause_for_review: wait for people once the review queue is made, record what they answered, and run again what
+            that changes before going on.
+        review_hours: how long to wait; then the run fails.
     """
     root = environment.project_root()
     file = None if problems is None else Path(problems)
     try:
         with server.started(), workspace.exclusive(workspace.locate(root, profile, file)) as lock:
             folder = workspace.prepare(root, profile, file)
-            return run_chain(folder, lock)
+            return run_chain(folder, lock, review_hours if pause_for_review else None)
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
     except dvc.CommandFailed as failure:
         return Failed(message=failure.reason)
 
 
-def run_chain(folder: Path, lock: int) -> State:
-    """Every stage in order, then promotion; stops at the first that fails."""
-    log = get_run_logger()
-    rows: list[Row] = []
-    changed = dvc.changed(folder)
-    if "data.dvc" in changed:
-        log.warning("data/ is not what data.dvc names; record it with `dvc add data`")
-    workplace = dvc.Workplace(folder, lock, {})
-    # Up to the first stage that runs, one look at the graph answers for all of them; after it, each asks again.
-    still = True
-    for name in CHAIN:
-        if still and name in changed:
-            still = False
-            workplace = dvc.Workplace(folder, lock, {tracking.PARENT_RUN: open_parent_run(folder)})
+@dataclass(slots=True)
+class Run:
+    """A run in progress.
+
+    Attributes:
+        workplace: where and how commands run; once a stage has to run, under an MLflow run of this flow's own.
+        rows: what became of the stages so far.
+        state: the last one's.
+    """
+
+    workplace: dvc.Workplace
+    rows: list[Row] = field(default_factory=list)
+    state: State = field(default_factory=Completed)
+
+    def note(self, name: str, state: State, started: float) -> None:
+        """Adds a line to the summary."""
+        self.state = state
+        self.rows.append(Row(name, state.name.lower(), time.monotonic() - started))
+
+
+def run_chain(folder: Path, lock: int, review_hours: float | None = None) -> State:
+    """Every stage in order, then promotion; stops at the first that fails.
+
+    Args:
+        review_hours: how long to wait for review after the stage that makes the queue; None: not at all.
+    """
+    run = Run(dvc.Workplace(folder, lock, {}))
+    if review_hours is not None:
+        run_stages(run, CHAIN[: CHAIN.index(REVIEWED) + 1])
+        if not run.state.is_failed():
+            wait_for_review(run, review_hours)
+    if not run.state.is_failed():
+        run_stages(run, CHAIN)
+    if not run.state.is_failed():
         started = time.monotonic()
-        state = run_stage(name, workplace, known_up_to_date=still, return_state=True)
-        rows.append(Row(name, state.name.lower(), time.monotonic() - started))
-        if state.is_failed():
-            break
-    else:
-        started = time.monotonic()
-        state = promote(workplace, return_state=True)
-        rows.append(Row("promote", state.name.lower(), time.monotonic() - started))
-    close_parent_run(folder, workplace, failed=state.is_failed())
-    show(folder, rows, state)
+        run.note("promote", promote(run.workplace, return_state=True), started)
+    state = run.state
+    close_parent_run(folder, run.workplace, failed=state.is_failed())
+    show(folder, run.rows, state)
     if state.is_failed():
         return Failed(name=state.name, message=state.message)
     return Completed(message=state.message)
+
+
+def run_stages(run: Run, names: Sequence[str]) -> None:
+    """Stages in order, up to the first that fails. What has its line in the summary and is still up to date gets no
+    second one."""
+    folder = run.workplace.folder
+    changed = dvc.changed(folder)
+    if "data.dvc" in changed:
+        get_run_logger().warning("data/ is not what data.dvc names; record it with `dvc add data`")
+    done = {row.stage for row in run.rows}
+    # Up to the first stage that runs, one look at the graph answers for all of them; after it, each asks again.
+    still = True
+    for name in names:
+        if still and name in changed:
+            still = False
+            if not run.workplace.environment:
+                parent = open_parent_run(folder)
+                run.workplace = dvc.Workplace(folder, run.workplace.lock, {tracking.PARENT_RUN: parent})
+        if still and name in done:
+            continue
+        started = time.monotonic()
+        state = run_stage(name, run.workplace, known_up_to_date=still, return_state=True)
+        run.note(name, state, started)
+        if state.is_failed():
+            return
+
+
+def wait_for_review(run: Run, hours: float) -> None:
+    """Waits for people and records what they answered."""
+    started = time.monotonic()
+    try:
+        review.wait(run.workplace.folder, hours)
+        state = Completed(name="Recorded" if review.record(run.workplace) else "Nothing new")
+    except review.NobodyCame as reason:
+        state = Failed(name="Waiting for review", message=str(reason))
+    except dvc.CommandFailed as failure:
+        state = failed("review", failure)
+    run.note("review", state, started)
 
 
 def open_parent_run(folder: Path) -> str:
@@ -193,11 +253,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
     parser.add_argument("--profile", default="default")
     parser.add_argument("--problems")
+    parser.add_argument("--review", action="store_true")
+    parser.add_argument("--review-hours", type=float, default=24)
     given = parser.parse_args()
     try:
         # Before Prefect starts its own server, so that the two start side by side.
         with server.started():
-            state = pipeline(given.profile, given.problems, return_state=True)
+            state = pipeline(given.profile, given.problems, given.review, given.review_hours, return_state=True)
     except KeyboardInterrupt:
         sys.exit(130)
     if state.is_failed():

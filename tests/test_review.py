@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections import Counter
 
@@ -17,20 +15,10 @@ from prm_core import store
 from prm_core.cli.review import app
 from prm_core.errors import InputError
 from prm_core.labeling.human import read_human
-from prm_core.labeling.review import (
-    disagreement,
-    import_reviews,
-    queue_as_csv,
-    review_queue,
-    select_steps,
-    uncertainty,
-)
-from prm_core.models.calibration import Calibrator
+from prm_core.labeling.review import disagreement, review_queue, select_steps, uncertainty
 from prm_core.types import Step, Trajectory
-from tests.quality_builders import STEPS, label, problem, read_lines, trajectory, write_workspace
-
-IDENTITY = Calibrator("identity", labels=0)
-
+from tests.quality_builders import STEPS, label, problem, read_lines, trajectory
+from tests.review_builders import IDENTITY, bring_in, counts, queue_of, write_queue
 
 # --- the queue --------------------------------------------------------------------------------------------------------
 
@@ -40,12 +28,6 @@ def test_disagreement_and_uncertainty():
     assert disagreement([True, True, False]) == pytest.approx(2 / 3)
     assert [uncertainty(p) for p in (0.0, 1.0, 0.5, None)] == [0, 0, 1, 1]
     assert uncertainty(0.25) == uncertainty(0.75) == 0.5
-
-
-def queue_of(merged, labels=(), budget=100, chains=6):
-    problems = {f"p{n}": problem(n) for n in range(chains)}
-    return review_queue(merged, labels, [trajectory(n) for n in range(chains)], problems, IDENTITY,
-                        budget=budget, seed=0)
 
 
 def test_the_queue_holds_what_a_reviewer_needs():
@@ -113,11 +95,7 @@ def test_another_seed_breaks_ties_differently():
 
 @pytest.fixture
 def workspace(tmp_path):
-    """Six generated chains, two seed human chains, and a queue over the generated ones."""
-    root = write_workspace(tmp_path, chains=6, human_chains=2)
-    queue = queue_of([label(f"gen-{n}", i, True, 0.8) for n in range(6) for i in range(STEPS)], budget=8)
-    store.write_jsonl(root / "artifacts/calibrate/review_queue.jsonl", queue)
-    return root
+    return write_queue(tmp_path)
 
 
 def answered(root, verdicts, name="answers.jsonl", **changes):
@@ -126,15 +104,6 @@ def answered(root, verdicts, name="answers.jsonl", **changes):
     rows = [{**row, "is_correct": v, **changes} for row, v in zip(queue, verdicts, strict=False)]
     store.write_jsonl(root / name, rows)
     return root / name
-
-
-def bring_in(root, file, reviewer="ann"):
-    return import_reviews(file, reviewer, human=root / "data/human",
-                          trajectories=root / "artifacts/generate/trajectories", problems=root / "data/train.jsonl")
-
-
-def counts(report):
-    return report.added, report.replaced, report.unchanged, report.unanswered
 
 
 def test_answers_become_human_labels_with_their_chains_and_problems(workspace):
@@ -240,36 +209,6 @@ def test_a_reviewer_has_a_plain_name(workspace, reviewer):
         bring_in(workspace, answered(workspace, [True]), reviewer=reviewer)
 
 
-def test_csv_answers_are_the_same_answers(workspace):
-    queue = read_lines(workspace / "artifacts/calibrate/review_queue.jsonl")
-    rows = list(csv.DictReader(io.StringIO(queue_as_csv(queue))))
-    assert [row["is_correct"] for row in rows] == [""] * len(queue)
-    for row, verdict in zip(rows, ["TRUE", "no", "1", " "], strict=False):
-        row["is_correct"] = verdict
-    file = workspace / "answers.csv"
-    with file.open("w", newline="", encoding="utf-8-sig") as out:
-        writer = csv.DictWriter(out, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    assert counts(bring_in(workspace, file)) == (3, 0, 0, len(queue) - 3)
-    assert [r.is_correct for r in read_human(workspace / "data/human").labels[-3:]] == [True, False, True]
-
-
-def test_a_csv_row_at_fault_is_named_by_the_line_it_starts_on(workspace):
-    file = workspace / "answers.csv"
-    file.write_text('trajectory_id,step_index,chain,is_correct,note\ngen-1,0,x,,"two\nlines"\ngen-1,first,x,true,\n')
-    with pytest.raises(InputError, match=r"answers\.csv:2: no trajectory 'gen-1'"):
-        bring_in(workspace, file)
-    file.write_text(file.read_text().replace("gen-1,0,x", "gen-1,,x"))
-    with pytest.raises(InputError, match=r"answers\.csv:2: step_index is ''"):
-        bring_in(workspace, file)
-    queue = read_lines(workspace / "artifacts/calibrate/review_queue.jsonl")
-    good = f"{queue[0]['trajectory_id']},{queue[0]['step_index']},{queue[0]['chain']}"
-    file.write_text(f'trajectory_id,step_index,chain,is_correct,note\n{good},,"two\nlines"\n{good[:-1]},true,\n')
-    with pytest.raises(InputError, match=r"answers\.csv:4: no trajectory"):
-        bring_in(workspace, file)
-
-
 def test_commands_export_and_import(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     runner = CliRunner()
@@ -291,7 +230,3 @@ def test_export_before_the_chain_has_run_says_so(tmp_path):
     result = CliRunner().invoke(app, ["export", "--workspace", str(tmp_path)])
     assert isinstance(result.exception, InputError)
     assert "no review queue there; run the chain (`prm run`) first" in str(result.exception)
-
-
-def test_an_empty_queue_exports_as_an_empty_table():
-    assert queue_as_csv([]) == "trajectory_id,step_index,chain,is_correct\n"

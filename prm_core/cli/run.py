@@ -17,6 +17,11 @@ def run(
     problems: Annotated[
         Path | None, typer.Option(help="Your own problems, one JSON object a line: prompt, answer, perhaps solution.")
     ] = None,
+    review: Annotated[
+        bool, typer.Option("--review", help="Wait for people (`prm review`) once the steps to judge are chosen, then "
+                           "go on with their answers (`prm review finish`).")
+    ] = False,
+    review_hours: Annotated[float, typer.Option(min=0.0003, help="How long to wait for them.")] = 24,
 ) -> None:
     """Run every stage that is not up to date, then promote the new reward model if it passes the gate.
 
@@ -25,6 +30,7 @@ def run(
     without Prefect.
 
     Examples:  prm run   ·   prm run --profile smoke   ·   prm run --problems my_problems.jsonl
+    ·   prm run --review
     """
     from prm_core import environment, workspace
 
@@ -33,6 +39,8 @@ def run(
     command = [sys.executable, "-m", "flows.pipeline", "--profile", profile]
     if problems is not None:
         command += ["--problems", str(problems)]
+    if review:
+        command += ["--review", "--review-hours", str(review_hours)]
     sys.stdout.flush()
     sys.stderr.flush()
     # Replaces this process: signals and the exit code are the flow's.
