@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ import pytest
 from prm_core.evaluation import charts, protocol, report, sampling
 from prm_core.evaluation.metrics import Estimate
 from prm_core.evaluation.sampling import Chain, first_per_problem
+from prm_core.evaluation.tree_drawing import TreeSection, tree_section
 from prm_core.types import Problem, Step, Trajectory
 from tests import evaluation_fakes as fakes
 
@@ -42,7 +44,7 @@ def data(chains):
         title="Evaluation", facts=[("profile", "default")], evaluation=evaluation,
         chains=first_per_problem(chains["base"], 4), trained=first_per_problem(chains["trained"], 4),
         problems=PROBLEMS, threshold_note="Chosen on dev.", training=[("policy", "kl", [(1, 0.1), (2, 0.2)])],
-        shown=12, bars=True, max_ece=0.1, seed=0)
+        shown=12, bars=True, max_ece=0.1, trees=TreeSection([], "No trees <here>."), seed=0)
 
 
 class Checker(HTMLParser):
@@ -162,6 +164,27 @@ def test_other_profiles_have_no_bars(data):
     assert {h.bar for h in plain} == {""}
     assert "holds" not in report.render(replace(data, bars=False, chains=[], trained=[])).split("<main>")[1].split(
         "<h2>Sanity")[0]
+
+
+def test_search_trees_are_shown_or_the_reason_why_there_are_none(data, tmp_path):
+    assert "<p>No trees &lt;here&gt;.</p>" in report.render(data)
+    nodes = [{"id": n, "parent": None if n == 0 else 0, "step": f"step <{n}>" if n else "", "visits": 8, "rollouts": 8, "wins": 4,
+              "value": 0.5, "tokens": 9, "terminal": False, "right": None, "chains": [], "selected": 1}
+             for n in range(3)]
+    tree = {"problem_id": "p<1>", "prompt": "How <many>?", "answer": "3", "model": "abc", "selection": "omega",
+            "nodes": nodes}
+    (tmp_path / "trees-00000.jsonl").write_text(json.dumps(tree) + "\n")
+    html = report.render(replace(data, trees=tree_section(tmp_path)))
+    checker = parse(html)
+    assert checker.fetches == []
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert checker.classes.count("tree") == 1
+    section = html[html.index("<h2>Search trees"):html.index("<h2>Trajectories")]
+    assert "1 of 1 trees" in section
+    assert "How &lt;many&gt;?" in section
+    assert section.count("step &lt;") == 4
+    # The scale of colours stands beside the trees and beside the trajectories.
+    assert checker.classes.count("scale") == 2
 
 
 def test_alarms_are_shown(data):

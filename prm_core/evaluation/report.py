@@ -15,6 +15,7 @@ from prm_core.evaluation.charts import Series
 from prm_core.evaluation.metrics import Estimate, first_error
 from prm_core.evaluation.protocol import METHODS, STEP_CHAINS, Evaluation
 from prm_core.evaluation.sampling import Chain
+from prm_core.evaluation.tree_drawing import TreeSection
 from prm_core.types import Problem
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,6 +77,7 @@ class ReportData:
         shown: how many trajectories.
         bars: whether the bars of the default profile apply.
         max_ece: the promotion gate's limit.
+        trees: search trees of the label stage, or why there are none.
         seed: of the draw of shown trajectories.
     """
 
@@ -90,6 +92,7 @@ class ReportData:
     shown: int
     bars: bool
     max_ece: float
+    trees: TreeSection
     seed: int
 
 
@@ -252,6 +255,6 @@ def render(data: ReportData) -> str:
         series=_curve_series(evaluation), figures=evaluation.figures, numbers=evaluation.numbers,
         reasons=evaluation.reasons, lengths=evaluation.lengths, training=training, cards=cards, threshold=threshold,
         threshold_note=data.threshold_note, step_chains=STEP_CHAINS, percent=charts.percent,
-        policy_rows=POLICY_ROWS,
+        policy_rows=POLICY_ROWS, trees=data.trees,
         scale=[(score / 10, charts.step_colours(score / 10)) for score in range(11)],
     )

@@ -15,6 +15,7 @@ from prm_core.types import Problem, Trajectory
 if TYPE_CHECKING:
     from prm_core.evaluation.protocol import Evaluation
     from prm_core.evaluation.sampling import Chain
+    from prm_core.evaluation.tree_drawing import TreeSection
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, str, lis
 
 def _report(
     config: Config, io: StageIO, test: Sequence[Problem], chains: Mapping[str, list[Chain]], evaluation: Evaluation,
-    reason: str | None, n_dev: int,
+    reason: str | None, n_dev: int, trees: TreeSection,
 ) -> str:
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.evaluation.report import ReportData, render
@@ -110,7 +111,7 @@ def _report(
         title="Evaluation on held-out problems", facts=facts, evaluation=evaluation, chains=base, trained=trained,
         problems=test, threshold_note=note, training=list(_training_curves(io.inputs)),
         shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
-        max_ece=config.promote.max_ece, seed=config.seed,
+        max_ece=config.promote.max_ece, trees=trees, seed=config.seed,
     ))
 
 
@@ -123,10 +124,13 @@ def run(config: Config, io: StageIO) -> None:
 
     from prm_core.evaluation import protocol
     from prm_core.evaluation.plots import write_plots
+    from prm_core.evaluation.tree_drawing import tree_section
     from prm_core.tracking import stage_run
 
     settings = config.evaluate
     protocol.check_best_of(settings.best_of, settings.samples)
+    # Before anything is sampled: a broken file is found in seconds.
+    trees = tree_section(io.inputs["evidence"])
     dev, test = (store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test"))
     with stage_run(io.workspace, "evaluate", config) as tracked:
         chains = _sample(config, io, dev, test)
@@ -145,7 +149,7 @@ def run(config: Config, io: StageIO) -> None:
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
         write_plots(evaluation, io.outputs["plots"])
-        store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev)))
+        store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees))
         table: dict[str, Any] = {"dev/n_problems": len(dev), **evaluation.flat("test")}
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
@@ -158,6 +162,7 @@ STAGE = Stage(
         "dev": "data/dev.jsonl",
         "test": "data/test.jsonl",
         "models": "artifacts/warmup/models",
+        "evidence": "artifacts/label/evidence",
         "prm": "artifacts/train_prm/prm",
         "orm": "artifacts/train_prm/orm",
         "prm_history": "artifacts/train_prm/history.json",
