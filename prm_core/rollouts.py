@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prm_core.domains.base import Domain, make_trajectory
@@ -62,3 +64,50 @@ def rollout_succeeds(
         return False
     answer = domain.read_answer((last_step, *policy.encoder.decode_steps(continuation.ids))[-1])
     return answer is not None and domain.same_answer(answer, problem.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A prefix to roll out from: its problem, its token ids and its last step (empty for the bare question)."""
+
+    problem: Problem
+    ids: Sequence[int]
+    last_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A continuation by the policy: its whole steps, whether it ended with the right answer, and its tokens.
+
+    One that the token limit cut off has no success, and its last, unfinished step is left out.
+    """
+
+    steps: tuple[str, ...]
+    finished: bool
+    success: bool
+    tokens: int
+
+
+def roll_out(
+    policy: Policy, domains: Registry[Domain], purchases: Sequence[tuple[Start, int]], *, temperature: float,
+    max_new_tokens: int, batch_size: int, seed: int,
+) -> list[list[Rollout]]:
+    """For each start as many rollouts as its number says, all in the same batches. The same arguments, the same ones.
+    """
+    from prm_core.models.sampler import Prefix
+
+    starts = [start for start, _ in purchases]
+    prefixes = [Prefix(row, len(start.ids)) for row, (start, count) in enumerate(purchases) for _ in range(count)]
+    drawn = iter(policy.continue_chains([start.ids for start in starts], prefixes, temperature=temperature,
+                                        max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed))
+    result = []
+    for start, count in purchases:
+        domain = domains[start.problem.domain]
+        group = []
+        for continuation in itertools.islice(drawn, count):
+            steps = policy.encoder.decode_steps(continuation.ids)
+            success = rollout_succeeds(policy, domain, start.problem, continuation, start.last_step)
+            whole = steps if continuation.finished else steps[:-1]
+            group.append(Rollout(whole, continuation.finished, success, len(continuation.ids)))
+        result.append(group)
+    return result

@@ -1,4 +1,4 @@
-"""From merged labels and human labels to a calibrator and a training set. Pure functions over labels; no files.
+"""From labels and human labels to calibrated probabilities and a training set. Pure functions over labels; no files.
 
 What is calibrated is the probability that the step is right, not the confidence in the verdict: the former is what the
 reward model is trained on and what a reviewer judges.
@@ -7,21 +7,26 @@ reward model is trained on and what a reviewer judges.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prm_core.config import CalibrateConfig
 from prm_core.labeling.human import human_verdicts
+from prm_core.labeling.merge import MERGED, probability_right
+from prm_core.labeling.stacking import Stack, fit_stack
 from prm_core.models.calibration import (
     Calibrator,
     ReliabilityBin,
     brier_score,
     expected_calibration_error,
     fit_calibrator,
+    folds_of_groups,
     out_of_fold,
     reliability_curve,
 )
@@ -30,109 +35,241 @@ from prm_core.types import StepLabel
 log = logging.getLogger(__name__)
 
 FOLDS = 5
+# In the lineage of a human label: the chance its step had to be picked for review.
+CHANCE = "chance"
+StepKey = tuple[str, int]
+Floats = NDArray[np.float64]
 
 
-def right_probability(label: StepLabel) -> float | None:
-    """The label's probability that its step is right.
+@dataclass(frozen=True, slots=True)
+class EvidenceTable:
+    """What the merge and each strategy say of every merged step.
 
-    The confidence, turned round where the verdict is "wrong"; where there is no verdict the value, None without one.
+    Attributes:
+        sources: the merge first, then the strategies by name.
+        rows: step → its row.
+        probabilities: P(step right) (steps, sources), NaN where a source abstains.
     """
-    if label.is_correct is None:
-        return label.value
-    return label.confidence if label.is_correct else 1 - label.confidence
+
+    sources: tuple[str, ...]
+    rows: Mapping[StepKey, int]
+    probabilities: Floats
+
+
+def tabulate(merged: Sequence[StepLabel], labels: Sequence[StepLabel]) -> EvidenceTable:
+    """Joins merged and single labels on (trajectory_id, step_index); steps without a merged label are left out.
+
+    A strategy's value without a verdict is no evidence; the merge's is.
+    """
+    sources = (MERGED, *sorted({label.strategy for label in labels}))
+    column = {name: number for number, name in enumerate(sources)}
+    rows = {(label.trajectory_id, label.step_index): number for number, label in enumerate(merged)}
+    table = np.full((len(rows), len(sources)), np.nan)
+    for label in (*merged, *labels):
+        row = rows.get((label.trajectory_id, label.step_index))
+        if row is not None and (label.is_correct is not None or label.strategy == MERGED):
+            probability = probability_right(label)
+            table[row, column[label.strategy]] = np.nan if probability is None else probability
+    return EvidenceTable(sources, rows, table)
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Merged labels beside human verdicts on the same step, in the order of the key.
+    """Evidence beside human verdicts on the same step, in the order of the key.
 
     Attributes:
         trajectory_ids: (n,), which rows belong to one chain.
-        probabilities: (n,), merged probability that the step is right.
-        outcomes: (n,), whether it is, by the majority of its reviewers.
+        sources: names of the columns of `probabilities`, the merge first.
+        probabilities: (n, sources), as in `EvidenceTable`.
+        outcomes: (n,), whether the step is right, by the majority of its reviewers.
+        weights: (n,), how many steps each stands for: one over the chance it was picked with, 1 where that is unknown.
         counts: what was left out, by reason.
     """
 
     trajectory_ids: list[str]
-    probabilities: np.ndarray
-    outcomes: np.ndarray
+    sources: tuple[str, ...]
+    probabilities: Floats
+    outcomes: NDArray[np.bool_]
+    weights: Floats
     counts: dict[str, int]
 
+    def of(self, source: int) -> Joined:
+        """The rows on which a source speaks, with its column alone."""
+        spoken = ~np.isnan(self.probabilities[:, source])
+        return Joined([t for t, kept in zip(self.trajectory_ids, spoken, strict=True) if kept],
+                      (self.sources[source],), self.probabilities[spoken, source : source + 1],
+                      self.outcomes[spoken], self.weights[spoken], {})
 
-def join_human(merged: Sequence[StepLabel], human: Sequence[StepLabel]) -> Joined:
-    """Joins on (trajectory_id, step_index); the order of either list does not matter.
+
+def join_human(evidence: EvidenceTable, human: Sequence[StepLabel]) -> Joined:
+    """Joins on (trajectory_id, step_index); the order of the labels does not matter.
 
     Counted: human_ties, human_after_error (see `human_verdicts`), human_unmatched (no merged label passed
-    validation), human_unscored (the merged label has neither verdict nor value).
+    validation), human_unscored (no source says anything).
     """
     truth = human_verdicts(human)
-    by_key = {(label.trajectory_id, label.step_index): label for label in merged}
+    weights = {(label.trajectory_id, label.step_index): 1 / chance for label in human if (chance := _chance(label))}
     rows, unmatched, unscored = [], 0, 0
     for key, right in sorted(truth.verdicts.items()):
-        label = by_key.get(key)
-        probability = None if label is None else right_probability(label)
-        unmatched += label is None
-        unscored += label is not None and probability is None
-        if probability is not None:
-            rows.append((key[0], probability, right))
+        row = evidence.rows.get(key)
+        silent = row is not None and bool(np.isnan(evidence.probabilities[row]).all())
+        unmatched += row is None
+        unscored += silent
+        if row is not None and not silent:
+            rows.append((key[0], row, right, weights.get(key, 1.0)))
     counts = {"human_labels": len(rows), "human_chains": len({row[0] for row in rows}), "human_ties": truth.ties,
               "human_after_error": truth.after_error, "human_unmatched": unmatched, "human_unscored": unscored}
-    return Joined([row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.float64),
-                  np.array([row[2] for row in rows], dtype=bool), counts)
+    picked = evidence.probabilities[[row[1] for row in rows]] if rows else np.empty((0, len(evidence.sources)))
+    return Joined([row[0] for row in rows], evidence.sources, picked, np.array([row[2] for row in rows], dtype=bool),
+                  np.array([row[3] for row in rows], dtype=np.float64), counts)
+
+
+def _chance(label: StepLabel) -> float | None:
+    return json.loads(label.lineage).get(CHANCE) if label.lineage else None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """From what the sources say of a step to the calibrated probability that it is right.
+
+    Attributes:
+        calibrator: of the merged probability; the identity where there were too few human labels.
+        stack: of all sources together, which then stands in for the calibrator; None where it was not asked for or
+            could not be fitted.
+    """
+
+    calibrator: Calibrator
+    stack: Stack | None = None
+
+    @property
+    def method(self) -> str:
+        """What it is, in a word."""
+        return "stacked" if self.stack else self.calibrator.method
+
+    def apply(self, probabilities: Floats) -> Floats:
+        """(n,) calibrated probabilities from (n, sources), the merge's first; NaN where nothing is known."""
+        if self.stack:
+            return np.where(np.isnan(probabilities).all(1), np.nan, self.stack.apply(probabilities))
+        merged = probabilities[:, 0]
+        known = ~np.isnan(merged)
+        result = np.full(len(merged), np.nan)
+        result[known] = self.calibrator.apply(merged[known])
+        return result
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A fitted calibrator and how well it does.
+    """A fitted map and how well it does.
 
     Attributes:
-        calibrator: fitted on all joined labels.
-        metrics: ece_before, ece_after, brier_before, brier_after; empty without joined labels. "After" is measured
-            out of fold, by chain: on the labels it was fitted on, a calibrator always looks good.
-        curves: series ("before", "after") → reliability curve.
+        map: fitted on all joined labels.
+        strategies: each strategy's own calibrator.
+        metrics: ece_before, ece_after, brier_before, brier_after of the merged labels, and the same with /<strategy>;
+            those without joined labels are left out. "After" is measured out of fold, by chain: on the labels it was
+            fitted on, a calibrator always looks good.
+        curves: series ("before", "after") → reliability curve of the merged labels.
     """
 
-    calibrator: Calibrator
+    map: LabelMap
+    strategies: dict[str, Calibrator]
     metrics: dict[str, float]
     curves: dict[str, list[ReliabilityBin]]
 
 
-def calibrate(joined: Joined, settings: CalibrateConfig, seed: int) -> Calibration:
-    """Fits the configured calibrator and measures it before and after."""
-    p, y = joined.probabilities, joined.outcomes
-    calibrator = fit_calibrator(p, y, settings.method, settings.min_labels)
-    if calibrator.method != "identity" and len(set(joined.trajectory_ids)) < 2:
+def fit_map(joined: Joined, settings: CalibrateConfig) -> LabelMap:
+    """The configured map, fitted on all joined labels."""
+    merged = joined.of(0)
+    calibrator = fit_calibrator(merged.probabilities[:, 0], merged.outcomes, settings.method, settings.min_labels,
+                                merged.weights)
+    if calibrator.method != "identity" and len(set(merged.trajectory_ids)) < 2:
         reason = "all labels are of one chain, which leaves nothing to check against"
-        calibrator = Calibrator("identity", labels=len(y), reason=reason)
+        calibrator = Calibrator("identity", labels=len(merged.outcomes), reason=reason)
         log.warning("no calibration: %s", calibrator.reason)
-    if not len(y):
-        return Calibration(calibrator, {}, {})
-    after = p
-    if calibrator.method != "identity":
-        after = out_of_fold(p, y, joined.trajectory_ids, settings.method, folds=FOLDS, seed=seed)
-    series = {"before": p, "after": after}
-    metrics = {}
+    if calibrator.method == "identity" or not settings.stack:
+        return LabelMap(calibrator)
+    return LabelMap(calibrator, fit_stack(joined.probabilities, joined.outcomes, joined.sources, joined.weights))
+
+
+def calibrate(joined: Joined, settings: CalibrateConfig, seed: int) -> Calibration:
+    """Fits the configured map and each strategy's calibrator, and measures them before and after."""
+    fitted = fit_map(joined, settings)
+    strategies, metrics = {}, {}
+    for number, name in enumerate(joined.sources[1:], 1):
+        own = joined.of(number)
+        strategies[name] = fit_map(own, settings.model_copy(update={"stack": False})).calibrator
+        if len(own.outcomes):
+            before = own.probabilities[:, 0]
+            after = before
+            if strategies[name].method != "identity":
+                after = out_of_fold(before, own.outcomes, own.trajectory_ids, settings.method, folds=FOLDS, seed=seed,
+                                    weights=own.weights)
+            metrics |= _figures(own, {"before": before, "after": after}, settings.bins, f"/{name}")
+    merged = joined.of(0)
+    if not len(merged.outcomes):
+        return Calibration(fitted, strategies, metrics, {})
+    spoken = ~np.isnan(joined.probabilities[:, 0])
+    series = {"before": merged.probabilities[:, 0], "after": _held_out(joined, fitted, settings, seed)[spoken]}
+    metrics |= _figures(merged, series, settings.bins, "")
+    curves = {name: reliability_curve(values, merged.outcomes, settings.bins, merged.weights)
+              for name, values in series.items()}
+    return Calibration(fitted, strategies, metrics, curves)
+
+
+def _held_out(joined: Joined, fitted: LabelMap, settings: CalibrateConfig, seed: int) -> Floats:
+    """Each row mapped by a map that did not see its chain; the fitted map's own identity where nothing was fitted."""
+    if fitted.method == "identity":
+        return fitted.apply(joined.probabilities)
+    result = np.empty(len(joined.outcomes))
+    once = settings.model_copy(update={"min_labels": 1})
+    for rows, held_out in folds_of_groups(joined.trajectory_ids, FOLDS, seed):
+        part = Joined([joined.trajectory_ids[row] for row in rows], joined.sources, joined.probabilities[rows],
+                      joined.outcomes[rows], joined.weights[rows], {})
+        result[held_out] = fit_map(part, once).apply(joined.probabilities[held_out])
+    return result
+
+
+def _figures(joined: Joined, series: Mapping[str, Floats], bins: int, suffix: str) -> dict[str, float]:
+    figures = {}
     for name, values in series.items():
-        metrics[f"ece_{name}"] = expected_calibration_error(values, y, settings.bins)
-        metrics[f"brier_{name}"] = brier_score(values, y)
-    curves = {name: reliability_curve(values, y, settings.bins) for name, values in series.items()}
-    return Calibration(calibrator, metrics, curves)
+        figures[f"ece_{name}{suffix}"] = expected_calibration_error(values, joined.outcomes, bins, joined.weights)
+        figures[f"brier_{name}{suffix}"] = brier_score(values, joined.outcomes, joined.weights)
+    return figures
+
+
+def calibrated_labels(
+    merged: Sequence[StepLabel], evidence: EvidenceTable, label_map: LabelMap
+) -> list[StepLabel]:
+    """The merged labels with calibrated probabilities, one for one.
+
+    `value` is the calibrated probability that the step is right, `is_correct` what is more likely, `confidence` the
+    probability of that. A step stays undecided where nothing is known of it, and, unless a stack weighs the strategies
+    anew, where the merge left it so.
+    """
+    if not merged:
+        return []
+    values = label_map.apply(evidence.probabilities)
+    result = []
+    for label in merged:
+        value = float(values[evidence.rows[label.trajectory_id, label.step_index]])
+        if np.isnan(value) or (label.is_correct is None and label_map.stack is None):
+            known = None if np.isnan(value) else value
+            result.append(dataclasses.replace(label, value=known, is_correct=None, confidence=0.0))
+        else:
+            result.append(dataclasses.replace(label, value=value, is_correct=value >= 0.5,
+                                              confidence=max(value, 1 - value)))
+    return result
 
 
 def training_set(
-    merged: Sequence[StepLabel],
+    calibrated: Sequence[StepLabel],
     digests: Mapping[str, str],
     human_digests: Collection[str],
-    calibrator: Calibrator,
     min_confidence: float,
 ) -> tuple[list[StepLabel], dict[str, int]]:
     """The labels a reward model is trained on, and how many left for which reason.
 
-    Each kept label has `value` = calibrated probability that the step is right (the soft label), `is_correct` the
-    merged verdict (the hard label), `confidence` the calibrated probability that the verdict is right.
-
     Args:
-        merged: merged labels that passed validation, of generated and human-labelled chains.
+        calibrated: from `calibrated_labels`, of generated and human-labelled chains.
         digests: trajectory id → content digest, of the generated chains.
         human_digests: content digests of the human-labelled chains, which are kept for calibration.
         min_confidence: labels whose calibrated confidence is below it leave.
@@ -141,16 +278,12 @@ def training_set(
         Labels by (trajectory_id, step_index); counts: lost_human_chain, lost_after_error (an earlier step of the
         chain has the verdict wrong), lost_undecided, lost_confidence, each label under its first reason.
     """
-    first_error: dict[str, int] = {}
-    for label in merged:
-        if label.is_correct is False:
-            known = first_error.get(label.trajectory_id, label.step_index)
-            first_error[label.trajectory_id] = min(known, label.step_index)
+    first_error = first_errors(calibrated)
     kept: list[StepLabel] = []
     lost: Counter[str] = Counter(
         dict.fromkeys(("lost_human_chain", "lost_after_error", "lost_undecided", "lost_confidence"), 0)
     )
-    for label in sorted(merged, key=lambda row: (row.trajectory_id, row.step_index)):
+    for label in sorted(calibrated, key=lambda row: (row.trajectory_id, row.step_index)):
         digest = digests.get(label.trajectory_id)
         if digest is None or digest in human_digests:
             lost["lost_human_chain"] += 1
@@ -158,11 +291,17 @@ def training_set(
             lost["lost_after_error"] += 1
         elif label.is_correct is None:
             lost["lost_undecided"] += 1
+        elif label.confidence < min_confidence:
+            lost["lost_confidence"] += 1
         else:
-            value = float(calibrator.apply(right_probability(label)))
-            confidence = value if label.is_correct else 1 - value
-            if confidence < min_confidence:
-                lost["lost_confidence"] += 1
-            else:
-                kept.append(dataclasses.replace(label, value=value, confidence=confidence))
+            kept.append(label)
     return kept, dict(lost)
+
+
+def first_errors(labels: Sequence[StepLabel]) -> dict[str, int]:
+    """Trajectory id → its first step with the verdict wrong; chains without one are not there."""
+    found: dict[str, int] = {}
+    for label in labels:
+        if label.is_correct is False:
+            found[label.trajectory_id] = min(label.step_index, found.get(label.trajectory_id, label.step_index))
+    return found

@@ -2,101 +2,35 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from prm_core.labeling.calibrate import right_probability
+from prm_core.labeling.active import StepKey, disagreement, select_steps, uncertainty
+from prm_core.labeling.calibrate import first_errors
 from prm_core.labeling.human import chain_digest
-from prm_core.models.calibration import Calibrator
 from prm_core.types import Problem, Step, StepLabel, Trajectory
-
-RANDOM_SHARE = 0.1
-
-
-def disagreement(verdicts: Sequence[bool]) -> float:
-    """0 when all verdicts agree (or there is none), 1 when they split evenly."""
-    if not verdicts:
-        return 0.0
-    share = sum(verdicts) / len(verdicts)
-    return 2 * min(share, 1 - share)
-
-
-def uncertainty(probability: float | None) -> float:
-    """0 at probability 0 or 1, 1 at one half or where there is none."""
-    return 1.0 if probability is None else 1 - abs(2 * probability - 1)
 
 
 def _candidates(
-    merged: Sequence[StepLabel], labels: Sequence[StepLabel], reviewable: Collection[str], calibrator: Calibrator
-) -> dict[tuple[str, int], dict[str, Any]]:
+    calibrated: Sequence[StepLabel], labels: Sequence[StepLabel], reviewable: Collection[str]
+) -> dict[StepKey, dict[str, Any]]:
     """Step → its strategies' labels, calibrated probability and priority. Steps after the first merged error are
     none: what a reviewer says of them is not used."""
-    first_error: dict[str, int] = {}
-    for label in merged:
-        if label.is_correct is False:
-            known = first_error.get(label.trajectory_id, label.step_index)
-            first_error[label.trajectory_id] = min(known, label.step_index)
-    by_step: dict[tuple[str, int], list[StepLabel]] = defaultdict(list)
+    ends = first_errors(calibrated)
+    by_step: dict[StepKey, list[StepLabel]] = defaultdict(list)
     for label in labels:
         by_step[label.trajectory_id, label.step_index].append(label)
     found = {}
-    for label in sorted(merged, key=lambda row: (row.trajectory_id, row.step_index)):
+    for label in sorted(calibrated, key=lambda row: (row.trajectory_id, row.step_index)):
         key = label.trajectory_id, label.step_index
-        if label.trajectory_id not in reviewable or label.step_index > first_error.get(key[0], key[1]):
+        if label.trajectory_id not in reviewable or label.step_index > ends.get(*key):
             continue
-        raw = right_probability(label)
-        probability = None if raw is None else float(calibrator.apply(raw))
         given = sorted(by_step[key], key=lambda row: row.strategy)
         apart = disagreement([row.is_correct for row in given if row.is_correct is not None])
-        found[key] = {"probability": probability, "priority": apart + uncertainty(probability), "strategies": given}
+        priority = apart + uncertainty(label.value)
+        found[key] = {"probability": label.value, "priority": priority, "strategies": given}
     return found
-
-
-def _allotment(sizes: Mapping[int, int], budget: int) -> dict[int, int]:
-    """`budget` places over strata in proportion to their sizes, largest remainders first."""
-    total = sum(sizes.values())
-    budget = min(budget, total)
-    exact = {stratum: budget * size / total for stratum, size in sizes.items()} if total else {}
-    places = {stratum: int(share) for stratum, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda s: (places[s] - exact[s], s))
-    for stratum in by_remainder[: budget - sum(places.values())]:
-        places[stratum] += 1
-    return places
-
-
-def select_steps(
-    priorities: Mapping[tuple[str, int], float], budget: int, seed: int
-) -> list[tuple[tuple[str, int], str]]:
-    """The steps to review and why each was picked ("priority" or "random").
-
-    A tenth of the budget is drawn at random, so that the human labels also say something about the steps nobody
-    doubts; the rest are the highest priorities, with places for each step position in proportion to how many steps
-    lie there (else the queue fills with first or last steps). Ties are broken by the seed.
-
-    Args:
-        priorities: (trajectory_id, step_index) → priority.
-
-    Returns:
-        min(budget, number of steps) entries, highest priority first.
-    """
-    rng = random.Random(f"review/{seed}")
-    order = sorted(priorities)
-    rng.shuffle(order)
-    drawn = round(RANDOM_SHARE * min(budget, len(order)))
-    places = _allotment(Counter(index for _, index in order), min(budget, len(order)) - drawn)
-    picked: list[tuple[tuple[str, int], str]] = []
-    rest = []
-    # sorted() is stable: equal priorities keep their shuffled order.
-    for key in sorted(order, key=lambda k: -priorities[k]):
-        if places.get(key[1], 0):
-            places[key[1]] -= 1
-            picked.append((key, "priority"))
-        else:
-            rest.append(key)
-    picked += [(key, "random") for key in rng.sample(rest, drawn)]
-    return sorted(picked, key=lambda pick: -priorities[pick[0]])
 
 
 def _readable(step: Step) -> str:
@@ -104,11 +38,10 @@ def _readable(step: Step) -> str:
 
 
 def review_queue(
-    merged: Sequence[StepLabel],
+    calibrated: Sequence[StepLabel],
     labels: Sequence[StepLabel],
     trajectories: Sequence[Trajectory],
     problems: Mapping[str, Problem],
-    calibrator: Calibrator,
     *,
     budget: int,
     seed: int,
@@ -116,16 +49,18 @@ def review_queue(
     """The steps most worth a human's look, each with everything needed to judge it and an empty `is_correct`.
 
     Args:
-        merged, labels: merged and single strategies' labels.
+        calibrated: merged labels with calibrated probabilities.
+        labels: single strategies' labels.
         trajectories: the chains that may be asked about (those without human labels).
         problems: id → problem, holding each trajectory's.
-        calibrator: maps the merged probability.
+        budget: steps to pick.
     """
     chains = {t.id: t for t in trajectories}
-    candidates = _candidates(merged, labels, chains.keys(), calibrator)
+    candidates = _candidates(calibrated, labels, chains.keys())
     picks = select_steps({key: c["priority"] for key, c in candidates.items()}, budget, seed)
     queue = []
-    for (trajectory_id, step_index), picked in picks:
+    for pick in picks:
+        trajectory_id, step_index = pick.key
         chain, found = chains[trajectory_id], candidates[trajectory_id, step_index]
         prompt = problems[chain.problem_id].prompt
         queue.append({
@@ -137,7 +72,7 @@ def review_queue(
             "step": _readable(chain.steps[step_index]),
             "is_correct": None,
             "note": "",
-            "picked": picked,
+            "chance": pick.chance,
             "priority": round(found["priority"], 4),
             "probability": found["probability"],
             "strategies": [

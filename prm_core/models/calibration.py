@@ -16,9 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 log = logging.getLogger(__name__)
 
-METHODS = ("identity", "isotonic", "platt")
+METHODS = ("identity", "isotonic", "platt", "temperature")
 # Platt reads the logit, which is infinite at 0 and 1; probabilities arrive from counts, where both are common.
 _LOGIT_EDGE = 1e-6
+# Temperatures from 1/50 to 50.
+_LOG_SLOPES = (-np.log(50), np.log(50))
 Floats = NDArray[np.float64]
 
 
@@ -31,6 +33,7 @@ class ReliabilityBin:
         mean_probability: mean predicted probability in the bin.
         observed_share: share of the bin's outcomes that were true.
         count: predictions in the bin, at least 1.
+        weight: their summed weight, the count where all weigh 1.
     """
 
     low: float
@@ -38,9 +41,12 @@ class ReliabilityBin:
     mean_probability: float
     observed_share: float
     count: int
+    weight: float
 
 
-def _checked(probabilities: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, Floats]:
+def _checked(
+    probabilities: ArrayLike, outcomes: ArrayLike, weights: ArrayLike | None = None
+) -> tuple[Floats, Floats, Floats]:
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
     if p.ndim != 1 or p.shape != y.shape:
         raise ValueError(f"probabilities {p.shape} and outcomes {y.shape} must be two lists of one length")
@@ -50,43 +56,53 @@ def _checked(probabilities: ArrayLike, outcomes: ArrayLike) -> tuple[Floats, Flo
         raise ValueError("probabilities must lie in [0, 1]; NaN is not one")
     if not np.all((y == 0) | (y == 1)):
         raise ValueError("outcomes must be true or false")
-    return p, y
+    w = np.ones_like(p) if weights is None else np.asarray(weights, dtype=np.float64)
+    if w.shape != p.shape or not np.all((w > 0) & np.isfinite(w)):
+        raise ValueError("weights must be positive, one for each prediction")
+    return p, y, w
 
 
-def reliability_curve(probabilities: ArrayLike, outcomes: ArrayLike, bins: int) -> list[ReliabilityBin]:
+def reliability_curve(
+    probabilities: ArrayLike, outcomes: ArrayLike, bins: int, weights: ArrayLike | None = None
+) -> list[ReliabilityBin]:
     """The occupied ones of `bins` equal-width bins over [0, 1], in order.
 
     Args:
         probabilities: (n,), each in [0, 1].
         outcomes: (n,), true or false.
+        weights: (n,), positive; how many predictions each stands for (one over the chance that it was picked). 1 if
+            left out.
 
     Raises ValueError on empty, unequal or out-of-range input.
     """
-    p, y = _checked(probabilities, outcomes)
+    p, y, w = _checked(probabilities, outcomes, weights)
     index = np.minimum((p * bins).astype(int), bins - 1)
     curve = []
     for b in np.unique(index):
         inside = index == b
-        mean, share = float(p[inside].mean()), float(y[inside].mean())
-        curve.append(ReliabilityBin(int(b) / bins, (int(b) + 1) / bins, mean, share, int(inside.sum())))
+        mean, share = (float(np.average(values[inside], weights=w[inside])) for values in (p, y))
+        curve.append(ReliabilityBin(int(b) / bins, (int(b) + 1) / bins, mean, share, int(inside.sum()),
+                                    float(w[inside].sum())))
     return curve
 
 
-def expected_calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, bins: int) -> float:
-    """Mean over predictions of |mean probability - observed share| of their bin: bins weigh by count.
+def expected_calibration_error(
+    probabilities: ArrayLike, outcomes: ArrayLike, bins: int, weights: ArrayLike | None = None
+) -> float:
+    """Mean over predictions of |mean probability - observed share| of their bin: bins weigh by count (by weight).
 
     Source: Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning". Arguments and errors
     as for `reliability_curve`.
     """
-    curve = reliability_curve(probabilities, outcomes, bins)
-    gaps = sum(b.count * abs(b.mean_probability - b.observed_share) for b in curve)
-    return gaps / sum(b.count for b in curve)
+    curve = reliability_curve(probabilities, outcomes, bins, weights)
+    gaps = sum(b.weight * abs(b.mean_probability - b.observed_share) for b in curve)
+    return gaps / sum(b.weight for b in curve)
 
 
-def brier_score(probabilities: ArrayLike, outcomes: ArrayLike) -> float:
+def brier_score(probabilities: ArrayLike, outcomes: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Mean squared difference between probability and outcome. Source: Brier 1950. Raises ValueError on bad input."""
-    p, y = _checked(probabilities, outcomes)
-    return float(np.mean((p - y) ** 2))
+    p, y, w = _checked(probabilities, outcomes, weights)
+    return float(np.average((p - y) ** 2, weights=w))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +110,12 @@ class Calibrator:
     """A monotone map from raw to calibrated probability.
 
     Attributes:
-        method: identity, isotonic or platt.
+        method: identity, isotonic, platt or temperature.
         labels: outcomes it was fitted on, or had at hand when the identity was chosen.
         reason: why it is the identity, empty otherwise.
         knots: isotonic: (raw, calibrated) pairs, raw increasing from 0 to 1, joined by straight lines.
-        slope, intercept: platt: sigmoid(slope · logit(p) + intercept), slope >= 0.
+        slope, intercept: platt and temperature: sigmoid(slope · logit(p) + intercept), slope >= 0; the temperature is
+            1 / slope, its intercept 0.
     """
 
     method: str
@@ -146,7 +163,7 @@ def _sigmoid(x: Floats) -> Floats:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def _fit_isotonic(p: Floats, y: Floats) -> Calibrator:
+def _fit_isotonic(p: Floats, y: Floats, w: Floats) -> Calibrator:
     """Isotonic regression, with the raw probability counted as one more label at every point.
 
     Plain isotonic regression is flat inside each pooled block and exactly 0 or 1 at its ends: steps that the raw
@@ -156,14 +173,14 @@ def _fit_isotonic(p: Floats, y: Floats) -> Calibrator:
     """
     from sklearn.isotonic import IsotonicRegression
 
-    fitted = IsotonicRegression(y_min=0, y_max=1, increasing=True, out_of_bounds="clip").fit(p, y)
+    fitted = IsotonicRegression(y_min=0, y_max=1, increasing=True, out_of_bounds="clip").fit(p, y, w)
     raw = np.unique(np.concatenate([[0.0], fitted.X_thresholds_, [1.0]]))
     calibrated = (p.size * fitted.predict(raw) + raw) / (p.size + 1)
     knots = tuple((float(x), float(c)) for x, c in zip(raw, calibrated, strict=True))
     return Calibrator("isotonic", labels=p.size, knots=knots)
 
 
-def _fit_platt(p: Floats, y: Floats) -> Calibrator:
+def _fit_platt(p: Floats, y: Floats, w: Floats) -> Calibrator:
     """Logistic regression on the logit, towards Platt's smoothed targets, so that separable labels stay finite.
 
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", eq. (1) of the targets.
@@ -175,22 +192,45 @@ def _fit_platt(p: Floats, y: Floats) -> Calibrator:
     # A soft target is two weighted hard ones; C is large enough for the penalty not to show.
     logits = np.tile(_logit(p), 2)[:, None]
     model = LogisticRegression(C=1e8, max_iter=1000)
-    model.fit(logits, np.repeat([1, 0], p.size), sample_weight=np.concatenate([targets, 1 - targets]))
+    weights = np.tile(w / w.mean(), 2) * np.concatenate([targets, 1 - targets])
+    model.fit(logits, np.repeat([1, 0], p.size), sample_weight=weights)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope < 0:
         # A calibrator must not turn the order round; the best map that may not is the constant.
         log.warning("the probabilities fall as the outcomes rise: Platt's slope is set to 0")
-        slope, intercept = 0.0, float(_logit(targets.mean()))
+        slope, intercept = 0.0, float(_logit(np.average(targets, weights=w)))
     return Calibrator("platt", labels=p.size, slope=slope, intercept=intercept)
 
 
-def fit_calibrator(probabilities: ArrayLike, outcomes: ArrayLike, method: str, min_labels: int) -> Calibrator:
+def _fit_temperature(p: Floats, y: Floats, w: Floats) -> Calibrator:
+    """The temperature with the least cross-entropy.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    """
+    from scipy.optimize import minimize_scalar
+
+    signed = np.where(y == 1, _logit(p), -_logit(p))
+
+    def cross_entropy(log_slope: float) -> float:
+        return float(np.average(np.logaddexp(0, -np.exp(log_slope) * signed), weights=w))
+
+    found = minimize_scalar(cross_entropy, bounds=_LOG_SLOPES, method="bounded")
+    return Calibrator("temperature", labels=p.size, slope=float(np.exp(found.x)))
+
+
+_FITS = {"isotonic": _fit_isotonic, "platt": _fit_platt, "temperature": _fit_temperature}
+
+
+def fit_calibrator(
+    probabilities: ArrayLike, outcomes: ArrayLike, method: str, min_labels: int, weights: ArrayLike | None = None
+) -> Calibrator:
     """The calibrator that maps `probabilities` to the observed share of true `outcomes`.
 
     Args:
         probabilities: (n,), each in [0, 1]; n may be 0.
         outcomes: (n,), true or false.
-        method: identity, isotonic or platt.
+        method: identity, isotonic, platt or temperature.
+        weights: (n,), as for `reliability_curve`.
         min_labels: with fewer outcomes, or outcomes of one class, the identity is returned, with a logged warning
             and `reason` set.
 
@@ -206,35 +246,45 @@ def fit_calibrator(probabilities: ArrayLike, outcomes: ArrayLike, method: str, m
     elif method == "identity":
         return Calibrator("identity", labels=count, reason="asked for")
     else:
-        p, y = _checked(probabilities, outcomes)
-        return _fit_isotonic(p, y) if method == "isotonic" else _fit_platt(p, y)
+        return _FITS[method](*_checked(probabilities, outcomes, weights))
     log.warning("no calibration: %s; probabilities stay as they are", reason)
     return Calibrator("identity", labels=count, reason=reason)
 
 
-def out_of_fold(
-    probabilities: ArrayLike, outcomes: ArrayLike, groups: Sequence[str], method: str, *, folds: int, seed: int
-) -> Floats:
-    """Each prediction calibrated by a map fitted without its group, so that measuring on the result is honest.
+def folds_of_groups(groups: Sequence[str], folds: int, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(rows to fit on, rows held out) of each fold; rows of a group stay together.
 
     Args:
-        probabilities, outcomes: (n,), as for `fit_calibrator`.
-        groups: (n,), whose rows stay together (trajectory ids: the steps of a chain are not independent).
+        groups: (n,), e.g. trajectory ids: the steps of a chain are not independent.
         folds: at most this many; never more than there are groups.
-
-    Returns:
-        (n,) calibrated probabilities.
 
     Raises ValueError when there are fewer than two groups.
     """
     from sklearn.model_selection import GroupKFold
 
-    p, y = _checked(probabilities, outcomes)
     distinct = len(set(groups))
     if distinct < 2:
         raise ValueError("held-out calibration needs rows of at least two groups")
+    splitter = GroupKFold(min(folds, distinct), shuffle=True, random_state=seed)
+    return list(splitter.split(np.zeros(len(groups)), groups=list(groups)))
+
+
+def out_of_fold(
+    probabilities: ArrayLike, outcomes: ArrayLike, groups: Sequence[str], method: str, *, folds: int, seed: int,
+    weights: ArrayLike | None = None,
+) -> Floats:
+    """Each prediction calibrated by a map fitted without its group, so that measuring on the result is honest.
+
+    Args:
+        probabilities, outcomes, weights: (n,), as for `fit_calibrator`.
+        groups, folds: as for `folds_of_groups`.
+
+    Returns:
+        (n,) calibrated probabilities.
+    """
+    p, y, w = _checked(probabilities, outcomes, weights)
     result = np.empty_like(p)
-    splits = GroupKFold(min(folds, distinct), shuffle=True, random_state=seed).split(p, y, groups=list(groups))
-    for fitted, held_out in splits:
-        result[held_out] = fit_calibrator(p[fitted], y[fitted], method, min_labels=1).apply(p[held_out])
+    for fitted, held_out in folds_of_groups(groups, folds, seed):
+        calibrator = fit_calibrator(p[fitted], y[fitted], method, min_labels=1, weights=w[fitted])
+        result[held_out] = calibrator.apply(p[held_out])
     return result

@@ -6,6 +6,7 @@ Any Hugging Face causal LM works. What lives here is the decoding loop; text, st
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from transformers import PreTrainedModel
 
 from prm_core.models import shared_attention
 from prm_core.models.padding import pad
+
+log = logging.getLogger(__name__)
 
 # Rows are compacted when this share of a batch has finished.
 COMPACT_SHARE = 0.1
@@ -248,6 +251,18 @@ class _Sampling:
             row.done = row.ids[-1] == self.end_id or len(row.ids) >= self.max_new_tokens
 
 
+def _smaller_batch(error: RuntimeError, rows: int) -> int:
+    """Half the rows that did not fit in memory. Raises the error when it is another one, or nothing is left to halve.
+    """
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+    if rows == 1 or not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+        raise error
+    log.warning("out of memory with %d rows decoded together; going on with %d", rows, rows // 2)
+    clear_device_cache(garbage_collection=True)
+    return rows // 2
+
+
 @torch.inference_mode()
 def sample_continuations(
     model: PreTrainedModel,
@@ -277,7 +292,7 @@ def sample_continuations(
         end_id, pad_id: the tokenizer's end and padding tokens.
         temperature: 0 is greedy.
         max_new_tokens: a continuation that reaches it is not finished.
-        batch_size: rows decoded together; bounds memory.
+        batch_size: rows decoded together; bounds memory. Halved as often as they do not fit.
         seed: of the samples.
     """
     sampling = _Sampling(end_id, pad_id, temperature, max_new_tokens, seed)
@@ -290,12 +305,19 @@ def sample_continuations(
     waiting = sorted(rows, key=lambda row: (len(texts[row.start.chain]), row.start.chain, row.start.length))
     with shared_attention.switched_on(model) if shared else nullcontext():
         while waiting:
-            for first in range(0, len(waiting), batch_size):
+            first = 0
+            while first < len(waiting):
                 batch = waiting[first : first + batch_size]
                 leave = int(POOL_SHARE * len(batch)) if len(waiting) > batch_size else 0
                 starts = [row.start for row in batch]
-                decoder = (_SharedDecoder if shared else _PaddedDecoder)(model, texts, starts, pad_id)
-                sampling.decode(decoder, batch, model.device, leave)
+                try:
+                    decoder = (_SharedDecoder if shared else _PaddedDecoder)(model, texts, starts, pad_id)
+                    sampling.decode(decoder, batch, model.device, leave)
+                except RuntimeError as error:
+                    # Rows are written to when their batch is through, so nothing of the failed one is kept.
+                    batch_size = _smaller_batch(error, len(batch))
+                else:
+                    first += len(batch)
             # What the rows left over wrote becomes part of their prefixes, encoded in one pass.
             waiting, texts = [row for row in waiting if not row.done], []
             for number, row in enumerate(waiting):

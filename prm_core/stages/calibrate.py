@@ -8,7 +8,14 @@ from pathlib import Path
 from prm_core import store, tracking
 from prm_core.config import Config
 from prm_core.errors import GateError
-from prm_core.labeling.calibrate import Calibration, calibrate, join_human, training_set
+from prm_core.labeling.calibrate import (
+    Calibration,
+    calibrate,
+    calibrated_labels,
+    join_human,
+    tabulate,
+    training_set,
+)
 from prm_core.labeling.human import chain_digests, read_human
 from prm_core.labeling.review import review_queue
 from prm_core.stages.base import Stage, StageIO
@@ -32,11 +39,14 @@ def run(config: Config, io: StageIO) -> None:
     human = read_human(io.inputs["human"])
     problems = {p.id: p for p in (*store.read_jsonl(Problem, io.inputs["problems"]), *human.problems)}
 
-    joined = join_human(merged, human.labels)
+    labels = store.read_shards(StepLabel, io.inputs["labels"])
+    evidence = tabulate(merged, labels)
+    joined = join_human(evidence, human.labels)
     calibration = calibrate(joined, settings, config.seed)
+    calibrated = calibrated_labels(merged, evidence, calibration.map)
     digests = chain_digests(generated, problems)
     human_digests = set(chain_digests(human.trajectories, problems).values())
-    rows, lost = training_set(merged, digests, human_digests, calibration.calibrator, settings.min_confidence)
+    rows, lost = training_set(calibrated, digests, human_digests, settings.min_confidence)
     for reason, count in {**joined.counts, **lost}.items():
         log.info("%s: %d", reason, count)
     if not rows:
@@ -44,18 +54,21 @@ def run(config: Config, io: StageIO) -> None:
                         "Lower calibrate.min_confidence, or see artifacts/label/metrics.json for why labels are "
                         "undecided or unsure")
 
-    store.write_json(io.outputs["calibrator"], calibration.calibrator.to_dict())
+    store.write_json(io.outputs["calibrator"], {
+        "merged": calibration.map.calibrator.to_dict(),
+        "stack": calibration.map.stack.to_dict() if calibration.map.stack else None,
+        "strategies": {name: one.to_dict() for name, one in calibration.strategies.items()},
+    })
     for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
         store.write_shard(io.outputs["training_set"], index, StepLabel, rows[start : start + ROWS_PER_SHARD])
     unreviewed = [t for t in generated if digests[t.id] not in human_digests]
-    labels = store.read_shards(StepLabel, io.inputs["labels"])
-    queue = review_queue(merged, labels, unreviewed, problems, calibration.calibrator,
-                         budget=settings.review_budget, seed=config.seed)
+    budget = round(settings.review_share * sum(len(t.steps) for t in generated))
+    queue = review_queue(calibrated, labels, unreviewed, problems, budget=budget, seed=config.seed)
     store.write_jsonl(io.outputs["review_queue"], queue)
     _write_plots(calibration, io.outputs["plots"])
     metrics = {
         **joined.counts, **calibration.metrics,
-        "calibrated": int(calibration.calibrator.method != "identity"),
+        "calibrated": int(calibration.map.method != "identity"),
         "training_rows": len(rows), "training_chains": len({row.trajectory_id for row in rows}),
         "training_correct_share": sum(bool(row.is_correct) for row in rows) / len(rows),
         **lost, "review_queue": len(queue),
@@ -63,8 +76,8 @@ def run(config: Config, io: StageIO) -> None:
     with tracking.stage_run(io.workspace, "calibrate", config) as tracked:
         tracked.log_metrics(metrics)
         tracked.log_artifact(io.outputs["plots"])
-    store.write_json(io.outputs["metrics"], {**metrics, "method": calibration.calibrator.method,
-                                             "identity_reason": calibration.calibrator.reason})
+    store.write_json(io.outputs["metrics"], {**metrics, "method": calibration.map.method,
+                                             "identity_reason": calibration.map.calibrator.reason})
 
 
 def _write_plots(calibration: Calibration, folder: Path) -> None:
@@ -87,7 +100,7 @@ def _write_plots(calibration: Calibration, folder: Path) -> None:
         line, = axes.plot(x, y, linewidth=1.5, label=f"{SERIES[series]}: ECE {ece:.3f}")
         # Area of a dot in proportion to its share of the labels.
         axes.scatter(x, y, s=[10 + 500 * b.count / labels for b in curve], color=line.get_color(), alpha=0.45)
-    title = f"{calibration.calibrator.method}, {calibration.calibrator.labels} human labels"
+    title = f"{calibration.map.method}, {calibration.map.calibrator.labels} human labels"
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", title=f"Merged labels against people ({title})",
              xlabel="probability that the step is right", ylabel="share of steps that are right")
     axes.grid(alpha=0.25)

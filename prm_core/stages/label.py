@@ -2,61 +2,131 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import random
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prm_core import store
 from prm_core.config import Config
 from prm_core.errors import InputError
 from prm_core.stages.base import Stage, StageIO, model_path
-from prm_core.types import Problem, StepLabel, Trajectory
+from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
+
+if TYPE_CHECKING:
+    from prm_core.labeling.base import Chain, Strategy
 
 log = logging.getLogger(__name__)
-MERGED_SHARD = 10_000
+ROWS_PER_SHARD = 10_000
+EVIDENCE, LABELS = "evidence", "labels"
 
 
 def run(config: Config, io: StageIO) -> None:
-    """Writes the labels of each strategy and the merged ones, for generated and human-labelled chains alike.
+    """Writes the labels of each strategy and the merged ones, for generated and human-labelled chains alike, what
+    strategies found out beside (search trees, what a judge cost), and step preferences from the trees.
 
     Raises GateError when a strategy fails on more than `label.max_failed_share` of the chains.
     """
-    from prm_core.domains import DOMAINS
-    from prm_core.labeling import mc_dropout, mcts, rollout  # noqa: F401  (they register themselves)
-    from prm_core.labeling.base import STRATEGIES, Chain, LabelingTools, check_failures, label_shard
-    from prm_core.labeling.merge import find_merge, merge_labels
+    from prm_core.labeling.base import Chain, check_failures
+    from prm_core.labeling.merge import merge_labels
     from prm_core.labeling.summary import summarise
-    from prm_core.models.policy import load_policy
-    from prm_core.progress import track
 
     chains = [Chain(problem, trajectory) for problem, trajectory in load_chains(io)]
+    _label(chains, _strategies(config, io), config, io.work)
+    labels = store.read_shards(StepLabel, io.work / LABELS)
+    failed = check_failures(labels, config.label.strategies, len(chains), config.label.max_failed_share)
+    merged = merge_labels([chain.trajectory for chain in chains], labels, config.label)
+    evidence = io.work / EVIDENCE
+    evidence.mkdir(exist_ok=True)
+    preferences = _preferences(evidence, config.label.mcts.preference_confidence)
+
+    shutil.copytree(io.work / LABELS, io.outputs["labels"])
+    shutil.copytree(evidence, io.outputs["evidence"])
+    _write_shards(io.outputs["merged"], StepLabel, merged.labels)
+    _write_shards(io.outputs["preferences"], StepPreference, preferences)
+    store.write_json(io.outputs["metrics"], {
+        **summarise(labels, merged, failed), "train/preferences": len(preferences),
+        **_usage(evidence),
+    })
+
+
+def _strategies(config: Config, io: StageIO) -> dict[str, Strategy]:
+    """The configured strategies, ready. A misspelt rule fails here, before any has done its work."""
+    from prm_core.domains import DOMAINS
+    from prm_core.labeling.base import STRATEGIES, LabelingTools
+    from prm_core.labeling.merge import find_merge
+    from prm_core.models.policy import load_policy
+
+    for name in config.label.strategies:
+        # Strategies register themselves when their module, which has their name, is imported.
+        importlib.import_module(f"prm_core.labeling.{name}")
+    find_merge(config.label)
     tools = LabelingTools(
         config,
         DOMAINS,
         load_policy(model_path(io.workspace, config.models.policy), config),
         load_policy(model_path(io.workspace, config.models.reward_backbone), config),
     )
-    # A misspelt rule fails here, not after the strategies before it have done their work.
-    strategies = {name: STRATEGIES[name](tools) for name in config.label.strategies}
-    find_merge(config.label)
-    starts = range(0, len(chains), config.label.shard_size)
+    return {name: STRATEGIES[name](tools) for name in config.label.strategies}
+
+
+def _label(chains: Sequence[Chain], strategies: dict[str, Strategy], config: Config, work: Path) -> None:
+    """Labels shard by shard into the work folder; what is there already is not done again."""
+    from prm_core.labeling.base import label_shard
+    from prm_core.progress import track
+
+    shards = whole_questions(chains, config.label.shard_size)
     for position, (name, strategy) in enumerate(strategies.items()):
-        first = position * len(starts)
-        todo = [n for n in range(len(starts)) if not store.shard_path(io.work, first + n).exists()]
+        first = position * len(shards)
+        todo = [n for n in range(len(shards)) if not store.shard_path(work / LABELS, first + n).exists()]
         if todo:
             strategy.prepare(chains, config.seed)
-        for number in track(todo, f"label by {name}", total=len(starts), done=len(starts) - len(todo), unit="shard"):
-            shard = chains[starts[number] : starts[number] + config.label.shard_size]
+        for number in track(todo, f"label by {name}", total=len(shards), done=len(shards) - len(todo), unit="shard"):
             seed = random.Random(f"label/{name}/{config.seed}/{number}").getrandbits(31)
-            store.write_shard(io.work, first + number, StepLabel, label_shard(strategy, name, shard, seed))
-    labels = store.read_shards(StepLabel, io.work)
-    failed = check_failures(labels, config.label.strategies, len(chains), config.label.max_failed_share)
-    steps = {chain.trajectory.id: len(chain.trajectory.steps) for chain in chains}
-    merged = merge_labels(steps, labels, config.label)
-    shutil.copytree(io.work, io.outputs["labels"])
-    for index, start in enumerate(range(0, len(merged), MERGED_SHARD)):
-        store.write_shard(io.outputs["merged"], index, StepLabel, merged[start : start + MERGED_SHARD])
-    store.write_json(io.outputs["metrics"], summarise(labels, merged, failed))
+            rows = label_shard(strategy, name, shards[number], seed)
+            # The evidence first: a shard of labels that exists is never without it.
+            strategy.keep_evidence(work / EVIDENCE, number)
+            store.write_shard(work / LABELS, first + number, StepLabel, rows)
+
+
+def whole_questions(chains: Sequence[Chain], size: int) -> list[list[Chain]]:
+    """Shards of about `size` chains; all chains of a question are in one, since they may share a tree."""
+    by_problem: dict[str, list[Chain]] = {}
+    for chain in chains:
+        by_problem.setdefault(chain.problem.id, []).append(chain)
+    shards: list[list[Chain]] = [[]]
+    for group in by_problem.values():
+        if shards[-1] and len(shards[-1]) + len(group) > size:
+            shards.append([])
+        shards[-1] += group
+    return shards
+
+
+def _preferences(evidence: Path, confidence: float) -> list[StepPreference]:
+    """Step preferences of all search trees."""
+    from prm_core.labeling.tree import from_record, preferences
+
+    return [
+        pair for path in sorted(evidence.glob("trees-*.jsonl"))
+        for _, record in store.read_json_lines(path) for pair in preferences(from_record(record), confidence)
+    ]
+
+
+def _usage(evidence: Path) -> dict[str, float]:
+    """What the judge used, summed over its shards."""
+    figures: dict[str, float] = {}
+    for path in sorted(evidence.glob("judge-*.json")):
+        for name, value in store.read_json(path).items():
+            figures[f"train/judge/{name}"] = figures.get(f"train/judge/{name}", 0) + value
+    return figures
+
+
+def _write_shards(folder: Path, kind: type, rows: Sequence[StepLabel] | Sequence[StepPreference]) -> None:
+    for index, start in enumerate(range(0, max(len(rows), 1), ROWS_PER_SHARD)):
+        store.write_shard(folder, index, kind, rows[start : start + ROWS_PER_SHARD])
 
 
 def load_chains(io: StageIO) -> list[tuple[Problem, Trajectory]]:
@@ -86,6 +156,8 @@ STAGE = Stage(
     outputs={
         "labels": "artifacts/label/labels",
         "merged": "artifacts/label/merged",
+        "evidence": "artifacts/label/evidence",
+        "preferences": "artifacts/label/preferences",
         "metrics": "artifacts/label/metrics.json",
     },
     params=("seed", "models", "encoder", "label"),
