@@ -169,7 +169,7 @@ def test_other_profiles_have_no_bars(data):
 def test_search_trees_are_shown_or_the_reason_why_there_are_none(data, tmp_path):
     assert "<p>No trees &lt;here&gt;.</p>" in report.render(data)
     nodes = [{"id": n, "parent": None if n == 0 else 0, "step": f"step <{n}>" if n else "", "visits": 8, "rollouts": 8,
-              "wins": 4, "value": 0.5, "tokens": 9, "terminal": False, "right": None, "chains": [], "selected": 1}
+              "wins": 4, "value": 0.5, "tokens": 9, "reached": True, "right": None, "chains": []}
              for n in range(3)]
     tree = {"problem_id": "p<1>", "prompt": "How <many>?", "answer": "3", "model": "abc", "selection": "omega",
             "nodes": nodes}

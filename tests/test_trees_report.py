@@ -21,10 +21,10 @@ STEPS = ("Ida loses 7: 10 - 7 = 3.", "Ida finds 8 more: 1 + 8 = 9.", "The answer
          "She pays $4 for each of the apples that she had bought before, and $5 in all: 8 - 4 = 4.", "4" * 60, "也许")
 
 
-def node(number, parent, value=0.5, *, step="step", right=None, chains=(), rollouts=8, visits=8):
+def node(number, parent, value=0.5, *, step="step", right=None, chains=(), rollouts=8, visits=1):
     return {"id": number, "parent": parent, "step": "" if parent is None else step, "visits": visits,
             "rollouts": 0 if value is None else rollouts, "wins": round((value or 0) * rollouts), "value": value,
-            "tokens": 30, "terminal": right is not None, "right": right, "chains": list(chains), "selected": 1}
+            "tokens": 30, "reached": bool(value) or bool(right), "right": right, "chains": list(chains)}
 
 
 def record(nodes, problem="p"):
@@ -53,13 +53,13 @@ PARTING = [
 def random_tree(seed, count=40):
     """A tree of that many nodes with steps of all lengths, two of its paths given chains."""
     rng = random.Random(seed)
-    nodes = [node(0, None, visits=100)]
+    nodes = [node(0, None, rollouts=100)]
     while len(nodes) < count:
-        above = rng.choice([n for n in nodes if not n["terminal"]])
+        above = rng.choice([n for n in nodes if n["right"] is None])
         value = rng.choice([None, 0.0, 0.125, 0.5, 1.0])
         right = rng.choice([True, False]) if rng.random() < 0.3 else None
         nodes.append(node(len(nodes), above["id"], None if right is not None else value, step=rng.choice(STEPS),
-                          right=right, visits=rng.randint(0, 100)))
+                          right=right, rollouts=rng.randint(1, 100)))
     for chain in ("gen/p/0", "gen/p/1"):
         at = rng.choice(nodes)
         while at is not None:
@@ -98,17 +98,16 @@ def test_a_broken_tree_names_file_line_and_fault(tmp_path, nodes, fault):
 def test_a_first_error_loses_what_its_parent_had(tmp_path):
     lost_before = [node(0, None, 0.0), node(1, 0, 0.0, chains=["c/0"])]
     answers = [node(0, None), node(1, 0, None, right=False), node(2, 0, None, right=False, chains=["c/0"])]
-    unknown = [node(0, None, None), node(1, 0, 0.0)]
-    found = read(tmp_path, record(PARTING), record(lost_before), record(answers), record(unknown))
+    few = [node(0, None), node(1, 0, 0.0, rollouts=trees.SURE - 1), node(2, 0, 0.0, rollouts=trees.SURE)]
+    found = read(tmp_path, record(PARTING), record(lost_before), record(answers), record(few))
     # An answer that only a rollout gave is no first error; a given chain's is.
-    assert [tree.first_errors() for tree in found] == [{4}, set(), {2}, set()]
+    assert [tree.first_errors() for tree in found] == [{4}, set(), {2}, {2}]
 
 
 def test_chooses_chains_that_part_at_a_first_error(tmp_path):
     beside = [node(0, None), node(1, 0, 0.0, chains=["c/0"]), node(2, 0, 0.7)]
     outcomes = [node(0, None), node(1, 0, None, right=True, chains=["c/0"]),
-                node(2, 0, 0.1, chains=["c/1"]), node(3, 2, None, right=False, chains=["c/1"])]
-    outcomes[3]["parent"], outcomes[2]["value"] = 2, None
+                node(2, 0, 0.0, rollouts=1, chains=["c/1"]), node(3, 2, None, right=False, chains=["c/1"])]
     plain = [node(0, None), node(1, 0, 0.5)]
     records = [record(plain, "plain"), record(outcomes, "outcomes"), record(beside, "beside"),
                record(PARTING, "parting"), record(plain, "plain too")]
@@ -125,7 +124,7 @@ def test_prunes_what_few_rollouts_support_and_says_how_many(tmp_path):
     tree_6 = tree.nodes[6]
     kept = drawn_nodes(tree, 20)
     assert len(kept) == 20
-    # Given chains; the best supported with its ancestor, which nobody rolled out; then by rollouts.
+    # Given chains; the best supported with its ancestor, which has no rollouts of its own; then by rollouts.
     assert kept == {0, 1, 2, 3, 4, 5, 67, 6, *range(55, 67)}
     assert tree_6.rollouts == 0
     section = tree_section(tmp_path / "evidence")
@@ -174,11 +173,11 @@ def test_no_text_lies_on_a_text_or_a_node_at_forty_nodes(seed):
         assert box.x1 <= curve[:, 0].min() + 0.5 or box.x0 >= curve[:, 0].max() - 0.5
 
 
-def test_colour_is_value_area_is_visits_and_thick_lines_are_chains(tmp_path):
+def test_colour_is_value_area_is_rollouts_and_thick_lines_are_chains(tmp_path):
     from matplotlib.patches import Circle, PathPatch
 
     nodes = [dict(n) for n in PARTING]
-    nodes[1]["visits"], nodes[0]["visits"] = 25, 100
+    nodes[1]["rollouts"], nodes[0]["rollouts"] = 25, 100
     (tree,) = read(tmp_path, record(nodes))
     (axes,) = draw(tree, set(tree.nodes)).axes
     circles = {patch.get_gid(): patch for patch in axes.patches if isinstance(patch, Circle)}
@@ -190,7 +189,7 @@ def test_colour_is_value_area_is_visits_and_thick_lines_are_chains(tmp_path):
     assert circles[None].radius > circles["node-4"].radius
     texts = [text.get_text() for text in axes.texts]
     assert texts.count("first error") == 1
-    assert {"✓ right", "✗ wrong", "chain 0", "0.60", "5/8", "0.90"} <= set(texts)
+    assert {"✓ right", "✗ wrong", "chain 0", "0.60", "5/25", "0.90"} <= set(texts)
 
 
 @pytest.mark.parametrize(("step", "lines"), [
@@ -221,8 +220,8 @@ def test_svg_can_stand_in_the_page(tmp_path):
         assert str(shown.width) in str(round(float(re.search(r'viewBox="0 0 ([\d.]+)', shown.svg)[1])))
     evil_svg = next(d.svg for d in section.drawings if len(d.tree.nodes) == 3)
     assert "&lt;script&gt;" in evil_svg
-    assert "<title>&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; &amp; $x$: value 0.500 (4/8), 8 visits</title>" in (
-        evil_svg)
+    assert ("<title>&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; &amp; $x$: 4 of 8 rollouts end right; chosen 1 "
+            "times</title>") in evil_svg
     assert tree_section(tmp_path / "e", 2) == section
 
 

@@ -65,10 +65,9 @@ def tree_section(folder: Path, shown: int = SHOWN) -> TreeSection:
         kept = drawn_nodes(tree)
         chains = {chain for node in tree.nodes.values() for chain in node.chains}
         hidden = len(tree.nodes) - len(kept)
-        note = (f"{len(tree.nodes)} prefixes, {sum(node.rollouts for node in tree.nodes.values())} rollouts, "
-                f"{sum(node.tokens for node in tree.nodes.values())} tokens; {len(chains)} given chains; selection "
-                f"{tree.selection}. " + (f"{hidden} prefixes with few rollouts are not drawn." if hidden else
-                                         "All are drawn."))
+        note = (f"{len(tree.nodes)} prefixes, {sum(node.tokens for node in tree.nodes.values())} tokens generated; "
+                f"{len(chains)} given chains; selection {tree.selection}. "
+                + (f"{hidden} prefixes with few rollouts are not drawn." if hidden else "All are drawn."))
         svg, width = _svg(tree, kept)
         drawings.append(Drawing(tree, note, svg, width))
     chosen_by = f"{len(chosen)} of {seen} trees, those first whose given chains part at a first error."
@@ -111,8 +110,8 @@ def _note(tree: Tree, node: Node, kept: set[int], is_error: bool) -> list[tuple[
     """What stands beside a node: its outcome or value, then what else is to say."""
     hidden = sum(1 for child in tree.children[node.id] if child not in kept for _ in tree.preorder(child))
     more = f" +{hidden}" if hidden else ""
-    ends = [chain.rsplit("/", 1)[-1] for chain in node.chains] if node.terminal else []
-    if node.terminal and node.right is not None:
+    ends = [chain.rsplit("/", 1)[-1] for chain in node.chains] if node.right is not None else []
+    if node.right is not None:
         first = ("✓ right", "good", True) if node.right else ("✗ wrong", "bad", True)
     else:
         first = ("" if node.value is None else f"{node.value:.2f}", "ink", False)
@@ -146,13 +145,13 @@ def _layout(tree: Tree, kept: set[int]) -> tuple[dict[int, _Place], float, float
     Returns id → place, the figure's width and its height.
     """
     errors = tree.first_errors()
-    most = max(max(node.visits for node in tree.nodes.values()), 1)
+    most = max(max(node.rollouts for node in tree.nodes.values()), 1)
     places: dict[int, _Place] = {}
     order = [node for node in tree.preorder() if node in kept]
     for number in order:
         node = tree.nodes[number]
         depth = 0 if node.parent is None else places[node.parent].depth + 1
-        radius = max(MIN_RADIUS, MAX_RADIUS * (node.visits / most) ** 0.5)
+        radius = max(MIN_RADIUS, MAX_RADIUS * (node.rollouts / most) ** 0.5)
         label = ["question"] if node.parent is None else _label(node.step)
         note = _note(tree, node, kept, number in errors)
         places[number] = _Place(radius=radius, depth=depth, label=label, note=note)
@@ -200,7 +199,7 @@ def _edge(axes: Axes, parent: _Place, child: _Place, on_chain: bool) -> None:
 
 
 def draw(tree: Tree, kept: set[int]) -> Figure:
-    """The tree as a figure, one unit a pixel at 72 dpi: colour is value, area is visits, thick lines are given chains.
+    """The tree as a figure, one unit a pixel at 72 dpi: colour is value, area rollouts, thick lines are given chains.
 
     Args:
         tree: any tree.
@@ -270,5 +269,5 @@ def _svg(tree: Tree, kept: set[int]) -> tuple[Markup, int]:
 
 def _hover(node: Node) -> str:
     what = _clean(node.step) or "the question"
-    value = "no rollout from here" if node.value is None else f"value {node.value:.3f} ({node.wins}/{node.rollouts})"
-    return str(Markup("<g><title>{}: {}, {} visits</title>").format(what, value, node.visits))
+    value = "no rollout through here" if node.value is None else f"{node.wins} of {node.rollouts} rollouts end right"
+    return str(Markup("<g><title>{}: {}; chosen {} times</title>").format(what, value, node.visits))

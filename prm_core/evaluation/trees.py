@@ -1,6 +1,7 @@
 """The search trees that mcts left as evidence: reading and checking them, and which of them teach most.
 
-The tree files are written by labeling/mcts.py; nothing is searched or valued here. Drawing them is tree_drawing.py's.
+The files are written by labeling/mcts.py in the format of labeling/tree.py; nothing is searched or valued here. Drawing
+trees is tree_drawing.py's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from prm_core.errors import InputError
 FILES = "trees-*.jsonl"
 # Nodes drawn of a tree beyond those on given chains and beside a first error.
 MAX_NODES = 40
+# Failed rollouts, without a success, that make a prefix a failed one.
+SURE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +31,26 @@ class Node:
     Attributes:
         id, parent: parent is None at the root, which is the bare question.
         step: the step that leads here.
-        visits: simulations that passed through.
-        rollouts, wins: continuations sampled from exactly here, and those that reached the right answer.
-        value: estimate in [0, 1] that the prefix can succeed, None where nothing was sampled.
-        tokens: generated from here.
-        terminal, right: whether a chain ends here, and then whether its answer is right.
+        rollouts, wins: rollouts that started here or came through here, and those that reached the right answer.
+        value: their share, None without any.
+        visits: how often the search chose it or one below.
+        tokens: of the rollouts that started here.
+        reached: a rollout or chain through here reached the right answer.
+        right: where a chain ends here, whether its answer is right.
         chains: ids of the given trajectories through here.
-        selected: how often the search chose it.
     """
 
     id: int
     parent: int | None
     step: str
-    visits: int
     rollouts: int
     wins: int
     value: float | None
+    visits: int
     tokens: int
-    terminal: bool
+    reached: bool
     right: bool | None
     chains: Sequence[str]
-    selected: int
 
     @property
     def worth(self) -> float | None:
@@ -81,12 +83,12 @@ class Tree:
     def first_errors(self) -> set[int]:
         """Nodes whose step loses the question: nothing right follows from them, though it did from their parent.
 
-        Answers that only a rollout gave do not count: which of its steps erred, nobody asked.
+        Where fewer than SURE rollouts failed, that is chance, unless a given chain ends there.
         """
         return {
             node.id for node in self.nodes.values()
-            if node.parent is not None and node.worth == 0 and (node.value is not None or node.chains)
-            and (self.nodes[node.parent].worth or 0) > 0
+            if node.parent is not None and self.nodes[node.parent].reached and not node.reached
+            and (node.rollouts >= SURE or (node.chains and node.right is False))
         }
 
     def preorder(self, start: int | None = None) -> Iterator[int]:
@@ -152,10 +154,10 @@ def interest(tree: Tree) -> tuple[int, ...]:
     a first error on a given chain with a better step beside it; given chains with both outcomes; any first error."""
     errors = [tree.nodes[node] for node in tree.first_errors() if tree.nodes[node].chains]
     better = [tree.nodes[other] for error in errors for other in tree.children[error.parent or tree.root]
-              if (tree.nodes[other].worth or 0) > 0]
+              if tree.nodes[other].reached]
     outcomes = {node.right for node in tree.nodes.values() if node.chains and node.right is not None}
-    valued = sum(node.value is not None for node in tree.nodes.values())
-    return any(other.chains for other in better), bool(better), len(outcomes), bool(errors), min(valued, MAX_NODES)
+    known = sum(node.rollouts >= SURE for node in tree.nodes.values())
+    return any(other.chains for other in better), bool(better), len(outcomes), bool(errors), min(known, MAX_NODES)
 
 
 def choose(trees: Iterator[Tree], count: int) -> tuple[list[Tree], int]:
@@ -172,12 +174,12 @@ def choose(trees: Iterator[Tree], count: int) -> tuple[list[Tree], int]:
 
 
 def drawn_nodes(tree: Tree, limit: int = MAX_NODES) -> set[int]:
-    """Ids of the nodes to draw: given chains, first errors on them and the steps beside these whatever their number;
-    then those with most rollouts, each with its ancestors, up to `limit` in all."""
+    """Ids of the nodes to draw: given chains and the right ways beside their first errors, whatever their number; then
+    those with most rollouts, each with its ancestors, up to `limit` in all."""
     kept = {tree.root, *(node.id for node in tree.nodes.values() if node.chains)}
     for error in tree.first_errors() & kept:
         kept |= {other for other in tree.children[tree.nodes[error].parent or tree.root]
-                 if tree.nodes[other].value is not None}
+                 if tree.nodes[other].reached}
     for node in sorted(tree.nodes.values(), key=lambda node: (-node.rollouts, -node.visits, node.id)):
         path = {node.id}
         above = node.parent
