@@ -53,7 +53,8 @@ def wait(folder: Path, hours: float) -> None:
     try:
         pause_flow_run(timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
     except FlowPauseTimeout:
-        raise NobodyCame(f"{board.unanswered()} steps waited {hours:g} hours for review and nobody had the run go on; "
+        board.refresh()
+        raise NobodyCame(f"{board.unanswered()} steps waited {hours:.3g} hours for review and nobody had the run go on; "
                          f"answers given are kept: {pause.RECORD}") from None
     finally:
         pause.end(folder)

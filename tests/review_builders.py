@@ -9,22 +9,20 @@ from prm_core import store
 from prm_core.labeling.review import review_queue
 from prm_core.labeling.review_files import read_answers, reviewer_name
 from prm_core.labeling.review_import import ImportReport, import_answers
-from prm_core.models.calibration import Calibrator
 from prm_core.review.session import HUMAN, QUEUE, generated
 from prm_core.types import StepLabel
 from tests.quality_builders import STEPS, label, problem, trajectory, write_workspace
 
-IDENTITY = Calibrator("identity", labels=0)
-MERGED = tuple(label(f"gen-{n}", i, True, 0.8) for n in range(6) for i in range(STEPS))
+MERGED = tuple(label(f"gen-{n}", i, True, 0.8, value=0.8) for n in range(6) for i in range(STEPS))
 
 
 def queue_of(
     merged: tuple[StepLabel, ...] | list[StepLabel] = MERGED, labels: tuple[StepLabel, ...] | list[StepLabel] = (),
-    budget: int = 100,
+    budget: int = 100, seed: int = 0,
 ) -> list[dict[str, Any]]:
     """The review queue over six chains of three steps."""
     problems = {f"p{n}": problem(n) for n in range(6)}
-    return review_queue(merged, labels, [trajectory(n) for n in range(6)], problems, IDENTITY, budget=budget, seed=0)
+    return review_queue(merged, labels, [trajectory(n) for n in range(6)], problems, budget=budget, seed=seed)
 
 
 def write_queue(root: Path, budget: int = 8) -> Path:

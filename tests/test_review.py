@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from prm_core import store
 from prm_core.cli.review import app
 from prm_core.errors import InputError
+from prm_core.labeling.active import RANDOM_SHARE, chances, disagreement, select_steps, uncertainty
 from prm_core.labeling.human import read_human
-from prm_core.labeling.review import disagreement, review_queue, select_steps, uncertainty
+from prm_core.labeling.review import review_queue
 from prm_core.types import Step, Trajectory
 from tests.quality_builders import STEPS, label, problem, read_lines, trajectory
-from tests.review_builders import IDENTITY, bring_in, counts, queue_of, write_queue
+from tests.review_builders import bring_in, counts, queue_of, write_queue
 
 # --- the queue --------------------------------------------------------------------------------------------------------
 
@@ -27,33 +28,51 @@ def test_disagreement_and_uncertainty():
     assert [disagreement(v) for v in ([], [True], [True, False])] == [0, 0, 1]
     assert disagreement([True, True, False]) == pytest.approx(2 / 3)
     assert [uncertainty(p) for p in (0.0, 1.0, 0.5, None)] == [0, 0, 1, 1]
-    assert uncertainty(0.25) == uncertainty(0.75) == 0.5
+    # 2 · sqrt(0.1 · 0.9)
+    assert uncertainty(0.1) == pytest.approx(0.6)
+    assert uncertainty(0.25) == uncertainty(0.75)
 
 
 def test_the_queue_holds_what_a_reviewer_needs():
     votes = [label("gen-1", 1, True, strategy="rollout", reasoning="8 of 8"),
              label("gen-1", 1, False, strategy="mc_dropout", reasoning="spread 2.1"),
              label("gen-1", 0, True, strategy="rollout")]
-    [row] = queue_of([label("gen-1", 1, True, 0.6)], votes)
+    [row] = queue_of([label("gen-1", 1, True, 0.9, value=0.9)], votes)
     assert row["prompt"] == "What is 1 + 1?"
     assert (row["steps_before"], row["step"]) == (["step 0 of chain 1"], "step 1 of chain 1")
-    assert (row["is_correct"], row["probability"], row["priority"]) == (None, 0.6, pytest.approx(1.8))
+    assert (row["is_correct"], row["probability"], row["priority"]) == (None, 0.9, pytest.approx(1.6))
+    assert row["chance"] == 1
     assert [(s["strategy"], s["is_correct"], s["reasoning"]) for s in row["strategies"]] == [
         ("mc_dropout", False, "spread 2.1"), ("rollout", True, "8 of 8")]
 
 
 def test_observations_are_shown_with_their_step():
     chain = dataclasses.replace(trajectory(1), steps=(Step("look up", "42"), Step("so 42")))
-    [row] = review_queue([label("gen-1", 1)], [], [chain], {"p1": problem(1)}, IDENTITY, budget=1, seed=0)
+    [row] = review_queue([label("gen-1", 1)], [], [chain], {"p1": problem(1)}, budget=1, seed=0)
     assert row["steps_before"] == ["look up\n[reply] 42"]
 
 
 def test_disagreed_and_unsure_steps_come_first():
-    merged = [label(f"gen-{n}", 0, True, 0.99) for n in range(6)]
-    merged[3] = label("gen-3", 0, True, 0.55)
+    merged = [label(f"gen-{n}", 0, True, 0.99, value=0.99) for n in range(6)]
+    merged[3] = label("gen-3", 0, True, 0.55, value=0.55)
     votes = [label("gen-4", 0, ok, strategy=name) for name, ok in (("rollout", True), ("mcts", False))]
-    queue = queue_of(merged, votes, budget=3)
-    assert [row["trajectory_id"] for row in queue[:2]] == ["gen-4", "gen-3"]
+    rows = {row["trajectory_id"]: row for row in queue_of(merged, votes)}
+    assert sorted(rows, key=lambda name: -rows[name]["priority"])[:2] == ["gen-4", "gen-3"]
+    queues = [queue_of(merged, votes, budget=2, seed=seed) for seed in range(200)]
+    picked = Counter(row["trajectory_id"] for queue in queues for row in queue)
+    assert {name for name, _ in picked.most_common(2)} == {"gen-3", "gen-4"}
+    # … but any step may come.
+    assert len(picked) == 6
+
+
+def test_the_order_of_the_queue_tells_nothing_of_the_priority():
+    votes = [label("gen-4", 0, ok, strategy=name) for name, ok in (("rollout", True), ("mcts", False))]
+    queues = [queue_of([label(f"gen-{n}", 0, value=0.9) for n in range(6)], votes, seed=seed) for seed in range(300)]
+    first = Counter(queue[0]["trajectory_id"] for queue in queues)
+    # 50 each are expected.
+    assert len(first) == 6
+    assert max(first.values()) < 85
+    assert queues[0] == queue_of([label(f"gen-{n}", 0, value=0.9) for n in range(6)], votes, seed=0)
 
 
 def test_steps_after_a_wrong_verdict_and_of_unknown_chains_are_not_asked():
@@ -61,13 +80,31 @@ def test_steps_after_a_wrong_verdict_and_of_unknown_chains_are_not_asked():
     assert {(row["trajectory_id"], row["step_index"]) for row in queue_of(merged)} == {("gen-1", 0), ("gen-1", 1)}
 
 
-def test_positions_get_their_share_and_a_tenth_is_random():
-    # Only first steps look doubtful; still every position is asked about in proportion.
+def test_positions_get_their_share():
+    # First steps look ten times as doubtful; every position gets what its chances add up to.
     priorities = {(f"t{n}", index): 1.0 if index == 0 else 0.1 for n in range(100) for index in range(4)}
-    picked = select_steps(priorities, 40, seed=0)
-    reasons = Counter(reason for _, reason in picked)
-    assert reasons == {"priority": 36, "random": 4}
-    assert Counter(key[1] for key, reason in picked if reason == "priority") == {0: 9, 1: 9, 2: 9, 3: 9}
+    picks = select_steps(priorities, 40, seed=0)
+    assert len(picks) == 40
+    # 0.2 · 40 / 4 for each, 0.8 · 40 by priority: 100 to 3 · 10
+    expected = {0: 8 * 0.25 + 32 * 100 / 130, 1: 2 + 32 * 10 / 130, 2: 2 + 32 * 10 / 130, 3: 2 + 32 * 10 / 130}
+    got = Counter(pick.key[1] for pick in picks)
+    assert all(abs(got[index] - value) <= 1 for index, value in expected.items())
+
+
+def test_weights_bring_the_picked_steps_back_to_all():
+    priorities = {(f"t{n}", n % 3): (n % 7) / 7 for n in range(60)}
+    doubtful = {key for key, priority in priorities.items() if priority > 0.5}
+    estimates = [sum(1 / pick.chance for pick in select_steps(priorities, 15, seed) if pick.key in doubtful)
+                 for seed in range(400)]
+    assert sum(estimates) / 400 == pytest.approx(len(doubtful), rel=0.05)
+
+
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=30), st.integers(1, 40))
+def test_chances_fill_the_budget_and_are_never_tiny(priorities, budget):
+    given_chances = chances(priorities, budget)
+    wanted = min(budget, len(priorities))
+    assert sum(given_chances) == pytest.approx(wanted)
+    assert all(RANDOM_SHARE * wanted / len(priorities) - 1e-9 <= chance <= 1 for chance in given_chances)
 
 
 @settings(max_examples=60)
@@ -77,7 +114,7 @@ def test_positions_get_their_share_and_a_tenth_is_random():
 )
 def test_selection_fills_the_budget_with_distinct_steps_and_is_seeded(priorities, budget, seed):
     picked = select_steps(priorities, budget, seed)
-    chosen = [key for key, _ in picked]
+    chosen = [pick.key for pick in picked]
     assert len(chosen) == len(set(chosen)) == min(budget, len(priorities))
     assert set(chosen) <= set(priorities)
     values = [priorities[key] for key in chosen]
@@ -122,6 +159,12 @@ def test_answers_become_human_labels_with_their_chains_and_problems(workspace):
         chain = chains[row.trajectory_id]
         assert chain.steps[row.step_index].text == queued["step"]
         assert problems[chain.problem_id].prompt == queued["prompt"]
+
+
+def test_the_chance_a_step_was_picked_with_stays_with_the_answer(workspace):
+    bring_in(workspace, answered(workspace, [True], chance=0.125))
+    bring_in(workspace, answered(workspace, [True], chance=None), "cem")
+    assert [r.lineage for r in read_human(workspace / "data/human").labels[-2:]] == ['{"chance": 0.125}', ""]
 
 
 def test_importing_twice_changes_nothing(workspace):
@@ -172,6 +215,8 @@ def test_answers_about_chains_generated_anew_are_refused(workspace):
     [
         ({"is_correct": "maybe"}, r"answers\.jsonl:1: is_correct is 'maybe'; write true or false"),
         ({"is_correct": 0.7}, r"answers\.jsonl:1: is_correct is 0\.7"),
+        ({"chance": 0}, r"answers\.jsonl:1: chance is 0, expected a number above 0"),
+        ({"chance": "often"}, "chance is 'often'"),
         ({"step_index": 17}, r"answers\.jsonl:1: trajectory 'gen-\d' has 3 steps, there is no step 17"),
         ({"step_index": -1}, "there is no step -1"),
         ({"step_index": "one"}, r"answers\.jsonl:1: step_index is 'one', expected a number"),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click.core import ParameterSource
 
 from prm_core.errors import InputError
 
@@ -53,7 +52,8 @@ def review(
     Without a page: `prm review export`, answer in the file (or in Label Studio), `prm review import`.
     """
     if context.invoked_subcommand is not None:
-        given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        # By name: typer carries a click of its own.
+        given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
         if given:
             raise InputError(f"options of `prm review {context.invoked_subcommand}` go after its name (--{given[0]} "
                              "came before)")

@@ -46,6 +46,7 @@ def tasks(queue: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "trajectory_id": row["trajectory_id"],
             "step_index": row["step_index"],
             "chain": row["chain"],
+            "chance": row.get("chance"),
             "prompt": row["prompt"],
             # Label Studio refuses a text without content.
             "steps_before": "\n".join(f"{n}. {step}" for n, step in enumerate(row["steps_before"], 1)) or "(none)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -48,6 +49,9 @@ def review_queue(
 ) -> list[dict[str, Any]]:
     """The steps most worth a human's look, each with everything needed to judge it and an empty `is_correct`.
 
+    They come in random order: whoever stops early has answered a fair part of them, so that the chances they were
+    picked with still say how many steps each answer stands for.
+
     Args:
         calibrated: merged labels with calibrated probabilities.
         labels: single strategies' labels.
@@ -80,4 +84,5 @@ def review_queue(
                  "confidence": row.confidence, "reasoning": row.reasoning} for row in found["strategies"]
             ],
         })
+    random.Random(f"review order/{seed}").shuffle(queue)
     return queue

@@ -29,6 +29,7 @@ class Answer:
         verdict: whether the step is right, None where that was left open.
         note: the reviewer's remark.
         reviewer: a name as `reviewer_name` returns it.
+        chance: with which chance the step was picked for review; None where that is not known.
     """
 
     where: str
@@ -38,6 +39,7 @@ class Answer:
     verdict: bool | None
     note: str
     reviewer: str
+    chance: float | None = None
 
 
 def reviewer_name(raw: str) -> str:
@@ -98,8 +100,8 @@ def parse_answer(row: Mapping[str, Any], where: str, reviewer: str) -> Answer:
         raise InputError(f"{where}: trajectory_id and chain must be texts; keep them as exported")
     if not isinstance(index, int) or isinstance(index, bool):
         raise InputError(f"{where}: step_index is {index!r}, expected a number")
-    verdict = _parse_verdict(row["is_correct"], where)
-    return Answer(where, trajectory_id, index, chain, verdict, str(row.get("note") or ""), reviewer)
+    verdict, chance = _parse_verdict(row["is_correct"], where), _parse_chance(row.get("chance"), where)
+    return Answer(where, trajectory_id, index, chain, verdict, str(row.get("note") or ""), reviewer, chance)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -116,6 +118,17 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, {**row, "step_index": int(row.get("step_index") or "")}
             except ValueError:
                 raise InputError(f"{where}: step_index is {row.get('step_index')!r}, expected a number") from None
+
+
+def _parse_chance(raw: Any, where: str) -> float | None:
+    """A chance above 0, None where it was left out. Raises InputError on anything else."""
+    try:
+        chance = float(raw) if raw not in (None, "") else None
+    except (TypeError, ValueError):
+        chance = -1.0
+    if chance is not None and not 0 < chance <= 1:
+        raise InputError(f"{where}: chance is {raw!r}, expected a number above 0 and at most 1; keep it as exported")
+    return chance
 
 
 def _parse_verdict(raw: Any, where: str) -> bool | None:

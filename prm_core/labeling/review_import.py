@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from prm_core import store
 from prm_core.errors import InputError
+from prm_core.labeling.calibrate import CHANCE
 from prm_core.labeling.human import (
     FILES,
     HUMAN_PREFIX,
@@ -122,7 +124,8 @@ def import_answers(answers: Iterable[Answer], human: Path, generated: Generated)
             if verdict != answer.verdict:
                 raise InputError(f"{answer.where}: contradicts the answer to the same step at {where}; keep one of "
                                  "them")
-            label = StepLabel(*key, float(verdict), verdict, 1.0, 0, answer.note)
+            picked = json.dumps({CHANCE: answer.chance}) if answer.chance is not None else ""
+            label = StepLabel(*key, float(verdict), verdict, 1.0, 0, answer.note, picked)
             old = existing.get(key)
             counts["added" if old is None else "unchanged" if old == label else "replaced"] += 1
             existing[key] = label

@@ -16,7 +16,7 @@ from prm_core.labeling.agreement import agreement, describe
 from prm_core.labeling.human import StepKey
 from prm_core.labeling.review_files import reviewer_name
 from prm_core.review import pause
-from prm_core.review.session import Board, Session
+from prm_core.review.session import Board, Progress, Session
 
 HOST = "127.0.0.1"
 # An answer that comes sooner after the step than this was meant for the step before it (a key pressed twice).
@@ -58,15 +58,16 @@ class ReviewPage:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._always = self._revealed = False
-        # What is drawn, which step that is, and since when.
-        self._drawn: tuple[object, ...] = ()
+        # The step that is drawn and since when; what else is drawn.
         self._key: StepKey | None = None
         self._since = 0.0
+        self._progress: Progress | None = None
         self._note: ui.textarea | None = None
         ui.add_css(CSS)
         with ui.dialog() as self._help, ui.card():
             self._fill_help()
         with ui.element("div").classes("review"):
+            self._header()
             self._body()
         ui.keyboard(self._on_key, repeating=False, ignore=["input", "textarea"])
         ui.timer(REFRESH_SECONDS, self._look_again)
@@ -103,8 +104,7 @@ class ReviewPage:
             ui.notify("That was too fast for the new step: nothing recorded", type="info", position="top")
             self._show()
             return
-        note = self._note.value or "" if self._note else ""
-        self._do(lambda: self.session.answer(item.key, verdict, note))
+        self._do(lambda: self.session.answer(item.key, verdict, self._draft))
 
     def _skip(self) -> None:
         item = self.session.current
@@ -135,22 +135,26 @@ class ReviewPage:
     # --- what a reviewer sees -----------------------------------------------------------------------------------------
 
     def _show(self, anew: bool = False) -> None:
-        """Draws the page again if something has changed; what is being typed stays if nothing has."""
-        if anew or self._state() != self._drawn:
+        """Draws again what has changed. What others do changes the header only: a reader is not disturbed."""
+        progress_changed = self.session.progress() != self._progress
+        if progress_changed:
+            self._header.refresh()
+        key = self.session.current.key if self.session.current else None
+        if anew or key != self._key or (key is None and progress_changed):
             self._body.refresh()
 
-    def _state(self) -> tuple[object, ...]:
-        item = self.session.current
-        return (item.key if item else None, repr(self.session.progress()), self.session.last)
+    @property
+    def _draft(self) -> str:
+        """The note as typed so far."""
+        return self._note.value or "" if self._note else ""
 
     @ui.refreshable_method
     def _body(self) -> None:
         item = self.session.current
         key = item.key if item else None
+        draft = self._draft if key == self._key else None
         if key != self._key:
             self._key, self._since, self._revealed = key, time.monotonic(), False
-        self._drawn = self._state()
-        self._header()
         if item is None:
             self._note = None
             self._finished()
@@ -161,15 +165,17 @@ class ReviewPage:
             if self._always or self._revealed:
                 with ui.column().classes("scroll h-full min-w-0 no-wrap gap-2").style("flex: 1 1 0"):
                     self._verdicts(item.row)
-        self._judgement(item.row)
+        before = self.session.before
+        self._judgement(item.row, draft if draft is not None else before.reasoning if before else "")
 
+    @ui.refreshable_method
     def _header(self) -> None:
-        progress = self.session.progress()
+        progress = self._progress = self.session.progress()
         with ui.row().classes("w-full max-w-6xl mx-auto px-6 pt-3 items-center gap-4"):
             ui.label("Step review").classes("text-lg font-semibold")
             with ui.column().classes("grow gap-1"):
                 ui.label(f"{progress.mine} of {progress.asked} answered by {self.session.reviewer}, {progress.now} now"
-                         + (f", {progress.skipped} skipped" if progress.skipped else "")).mark("progress")
+                         + (f", {progress.skipped} skipped" if progress.skipped else ""))
                 share = progress.mine / max(1, progress.asked)
                 ui.linear_progress(share, show_value=False, size="6px").props("rounded")
             others = ", ".join(f"{name} {count}" for name, count in progress.by_reviewer.items())
@@ -182,7 +188,7 @@ class ReviewPage:
 
     def _context(self, row: Any) -> None:
         ui.label("Question").classes("caption")
-        ui.label(row["prompt"]).classes("text scroll w-full shrink-0").style("max-height: 30vh").mark("question")
+        ui.label(row["prompt"]).classes("text scroll w-full shrink-0").style("max-height: 30vh")
         ui.label("Steps so far").classes("caption")
         if not row["steps_before"]:
             ui.label("None: this is the first step.").classes("text opacity-70")
@@ -195,12 +201,12 @@ class ReviewPage:
         # The last steps are the ones the step in question goes on from.
         area.scroll_to(percent=1.0)
 
-    def _judgement(self, row: Any) -> None:
-        last = self.session.last
+    def _judgement(self, row: Any, note: str) -> None:
+        last, before = self.session.last, self.session.before
         frame = "w-full border-t border-gray-400/40 bg-gray-500/10"
         with ui.element("footer").classes(frame), ui.column().classes("w-full max-w-6xl mx-auto px-6 py-4 gap-3"):
             ui.label(f"Step {row['step_index'] + 1}: is it right?").classes("caption")
-            ui.label(row["step"]).classes("text step scroll w-full").style("max-height: 32vh").mark("step")
+            ui.label(row["step"]).classes("text step scroll w-full").style("max-height: 32vh")
             with ui.row().classes("w-full items-center gap-3"):
                 for text, verdict in (("← Wrong (n)", False), ("Right (y) →", True)):
                     ui.button(text, on_click=partial(self._answer, verdict), color=_COLORS[verdict]).props(
@@ -210,17 +216,16 @@ class ReviewPage:
                 hidden = not (self._always or self._revealed)
                 ui.button("Show verdicts (v)" if hidden else "Hide verdicts (v)", on_click=self._reveal).props(
                     "no-caps flat").set_visibility(not self._always)
-                before = self.session.before
-                self._note = ui.textarea(placeholder="Note (m)", value=before.reasoning if before else "").props(
-                    "dense outlined autogrow rows=1").classes("grow").mark("note")
+                self._note = ui.textarea(placeholder="Note (m)", value=note).props(
+                    "dense outlined autogrow rows=1").classes("grow")
                 self._note.on("keydown.esc", lambda: self._note.run_method("blur"))
             if before is not None:
                 ui.label(f"You had answered: {_word(before.is_correct)}").classes("text-sm opacity-70")
             elif last is not None:
-                ui.label(f"Your last answer: {_word(last.is_correct)}").classes("text-sm opacity-70").mark("last")
+                ui.label(f"Your last answer: {_word(last.is_correct)}").classes("text-sm opacity-70")
 
     def _verdicts(self, row: Any) -> None:
-        ui.label("What the strategies say").classes("caption").mark("verdicts")
+        ui.label("What the strategies say").classes("caption")
         probability = row.get("probability")
         if probability is not None:
             ui.label(f"All together: {probability:.0%} right").classes("text-sm")
@@ -244,13 +249,13 @@ class ReviewPage:
                 ui.label("The last run left no step to review.").classes("text")
                 return
             ui.label("Done" if not progress.skipped else "All but the skipped ones").classes(
-                "text-2xl font-semibold").mark("finished")
+                "text-2xl font-semibold")
             ui.label(f"{progress.covered} of {progress.queue} steps have an answer. Everything is saved in "
                      f"{self.session.board.workspace / 'data/human'}.").classes("text")
-            ui.label(pause.next_step(self.session.board.workspace)).classes("text font-medium").mark("next")
+            ui.label(pause.next_step(self.session.board.workspace)).classes("text font-medium")
             pairs = agreement([label for given in self.session.board.answers.values() for label in given.values()])
             for pair in pairs:
-                ui.label(describe(pair)).classes("text").mark("agreement")
+                ui.label(describe(pair)).classes("text")
             if not pairs:
                 ui.label("One reviewer so far; with a second one, their agreement shows up here.").classes("opacity-70")
             with ui.row():
@@ -295,7 +300,7 @@ def _ask_name(known: list[str]) -> None:
         ui.label("Step review").classes("text-2xl font-semibold")
         ui.label("Who is judging? Answers are kept under this name, and you go on where it stopped.")
         field = ui.input("Your name", autocomplete=known).props("autofocus outlined").classes("w-full").on(
-            "keydown.enter", start).mark("name")
+            "keydown.enter", start)
         ui.button("Start", on_click=start).props("no-caps unelevated")
 
 

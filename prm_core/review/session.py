@@ -15,7 +15,7 @@ from typing import Any
 
 from prm_core.errors import InputError
 from prm_core.labeling.human import FILES, HUMAN_PREFIX, HumanData, StepKey, read_human
-from prm_core.labeling.review_files import Answer, read_queue, reviewer_name
+from prm_core.labeling.review_files import parse_answer, read_queue, reviewer_name
 from prm_core.labeling.review_import import Generated, durable_id, import_answers, retract
 from prm_core.review import pause
 from prm_core.types import StepLabel
@@ -118,8 +118,7 @@ class Board:
     def record(self, item: Item, reviewer: str, verdict: bool, note: str) -> None:
         """Puts an answer into `data/human`. Raises InputError where it cannot be taken; then nothing has changed."""
         pause.check_writable(self.workspace)
-        row = item.row
-        answer = Answer("the answer", row["trajectory_id"], row["step_index"], row["chain"], verdict, note, reviewer)
+        answer = parse_answer({**item.row, "is_correct": verdict, "note": note}, "the answer", reviewer)
         import_answers([answer], self.workspace / HUMAN, self._generated)
         self.refresh()
 
