@@ -173,7 +173,9 @@ def test_a_failing_figure_is_not_a_failing_row(tmp_path, tracked):
     result, quarantine, passed = checked(write_workspace(tmp_path, change=undecided))
     assert failed(result) == {("coverage", "summary", "coverage")}
     coverage = next(c for c in result["expectations"] if c["name"] == "coverage")
-    assert (coverage["observed"], coverage["bound"], coverage["critical"]) == (0.5, "between 0.8 and 1", True)
+    # Of five wrong chains the second step is undecided, so the third is asked about as well: 85 steps.
+    assert coverage["observed"] == pytest.approx(45 / 85)
+    assert (coverage["bound"], coverage["critical"]) == ("between 0.8 and 1", True)
     assert quarantine == []
     assert len(passed) == 30 * STEPS
 
@@ -182,7 +184,7 @@ def test_each_dataset_level_figure_is_checked(tmp_path, tracked):
     def change(table, rows):
         if table == "merged":
             return [dataclasses.replace(r, is_correct=True, confidence=0.3) for r in rows if r.step_index]
-        rollout = [dataclasses.replace(r, is_correct=None if i % 3 else not r.is_correct)
+        rollout = [dataclasses.replace(r, is_correct=None if i % 3 else r.is_correct)
                    for i, r in enumerate(r for r in rows if r.strategy == "rollout")]
         return rollout + [r for r in rows if r.strategy == "mc_dropout" and r.step_index]
 
@@ -248,19 +250,37 @@ def test_default_bounds_let_the_verifier_abstain():
 
 def test_dataset_figures_by_hand():
     rows = [label("a", 0, True, 0.9), label("a", 1, None, 0.0), label("b", 0, False, 0.7)]
+    # Chain b is wrong from its first step on, so three steps of four are asked about.
     votes = [label("a", 0, True, strategy="rollout"), label("a", 0, True, strategy="mc_dropout"),
              label("a", 1, None, strategy="rollout"), label("a", 1, True, strategy="mc_dropout"),
              label("b", 0, True, strategy="rollout"), label("b", 0, False, strategy="mc_dropout")]
     frames = [pd.DataFrame([dataclasses.asdict(row) for row in table]) for table in (votes, rows)]
     figures = dataset_figures(*frames, {"a": 2, "b": 2}, STRATEGIES)
-    assert figures["coverage"] == 2 / 4
+    assert (figures["steps"], figures["asked_steps"]) == (4, 3)
+    assert figures["coverage"] == pytest.approx(2 / 3)
     assert figures["correct_share"] == 0.5
     assert figures["confidence_mean"] == pytest.approx(0.8)
     assert figures["completeness/merged"] == 3 / 4
     assert figures["abstention/rollout"] == pytest.approx(1 / 3)
-    assert (figures["coverage/rollout"], figures["coverage/mc_dropout"]) == (2 / 4, 3 / 4)
+    assert (figures["coverage/rollout"], figures["coverage/mc_dropout"]) == (pytest.approx(2 / 3), 1.0)
     assert (figures["correct_share/rollout"], figures["correct_share/mc_dropout"]) == (1.0, pytest.approx(2 / 3))
     assert (figures["agreement/rollout/mc_dropout"], figures["agreement_steps/rollout/mc_dropout"]) == (0.5, 2)
+
+
+def test_nothing_is_asked_after_the_first_wrong_step():
+    def votes(name, *verdicts):
+        return [label("a", i, verdict, 0.9, name) for i, verdict in enumerate(verdicts)]
+
+    merged = votes("merged", True, False, None, None)
+    # One strategy stops at its own first wrong step, the other judges on; where they part after the error is no
+    # disagreement.
+    labels = [*votes("mcts", True, None, False, None), *votes("verifier", True, None, True, True)]
+    figures = dataset_figures(*(pd.DataFrame([dataclasses.asdict(row) for row in table]) for table in (labels, merged)),
+                              {"a": 4}, ["mcts", "verifier"])
+    assert (figures["asked_steps"], figures["coverage"]) == (2, 1.0)
+    assert (figures["coverage/mcts"], figures["coverage/verifier"]) == (0.5, 0.5)
+    assert (figures["abstention/mcts"], figures["abstention/verifier"]) == (pytest.approx(1 / 3), 0.25)
+    assert (figures["agreement/mcts/verifier"], figures["agreement_steps/mcts/verifier"]) == (1.0, 1)
 
 
 def test_the_gate_names_expectation_figure_bound_and_file(tmp_path, tracked):
@@ -276,7 +296,7 @@ def test_the_gate_names_expectation_figure_bound_and_file(tmp_path, tracked):
     message = str(caught.value)
     assert "\n" not in message
     assert "values_in_range on merged.confidence: observed 1 of 90 rows fail, demanded between 0 and 1" in message
-    assert "coverage on summary.coverage: observed 0.2556, demanded between 0.8 and 1" in message
+    assert "coverage on summary.coverage: observed 0.2614, demanded between 0.8 and 1" in message
     assert "artifacts/validate/quarantine/rows.jsonl" in message
     # What the reader is sent to is there, and the chain cannot go on.
     assert len(read_lines(tmp_path / "artifacts/validate/quarantine/rows.jsonl")) == 1
@@ -374,7 +394,7 @@ def test_index_page_shows_the_agreement_of_every_pair_with_its_steps(tmp_path, t
     rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>.*?</tr>", page)]
     rows = [[cell.strip() for cell in row.split("|") if cell.strip()] for row in rows]
     at = rows.index(["same verdict", *config.label.strategies])
-    # Nine of 90 steps disagree; the judge saw one chain, the verifier none.
-    assert rows[at + 1][:6] == ["rollout", "90.0 %", "of 90 steps", "100.0 %", "of 3 steps", "no step in common"]
-    assert rows[at + 2][:3] == ["mc_dropout", "90.0 %", "of 90 steps"]
+    # Eight of 80 steps up to a first error disagree; the judge saw one chain, the verifier none.
+    assert rows[at + 1][:6] == ["rollout", "90.0 %", "of 80 steps", "100.0 %", "of 3 steps", "no step in common"]
+    assert rows[at + 2][:3] == ["mc_dropout", "90.0 %", "of 80 steps"]
     assert rows[at + 4] == ["verifier", *["no step in common"] * 3]

@@ -31,11 +31,12 @@ EXPECTATIONS = {
     "lineage": "a row says what made it: strategy@version, model, parameters, seed",
     "unique_keys": "trajectory, step and strategy occur together once",
     "completeness": "every step of a chain that the strategy took up has its row; merged rows: of every chain",
-    "coverage": "share of steps with a merged verdict",
+    "coverage": "share of steps with a merged verdict, of those up to their chain's first wrong one",
     "label_balance": "share of merged verdicts that say right",
     "confidence_distribution": "mean confidence of the merged verdicts",
-    "agreement": "share of steps on which two strategies give the same verdict, where both give one",
-    "abstention": "share of a strategy's rows without a verdict",
+    "agreement": "share of steps, up to their chain's first wrong one, on which two strategies give the same verdict, "
+                 "where both give one",
+    "abstention": "share of a strategy's rows without a verdict, of those up to its first wrong step of a chain",
     "drift": "verdicts, values and confidence are distributed as in the previous run",
 }
 # Column → type name as pandas reads it from our Parquet schema; nulls aside for is_correct.
@@ -75,27 +76,36 @@ def dataset_figures(
 ) -> dict[str, float | None]:
     """Dataset-level figures over rows that passed their own checks.
 
+    A wrong step ends what can be asked of a chain (METHODS 2): steps after the first one whose merged verdict is
+    wrong count neither for coverage nor for agreement, and a strategy that says nothing after its own first wrong
+    step does not abstain there.
+
     Args:
         labels, merged: tables with the columns of a StepLabel, keys unique and known.
         step_counts: trajectory id → number of steps, over all trajectories.
         strategies: the configured ones.
 
     Returns:
-        steps, trajectories; coverage (share of steps with a merged verdict), correct_share, confidence_mean,
-        confidence_p10 … p90 (over merged verdicts, None without any); completeness/merged (share of all steps with a
-        row), completeness/NAME (share of the steps of the chains it took up, 0 without any), reach/NAME (share of
-        all steps with a row: a costly strategy may take up a sample), coverage/NAME (share of all steps with its
-        verdict), abstention/NAME (share of its rows without one), correct_share/NAME; agreement/A/B and
-        agreement_steps/A/B (steps on which both give a verdict; agreement None when there are none).
+        steps, trajectories; asked_steps (up to the first wrong one), coverage (share of these with a merged verdict),
+        correct_share, confidence_mean, confidence_p10 … p90 (over merged verdicts, None without any);
+        completeness/merged (share of all steps with a row), completeness/NAME (share of the steps of the chains it
+        took up, 0 without any), reach/NAME (share of all steps with a row: a costly strategy may take up a sample),
+        coverage/NAME (share of asked steps with its verdict), abstention/NAME (share of its rows without one),
+        correct_share/NAME; agreement/A/B and agreement_steps/A/B (steps on which both give a verdict; agreement None
+        when there are none).
     """
     steps = sum(step_counts.values())
     decided = merged[merged["is_correct"].notna()]
-    verdicts = labels.set_index([*KEY, "strategy"])["is_correct"].unstack("strategy").reindex(columns=strategies)
+    asked = _asked(merged, step_counts)
+    asked_steps = sum(asked.values()) + len(asked)
+    asked_labels = _up_to(labels, asked)
+    verdicts = asked_labels.set_index([*KEY, "strategy"])["is_correct"].unstack("strategy").reindex(columns=strategies)
     figures: dict[str, float | None] = {
         "trajectories": len(step_counts),
         "steps": steps,
+        "asked_steps": asked_steps,
         "completeness/merged": len(merged) / steps,
-        "coverage": len(decided) / steps,
+        "coverage": len(_up_to(decided, asked)) / asked_steps,
         "correct_share": float(decided["is_correct"].astype(bool).mean()) if len(decided) else None,
         "confidence_mean": float(decided["confidence"].mean()) if len(decided) else None,
     }
@@ -107,15 +117,27 @@ def dataset_figures(
         expected = sum(step_counts[trajectory_id] for trajectory_id in rows["trajectory_id"].unique())
         figures[f"completeness/{name}"] = len(rows) / expected if expected else 0.0
         figures[f"reach/{name}"] = len(rows) / steps
-        verdict = rows["is_correct"].dropna()
-        figures[f"coverage/{name}"] = len(verdict) / steps
-        figures[f"abstention/{name}"] = 1 - len(verdict) / len(rows) if len(rows) else None
+        verdict, own = rows["is_correct"].dropna(), _up_to(rows, _asked(rows, step_counts))
+        figures[f"coverage/{name}"] = len(_up_to(rows.loc[verdict.index], asked)) / asked_steps
+        figures[f"abstention/{name}"] = float(own["is_correct"].isna().mean()) if len(rows) else None
         figures[f"correct_share/{name}"] = float(verdict.astype(bool).mean()) if len(verdict) else None
     for a, b in itertools.combinations(strategies, 2):
         both = verdicts[[a, b]].dropna()
         figures[f"agreement_steps/{a}/{b}"] = len(both)
         figures[f"agreement/{a}/{b}"] = float((both[a] == both[b]).mean()) if len(both) else None
     return figures
+
+
+def _asked(rows: pd.DataFrame, step_counts: Mapping[str, int]) -> dict[str, int]:
+    """Trajectory id → index of its last step that one strategy's rows leave to be asked about: the first that they
+    call wrong, else the chain's last."""
+    wrong = rows[rows["is_correct"].eq(False)].groupby("trajectory_id")["step_index"].min()
+    return {trajectory_id: count - 1 for trajectory_id, count in step_counts.items()} | wrong.to_dict()
+
+
+def _up_to(rows: pd.DataFrame, last: Mapping[str, int]) -> pd.DataFrame:
+    # Without rows the map has no numbers to tell its type from.
+    return rows[rows["step_index"] <= rows["trajectory_id"].map(last).astype("float64")]
 
 
 def row_expectations(table: str, strategies: Sequence[str]) -> list[Expectation]:

@@ -106,12 +106,15 @@ def _expectations(checks: Sequence[Check]) -> str:
 
 
 def _strategies(figures: Mapping[str, float | None], strategies: Sequence[str]) -> str:
-    shown = {"reach": "steps with a row", "coverage": "steps with a verdict", "abstention": "rows without a verdict",
+    shown = {"reach": "steps with a row", "coverage": "asked steps* with a verdict",
+             "abstention": "rows without a verdict*",
              "correct_share": "verdicts that say right", "completeness": "rows of the chains it took up"}
     rows = [[name, *(_percent(figures[f"{figure}/{name}"]) for figure in shown)] for name in strategies]
     reach, coverage = figures["completeness/merged"], figures["coverage"]
-    merged = [reach, coverage, 1 - coverage / reach if reach else None, figures["correct_share"], reach]
-    return _table(["", *shown.values()], [*rows, ["merged", *map(_percent, merged)]])
+    merged = [reach, coverage, 1 - coverage, figures["correct_share"], reach]
+    return _table(["", *shown.values()], [*rows, ["merged", *map(_percent, merged)]]) + (
+        "<p><small>* Steps up to the first one of a chain that is called wrong, by the merged labels for coverage and "
+        "agreement, by the strategy itself for its abstention: nothing is asked of the steps after it.</small></p>")
 
 
 def _agreement(figures: Mapping[str, float | None], strategies: Sequence[str]) -> str:
