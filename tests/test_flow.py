@@ -5,17 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from prefect.states import State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import dvc, pipeline
-from prm_core import workspace
+from flows import dvc, pipeline, review
+from prm_core import store, workspace
+from prm_core.labeling.human import read_human
+from prm_core.review import pause
+from prm_core.review.session import QUEUE, Session
+from prm_core.review.session import Board as ReviewBoard
+from prm_core.types import Trajectory
+from tests.quality_builders import problem, trajectory
+from tests.review_builders import queue_of
 from tests.small_checkout import copy_stage, make_checkout, write_graph
 from tests.small_checkout import dvc as run_dvc
 
@@ -164,6 +174,105 @@ def test_promotion(code: int, said: str, name: str, tmp_path: Path) -> None:
     assert state.name == name
     assert state.is_completed() is (name in ("Done", "Champion stays"))
     assert state.message.endswith(said.partition(": ")[2] or said)
+
+
+# --- a pause for review -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reviewed(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkout with a review queue of four steps; the second stage reads the human labels."""
+    store.write_jsonl(root / QUEUE, queue_of(budget=4))
+    store.write_shard(root / "artifacts/generate/trajectories", 0, Trajectory, [trajectory(n) for n in range(6)])
+    store.write_jsonl(root / "data/train.jsonl", [problem(n) for n in range(6)])
+    run_dvc(root, "add", "data", "--quiet")
+    sources = ("data/train.jsonl", "data/human/labels.jsonl", "artifacts/second/out.txt")
+    write_graph(root, {name: copy_stage(source, f"artifacts/{name}/out.txt")
+                       for name, source in zip(CHAIN, sources, strict=True)})
+    monkeypatch.setattr(pipeline, "REVIEWED", "second")
+    monkeypatch.setattr(review, "POLL_SECONDS", 0.2)
+    # No stage here is a `prm` command.
+    monkeypatch.setattr(pipeline.server, "started", nullcontext)
+    return root
+
+
+class Reviewer(threading.Thread):
+    """Waits for the pause, answers, and has the run go on with `prm review finish` in another process."""
+
+    def __init__(self, root: Path, verdicts: tuple[bool, ...]) -> None:
+        super().__init__()
+        self.root, self.verdicts = root, verdicts
+        self.done: subprocess.CompletedProcess[str] | None = None
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 60
+        while pause.waiting(self.root) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        bob = Session(ReviewBoard(self.root), "bob")
+        for verdict in self.verdicts:
+            bob.answer(bob.current.key, verdict)
+        environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        command = [sys.executable, "-m", "prm_core.cli", "review", "finish", "--workspace", str(self.root)]
+        # The note is written before Prefect knows of the pause.
+        while (self.done is None or self.done.returncode == 1) and time.monotonic() < deadline:
+            self.done = subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def run_with_review(root: Path, *verdicts: bool) -> tuple[State, Reviewer]:
+    reviewer = Reviewer(root, verdicts)
+    reviewer.start()
+    state = pipeline.pipeline("default", None, True, return_state=True)
+    reviewer.join()
+    return state, reviewer
+
+
+def lines_shown(shown: str) -> list[tuple[str, str]]:
+    """The table on the terminal, in order."""
+    rows = (line.strip("│ ").split("│") for line in shown.splitlines() if line.startswith("│"))
+    return [(cells[0].strip(), cells[1].strip()) for cells in rows]
+
+
+def test_a_run_waits_for_review_records_it_and_runs_again_what_it_changes(
+    reviewed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state, reviewer = run_with_review(reviewed, True, False)
+    assert (reviewer.done.returncode, reviewer.done.stderr) == (0, "")
+    assert state.is_completed()
+    assert lines_shown(capfd.readouterr().out) == [
+        ("first", "ran"), ("second", "ran"), ("review", "recorded"), ("second", "ran"), ("third", "ran"),
+        ("promote", "done")]
+    given = [r.is_correct for r in read_human(reviewed / "data/human").labels if r.strategy == "human:bob"]
+    assert given == [True, False]
+    # The answers went through the stages, DVC knows all of it, and the next run has nothing to do.
+    assert (reviewed / "artifacts/third/out.txt").read_text() == (reviewed / "data/human/labels.jsonl").read_text()
+    assert "up to date" in run_dvc(reviewed, "status")
+    assert pause.waiting(reviewed) is None
+
+
+def test_a_review_without_answers_runs_nothing_again(reviewed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state, _ = run_with_review(reviewed)
+    assert state.is_completed()
+    assert lines_shown(capfd.readouterr().out) == [
+        ("first", "ran"), ("second", "ran"), ("review", "nothing new"), ("third", "ran"), ("promote", "done")]
+
+
+def test_nobody_comes(reviewed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state = pipeline.pipeline("default", None, True, 1 / 3600, return_state=True)
+    assert state.is_failed()
+    shown = capfd.readouterr().out
+    assert lines_shown(shown)[-1] == ("review", "waiting for review")
+    assert "4 steps waited 0.000278 hours for review and nobody had the run go on" in shown
+    assert pause.waiting(reviewed) is None
+    assert not (reviewed / "artifacts/third").exists()
+
+
+def test_nothing_to_review_is_no_reason_to_wait(reviewed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (reviewed / QUEUE).write_text("")
+    assert pipeline.pipeline("default", None, True, return_state=True).is_completed()
+    assert ("review", "nothing new") in lines_shown(capfd.readouterr().out)
+
+
+# --- subprocesses -----------------------------------------------------------------------------------------------------
 
 
 def test_lines_come_as_they_are_written(tmp_path: Path) -> None:
