@@ -478,7 +478,7 @@ class ScriptedModel:
 
         self.batches.append(len(input_ids))
         if len(input_ids) > self.memory:
-            raise torch.OutOfMemoryError("too much")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         prompts = ["".join(map(chr, row[mask.bool()].tolist()))
                    for row, mask in zip(input_ids, attention_mask, strict=True)]
         self.prompts += prompts

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from prm_core.config import JudgeConfig, ModelsConfig
 from prm_core.errors import InputError
+from prm_core.labeling.batching import in_batches
 from prm_core.models.loading import load_pretrained, load_tokenizer, model_version
 
 if TYPE_CHECKING:
@@ -228,8 +229,6 @@ class LocalClient:
 
     def ask(self, requests: Sequence[Request], seed: int) -> tuple[list[Reply], int]:
         """See `JudgeClient.ask`; where memory runs out the batch is halved. The global random state is left alone."""
-        import torch
-
         prompts = [self._encode(request) for request in requests]
         room = getattr(self.model.config, "max_position_embeddings", None) or float("inf")
         replies = [Reply(fault=f"the prompt's {len(ids)} tokens leave no room for an answer in the context of {room}")
@@ -237,21 +236,10 @@ class LocalClient:
         # Prompts of like length together: less padding.
         order = sorted((i for i, ids in enumerate(prompts) if len(ids) + self.settings.max_new_tokens <= room),
                        key=lambda i: len(prompts[i]))
-        size, start = self.settings.concurrency, 0
-        while start < len(order):
-            rows = order[start : start + size]
-            try:
-                answers = self._generate([prompts[i] for i in rows], seed + start)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size = max(1, len(rows) // 2)
-                log.warning("judge: out of memory; going on with %d chains at once", size)
-                torch.cuda.empty_cache()
-                continue
-            for row, ids in zip(rows, answers, strict=True):
-                replies[row] = self._reply(prompts[row], ids)
-            start += len(rows)
+        answers = in_batches(order, self.settings.concurrency, lambda rows, start: self._generate(
+            [prompts[i] for i in rows], seed + start), "judge")
+        for row, ids in zip(order, answers, strict=True):
+            replies[row] = self._reply(prompts[row], ids)
         return replies, len(requests)
 
     def _encode(self, request: Request) -> list[int]:

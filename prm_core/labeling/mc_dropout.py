@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from prm_core.errors import InputError
 from prm_core.labeling.base import STRATEGIES, Chain, LabelingTools, Strategy
+from prm_core.labeling.batching import in_batches
+from prm_core.labeling.uncertainty import MEASURES, StepBatch
 from prm_core.models.encoder import EncodedChain
 from prm_core.types import StepLabel
 
@@ -19,20 +21,32 @@ NAME = "mc_dropout"
 
 
 class McDropoutLabeler(Strategy):
-    """Labels steps by their predictive uncertainty over passes with dropout.
+    """Labels steps by their uncertainty over passes with dropout, measured as configured.
 
-    The uncertainty of a step is that of its least expected token: minus the log of the token's probability averaged
-    over the passes (the Bayesian predictive of Gal & Ghahramani). It covers both what the backbone would not have
-    written and what it is unsure of. The mere spread over passes does not: a token that is confidently wrong has a
-    probability near 0 in every pass. How much uncertainty still means "right" is no constant: an isotonic, falling map
-    to P(right) is fitted on outcomes alone, since a chain whose most uncertain step is right mostly ends right
-    (`prepare`). No human label and no other strategy's verdict enters.
+    The measure `predictive` is that of the step's least expected token. It covers both what the backbone would not have
+    written and what it is unsure of. The mere spread over passes (`likelihood`, `bald`, `representation`) does not: a
+    token that is confidently wrong has a probability near 0 in every pass. How much uncertainty still means "right" is
+    no constant: an isotonic, falling map to P(right) is fitted on outcomes alone, since a chain whose most uncertain
+    step is right mostly ends right (`prepare`). No human label and no other strategy's verdict enters.
+
+    Raises InputError for an unknown measure.
     """
+
+    version = 2
 
     def __init__(self, tools: LabelingTools) -> None:
         super().__init__(tools)
         self.settings = tools.config.label.mc_dropout
+        self.measure = MEASURES[self.settings.measure]
         self.knots: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def model(self) -> str:
+        return self.tools.backbone.version
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return self.settings.model_dump()
 
     def prepare(self, chains: Sequence[Chain], seed: int) -> None:
         """Fits the map on a seeded sample of chains with outcomes.
@@ -56,8 +70,8 @@ class McDropoutLabeler(Strategy):
         # A share of 0 or 1 among some hundred chains is not certainty: Laplace's rule bounds it.
         bound = 1.0 / (count + 2)
         self.knots = fitted.X_thresholds_, np.clip(fitted.y_thresholds_, bound, 1 - bound)
-        log.info("%s: P(right) falls from %.2f to %.2f over uncertainties of %.3f to %.3f nats", NAME, self.knots[1][0],
-                 self.knots[1][-1], self.knots[0][0], self.knots[0][-1])
+        log.info("%s: P(right) falls from %.2f to %.2f over uncertainties (%s) of %.3f to %.3f", NAME,
+                 self.knots[1][0], self.knots[1][-1], self.settings.measure, self.knots[0][0], self.knots[0][-1])
 
     def label(self, chains: Sequence[Chain], seed: int) -> list[StepLabel]:
         """See `Strategy.label`. Source: Gal & Ghahramani 2016; METHODS 1 has the guide's defects."""
@@ -73,7 +87,7 @@ class McDropoutLabeler(Strategy):
                 value = float(np.interp(uncertainty, *self.knots))
                 labels.append(StepLabel(
                     chain.trajectory.id, index, NAME, value, value > 0.5, max(value, 1 - value), 0,
-                    f"predictive uncertainty {uncertainty:.2f} nats under dropout",
+                    f"{self.measure.words.format(uncertainty)} under dropout",
                 ))
         return labels
 
@@ -85,38 +99,44 @@ class McDropoutLabeler(Strategy):
         return True
 
     def uncertainties(self, chains: Sequence[Chain], seed: int) -> list[np.ndarray]:
-        """Predictive uncertainty of each step, in nats: one array (steps,) a chain."""
+        """The measure of each step: one array (steps,) a chain. A batch that does not fit in memory is halved."""
         encoder = self.tools.backbone.encoder
         encoded = [encoder.encode(chain.problem.prompt, chain.trajectory.steps) for chain in chains]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
-        size = self.settings.batch_size
+        values = in_batches(order, self.settings.batch_size, lambda rows, start: self._batch_uncertainties(
+            [encoded[i] for i in rows], seed + start), NAME)
         result: list[np.ndarray] = [np.empty(0)] * len(encoded)
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            values = self._batch_uncertainties([encoded[i] for i in rows], seed + start)
-            for row, steps in zip(rows, values, strict=True):
-                result[row] = steps
+        for row, steps in zip(order, values, strict=True):
+            result[row] = steps
         return result
 
     def _batch_uncertainties(self, encoded: list[EncodedChain], seed: int) -> list[np.ndarray]:
         import torch
 
         from prm_core.models.dropout import dropout_on
-        from prm_core.models.likelihood import reduce_by_step, step_index, token_logprobs
-        from prm_core.models.padding import pad
 
         model = self.tools.backbone.model
-        ids = pad([chain.ids for chain in encoded], self.tools.backbone.encoder.pad_id).to(model.device)
-        steps = step_index(encoded, ids.shape[1]).to(model.device)
-        count = max(len(chain.step_ends) for chain in encoded)
-        passes = []
+        batch = _step_batch(encoded, model, self.tools.backbone.encoder.pad_id)
         with torch.inference_mode(), dropout_on(model, self.settings.dropout, seed):
-            for _ in range(self.settings.samples):
-                hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-                passes.append(token_logprobs(hidden, model.get_output_embeddings(), ids, steps))
-        predictive = torch.logsumexp(torch.stack(passes), 0) - math.log(self.settings.samples)
-        lowest = reduce_by_step(predictive, steps, count, "amin").cpu().numpy()
-        return [-row[: len(chain.step_ends)] for row, chain in zip(lowest, encoded, strict=True)]
+            # One pass covers all steps of all chains; a measure keeps the little of it that it needs.
+            kept = torch.stack([
+                self.measure.observe(model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state, batch)
+                for _ in range(self.settings.samples)])
+            found = self.measure.combine(kept, batch).float().cpu().numpy()
+        return [row[: len(chain.step_ends)] for row, chain in zip(found, encoded, strict=True)]
+
+
+def _step_batch(encoded: Sequence[EncodedChain], model: Any, pad_id: int) -> StepBatch:
+    import torch
+
+    from prm_core.models.likelihood import step_index
+    from prm_core.models.padding import pad
+
+    ids = pad([chain.ids for chain in encoded], pad_id)
+    counts = torch.tensor([len(chain.step_ends) for chain in encoded])
+    exists = torch.arange(int(counts.max())) < counts[:, None]
+    tensors = (ids, step_index(encoded, ids.shape[1]), pad([chain.step_ends for chain in encoded], 0), exists)
+    return StepBatch(*(tensor.to(model.device) for tensor in tensors), head=model.get_output_embeddings())
 
 
 STRATEGIES.register(NAME)(McDropoutLabeler)
