@@ -54,8 +54,8 @@ def wait(folder: Path, hours: float) -> None:
         pause_flow_run(timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
     except FlowPauseTimeout:
         board.refresh()
-        raise NobodyCame(f"{board.unanswered()} steps waited {hours:.3g} hours for review and nobody had the run go on; "
-                         f"answers given are kept: {pause.RECORD}") from None
+        raise NobodyCame(f"nobody had the run go on within {hours:.3g} hours; {board.unanswered()} steps still wait for "
+                         f"review, answers given are kept: {pause.RECORD}") from None
     finally:
         pause.end(folder)
 

@@ -74,6 +74,11 @@ class Generated:
     def _by_problem(self) -> dict[str, Problem]:
         return {p.id: p for p in store.read_jsonl(Problem, self._problems)}
 
+    def load(self) -> None:
+        """Reads them now."""
+        if self._chains:
+            _ = self._by_problem
+
     def find(self, trajectory_id: str, chain: str) -> tuple[Problem, Trajectory] | None:
         """Copies of a chain and its problem under ids of their own; None where no such chain was generated."""
         found = self._chains.get(trajectory_id)

@@ -323,6 +323,8 @@ def serve(board: Board, *, reviewer: str | None, port: int, show: bool) -> None:
 
     if reviewer is not None:
         session(reviewer)
+    # Else the first answer would take as long as reading all chains does.
+    board.generated.load()
 
     default = reviewer
 

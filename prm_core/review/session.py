@@ -64,7 +64,7 @@ class Board:
     def __init__(self, workspace: Path, overlap: float = OVERLAP) -> None:
         self.workspace, self._overlap = workspace, overlap
         self._stamps: dict[Path, tuple[int, ...] | None] = {}
-        self._generated = generated(workspace)
+        self.generated = generated(workspace)
         self.human = HumanData()
         self.items: dict[StepKey, Item] = {}
         self.answers: dict[StepKey, dict[str, StepLabel]] = {}
@@ -80,7 +80,7 @@ class Board:
             keyed = {(durable_id(row["trajectory_id"], row["chain"]), row["step_index"]): row for row in rows}
             shared = shared_steps(list(keyed), self._overlap)
             self.items = {key: Item(key, row, key in shared) for key, row in keyed.items()}
-            self._generated = generated(self.workspace)
+            self.generated = generated(self.workspace)
         if self._changed(self.workspace / HUMAN / FILES["labels"]) or queue_changed:
             self.human = read_human(self.workspace / HUMAN)
             self.answers = {key: {} for key in self.items}
@@ -119,7 +119,7 @@ class Board:
         """Puts an answer into `data/human`. Raises InputError where it cannot be taken; then nothing has changed."""
         pause.check_writable(self.workspace)
         answer = parse_answer({**item.row, "is_correct": verdict, "note": note}, "the answer", reviewer)
-        import_answers([answer], self.workspace / HUMAN, self._generated)
+        import_answers([answer], self.workspace / HUMAN, self.generated)
         self.refresh()
 
     def retract(self, key: StepKey, reviewer: str) -> StepLabel | None:
