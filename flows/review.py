@@ -54,8 +54,9 @@ def wait(folder: Path, hours: float) -> None:
         pause_flow_run(timeout=max(1, round(hours * 3600)), poll_interval=POLL_SECONDS)
     except FlowPauseTimeout:
         board.refresh()
-        raise NobodyCame(f"nobody had the run go on within {hours:.3g} hours; {board.unanswered()} steps still wait for "
-                         f"review, answers given are kept: {pause.RECORD}") from None
+        left = board.unanswered()
+        raise NobodyCame(f"nobody had the run go on within {hours:.3g} hours; {left} steps still wait for review, "
+                         f"answers given are kept: {pause.RECORD}") from None
     finally:
         pause.end(folder)
 
