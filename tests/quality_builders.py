@@ -24,12 +24,14 @@ def make_config(**sections: Mapping[str, Any]) -> Config:
     """The repository's configuration with fixed bounds, so that tuning params.yaml changes no test here."""
     raw = configuration.read_yaml(ROOT / "params.yaml")
     fixed = {
-        "label": {"strategies": STRATEGIES, "max_failed_share": 0.05},
+        "seed": 0,
+        "label": {"strategies": STRATEGIES, "merge": "vote", "consensus": False, "lone_vote_factor": 0.6,
+                  "max_failed_share": 0.05},
         "validate": {"min_coverage": 0.8, "max_abstention": 0.5, "correct_share": [0.3, 0.98],
                      "mean_confidence": [0.5, 1.0], "min_agreement": 0.7, "max_drift": 0.05,
                      "critical": ["values_in_range", "lineage", "unique_keys", "coverage", "label_balance"]},
-        "calibrate": {"method": "isotonic", "min_labels": 50, "bins": 10, "min_confidence": 0.5,
-                      "review_budget": 20},
+        "calibrate": {"method": "isotonic", "stack": False, "min_labels": 50, "bins": 10, "min_confidence": 0.5,
+                      "review_share": 0.25},
     }
     return configuration.parse(configuration.merge(configuration.merge(raw, fixed), sections), "test")
 
