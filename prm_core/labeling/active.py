@@ -87,8 +87,8 @@ def select_steps(priorities: Mapping[StepKey, float], budget: int, seed: int) ->
     picks, passed, tick = [], 0.0, rng.random()
     for key, chance in zip(order, own, strict=True):
         passed += chance
-        # Rounding of the running sum must not cost the last pick.
-        if passed > tick or (key == order[-1] and len(picks) < wanted):
+        # Rounding of the running sum must neither cost the last pick nor add one.
+        if len(picks) < wanted and (passed > tick or key == order[-1]):
             picks.append(Pick(key, chance))
             tick += 1
     return sorted(picks, key=lambda pick: -priorities[pick.key])

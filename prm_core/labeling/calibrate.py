@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prm_core.config import CalibrateConfig
+from prm_core.errors import InputError
 from prm_core.labeling.human import human_verdicts
 from prm_core.labeling.merge import MERGED, probability_right
 from prm_core.labeling.stacking import Stack, fit_stack
@@ -82,7 +83,9 @@ class Joined:
         sources: names of the columns of `probabilities`, the merge first.
         probabilities: (n, sources), as in `EvidenceTable`.
         outcomes: (n,), whether the step is right, by the majority of its reviewers.
-        weights: (n,), how many steps each stands for: one over the chance it was picked with, 1 where that is unknown.
+        weights: (n,), how many steps each stands for: one over the chance it was picked with. Where that is unknown, as
+            many as a known one does on average (1 where none is known): so that each of two samples of the same steps
+            counts by its size, and a few picked steps do not drown all others.
         counts: what was left out, by reason.
     """
 
@@ -106,9 +109,11 @@ def join_human(evidence: EvidenceTable, human: Sequence[StepLabel]) -> Joined:
 
     Counted: human_ties, human_after_error (see `human_verdicts`), human_unmatched (no merged label passed
     validation), human_unscored (no source says anything).
+
+    Raises InputError on a label whose chance is none.
     """
     truth = human_verdicts(human)
-    weights = {(label.trajectory_id, label.step_index): 1 / chance for label in human if (chance := _chance(label))}
+    picked = {(label.trajectory_id, label.step_index): 1 / chance for label in human if (chance := _chance(label))}
     rows, unmatched, unscored = [], 0, 0
     for key, right in sorted(truth.verdicts.items()):
         row = evidence.rows.get(key)
@@ -116,16 +121,28 @@ def join_human(evidence: EvidenceTable, human: Sequence[StepLabel]) -> Joined:
         unmatched += row is None
         unscored += silent
         if row is not None and not silent:
-            rows.append((key[0], row, right, weights.get(key, 1.0)))
+            rows.append((key[0], row, right, picked.get(key, np.nan)))
     counts = {"human_labels": len(rows), "human_chains": len({row[0] for row in rows}), "human_ties": truth.ties,
               "human_after_error": truth.after_error, "human_unmatched": unmatched, "human_unscored": unscored}
-    picked = evidence.probabilities[[row[1] for row in rows]] if rows else np.empty((0, len(evidence.sources)))
-    return Joined([row[0] for row in rows], evidence.sources, picked, np.array([row[2] for row in rows], dtype=bool),
-                  np.array([row[3] for row in rows], dtype=np.float64), counts)
+    probabilities = evidence.probabilities[[row[1] for row in rows]] if rows else np.empty((0, len(evidence.sources)))
+    weights = np.array([row[3] for row in rows], dtype=np.float64)
+    unknown = np.isnan(weights)
+    weights[unknown] = 1.0 if unknown.all() else weights[~unknown].mean()
+    return Joined([row[0] for row in rows], evidence.sources, probabilities,
+                  np.array([row[2] for row in rows], dtype=bool), weights, counts)
 
 
 def _chance(label: StepLabel) -> float | None:
-    return json.loads(label.lineage).get(CHANCE) if label.lineage else None
+    """The chance a human label's step was picked with, None where it is not known."""
+    try:
+        chance = json.loads(label.lineage).get(CHANCE) if label.lineage else None
+    except (ValueError, AttributeError):
+        chance = 0
+    if chance is None or (isinstance(chance, int | float) and 0 < chance <= 1):
+        return chance
+    raise InputError(f"data/human/labels.jsonl: the lineage of the label on step {label.step_index} of trajectory "
+                     f"{label.trajectory_id!r} is {label.lineage!r}; expected nothing, or {{\"{CHANCE}\": a number "
+                     "above 0 and at most 1}")
 
 
 @dataclass(frozen=True, slots=True)

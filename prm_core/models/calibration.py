@@ -180,15 +180,20 @@ def _fit_isotonic(p: Floats, y: Floats, w: Floats) -> Calibrator:
     return Calibrator("isotonic", labels=p.size, knots=knots)
 
 
-def _fit_platt(p: Floats, y: Floats, w: Floats) -> Calibrator:
-    """Logistic regression on the logit, towards Platt's smoothed targets, so that separable labels stay finite.
+def _smoothed(y: Floats) -> Floats:
+    """What to fit towards instead of 0 and 1, so that labels which the score separates give no certainty.
 
-    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", eq. (1) of the targets.
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", the targets t+ and t-.
     """
+    positive = int(y.sum())
+    return np.where(y == 1, (positive + 1) / (positive + 2), 1 / (y.size - positive + 2))
+
+
+def _fit_platt(p: Floats, y: Floats, w: Floats) -> Calibrator:
+    """Logistic regression on the logit, towards smoothed targets. Source: Platt 1999, as for `_smoothed`."""
     from sklearn.linear_model import LogisticRegression
 
-    positive = int(y.sum())
-    targets = np.where(y == 1, (positive + 1) / (positive + 2), 1 / (p.size - positive + 2))
+    targets = _smoothed(y)
     # A soft target is two weighted hard ones; C is large enough for the penalty not to show.
     logits = np.tile(_logit(p), 2)[:, None]
     model = LogisticRegression(C=1e8, max_iter=1000)
@@ -203,16 +208,17 @@ def _fit_platt(p: Floats, y: Floats, w: Floats) -> Calibrator:
 
 
 def _fit_temperature(p: Floats, y: Floats, w: Floats) -> Calibrator:
-    """The temperature with the least cross-entropy.
+    """The temperature with the least cross-entropy to smoothed targets.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
     """
     from scipy.optimize import minimize_scalar
 
-    signed = np.where(y == 1, _logit(p), -_logit(p))
+    logits, targets = _logit(p), _smoothed(y)
 
     def cross_entropy(log_slope: float) -> float:
-        return float(np.average(np.logaddexp(0, -np.exp(log_slope) * signed), weights=w))
+        x = np.exp(log_slope) * logits
+        return float(np.average(targets * np.logaddexp(0, -x) + (1 - targets) * np.logaddexp(0, x), weights=w))
 
     found = minimize_scalar(cross_entropy, bounds=_LOG_SLOPES, method="bounded")
     return Calibrator("temperature", labels=p.size, slope=float(np.exp(found.x)))
