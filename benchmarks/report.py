@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ class Bar:
     holds: bool
 
 
-def arguments(name: str) -> argparse.Namespace:
-    """`--quick`, `--repeats N` and `--out FILE`."""
+def arguments(name: str, more: Callable[[argparse.ArgumentParser], None] = lambda parser: None) -> argparse.Namespace:
+    """`--quick`, `--repeats N`, `--out FILE`, and what `more` adds."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--quick", action="store_true", help="within five minutes: the same, more noisily")
     parser.add_argument("--repeats", type=int, default=3, help="runs whose median counts, where a bar repeats runs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    more(parser)
     return parser.parse_args()
 
 

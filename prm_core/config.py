@@ -97,9 +97,9 @@ class MctsConfig(Section):
     selection: str = Field(description="which state is rolled out next: omega, ucb1, puct")
     rollouts: int = Field(ge=1, description="continuations sampled from a state")
     exploration: float = Field(ge=0, description="c of ucb1 and c_puct of puct and omega")
-    rule: str = "any"
     temperature: float = 1.0
-    preference_margin: float = Field(ge=0, le=1, description="difference of values that makes siblings a pair")
+    preference_confidence: float = Field(gt=0.5, lt=1, description="posterior probability that the chosen one of two "
+                                                                   "sibling steps is worth more")
 
 
 class VerifierConfig(Section):
@@ -127,7 +127,7 @@ class LabelConfig(Section):
     mcts: MctsConfig
     verifier: VerifierConfig
     judge: JudgeConfig
-    merge: str = Field(description="how strategies combine: dawid_skene, vote, or the name of one strategy")
+    merge: str = Field(description="how strategies combine: first_error, dawid_skene, vote, or the name of one strategy")
     consensus: bool = Field(description="keep only chains whose first error two strategies agree on")
     lone_vote_factor: float = Field(ge=0, le=1, description="confidence of a verdict only one strategy gives")
     max_failed_share: float = Field(ge=0, le=1, description="a strategy failing on more chains fails the stage")
@@ -137,7 +137,8 @@ class LabelConfig(Section):
 
 
 class ValidateConfig(Section):
-    min_coverage: float = Field(ge=0, le=1, description="share of steps with a merged verdict")
+    min_coverage: float = Field(ge=0, le=1, description="share of steps with a merged verdict, up to the "
+                                                        "first wrong one of a chain")
     max_abstention: Share | dict[StrategyName, Share] = Field(
         description="share of a strategy's rows without a verdict; one number for all, or by strategy, and then one "
                     "that is not named has no bound")
@@ -156,11 +157,13 @@ class ValidateConfig(Section):
 
 
 class CalibrateConfig(Section):
-    method: Literal["isotonic", "platt"]
+    method: Literal["isotonic", "platt", "temperature"]
+    stack: bool = Field(description="with enough human labels, weigh all strategies anew instead of mapping the merged "
+                                    "probability")
     min_labels: int = Field(ge=1, description="fewer joined human labels give the identity calibrator and a warning")
     bins: int = Field(ge=2)
     min_confidence: float = Field(ge=0, le=1, description="labels below it leave the training set")
-    review_budget: int = Field(ge=0, description="steps put in the review queue")
+    review_share: float = Field(ge=0, le=1, description="share of the generated steps put in the review queue")
 
 
 class RewardTrainingConfig(Section):

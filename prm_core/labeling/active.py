@@ -21,18 +21,20 @@ class Pick:
     chance: float
 
 
-def disagreement(verdicts: Sequence[bool]) -> float:
-    """0 when all verdicts agree (or there is none), 1 when they split evenly."""
-    if not verdicts:
-        return 0.0
-    share = sum(verdicts) / len(verdicts)
-    return 2 * min(share, 1 - share)
+def priority(stated: Sequence[float], merged: float | None) -> float:
+    """How much a step deserves a look, from 0: the square of the strategies' disagreement plus the posterior's width.
 
+    Disagreement is the range of the strategies' probabilities that the step is right; the width is the standard
+    deviation of a right-or-wrong verdict under the merged probability, scaled to 0 (sure) … 1 (even odds, or nothing
+    known). The square sends most of the budget where both are large.
 
-def uncertainty(probability: float | None) -> float:
-    """Width of the posterior: the standard deviation of a right-or-wrong verdict, scaled to 0 (sure) … 1 (even odds, or
-    nothing known)."""
-    return 1.0 if probability is None else 2 * (probability * (1 - probability)) ** 0.5
+    Args:
+        stated: P(step right) of each strategy that does not abstain.
+        merged: the merged, calibrated one; None where nothing is known.
+    """
+    disagreement = max(stated) - min(stated) if stated else 0.0
+    width = 1.0 if merged is None else 2 * (merged * (1 - merged)) ** 0.5
+    return (disagreement + width) ** 2
 
 
 def chances(priorities: Sequence[float], budget: int) -> list[float]:

@@ -204,7 +204,7 @@ def fit_map(joined: Joined, settings: CalibrateConfig) -> LabelMap:
         log.warning("no calibration: %s", calibrator.reason)
     if calibrator.method == "identity" or not settings.stack:
         return LabelMap(calibrator)
-    return LabelMap(calibrator, fit_stack(joined.probabilities, joined.outcomes, joined.sources, joined.weights))
+    return LabelMap(calibrator, fit_stack(joined.probabilities, joined.outcomes, joined.sources))
 
 
 def calibrate(joined: Joined, settings: CalibrateConfig, seed: int) -> Calibration:

@@ -93,7 +93,7 @@ def merge_labels(
     """
     evidence = collect(trajectories, labels)
     merged = find_merge(config)(evidence, config)
-    rows = keep_consensus(evidence, merged.labels) if config.consensus else merged.labels
+    rows = keep_consensus(evidence, merged.labels, config.strategies) if config.consensus else merged.labels
     made_by = json.dumps({"strategy": f"{MERGED}@{VERSION}", "model": "", "seed": None, "parameters": {
         "merge": config.merge, "consensus": config.consensus, "strategies": config.strategies,
         "lone_vote_factor": config.lone_vote_factor,
@@ -184,7 +184,7 @@ def dawid_skene(evidence: Evidence, config: LabelConfig) -> Merged:
 def first_error_merge(evidence: Evidence, config: LabelConfig) -> Merged:
     """Dawid-Skene over the position of each chain's first error, with its outcome as evidence (see `first_error`).
 
-    Strategies that read the same evidence are one annotator: where both speak, the more confident one is heard.
+    Strategies that read the same evidence are one annotator: on each step the one named first that speaks.
     """
     ids = list(evidence.labels)
     lengths = np.array([len(evidence.labels[trajectory_id]) for trajectory_id in ids])
@@ -195,7 +195,7 @@ def first_error_merge(evidence: Evidence, config: LabelConfig) -> Merged:
     names = sorted({SAME_EVIDENCE.get(name, name) for name in config.strategies})
     verdicts = {name: np.full((len(ids), lengths.max()), ABSTAINS, dtype=np.int8) for name in names}
     for row, trajectory_id in enumerate(ids):
-        for name, said in _annotations(evidence.labels[trajectory_id]).items():
+        for name, said in _annotations(evidence.labels[trajectory_id], config.strategies).items():
             for index, verdict in said.items():
                 verdicts[name][row, index] = int(verdict)
     spoken = {name: said for name, said in verdicts.items() if (said != ABSTAINS).any()}
@@ -213,16 +213,17 @@ def first_error_merge(evidence: Evidence, config: LabelConfig) -> Merged:
     return Merged(rows, reliability)
 
 
-def _annotations(steps: Mapping[int, Mapping[str, StepLabel]]) -> dict[str, dict[int, bool]]:
-    """Annotator → step → verdict, strategies of the same evidence as one."""
-    found: dict[str, dict[int, StepLabel]] = {}
+def _annotations(
+    steps: Mapping[int, Mapping[str, StepLabel]], strategies: Sequence[str]
+) -> dict[str, dict[int, bool]]:
+    """Annotator → step → verdict. Strategies of the same evidence are one: the first of `strategies` that speaks."""
+    found: dict[str, dict[int, bool]] = {}
     for index, given in steps.items():
-        for label in given.values():
-            if label.is_correct is not None:
-                heard = found.setdefault(SAME_EVIDENCE.get(label.strategy, label.strategy), {})
-                if index not in heard or label.confidence > heard[index].confidence:
-                    heard[index] = label
-    return {name: {index: bool(label.is_correct) for index, label in heard.items()} for name, heard in found.items()}
+        for strategy in strategies:
+            label = given.get(strategy)
+            if label is not None and label.is_correct is not None:
+                found.setdefault(SAME_EVIDENCE.get(strategy, strategy), {}).setdefault(index, label.is_correct)
+    return found
 
 
 def _verdicts_up_to_error(steps: Mapping[int, Mapping[str, StepLabel]]) -> dict[str, dict[int, bool]]:
@@ -253,7 +254,9 @@ def _from_values(
     return rows
 
 
-def keep_consensus(evidence: Evidence, merged: Sequence[StepLabel]) -> list[StepLabel]:
+def keep_consensus(
+    evidence: Evidence, merged: Sequence[StepLabel], strategies: Sequence[str]
+) -> list[StepLabel]:
     """Merged labels of chains on whose first error (or its absence) two unlike strategies agree; others undecided.
 
     Source: Zhang et al. 2025, "The Lessons of Developing Process Reward Models", consensus filtering.
@@ -261,7 +264,7 @@ def keep_consensus(evidence: Evidence, merged: Sequence[StepLabel]) -> list[Step
     agreed = set()
     for trajectory_id, steps in evidence.labels.items():
         places: dict[str, int] = {}
-        for name, said in _annotations(steps).items():
+        for name, said in _annotations(steps, strategies).items():
             wrong = [index for index, verdict in said.items() if not verdict]
             # Without a "wrong", only who has judged every step says that there is none.
             if wrong or len(said) == len(steps):

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from prm_core.labeling.active import StepKey, disagreement, select_steps, uncertainty
+from prm_core.labeling.active import StepKey, priority, select_steps
 from prm_core.labeling.calibrate import first_errors
 from prm_core.labeling.human import chain_digest
+from prm_core.labeling.merge import probability_right
 from prm_core.types import Problem, Step, StepLabel, Trajectory
 
 
@@ -28,9 +29,8 @@ def _candidates(
         if label.trajectory_id not in reviewable or label.step_index > ends.get(*key):
             continue
         given = sorted(by_step[key], key=lambda row: row.strategy)
-        apart = disagreement([row.is_correct for row in given if row.is_correct is not None])
-        priority = apart + uncertainty(label.value)
-        found[key] = {"probability": label.value, "priority": priority, "strategies": given}
+        stated = [p for row in given if row.is_correct is not None and (p := probability_right(row)) is not None]
+        found[key] = {"probability": label.value, "priority": priority(stated, label.value), "strategies": given}
     return found
 
 

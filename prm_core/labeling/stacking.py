@@ -1,5 +1,5 @@
-"""Strategies' evidence weighed anew by people: logistic regression from what each strategy says of a step to the
-probability that it is right. Where one number is calibrated, the disagreements of the strategies are lost; here a few
+"""Strategies' evidence weighed anew by people: logistic regression from what the merge and each strategy say of a step to
+the probability that it is right. Where one number is calibrated, the disagreements of the strategies are lost; here a few
 human labels decide whom to believe.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 # Stated probabilities beyond these are taken as these: no strategy is surer than one error in fifty.
 EDGE = 0.02
-# Inverse strength of the penalty on the weights.
+# Strength of the penalty on what differs from the merged probability.
 PENALTY = 1.0
 
 
@@ -59,19 +59,32 @@ def _features(probabilities: Floats) -> Floats:
     return np.concatenate([np.log(p) - np.log1p(-p), silent], axis=1)
 
 
-def fit_stack(probabilities: Floats, outcomes: NDArray[np.bool_], sources: Sequence[str], weights: Floats) -> Stack:
-    """Fits the stack.
+def fit_stack(probabilities: Floats, outcomes: NDArray[np.bool_], sources: Sequence[str]) -> Stack:
+    """Fits the stack: the merged probability as it is, corrected by what the labels say against it.
+
+    The penalty (ridge) draws towards the merged probability, not towards nothing known, so few labels change little.
+    Rows are not weighed by the chance they were picked with: picks depend on the evidence alone, given which the
+    outcome is modelled; weights would only add variance.
 
     Args:
-        probabilities: (n, sources), NaN where a source abstains.
+        probabilities: (n, sources), NaN where a source abstains; the merge's first.
         outcomes: (n,), both values among them.
-        weights: (n,), positive: how many steps each stands for.
     """
-    from sklearn.linear_model import LogisticRegression
+    from scipy.optimize import minimize
 
-    model = LogisticRegression(C=PENALTY, max_iter=1000)
-    model.fit(_features(probabilities), outcomes, sample_weight=weights / weights.mean())
-    found = model.coef_[0]
+    x = np.concatenate([_features(probabilities), np.ones((len(outcomes), 1))], axis=1)
+    start = np.zeros(x.shape[1])
+    start[0] = 1.0
+    penalised = np.append(np.ones(x.shape[1] - 1), 0.0)
+    sign = np.where(outcomes, 1.0, -1.0)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        margin = sign * (x @ weights)
+        pull = PENALTY * penalised * (weights - start)
+        gradient = -x.T @ (sign * 0.5 * (1 - np.tanh(0.5 * margin))) + pull
+        return float(np.logaddexp(0, -margin).sum() + 0.5 * pull @ (weights - start)), gradient
+
+    found = minimize(loss, start, jac=True, method="L-BFGS-B").x
     count = len(sources)
-    return Stack(tuple(sources), tuple(found[:count].tolist()), tuple(found[count:].tolist()),
-                 float(model.intercept_[0]), len(outcomes))
+    return Stack(tuple(sources), tuple(found[:count].tolist()), tuple(found[count : 2 * count].tolist()),
+                 float(found[-1]), len(outcomes))
