@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from prm_core.errors import InputError
 from prm_core.labeling.base import STRATEGIES
-from prm_core.labeling.batching import in_batches
 from prm_core.labeling.mc_dropout import McDropoutLabeler
 from prm_core.labeling.uncertainty import (
     MEASURES,
@@ -26,6 +25,7 @@ from prm_core.labeling.uncertainty import (
     representation_spread,
 )
 from prm_core.models import dropout, likelihood
+from prm_core.models.batching import in_batches
 from tests import tiny
 from tests.tiny import RIGHT, WRONG, chain
 

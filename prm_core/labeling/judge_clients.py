@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from prm_core.config import JudgeConfig, ModelsConfig
 from prm_core.errors import InputError
-from prm_core.labeling.batching import in_batches
+from prm_core.models.batching import in_batches
 from prm_core.models.loading import load_pretrained, load_tokenizer, model_version
 
 if TYPE_CHECKING:

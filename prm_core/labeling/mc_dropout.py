@@ -11,8 +11,8 @@ import numpy as np
 
 from prm_core.errors import InputError
 from prm_core.labeling.base import STRATEGIES, Chain, LabelingTools, Strategy
-from prm_core.labeling.batching import in_batches
 from prm_core.labeling.uncertainty import MEASURES, StepBatch
+from prm_core.models.batching import in_batches
 from prm_core.models.encoder import EncodedChain
 from prm_core.types import StepLabel
 

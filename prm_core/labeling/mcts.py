@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from prm_core import store
+from prm_core.errors import InputError
 from prm_core.labeling.base import STRATEGIES, Chain, LabelingTools, Strategy
 from prm_core.labeling.tree import SELECTIONS, Node, Tree, as_record, first_error_search, sound_out
-from prm_core.labeling.verdicts import any_success
+from prm_core.labeling.verdicts import Tally, any_success
 from prm_core.rollouts import Start, roll_out
 from prm_core.types import Problem, Step, StepLabel
 
@@ -61,17 +62,19 @@ class MctsLabeler(Strategy):
         for chain in kept:
             by_problem[chain.problem.id].append(chain)
         grown = {problem_id: self._plant(group) for problem_id, group in by_problem.items()}
-        self.trees = list(grown.values())
         problems = {problem_id: group[0].problem for problem_id, group in by_problem.items()}
         self._grow({problem_id: self._search(tree) for problem_id, tree in grown.items()}, grown, problems, seed)
         labels = [self._read(grown[chain.problem.id], chain) for chain in kept]
+        self.trees += grown.values()
         return [label for chain, rows in zip(kept, labels, strict=True)
                 for label in _with_cost(rows, grown[chain.problem.id], chain)]
 
     def keep_evidence(self, folder: Path, shard: int) -> None:
-        """Writes the trees of the last call of `label`, one a line of trees-<shard>.jsonl."""
+        """Writes the trees grown since the last call, one a line of trees-<shard>.jsonl; without any, no file."""
         records = [as_record(tree, model=self.model, selection=self.settings.selection) for tree in self.trees]
-        store.write_jsonl(folder / f"trees-{shard:05d}.jsonl", records)
+        if records:
+            store.write_jsonl(folder / f"trees-{shard:05d}.jsonl", records)
+        self.trees = []
 
     def _plant(self, chains: Sequence[Chain]) -> Tree:
         """A question's tree with its given chains in it."""
@@ -79,6 +82,8 @@ class MctsLabeler(Strategy):
         tree = Tree(problem.id, problem.prompt, problem.answer)
         for chain in chains:
             trajectory = chain.trajectory
+            # One that cannot be encoded fails here, before anything is bought.
+            self.tools.policy.encode(problem.prompt, trajectory.steps)
             nodes = tree.add(
                 tree.root, [step.text for step in trajectory.steps], ended=trajectory.outcome is not None,
                 success=bool(trajectory.outcome), tokens=0,
@@ -92,11 +97,11 @@ class MctsLabeler(Strategy):
         """Everything that is bought for one tree."""
         most = self.settings.rollouts
         if self.settings.selection == "omega":
-            yield from sound_out(tree.root, most)
+            given, tree.pool = tree.pool, []
+            if given:
+                yield from sound_out(tree.root, most)
             # Where the policy never gets there from the question itself, no step can be blamed.
-            given = tree.pool if tree.root.reached else []
-            tree.pool = []
-            for one in given:
+            for one in given if tree.root.reached else []:
                 yield from first_error_search((one.start, *one.nodes), most)
         for _ in range(self.settings.simulations):
             yield from self.select(tree, self.settings.exploration, most)
@@ -117,15 +122,13 @@ class MctsLabeler(Strategy):
                     wanted[problem_id] = purchase
             purchases, buyers = [], []
             for problem_id, (node, count) in wanted.items():
-                path, problem = node.path(), problems[problem_id]
                 node.rolled = True
-                ids, lengths = policy.encode(problem.prompt, [Step(text) for text in path])
-                if len(lengths) <= len(path):
-                    # A path that has outgrown the context never reaches an answer.
+                start = self._start(problems[problem_id], node)
+                if start is None:
                     node.rollouts += count
-                    continue
-                purchases.append((Start(problem, ids, node.step), count))
-                buyers.append((trees[problem_id], node))
+                else:
+                    purchases.append((start, count))
+                    buyers.append((trees[problem_id], node))
             drawn = roll_out(
                 policy, self.tools.domains, purchases, temperature=self.settings.temperature,
                 max_new_tokens=self.tools.config.label.max_new_tokens,
@@ -135,33 +138,50 @@ class MctsLabeler(Strategy):
                 for one in group:
                     tree.add(node, one.steps, ended=one.finished, success=one.success, tokens=one.tokens)
 
+    def _start(self, problem: Problem, node: Node) -> Start | None:
+        """The node as a prefix; None for a path that has outgrown the context, which never reaches an answer."""
+        path = node.path()
+        try:
+            ids, lengths = self.tools.policy.encode(problem.prompt, [Step(text) for text in path])
+        except InputError:
+            # Not even the first step fits: one of a rollout, since those of given chains do.
+            return None
+        return Start(problem, ids, node.step) if len(lengths) > len(path) else None
+
     def _read(self, tree: Tree, chain: Chain) -> list[StepLabel]:
-        """Labels up to the first step from which the policy no longer gets there; none is right or wrong after it."""
+        """Labels up to the first step from which the policy no longer gets there; nothing is asked after it."""
         labels: list[StepLabel] = []
-        node, most, open_ended = tree.root, self.settings.rollouts, tree.root.reached
-        for index, step in enumerate(chain.trajectory.steps):
+        node, over, steps = tree.root, "", chain.trajectory.steps
+        for index, step in enumerate(steps):
             node = node.children[step.text]
-            verdict: bool | None = None
-            if not open_ended:
-                reason = ("an earlier step is wrong" if labels and tree.root.reached
-                          else "no rollout from the question reaches the answer")
-            elif node.reached:
-                verdict, reason = True, f"{node.wins} of {node.rollouts} rollouts through this step reach the answer"
-            elif node.right is False or node.rollouts >= most:
-                verdict = False
-                reason = ("the chain ends here with a wrong answer" if node.right is False
-                          else f"none of {node.rollouts} rollouts through this step reaches the answer")
-            else:
-                reason = f"only {node.rollouts} rollouts through this step"
-            open_ended = open_ended and verdict is True
-            # A success below that no rollout through here had is still one.
-            tally = node.tally.with_more(1, 1) if node.reached and not node.wins else node.tally
-            if node.right is False and not node.rollouts:
-                tally = tally.with_more(0, most)
-            confidence = 0.0 if verdict is None else any_success(tally, tally, most).confidence
-            value = node.value if node.rollouts and verdict is not None else None
-            labels.append(StepLabel(chain.trajectory.id, index, NAME, value, verdict, confidence, 0, reason))
+            ends_wrong = index == len(steps) - 1 and chain.trajectory.outcome is False
+            verdict, tally, reason = (None, node.tally, over) if over else self._judge(tree, node, ends_wrong)
+            if verdict is None:
+                labels.append(StepLabel(chain.trajectory.id, index, NAME, None, None, 0.0, 0, reason))
+                over = over or "an earlier step is undecided"
+                continue
+            # More rollouts than K can show a smaller success rate than 1/K.
+            confidence = any_success(tally, tally, max(self.settings.rollouts, tally.rollouts)).confidence
+            labels.append(StepLabel(chain.trajectory.id, index, NAME, tally.value, verdict, confidence, 0, reason))
+            over = "" if verdict else "an earlier step is wrong"
         return labels
+
+    def _judge(self, tree: Tree, node: Node, ends_wrong: bool) -> tuple[bool | None, Tally, str]:
+        """The verdict on the step that leads to a node, the rollouts it rests on, and why."""
+        most, tally = self.settings.rollouts, node.tally
+        if ends_wrong:
+            # Whatever the policy would have gone on to.
+            return False, Tally(0, most), "the chain ends here without the right answer"
+        if node.wins:
+            return True, tally, f"{tally.successes} of {tally.rollouts} rollouts through this step reach the answer"
+        if node.reached:
+            # From further down, or by the hand that wrote a given chain.
+            return True, tally.with_more(1, 1), "a chain through this step reaches the answer"
+        if not tree.root.reached:
+            return None, tally, "no rollout from the question reaches the answer"
+        if tally.rollouts >= most:
+            return False, tally, f"none of {tally.rollouts} rollouts through this step reaches the answer"
+        return None, tally, f"only {tally.rollouts} rollouts through this step"
 
 
 def _with_cost(labels: Sequence[StepLabel], tree: Tree, chain: Chain) -> Sequence[StepLabel]:

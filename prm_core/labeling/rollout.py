@@ -99,13 +99,19 @@ class _Walk:
 
     def finish(self) -> list[StepLabel]:
         """A label for every kept step; those the walk did not come to say why."""
+        # What the last purchases settled is judged here.
+        unbought = self.wants()
         last = self.labels[-1] if self.labels else None
         if last is not None and last.is_correct is False:
             reason = AFTER_ERROR
         elif last is not None and last.is_correct is None:
             reason = "not valued: an earlier step is undecided"
+        elif unbought:
+            reason = "not valued: label.rollout.max_tokens is spent"
+        elif len(self.lengths) <= len(self.chain.trajectory.steps):
+            reason = "not valued: what follows does not fit encoder.max_length"
         else:
-            reason = "not valued: label.rollout.max_tokens is spent, or the chain has no outcome"
+            reason = "not valued: the chain has no outcome"
         for index in range(len(self.labels), len(self.lengths) - 1):
             self._label(index, None, None, 0.0, reason)
         return self.labels

@@ -26,7 +26,8 @@ class Node:
         step: the step that leads here, empty at the root.
         rollouts, wins: rollouts by the policy that started here or above and came through here, and those of them
             that reached the right answer: their share estimates the value of this prefix under the policy.
-        reached: a rollout or chain through here or below reached the right answer, so the policy can.
+        reached: a rollout or chain through here or below reached the right answer. Only the policy's own count at the
+            root: whether the question is within its reach is what the root says.
         rolled: rollouts have started here.
         visits: how often the search chose this node or one below it.
         tokens: tokens of the rollouts that started here.
@@ -125,7 +126,7 @@ class Tree:
         if ended and nodes:
             last.right = success
         if success:
-            for node in last.ancestry():
+            for node in last.ancestry() if sampled else nodes:
                 node.reached = True
         elif len(nodes) > 1:
             self.pool.append(WrongRollout(start, tuple(nodes), tokens))
@@ -184,7 +185,7 @@ def select_omega(tree: Tree, exploration: float, most: int) -> Iterator[tuple[No
     candidates = [one for one in tree.pool if 0 < one.start.value < 1]
     if not candidates:
         return
-    total = sum(start.visits for start in {id(one.start): one.start for one in tree.pool}.values())
+    total = sum(node.visits for node in tree.root.walk())
     best = max(candidates, key=lambda one: omega_score(one, exploration, total))
     tree.pool.remove(best)
     best.start.visits += 1

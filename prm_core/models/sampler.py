@@ -6,7 +6,6 @@ Any Hugging Face causal LM works. What lives here is the decoding loop; text, st
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prm_core.models import shared_attention
+from prm_core.models.batching import in_batches
 from prm_core.models.padding import pad
-
-log = logging.getLogger(__name__)
 
 # Rows are compacted when this share of a batch has finished.
 COMPACT_SHARE = 0.1
@@ -218,7 +216,7 @@ class _Sampling:
     max_new_tokens: int
     seed: int
 
-    def decode(self, decoder: _Decoder, batch: list[_Row], device: torch.device, leave: int) -> None:
+    def decode(self, decoder: _Decoder, batch: Sequence[_Row], device: torch.device, leave: int) -> None:
         """Decodes until at most `leave` rows are not done, and writes into the rows what came."""
         size, step = len(batch), 0
         rows = torch.arange(size, device=device)
@@ -251,16 +249,21 @@ class _Sampling:
             row.done = row.ids[-1] == self.end_id or len(row.ids) >= self.max_new_tokens
 
 
-def _smaller_batch(error: RuntimeError, rows: int) -> int:
-    """Half the rows that did not fit in memory. Raises the error when it is another one, or nothing is left to halve.
-    """
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+def _decode_all(
+    model: PreTrainedModel, sampling: _Sampling, texts: Sequence[Sequence[int]], waiting: list[_Row], batch_size: int,
+    shared: bool,
+) -> None:
+    """Decodes the rows in batches. Where there are several, the last few rows of each are left before they are done."""
 
-    if rows == 1 or not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
-        raise error
-    log.warning("out of memory with %d rows decoded together; going on with %d", rows, rows // 2)
-    clear_device_cache(garbage_collection=True)
-    return rows // 2
+    def decode(batch: Sequence[_Row], first: int) -> Sequence[_Row]:
+        leave = int(POOL_SHARE * len(batch)) if len(batch) < len(waiting) else 0
+        starts = [row.start for row in batch]
+        decoder = (_SharedDecoder if shared else _PaddedDecoder)(model, texts, starts, sampling.pad_id)
+        # Rows are written to when their batch is through, so nothing is kept of one that ran out of memory.
+        sampling.decode(decoder, batch, model.device, leave)
+        return batch
+
+    in_batches(waiting, batch_size, decode, "sampling")
 
 
 @torch.inference_mode()
@@ -305,19 +308,7 @@ def sample_continuations(
     waiting = sorted(rows, key=lambda row: (len(texts[row.start.chain]), row.start.chain, row.start.length))
     with shared_attention.switched_on(model) if shared else nullcontext():
         while waiting:
-            first = 0
-            while first < len(waiting):
-                batch = waiting[first : first + batch_size]
-                leave = int(POOL_SHARE * len(batch)) if len(waiting) > batch_size else 0
-                starts = [row.start for row in batch]
-                try:
-                    decoder = (_SharedDecoder if shared else _PaddedDecoder)(model, texts, starts, pad_id)
-                    sampling.decode(decoder, batch, model.device, leave)
-                except RuntimeError as error:
-                    # Rows are written to when their batch is through, so nothing of the failed one is kept.
-                    batch_size = _smaller_batch(error, len(batch))
-                else:
-                    first += len(batch)
+            _decode_all(model, sampling, texts, waiting, batch_size, shared)
             # What the rows left over wrote becomes part of their prefixes, encoded in one pass.
             waiting, texts = [row for row in waiting if not row.done], []
             for number, row in enumerate(waiting):

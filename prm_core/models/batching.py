@@ -26,13 +26,15 @@ def in_batches(
 
     results: list[Result] = []
     while len(results) < len(items):
-        batch = items[len(results) : len(results) + size]
+        batch, fits = items[len(results) : len(results) + size], True
         try:
             results += work(batch, len(results))
         except RuntimeError as error:
-            full = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
-            if len(batch) == 1 or not full:
+            fits = not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error))
+            if len(batch) == 1 or fits:
                 raise
+        if not fits:
+            # Not while the error is at hand: its traceback holds what the batch had allocated.
             size = len(batch) // 2
             log.warning("%s: out of memory with %d at once; going on with %d", what, len(batch), size)
             clear_device_cache(garbage_collection=True)
