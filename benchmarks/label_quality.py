@@ -82,8 +82,9 @@ def measure(name: str, gold: Sequence[GoldChain], labels: Sequence[StepLabel], s
                 probabilities.append(probability_right(label))
                 truth.append(is_right)
     acc_err, acc_ok = (100 * _mean(hits[kind]) for kind in (True, False))
+    full_f1 = harmonic(*(100 * _mean(full[kind]) for kind in (True, False)))
     return Quality(
-        name, harmonic(acc_err, acc_ok), harmonic(*(100 * _mean(full[kind]) for kind in (True, False))), acc_err, acc_ok,
+        name, harmonic(acc_err, acc_ok), full_f1, acc_err, acc_ok,
         sum(map(len, hits.values())) / len(gold), right / max(len(truth), 1), len(truth) / asked,
         expected_calibration_error(probabilities, truth, BINS) if truth else None,
         sum(label.tokens for label in labels), seconds,
@@ -91,7 +92,7 @@ def measure(name: str, gold: Sequence[GoldChain], labels: Sequence[StepLabel], s
 
 
 def named_error(given: Mapping[int, StepLabel], steps: int) -> tuple[int, bool]:
-    """The first step not called right (-1: there is none), and whether it is called wrong rather than left undecided."""
+    """The first step not called right (-1: there is none), and whether it is called wrong, not just left undecided."""
     for index in range(steps):
         verdict = given[index].is_correct if index in given else None
         if verdict is not True:

@@ -127,7 +127,7 @@ class LabelConfig(Section):
     mcts: MctsConfig
     verifier: VerifierConfig
     judge: JudgeConfig
-    merge: str = Field(description="how strategies combine: first_error, dawid_skene, vote, or the name of one strategy")
+    merge: str = Field(description="how strategies combine: first_error, dawid_skene, vote, or one strategy's name")
     consensus: bool = Field(description="keep only chains whose first error two strategies agree on")
     lone_vote_factor: float = Field(ge=0, le=1, description="confidence of a verdict only one strategy gives")
     max_failed_share: float = Field(ge=0, le=1, description="a strategy failing on more chains fails the stage")

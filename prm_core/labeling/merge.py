@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -167,7 +168,10 @@ def dawid_skene(evidence: Evidence, config: LabelConfig) -> Merged:
     reliability = {}
     if verdicts:
         model = DawidSkene(n_iter=DAWID_SKENE_ROUNDS)
-        model.fit(pd.DataFrame(verdicts, columns=["task", "worker", "label"]))
+        with warnings.catch_warnings():
+            # crowd-kit calls pandas in ways that pandas 4 will drop.
+            warnings.simplefilter("ignore")
+            model.fit(pd.DataFrame(verdicts, columns=["task", "worker", "label"]))
         probabilities = model.probas_.reindex(columns=[WRONG, RIGHT], fill_value=0.0)[RIGHT].to_dict()
         errors = model.errors_.reindex(columns=[WRONG, RIGHT], fill_value=0.0)
         for name in errors.index.get_level_values("worker").unique():

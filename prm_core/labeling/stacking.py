@@ -1,6 +1,6 @@
-"""Strategies' evidence weighed anew by people: logistic regression from what the merge and each strategy say of a step to
-the probability that it is right. Where one number is calibrated, the disagreements of the strategies are lost; here a few
-human labels decide whom to believe.
+"""Strategies' evidence weighed anew by people: logistic regression from what the merge and each strategy say of a step
+to the probability that it is right. Where one number is calibrated, the disagreements of the strategies are lost; here
+a few human labels decide whom to believe.
 """
 
 from __future__ import annotations
