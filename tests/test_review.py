@@ -7,14 +7,12 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prm_core import store
 from prm_core.cli.review import app
 from prm_core.errors import InputError
-from prm_core.labeling.active import RANDOM_SHARE, chances, disagreement, select_steps, uncertainty
+from prm_core.labeling.active import chances
 from prm_core.labeling.human import read_human
 from prm_core.labeling.review import review_queue
 from prm_core.types import Step, Trajectory
@@ -24,15 +22,6 @@ from tests.review_builders import bring_in, counts, queue_of, write_queue
 # --- the queue --------------------------------------------------------------------------------------------------------
 
 
-def test_disagreement_and_uncertainty():
-    assert [disagreement(v) for v in ([], [True], [True, False])] == [0, 0, 1]
-    assert disagreement([True, True, False]) == pytest.approx(2 / 3)
-    assert [uncertainty(p) for p in (0.0, 1.0, 0.5, None)] == [0, 0, 1, 1]
-    # 2 · sqrt(0.1 · 0.9)
-    assert uncertainty(0.1) == pytest.approx(0.6)
-    assert uncertainty(0.25) == uncertainty(0.75)
-
-
 def test_the_queue_holds_what_a_reviewer_needs():
     votes = [label("gen-1", 1, True, strategy="rollout", reasoning="8 of 8"),
              label("gen-1", 1, False, strategy="mc_dropout", reasoning="spread 2.1"),
@@ -40,7 +29,7 @@ def test_the_queue_holds_what_a_reviewer_needs():
     [row] = queue_of([label("gen-1", 1, True, 0.9, value=0.9)], votes)
     assert row["prompt"] == "What is 1 + 1?"
     assert (row["steps_before"], row["step"]) == (["step 0 of chain 1"], "step 1 of chain 1")
-    assert (row["is_correct"], row["probability"], row["priority"]) == (None, 0.9, pytest.approx(1.6))
+    assert (row["is_correct"], row["probability"], row["priority"]) == (None, 0.9, pytest.approx((0.8 + 0.6) ** 2))
     assert row["chance"] == 1
     assert [(s["strategy"], s["is_correct"], s["reasoning"]) for s in row["strategies"]] == [
         ("mc_dropout", False, "spread 2.1"), ("rollout", True, "8 of 8")]
@@ -80,51 +69,40 @@ def test_steps_after_a_wrong_verdict_and_of_unknown_chains_are_not_asked():
     assert {(row["trajectory_id"], row["step_index"]) for row in queue_of(merged)} == {("gen-1", 0), ("gen-1", 1)}
 
 
-def test_positions_get_their_share():
-    # First steps look ten times as doubtful; every position gets what its chances add up to.
-    priorities = {(f"t{n}", index): 1.0 if index == 0 else 0.1 for n in range(100) for index in range(4)}
-    picks = select_steps(priorities, 40, seed=0)
-    assert len(picks) == 40
-    # 0.2 · 40 / 4 for each, 0.8 · 40 by priority: 100 to 3 · 10
-    expected = {0: 8 * 0.25 + 32 * 100 / 130, 1: 2 + 32 * 10 / 130, 2: 2 + 32 * 10 / 130, 3: 2 + 32 * 10 / 130}
-    got = Counter(pick.key[1] for pick in picks)
-    assert all(abs(got[index] - value) <= 1 for index, value in expected.items())
+def test_rows_carry_the_chance_their_step_was_picked_with():
+    merged = [label(f"gen-{n}", i, True, 0.9, value=0.5 + n / 12) for n in range(6) for i in range(STEPS)]
+    priorities = {(row["trajectory_id"], row["step_index"]): row["priority"] for row in queue_of(merged)}
+    keys = sorted(priorities)
+    stated = dict(zip(keys, chances([priorities[key] for key in keys], 5), strict=True))
+    for seed in range(20):
+        queue = queue_of(merged, budget=5, seed=seed)
+        assert len(queue) == 5
+        for row in queue:
+            # Priorities in the queue are rounded.
+            assert row["chance"] == pytest.approx(stated[row["trajectory_id"], row["step_index"]], rel=1e-3)
 
 
-def test_weights_bring_the_picked_steps_back_to_all():
-    priorities = {(f"t{n}", n % 3): (n % 7) / 7 for n in range(60)}
-    doubtful = {key for key, priority in priorities.items() if priority > 0.5}
-    estimates = [sum(1 / pick.chance for pick in select_steps(priorities, 15, seed) if pick.key in doubtful)
-                 for seed in range(400)]
-    assert sum(estimates) / 400 == pytest.approx(len(doubtful), rel=0.05)
+def test_abstentions_do_not_disagree_and_how_sure_a_verdict_is_counts():
+    merged = [label("gen-1", 0, True, 0.9, value=1.0)]
+    quiet = [label("gen-1", 0, True, 0.9, strategy="rollout"),
+             label("gen-1", 0, None, 0.0, strategy="mcts", value=0.1),
+             label("gen-1", 0, None, 0.0, strategy="verifier")]
+    assert [row["priority"] for row in queue_of(merged, quiet)] == [0]
+    # Two strategies of one verdict differ by how sure they are: P(right) 0.1 against 0.4.
+    apart = [label("gen-1", 0, False, 0.9, strategy="rollout"), label("gen-1", 0, False, 0.6, strategy="mcts")]
+    assert [row["priority"] for row in queue_of(merged, apart)] == pytest.approx([0.09])
 
 
-@given(st.lists(st.floats(0, 2), min_size=1, max_size=30), st.integers(1, 40))
-def test_chances_fill_the_budget_and_are_never_tiny(priorities, budget):
-    given_chances = chances(priorities, budget)
-    wanted = min(budget, len(priorities))
-    assert sum(given_chances) == pytest.approx(wanted)
-    assert all(RANDOM_SHARE * wanted / len(priorities) - 1e-9 <= chance <= 1 for chance in given_chances)
+def test_a_step_nothing_is_known_of_is_asked_first():
+    merged = [label("gen-1", 0, True, 0.9, value=0.9), label("gen-2", 0, None, 0.0)]
+    rows = {row["trajectory_id"]: row for row in queue_of(merged)}
+    assert (rows["gen-2"]["priority"], rows["gen-2"]["probability"]) == (1, None)
+    assert rows["gen-1"]["priority"] < 1
 
 
-@settings(max_examples=60)
-@given(
-    st.dictionaries(st.tuples(st.sampled_from("abcdef"), st.integers(0, 4)), st.floats(0, 2), max_size=25),
-    st.integers(0, 30), st.integers(0, 5),
-)
-def test_selection_fills_the_budget_with_distinct_steps_and_is_seeded(priorities, budget, seed):
-    picked = select_steps(priorities, budget, seed)
-    chosen = [pick.key for pick in picked]
-    assert len(chosen) == len(set(chosen)) == min(budget, len(priorities))
-    assert set(chosen) <= set(priorities)
-    values = [priorities[key] for key in chosen]
-    assert values == sorted(values, reverse=True)
-    assert picked == select_steps(dict(reversed(priorities.items())), budget, seed)
-
-
-def test_another_seed_breaks_ties_differently():
-    priorities = {(f"t{n}", 0): 1.0 for n in range(50)}
-    assert select_steps(priorities, 10, 0) != select_steps(priorities, 10, 1)
+def test_no_budget_or_nothing_to_ask_is_an_empty_queue():
+    assert queue_of(budget=0) == []
+    assert queue_of([label("human-7", 0)]) == []
 
 
 # --- export and import ------------------------------------------------------------------------------------------------
