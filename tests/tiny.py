@@ -82,6 +82,24 @@ def save_policy(folder: Path, seed: int = 0) -> Path:
 Script = Callable[[tuple[str, ...], int], tuple[Sequence[str], bool]]
 
 
+def answering(wins: Callable[[tuple[str, ...], int], bool]) -> Script:
+    """A script that answers at once, right or wrong as `wins` says of the prefix and how often it was drawn before, in
+    all calls together."""
+    drawn: Counter[tuple[str, ...]] = Counter()
+
+    def script(steps: tuple[str, ...], number: int) -> tuple[Sequence[str], bool]:
+        drawn[steps] += 1
+        return [RIGHT[2] if wins(steps, drawn[steps] - 1) else WRONG[2]], True
+
+    return script
+
+
+def tokens_of(*texts: str, ended: bool = True) -> int:
+    """Tokens of a continuation by these steps."""
+    encoder = make_encoder()
+    return sum(map(len, encoder.encode_steps(texts))) + ended
+
+
 class ScriptedPolicy(Policy):
     """A policy without weights whose continuations are given; `asked` lists the prefix of every sample and
     `settings` temperature, max_new_tokens, batch_size and seed, by call."""

@@ -53,13 +53,20 @@ class _Walk:
                     break
                 enough = True
             else:
-                before = self.tallies[self.position - 1]
-                enough = settled(self.rule, self.tallies[self.position], before, self.most, self.decided)
+                enough = known >= self.most or self._settled()
             if not enough:
                 return min(max(known, 1), self.most - known)
             self.over = self.position > 0 and self._judge() is not True
             self.position += 1
         return 0
+
+    def _settled(self) -> bool:
+        after, before = self.tallies[self.position], self.tallies[self.position - 1]
+        if not settled(self.rule, after, before, self.most, self.decided):
+            return False
+        # The next step is compared with a right one's prefix. Stopped at its first wins, that would look better than it
+        # is, and a hard question's next step worse: it needs all K.
+        return not self.rule.compares or self.rule.judge(after, before, self.most).is_correct is not True
 
     def start(self) -> Start:
         """The prefix at `position`."""
@@ -120,8 +127,9 @@ class _Walk:
 class RolloutLabeler(Strategy):
     """Samples continuations of a chain's prefixes in order and asks how many end in the right answer.
 
-    Rollouts are bought until the verdict is settled (at most K), and no further prefix is valued once a step is
-    wrong: what follows the first error is no training target. All chains of a shard buy in the same batches.
+    Rollouts are bought until the verdict is settled (at most K; always K where the next step is compared with them),
+    and no further prefix is valued once a step is wrong: what follows the first error is no training target. All
+    chains of a shard buy in the same batches.
     """
 
     version = 2
