@@ -36,6 +36,8 @@ class ModelsConfig(Section):
     reward_backbone: str = Field(description="Hugging Face folder or hub id of the reward models' backbone")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
+    sampling_memory: PositiveFloat = Field(description="GiB that sampling may take beside the model; bounds the rows "
+                                                       "decoded together")
     surprisal: bool = Field(description="step head also sees the step's surprisal under the backbone (METHODS 8)")
 
 

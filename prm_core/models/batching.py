@@ -1,14 +1,35 @@
-"""Work in batches that shrink when memory runs out."""
+"""How many at once: rows of a batch that fit in memory, and work in batches that shrink when memory runs out."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def sampling_rows(model: PreTrainedModel, gib: float, tokens: int) -> int:
+    """Rows whose sampling stays within so many GiB, at least 1.
+
+    Counted for a row: keys and values of `tokens` tokens, twice (a cache that grows is copied), and logits,
+    probabilities and their running sum over the vocabulary in float32. Shared prefixes need less.
+
+    Args:
+        model: a causal LM.
+        tokens: longest prefix and new tokens together.
+    """
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys_and_values = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    row = 2 * tokens * keys_and_values + 3 * 4 * config.vocab_size
+    return max(int(gib * 2**30 / row), 1)
 
 
 def in_batches(

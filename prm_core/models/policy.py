@@ -33,20 +33,29 @@ class Policy:
         model: in eval mode.
         encoder: of the same tokenizer.
         version: names these weights in trajectories and lineage.
+        sampling_memory: GiB that sampling may take; fewer rows than a caller asks for are then decoded together, which
+            changes no sample. None is no bound.
     """
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, version: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, encoder: Encoder, version: str, sampling_memory: float | None = None
+    ) -> None:
         self.model = model
         self.encoder = encoder
         self.version = version
+        self.sampling_memory = sampling_memory
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
         batch_size: int, seed: int,
     ) -> list[Continuation]:
         """One continuation for each prefix of the encoded chains; see `sampler.sample_continuations`."""
+        from prm_core.models.batching import sampling_rows
         from prm_core.models.sampler import sample_continuations
 
+        if self.sampling_memory is not None and prefixes:
+            tokens = max(prefix.length for prefix in prefixes) + max_new_tokens
+            batch_size = min(batch_size, sampling_rows(self.model, self.sampling_memory, tokens))
         return sample_continuations(
             self.model, chains, prefixes, end_id=self.encoder.eos_id, pad_id=self.encoder.pad_id,
             temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed,
@@ -81,4 +90,4 @@ def load_policy(path: str, config: Config) -> Policy:
 
     encoder = Encoder(load_tokenizer(path), config.encoder)
     model = load_pretrained(AutoModelForCausalLM, path, dtype=config.models.dtype, device=config.models.device)
-    return Policy(model, encoder, model_version(path))
+    return Policy(model, encoder, model_version(path), config.models.sampling_memory)
