@@ -31,11 +31,13 @@ def mia(problem_id: str = "p0") -> Problem:
     )
 
 
-def chain(texts: Sequence[str], problem: Problem | None = None, trajectory_id: str = "t0") -> Chain:
+def chain(
+    texts: Sequence[str], problem: Problem | None = None, trajectory_id: str = "t0", policy: str = "test"
+) -> Chain:
     """A chain with its problem, its answer read and compared."""
     problem = problem or mia()
     trajectory = make_trajectory(DOMAINS[problem.domain], problem, list(texts), trajectory_id=trajectory_id,
-                                 policy="test", seed=0)
+                                 policy=policy, seed=0)
     return Chain(problem, trajectory)
 
 
