@@ -1,341 +1,515 @@
-"""MCTS: the tree's shape, backups, UCB1 by hand, expansion with a scripted policy, and the labels read from it."""
+"""Tree search with a scripted policy: what is bought where, the labels read from the trees, costs and evidence."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prm_core.labeling.mcts import MctsLabeler, Node, backup, select, ucb1
+from prm_core import store
+from prm_core.errors import InputError
+from prm_core.labeling.base import FAILED, label_shard
+from prm_core.labeling.mcts import MctsLabeler
+from prm_core.labeling.tree import as_record, from_record
 from tests import tiny
-from tests.tiny import RIGHT, WRONG, ScriptedPolicy, chain
+from tests.tiny import RIGHT, WRONG, ScriptedPolicy, answering, chain, tokens_of
 
-WIN, LOSE = (["The answer is 5."], True), (["The answer is 6."], True)
+WIN, LOSE = (RIGHT[2:], True), (WRONG[2:], True)
+K = 4
+COST = tokens_of(RIGHT[2])
+# Goes wrong at its fifth step of eight.
+STEPS = [f"Mia buys 1 more: {n} + 1 = {n + 1 + (n >= 7)}." for n in range(3, 10)]
+LONG = [*STEPS, WRONG[2]]
+OMEGA = {"problems": 10, "simulations": 0, "selection": "omega", "rollouts": K, "exploration": 0.125,
+         "temperature": 0.9, "preference_confidence": 0.9}
 
 
-def labeler(script, max_length=tiny.MAX_LENGTH, **settings):
-    values = {"problems": 10, "simulations": 1, "branching": 2, "exploration": 1.4, "rule": "any", "min_visits": 2,
-              "temperature": 0.9}
-    policy = ScriptedPolicy(script, max_length)
-    strategy = MctsLabeler(tiny.make_tools(policy, mcts={**values, **settings}, max_new_tokens=33, batch_size=7))
-    return strategy, policy
+def labeler(policy, label=None, **changes):
+    if not isinstance(policy, ScriptedPolicy):
+        policy = ScriptedPolicy(policy)
+    return MctsLabeler(tiny.make_tools(policy, mcts={**OMEGA, **changes}, **{"max_new_tokens": 33, **(label or {})}))
 
 
-def grow(strategy, chains, seed=1):
+def own(texts, trajectory_id="t0", problem=None):
+    """A chain that the scripted policy itself has sampled."""
+    return chain(texts, problem, trajectory_id, "scripted")
+
+
+def label(strategy, chains, seed=1):
     strategy.prepare(chains, seed)
-    return strategy.grow(chains, seed)
+    return strategy.label(chains, seed)
 
 
-def at(root, steps):
-    node = root
+def tree_of(strategy):
+    [tree] = strategy.trees
+    return tree
+
+
+def at(tree, steps):
+    node = tree.root
     for step in steps:
         node = node.children[step]
     return node
 
 
-def counts(root, steps):
-    node = at(root, steps)
-    return node.visits, node.wins
+def counts(tree, steps):
+    node = at(tree, steps)
+    return node.rollouts, node.wins
 
 
-# --- the tree alone -------------------------------------------------------------------------------------------------
+def bought(strategy):
+    """(steps of the prefix, rollouts of it) by call, for one question."""
+    return [(len(call[0]), len(call)) for call in strategy.tools.policy.asked if call]
 
 
-def test_backup_counts_at_the_node_and_above_it_alone():
-    root = Node("", None)
-    left, right = root.child("left"), root.child("right")
-    leaf = left.child("leaf")
-
-    backup(leaf, True, 5)
-    backup(right, False, 3)
-    backup(left, False, 2)
-
-    found = {node.step: (node.visits, node.wins, node.tokens) for node in root.walk()}
-    assert found == {"": (3, 1, 10), "left": (2, 1, 7), "leaf": (1, 1, 5), "right": (1, 0, 3)}
-    assert (root.value, left.value, Node("", None).value) == (1 / 3, 0.5, 0.0)
+def verdicts(labels):
+    return [row.is_correct for row in labels]
 
 
-def test_children_are_made_once_and_know_their_path():
-    root = Node("", None)
-    leaf = root.child("a").child("b")
-
-    assert root.child("a").child("b") is leaf
-    assert root.child("b") is not leaf
-    assert (root.path(), leaf.path()) == ([], ["a", "b"])
+def before_fifth(steps, number):
+    """The policy gets there from every prefix without the wrong fifth step, by way of a step of its own."""
+    return LOSE if len(steps) >= 5 else (["Mia thinks: 1 + 1 = 2.", RIGHT[2]], True)
 
 
-def test_ucb1_by_hand():
-    root = Node("", None)
-    tried, untried = root.child("tried"), root.child("untried")
-    root.visits, tried.visits, tried.wins = 20, 4, 3
-
-    assert ucb1(tried, 1.4) == pytest.approx(0.75 + 1.4 * math.sqrt(math.log(20) / 4))
-    assert ucb1(tried, 0.0) == 0.75
-    assert ucb1(untried, 1.4) == math.inf
-    assert ucb1(root, 1.4) == math.inf
+def never(steps, number):
+    return LOSE
 
 
-@pytest.mark.parametrize(("exploration", "chosen"), [
-    # 0.75 + 0.5 * 0.87 against 0.5 + 0.5 * 1.22: value wins; with 1.4 the one less visited does.
-    (0.0, "good"), (0.5, "good"), (1.4, "rare"),
-])
-def test_exploration_trades_value_against_visits(exploration, chosen):
-    root = Node("", None, visits=20, expanded=True)
-    for step, visits, wins in (("good", 4, 3), ("rare", 2, 1)):
-        node = root.child(step)
-        node.visits, node.wins = visits, wins
-
-    assert select(root, exploration).step == chosen
+# --- one tree for a question ----------------------------------------------------------------------------------------
 
 
-def test_selection_stops_where_nothing_was_sampled_yet():
-    root = Node("", None, visits=3)
-    child = root.child("a")
-    grandchild = child.child("b")
-    child.visits = grandchild.visits = 2
-
-    assert select(root, 1.4) is root
-    root.expanded = True
-    assert select(root, 1.4) is child
-    child.expanded = True
-    assert select(root, 1.4) is grandchild
-    # Expanded, but no continuation had a step.
-    grandchild.expanded = True
-    assert select(root, 1.4) is grandchild
-
-
-@given(st.lists(st.tuples(st.lists(st.sampled_from("ab"), max_size=4), st.booleans()), max_size=20))
-def test_a_node_counts_what_was_backed_up_at_and_below_it(simulations):
-    root = Node("", None)
-    for steps, won in simulations:
-        node = root
-        for step in steps:
-            node = node.child(step)
-        backup(node, won, 1)
-
-    for node in root.walk():
-        below = [won for steps, won in simulations if steps[: len(node.path())] == node.path()]
-        assert (node.visits, node.wins, node.tokens) == (len(below), sum(below), len(below))
-        assert sum(child.visits for child in node.children.values()) <= node.visits
-
-
-# --- growing --------------------------------------------------------------------------------------------------------
-
-
-def test_the_root_is_the_bare_question_and_every_prefix_of_a_chain_is_on_its_path():
+def test_the_root_is_the_bare_question_and_chains_share_their_tree():
     """In the guide the root already holds all steps, so no prefix of the chain is ever a node (METHODS 1)."""
-    strategy, policy = labeler(lambda steps, number: LOSE)
+    strategy = labeler(never)
+    parting = [RIGHT[0], *WRONG[1:]]
 
-    (root,) = grow(strategy, [chain(RIGHT), chain(WRONG, trajectory_id="t1")]).values()
+    label(strategy, [own(RIGHT), own(WRONG, "t1"), own(parting, "t2"), chain(RIGHT, None, "t3")])
 
-    assert (root.step, root.parent, root.path()) == ("", None, [])
-    for texts in (RIGHT, WRONG):
+    tree = tree_of(strategy)
+    assert (tree.root.step, tree.root.parent, tree.root.chains) == ("", None, ["t0", "t1", "t2", "t3"])
+    for texts in (RIGHT, WRONG, parting):
         for length in range(len(texts) + 1):
-            node = at(root, texts[:length])
-            assert node.path() == list(texts[:length])
-            assert node.terminal is (length == 3)
-    # The first thing continued is the question itself.
-    assert policy.asked[0] == [(), ()]
+            assert at(tree, texts[:length]).path() == list(texts[:length])
+    assert at(tree, RIGHT[:1]).chains == ["t0", "t2", "t3"]
+    assert [at(tree, texts).right for texts in (RIGHT, WRONG, parting)] == [True, False, False]
 
 
-def test_the_prefixes_of_a_finished_chain_are_sampled_from():
-    """A finished chain is the only leaf of its path: descending to leaves alone would never sample anything."""
-    strategy, policy = labeler(lambda steps, number: LOSE, simulations=12, exploration=10.0)
+def test_chains_of_the_policy_are_rollouts_of_the_question_and_those_of_others_are_not():
+    strategy = labeler(never)
+    label(strategy, [own(RIGHT), own(WRONG, "t1"), chain(RIGHT, None, "t2"), chain(WRONG, None, "t3")])
+    tree = tree_of(strategy)
 
-    grow(strategy, [chain(WRONG)])
-
-    asked = {steps for call in policy.asked for steps in call}
-    assert asked >= {(), WRONG[:1], WRONG[:2]}
-    # What is finished is not continued, and nothing is sampled from twice.
-    assert all(not steps or not steps[-1].startswith("The answer") for steps in asked)
-    assert all(len(call) in (0, 2) for call in policy.asked)
-    assert len([steps for call in policy.asked for steps in call]) == 2 * len(asked)
+    assert counts(tree, ()) == (2, 1)
+    assert counts(tree, RIGHT) == (1, 1)
+    # One wrong chain by the policy and the rollouts bought at its first step.
+    assert counts(tree, WRONG[:1]) == (K, 0)
 
 
-def test_one_simulation_counts_its_samples_once_each():
-    """Two samples from the question: one takes the chain's first step and wins, one makes another and loses."""
-    other = "Mia buys 4 more: 3 + 4 = 9."
-    samples = [([*RIGHT], True), ([other, "The answer is 9."], True)]
-    strategy, policy = labeler(lambda steps, number: samples[number])
-
-    (root,) = grow(strategy, [chain(RIGHT)]).values()
-
-    assert counts(root, ()) == (3, 2)
-    assert counts(root, RIGHT[:1]) == (2, 2)
-    assert counts(root, RIGHT[:2]) == counts(root, RIGHT) == (1, 1)
-    assert counts(root, [other]) == (1, 0)
-    # Only the first step of a sample becomes a node.
-    assert not at(root, [other]).children
-    assert not at(root, [other]).terminal
-    cost = [sum(len(policy.encoder.tokenizer.encode(text)) + 1 for text in texts) + 1 for texts, _ in samples]
-    assert (root.tokens, at(root, RIGHT[:1]).tokens, at(root, [other]).tokens) == (sum(cost), cost[0], cost[1])
-    assert policy.settings[0][:3] == (0.9, 33, 7)
-
-
-def test_a_sample_that_ends_at_once_is_a_visit_of_the_node_itself():
-    strategy, _ = labeler(lambda steps, number: ([], True))
-
-    (root,) = grow(strategy, [chain(RIGHT)]).values()
-
-    assert counts(root, ()) == (3, 1)
-    assert [list(node.children) for node in root.walk()] == [[RIGHT[0]], [RIGHT[1]], [RIGHT[2]], []]
-    assert not root.terminal
-
-
-def test_a_terminal_leaf_is_visited_again_at_no_cost_with_its_own_outcome():
-    """Each sample answers at once: all nodes below the question are finished, so the later rounds sample nothing."""
-    strategy, policy = labeler(lambda steps, number: WIN if number else LOSE, simulations=6)
-
-    (root,) = grow(strategy, [chain(["The answer is 7."])]).values()
-
-    assert [len(call) for call in policy.asked] == [2, 0, 0, 0, 0, 0]
-    assert root.visits == 1 + 2 + 5
-    leaves = {node.step: node for node in root.children.values()}
-    assert set(leaves) == {"The answer is 5.", "The answer is 6.", "The answer is 7."}
-    assert all(leaf.terminal for leaf in leaves.values())
-    assert leaves["The answer is 5."].wins == leaves["The answer is 5."].visits
-    assert leaves["The answer is 6."].wins == leaves["The answer is 7."].wins == 0
-    # UCB1 prefers the one that wins and still tries the others.
-    assert leaves["The answer is 5."].visits > leaves["The answer is 6."].visits >= 1
-
-
-def test_an_unfinished_sample_loses():
-    strategy, _ = labeler(lambda steps, number: (["Mia buys 4 more: 3 + 4 = 7.", "The answer is 5."], False))
-
-    (root,) = grow(strategy, [chain(WRONG)]).values()
-
-    assert counts(root, ()) == (3, 0)
-    assert counts(root, RIGHT[:1]) == (2, 0)
-
-
-def test_a_chain_without_a_known_outcome_is_no_simulation():
-    one = chain(RIGHT)
+def test_a_chain_without_a_known_outcome_is_no_rollout():
+    one = own(RIGHT)
     unknown = dataclasses.replace(one, trajectory=dataclasses.replace(one.trajectory, outcome=None))
-    strategy, _ = labeler(lambda steps, number: LOSE)
+    strategy = labeler(before_fifth)
 
-    (root,) = grow(strategy, [unknown]).values()
+    labels = label(strategy, [unknown])
 
-    assert counts(root, ()) == (2, 0)
-    assert counts(root, RIGHT) == (0, 0)
-    assert not at(root, RIGHT).terminal
+    tree = tree_of(strategy)
+    # What was bought at the question and at two prefixes.
+    assert [counts(tree, RIGHT[:n]) for n in range(4)] == [(1, 1), (1, 1), (1, 1), (0, 0)]
+    assert at(tree, RIGHT).right is None
+    # The last step is no state that rollouts start from.
+    assert verdicts(labels) == [True, True, None]
+    assert labels[2].reasoning == "only 0 rollouts through this step"
+
+
+# --- the first error ------------------------------------------------------------------------------------------------
+
+
+def test_halving_finds_the_first_error():
+    strategy = labeler(before_fifth)
+
+    labels = label(strategy, [own(LONG)])
+
+    # The question is reached, 4 is reached, 6 and 5 never; the chain was one failure of each.
+    assert bought(strategy) == [(0, 1), (4, 1), (6, 1), (6, 2), (5, 1), (5, 2)]
+    assert verdicts(labels) == [True] * 4 + [False] + [None] * 3
+    assert [row.reasoning for row in labels] == [
+        *["a chain through this step reaches the answer"] * 3,
+        "1 of 2 rollouts through this step reach the answer",
+        "none of 4 rollouts through this step reaches the answer",
+        *["an earlier step is wrong"] * 3,
+    ]
+
+
+def test_rollouts_that_pass_a_state_count_for_it():
+    """Three failures at 6 do not count for 5, from where they did not start; those at 5 do not count for 4."""
+    strategy = labeler(before_fifth)
+    label(strategy, [own(LONG)])
+    tree = tree_of(strategy)
+
+    assert [counts(tree, LONG[:n]) for n in range(9)] == [
+        (2, 1), (1, 0), (1, 0), (1, 0), (2, 1), (4, 0), (4, 0), (1, 0), (1, 0)]
+    assert [at(tree, LONG[:n]).reached for n in range(9)] == [True] * 5 + [False] * 4
+
+
+def test_right_chains_need_no_rollouts():
+    strategy = labeler(never)
+
+    labels = label(strategy, [own(RIGHT), own(RIGHT, "t1")])
+
+    assert bought(strategy) == []
+    assert verdicts(labels) == [True] * 6
+    assert {row.tokens for row in labels} == {0}
+    # Two rollouts, both won: the mass of Beta(3, 1) above 1/K.
+    assert [row.confidence for row in labels] == pytest.approx([1 - (1 / K) ** 3] * 6)
+    assert {row.value for row in labels} == {1.0}
+
+
+def test_what_one_chain_finds_out_the_next_one_knows():
+    """Chains with the same beginning: its states are sounded out once."""
+    strategy = labeler(before_fifth)
+    other = [*LONG[:6], "Mia loses 2: 10 - 2 = 8.", "The answer is 8."]
+
+    labels = label(strategy, [own(LONG), own(other, "t1")])
+
+    # Both are searched, only the first has to buy: two failures were known of each state.
+    assert bought(strategy) == [(0, 2), (4, 2), (6, 2), (5, 2)]
+    assert verdicts(labels) == [*[True] * 4, False, None, None, None] * 2
+
+
+def test_only_given_chains_are_searched_without_simulations():
+    """Wrong rollouts of the bare question lie in the pool until a simulation selects them."""
+    drawn = [LONG, WRONG, RIGHT]
+    script = answering(lambda steps, n: False)
+    calls = []
+
+    def policy(steps, number):
+        if steps:
+            return script(steps, number)
+        calls.append(1)
+        return drawn[len(calls) - 1], True
+
+    strategy = labeler(policy, rollouts=8)
+    label(strategy, [own([*STEPS[:3], WRONG[2]])])
+    asked = {steps for call in strategy.tools.policy.asked for steps in call}
+
+    assert len(calls) == 3
+    assert all(steps == tuple(STEPS[: len(steps)]) and len(steps) <= 3 for steps in asked)
+    assert len(tree_of(strategy).pool) == 2
+
+
+def test_a_selected_rollout_of_the_pool_is_searched():
+    """From the first step of a given chain the policy wins half of the time, and else goes wrong its own way."""
+    detour = ["Mia thinks.", "Mia thinks twice.", WRONG[2]]
+
+    def policy(steps, number):
+        return LOSE if "Mia thinks." in steps or len(steps) >= 2 else (RIGHT, True) if number % 2 else (detour, True)
+
+    given_chain = own([STEPS[0], STEPS[1], WRONG[2]])
+    quiet, busy = labeler(policy, rollouts=8), labeler(policy, rollouts=8, simulations=1)
+    for strategy in (quiet, busy):
+        label(strategy, [given_chain, own(RIGHT, "t1")])
+
+    def searched(strategy):
+        return {steps for call in strategy.tools.policy.asked for steps in call if "Mia thinks." in steps}
+
+    assert searched(quiet) == set()
+    assert searched(busy) == {(STEPS[0], *detour[:1])}
+    assert at(tree_of(busy), STEPS[:1]).visits == 1
+
+
+# --- what the policy cannot do --------------------------------------------------------------------------------------
+
+
+def test_a_hopeless_question_blames_no_step():
+    strategy = labeler(never)
+
+    labels = label(strategy, [own(WRONG), own(LONG, "t1")])
+
+    # Two failures are known from the chains; no prefix is searched.
+    assert bought(strategy) == [(0, 2)]
+    assert verdicts(labels) == [None] * 11
+    assert {(row.value, row.confidence) for row in labels} == {(None, 0.0)}
+    assert labels[0].reasoning == "no rollout from the question reaches the answer"
+
+
+def test_that_somebody_else_got_there_does_not_make_the_policys_failures_evidence():
+    """A right chain by another hand on a question beyond the policy: its own steps stand, no other is blamed."""
+    strategy = labeler(never)
+
+    labels = label(strategy, [chain(RIGHT), chain([RIGHT[0], *WRONG[1:]], None, "t1")])
+
+    assert bought(strategy) == [(0, 1), (0, 1), (0, 2)]
+    assert verdicts(labels) == [True, True, True, True, None, None]
+    assert labels[4].reasoning == "no rollout from the question reaches the answer"
+    assert labels[5].reasoning == "an earlier step is undecided"
+
+
+def test_an_undecided_step_is_not_called_wrong():
+    """Without simulations of `ucb1` nothing is bought: a wrong chain has but its own failure."""
+    strategy = labeler(never, selection="ucb1")
+
+    labels = label(strategy, [own(RIGHT), own(WRONG, "t1")])
+
+    assert verdicts(labels[3:]) == [None, None, None]
+    assert [row.reasoning for row in labels[3:]] == [
+        "only 1 rollouts through this step", *["an earlier step is undecided"] * 2]
 
 
 def test_a_path_that_outgrows_the_context_loses_instead_of_being_continued_from_elsewhere():
     """The encoder would drop the last step, and the samples would be counted for a prefix they do not continue."""
-    long = "Mia buys 4 more: 3 + 4 = 7. " * 5
+    room = len(tiny.make_encoder().encode(tiny.mia().prompt, [*RIGHT, RIGHT[0]]).ids)
+    long = ("Mia buys 4 more: 3 + 4 = 7. " * 12).strip()
+    policy = ScriptedPolicy(lambda steps, number: ([RIGHT[0], long, "x"], True), max_length=room)
+    strategy = labeler(policy, selection="ucb1", simulations=6, exploration=10.0)
+
+    labels = label(strategy, [own(RIGHT)])
+
+    tree = tree_of(strategy)
+    assert all(long not in steps for call in policy.asked for steps in call)
+    outgrown = at(tree, [RIGHT[0], long])
+    assert outgrown.rolled
+    assert (outgrown.wins, outgrown.tokens) == (0, 0)
+    assert verdicts(labels) == [True] * 3
+    assert sum(row.tokens for row in labels) == sum(map(len, policy.asked)) * tokens_of(RIGHT[0], long, "x")
+
+
+def test_a_rollout_whose_first_step_does_not_fit_takes_nothing_down():
+    """Such a prefix cannot be encoded at all."""
+    long = ("Mia buys 4 more: 3 + 4 = 7. " * 20).strip()
     room = len(tiny.make_encoder().encode(tiny.mia().prompt, RIGHT).ids)
-    strategy, policy = labeler(lambda steps, number: ([RIGHT[0], long], True) if not steps else ([long, "x"], True),
-                               max_length=room, simulations=8, exploration=10.0)
+    policy = ScriptedPolicy(lambda steps, number: ([long, "x"], True), max_length=room)
+    strategy = labeler(policy, selection="ucb1", simulations=3, exploration=10.0)
 
-    (root,) = grow(strategy, [chain(WRONG)]).values()
+    labels = label_shard(prepared(strategy, [own(RIGHT)]), "mcts", [own(RIGHT)], 1)
 
-    assert all(long.strip() not in steps for call in policy.asked for steps in call)
-    outgrown = at(root, [RIGHT[0], long.strip()])
-    assert outgrown.terminal
-    assert (outgrown.wins, outgrown.visits > 2) == (0, True)
+    assert not any(row.reasoning.startswith(FAILED) for row in labels)
+    assert at(tree_of(strategy), [long]).rolled
+
+
+def prepared(strategy, chains):
+    strategy.prepare(chains, 1)
+    return strategy
+
+
+# --- the last step --------------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_wrong_chain_is_wrong_with_the_confidence_of_k_failures():
+    strategy = labeler(lambda steps, number: (RIGHT[len(steps) :], True))
+
+    labels = label(strategy, [own([*RIGHT[:2], WRONG[2]])])
+
+    assert verdicts(labels) == [True, True, False]
+    assert (labels[2].value, labels[2].reasoning) == (0.0, "the chain ends here without the right answer")
+    assert labels[2].confidence == pytest.approx(1 - (1 - 1 / K) ** (K + 1))
+
+
+def test_a_chain_that_stops_early_is_wrong_at_its_last_step_though_others_go_on_from_there():
+    """METHODS 8: otherwise short chains look best. For the others the step is a right one."""
+    strategy = labeler(lambda steps, number: (RIGHT[len(steps) :], True))
+
+    labels = label(strategy, [own(RIGHT[:2]), own(RIGHT, "t1")])
+
+    assert verdicts(labels) == [True, False, True, True, True]
+    assert labels[1].confidence == pytest.approx(1 - (1 - 1 / K) ** (K + 1))
+    assert labels[3].confidence > 0.5
+
+
+def test_a_state_with_more_rollouts_than_k_is_measured_by_what_they_can_show():
+    """1 of 20: a confidence below one half would contradict the verdict."""
+    strategy = labeler(lambda steps, number: LOSE, selection="ucb1")
+    others = [[RIGHT[0], f"Mia loses {n}: 7 - {n} = {7 - n}.", WRONG[2]] for n in range(10, 29)]
+    chains = [own(RIGHT), *(own(texts, f"t{n}") for n, texts in enumerate(others, 1))]
+
+    labels = label(strategy, chains)
+
+    assert (labels[0].value, labels[0].is_correct) == (0.05, True)
+    t = 1 / 20
+    assert labels[0].confidence == pytest.approx((1 - t) ** 21 + 21 * t * (1 - t) ** 20)
+
+
+# --- ucb1 and puct --------------------------------------------------------------------------------------------------
+
+
+def after_wrong_start(steps, number):
+    if steps[:1] == WRONG[:1]:
+        return WRONG[len(steps) :], True
+    return RIGHT[len(steps) :], True
+
+
+@pytest.mark.parametrize(("selection", "exploration"), [("ucb1", 5.0), ("puct", 5.0)])
+def test_descending_searches_tell_wrong_steps_from_right_ones(selection, exploration):
+    strategy = labeler(after_wrong_start, selection=selection, exploration=exploration, simulations=12)
+
+    labels = label(strategy, [own(RIGHT), own(WRONG, "t1")])
+
+    assert verdicts(labels) == [True, True, True, False, None, None]
+    assert tree_of(strategy).root.visits == 12
+    # K rollouts of a state; the question is the first, ends buy nothing.
+    assert bought(strategy)[0] == (0, K)
+    assert {count for _, count in bought(strategy)} == {K}
+    asked = [call[0] for call in strategy.tools.policy.asked if call]
+    assert len(set(asked)) == len(asked) <= 5
+
+
+# --- batches, seeds, costs ------------------------------------------------------------------------------------------
 
 
 def test_trees_of_several_questions_grow_side_by_side_and_apart():
     other = dataclasses.replace(tiny.mia("p1"), prompt=tiny.mia().prompt.replace("Mia", "Ben"), answer="6")
-    strategy, policy = labeler(lambda steps, number: LOSE, simulations=1)
+    strategy = labeler(lambda steps, number: LOSE)
 
-    trees = grow(strategy, [chain(WRONG), chain(WRONG, other, "t1"), chain(RIGHT, trajectory_id="t2")])
+    labels = label(strategy, [own(WRONG), own(RIGHT, "t1", other), own(RIGHT, "t2")])
 
-    # One call a round for all questions. "6" is right for the second question alone.
-    assert [len(call) for call in policy.asked] == [4]
-    assert counts(trees["p0"], ()) == (4, 1)
-    assert counts(trees["p1"], ()) == (3, 3)
+    # "6" is right for the second question alone: rollouts win there, the first question's first step fails K times.
+    # One call for both in each round.
+    assert strategy.tools.policy.asked == [
+        [WRONG[:1], ()], [WRONG[:1]] * 2 + [RIGHT[:1]], [RIGHT[:2]], []]
+    first, second = strategy.trees
+    assert (first.problem_id, second.problem_id) == ("p0", "p1")
+    assert (counts(first, WRONG[:1]), counts(second, ())) == ((K, 0), (2, 1))
+    assert [(row.trajectory_id, row.is_correct) for row in labels] == [
+        ("t0", False), ("t0", None), ("t0", None), ("t1", True), ("t1", True), ("t1", False), ("t2", True),
+        ("t2", True), ("t2", True)]
 
 
-def test_the_same_seed_grows_the_same_tree():
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from(STEPS[:3]), max_size=5), st.booleans(), st.booleans(),
+                       st.integers(0, 1)), min_size=1, max_size=6),
+    st.randoms(use_true_random=False), st.sampled_from(["omega", "ucb1", "puct"]), st.integers(0, 5),
+)
+def test_costs_add_up_and_labels_stop_at_the_first_that_is_not_right(rows, chance, selection, simulations):
+    chains = [
+        chain([*steps, RIGHT[2] if right else WRONG[2]], tiny.mia(f"p{number}"), f"t{row}", ["ann", "scripted"][mine])
+        for row, (steps, right, mine, number) in enumerate(rows)]
+    paths = [[RIGHT[2]], [WRONG[2]], [STEPS[0], RIGHT[2]], [STEPS[1], STEPS[2], WRONG[2]], []]
+    drawn = []
+
     def script(steps, number):
-        return WIN if number else (["Mia loses 2: 7 - 2 = 5.", "The answer is 5."], True)
+        drawn.append((chance.choice(paths), chance.random() < 0.9))
+        return drawn[-1]
 
-    def shape(seed):
-        strategy, policy = labeler(script, simulations=5)
-        (root,) = grow(strategy, [chain(WRONG)], seed).values()
-        return [(node.path(), node.visits, node.wins) for node in root.walk()], policy.settings
+    strategy = labeler(script, selection=selection, simulations=simulations)
+    labels = label(strategy, chains)
 
-    one, same, other = shape(1), shape(1), shape(2)
-
-    assert one == same
-    assert one[1] != other[1]
-    # Each round draws afresh.
-    assert len({seed for *_, seed in one[1]}) == 5
-
-
-# --- labels ---------------------------------------------------------------------------------------------------------
-
-
-def after_wrong_start(steps, number):
-    """The policy wins from every prefix but those with the wrong first step."""
-    if steps[:1] == WRONG[:1]:
-        return ["Mia loses 2: 8 - 2 = 6.", "The answer is 6."][len(steps) - 1 :], True
-    return list(RIGHT[len(steps) :]), True
+    assert sum(row.tokens for row in labels) == sum(tokens_of(*texts, ended=ended) for texts, ended in drawn)
+    first = {tree.root.chains[0] for tree in strategy.trees}
+    assert {row.trajectory_id for row in labels if row.tokens} <= first
+    assert [(row.trajectory_id, row.step_index) for row in labels] == [
+        (one.trajectory.id, index) for one in chains for index in range(len(one.trajectory.steps))]
+    for one in chains:
+        said = [row for row in labels if row.trajectory_id == one.trajectory.id]
+        until = next((n for n, row in enumerate(said) if row.is_correct is not True), len(said))
+        assert all((row.is_correct, row.value, row.confidence) == (None, None, 0.0) for row in said[until + 1 :])
+        assert all(row.confidence >= 0.5 and 0 <= row.value <= 1 for row in said if row.is_correct is not None)
+        if one.trajectory.outcome:
+            assert until == len(said)
+        else:
+            assert until < len(said)
 
 
-def test_wrong_steps_are_told_from_right_ones():
-    strategy, _ = labeler(after_wrong_start, simulations=30)
-    chains = [chain(RIGHT), chain(WRONG, trajectory_id="t1")]
-    strategy.prepare(chains, 1)
+def test_labels_depend_on_the_seed_and_not_on_the_batch_size():
+    chains = [chain(texts, None, f"t{n}", "tiny-0") for n, texts in enumerate((RIGHT, WRONG, LONG))]
+    policy = tiny.make_policy()
 
-    labels = strategy.label(chains, 1)
+    def grown(seed, batch_size):
+        strategy = MctsLabeler(tiny.make_tools(policy, mcts={**OMEGA, "simulations": 3, "selection": "ucb1"},
+                                               max_new_tokens=12, batch_size=batch_size))
+        return label(strategy, chains, seed), [as_record(tree) for tree in strategy.trees]
 
-    assert [(row.trajectory_id, row.step_index, row.strategy, row.is_correct) for row in labels] == [
-        ("t0", 0, "mcts", True), ("t0", 1, "mcts", True), ("t0", 2, "mcts", True),
-        ("t1", 0, "mcts", False), ("t1", 1, "mcts", False), ("t1", 2, "mcts", False)]
-    assert [row.value for row in labels] == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
-    assert all(row.confidence >= 0.5 for row in labels)
-    assert all(row.confidence > 0.9 for row in labels[:2])
-    assert labels[0].tokens > 0
-
-
-def test_the_label_is_read_from_the_nodes_counts():
-    samples = [([RIGHT[0], "The answer is 6."], True), ([WRONG[0], "The answer is 6."], True)]
-    strategy, _ = labeler(lambda steps, number: samples[number], min_visits=2)
-    strategy.prepare([chain(RIGHT)], 1)
-
-    labels = strategy.label([chain(RIGHT)], 1)
-
-    # The first step: the chain itself and one sample that lost. The second was only passed by the chain: too few.
-    # The last ends the chain, so its outcome is known however seldom it was visited.
-    assert [(row.value, row.is_correct) for row in labels] == [(0.5, True), (1.0, None), (1.0, True)]
-    assert [row.confidence for row in labels] == pytest.approx([0.5, 0.0, 0.75])
-    assert labels[0].reasoning == "1 of 2 simulations through this step reach the answer"
+    reference = grown(1, 64)
+    assert grown(1, 64) == grown(1, 3) == reference
+    assert reference[0][0].tokens > 0
+    assert grown(2, 64)[1] != reference[1]
 
 
-def test_relative_compares_with_the_parents_value():
-    # Parent: 2 of 4 win. Child: 0 of 2.
-    root = Node("", None, visits=4, wins=2)
-    node = root.child(WRONG[2])
-    node.visits = 2
-    node.terminal = True
-    strategy, _ = labeler(lambda steps, number: LOSE, rule="relative")
+def test_the_settings_reach_the_policy_and_each_round_draws_afresh():
+    strategy = labeler(before_fifth, label={"batch_size": 7})
+    label(strategy, [own(LONG)], seed=3)
+    used = strategy.tools.policy.settings
 
-    (label,) = strategy._read(root, chain(WRONG[2:]))
+    assert {call[:3] for call in used} == {(0.9, 33, 7)}
+    assert len({seed for *_, seed in used}) == len(used)
 
-    assert label.is_correct is False
-    # Half of the parent's 1 of 2: P(value <= 1/4) with Beta(1, 3).
-    assert label.confidence == pytest.approx(1 - 0.75**3)
+
+# --- questions, failures, evidence ----------------------------------------------------------------------------------
 
 
 def test_only_the_first_questions_get_a_tree():
     problems = [tiny.mia(f"p{n}") for n in range(4)]
-    chains = [chain(RIGHT, problem, f"{problem.id}/{n}") for problem in problems for n in range(2)]
-    strategy, _ = labeler(lambda steps, number: WIN, problems=2)
+    chains = [own(RIGHT, f"{problem.id}/{n}", problem) for problem in problems for n in range(2)]
+    strategy = labeler(never, problems=2)
     strategy.prepare(chains, 1)
 
     assert {row.trajectory_id for row in strategy.label(chains, 1)} == {"p0/0", "p0/1", "p1/0", "p1/1"}
     # Shards are labelled one by one: one without a chosen question gets nothing.
     assert strategy.label(chains[4:], 1) == []
+    assert labeler(never, problems=0).label(chains, 1) == []
 
 
-def test_no_trees_at_all_can_be_asked_for():
-    strategy, policy = labeler(lambda steps, number: WIN, problems=0)
-    strategy.prepare([chain(RIGHT)], 1)
+def test_an_unknown_selection_is_refused_at_once():
+    with pytest.raises(InputError, match="unknown selection rule of the tree search 'best'"):
+        labeler(never, selection="best")
 
-    assert strategy.label([chain(RIGHT)], 1) == []
-    assert policy.asked == []
+
+def test_every_row_says_what_made_it():
+    strategy = prepared(labeler(never), [own(WRONG)])
+
+    rows = label_shard(strategy, "mcts", [own(WRONG)], 17)
+
+    assert [json.loads(row.lineage) for row in rows] == [
+        {"strategy": "mcts@2", "model": "scripted", "seed": 17, "parameters": {**OMEGA, "max_new_tokens": 33}}] * 3
+
+
+def test_trees_are_kept_until_they_are_written(tmp_path):
+    strategy = labeler(before_fifth)
+    chains = [own(LONG), own(RIGHT, "t1", tiny.mia("p1"))]
+    label(strategy, chains)
+    expected = [as_record(tree, model="scripted", selection="omega") for tree in strategy.trees]
+
+    strategy.keep_evidence(tmp_path / "evidence", 3)
+
+    records = [record for _, record in store.read_json_lines(tmp_path / "evidence" / "trees-00003.jsonl")]
+    assert records == expected
+    assert [record["problem_id"] for record in records] == ["p0", "p1"]
+    assert as_record(from_record(records[0]), model="scripted", selection="omega") == records[0]
+    # Written is written: the next shard's file holds its own trees, and one without trees has no file.
+    assert strategy.trees == []
+    strategy.keep_evidence(tmp_path / "evidence", 4)
+    assert [path.name for path in (tmp_path / "evidence").iterdir()] == ["trees-00003.jsonl"]
+
+
+def test_a_shard_that_falls_back_to_chain_by_chain_keeps_all_its_trees_and_no_half_grown_ones():
+    broken = own(["Mia buys\n4 more.", RIGHT[2]], "broken", tiny.mia("p2"))
+    chains = [own(LONG), broken, own(RIGHT, "t1", tiny.mia("p1"))]
+    strategy = prepared(labeler(before_fifth), chains)
+
+    rows = label_shard(strategy, "mcts", chains, 1)
+
+    assert [tree.root.chains for tree in strategy.trees] == [["t0"], ["t1"]]
+    assert {row.trajectory_id for row in rows if row.reasoning.startswith(FAILED)} == {"broken"}
+    # A chain that cannot be encoded is found before anything is bought.
+    policy = strategy.tools.policy
+    assert sum(row.tokens for row in rows) == sum(
+        tokens_of(*before_fifth(steps, 0)[0]) for call in policy.asked for steps in call)
+
+
+def test_a_search_that_breaks_off_leaves_no_tree(monkeypatch):
+    strategy = prepared(labeler(before_fifth), [own(LONG), own(WRONG, "t1", tiny.mia("p1"))])
+    genuine, calls = MctsLabeler._grow, []
+
+    def grow(self, searches, *rest):
+        calls.append(list(searches))
+        genuine(self, searches, *rest)
+        if len(calls) == 1:
+            raise ZeroDivisionError("broken off")
+
+    monkeypatch.setattr(MctsLabeler, "_grow", grow)
+    label_shard(strategy, "mcts", [own(LONG), own(WRONG, "t1", tiny.mia("p1"))], 1)
+
+    assert calls == [["p0", "p1"], ["p0"], ["p1"]]
+    assert [tree.root.chains for tree in strategy.trees] == [["t0"], ["t1"]]

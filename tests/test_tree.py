@@ -85,6 +85,7 @@ def test_a_rollout_counts_from_its_start_on_and_a_success_is_known_up_to_the_roo
         "": (0, 1, True, 7, None), "a": (1, 3, True, 8, None), "ab": (0, 1, False, 0, None),
         "abc": (0, 1, False, 0, False), "ax": (1, 2, True, 0, None), "axy": (1, 1, True, 0, True),
     }
+    assert [(n.step, n.started) for n in tree.root.walk() if n.started] == [("", 1), ("a", 2)]
     assert (at(tree, "a").value, at(tree, "a").tally, Node("", None).value) == (1 / 3, Tally(1, 3), 0.0)
     # What is to be searched: wrong, with a step between start and end.
     assert [(w.start.step, [n.step for n in w.nodes], w.tokens) for w in tree.pool] == [("", ["a", "b", "c"], 7)]
@@ -298,6 +299,8 @@ def test_puct_by_hand():
     often, rare, given_ = (tally(root.child(step), *counts) for step, counts in
                            (("often", (3, 6)), ("rare", (1, 2)), ("given", (0, 0))))
     often.visits = 4
+    # What started at the child itself says nothing of how often the policy takes the step.
+    tally(often, 5, 10).started = 4
 
     # The prior is the share of the rollouts through the parent: 6/8, 2/8, 0.
     assert puct(often, 2.0) == pytest.approx(0.5 + 2 * 0.75 * 3 / 5)
@@ -305,7 +308,7 @@ def test_puct_by_hand():
     assert puct(given_, 2.0) == 0.0
     # Nothing sampled yet: all alike.
     for node in (often, rare):
-        node.rollouts = node.wins = 0
+        node.rollouts = node.wins = node.started = 0
     assert puct(rare, 1.0) == puct(given_, 1.0) == pytest.approx(1 / 3 * 3)
 
 

@@ -126,6 +126,7 @@ class MctsLabeler(Strategy):
                 start = self._start(problems[problem_id], node)
                 if start is None:
                     node.rollouts += count
+                    node.started += count
                 else:
                     purchases.append((start, count))
                     buyers.append((trees[problem_id], node))

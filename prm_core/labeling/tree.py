@@ -28,7 +28,8 @@ class Node:
             that reached the right answer: their share estimates the value of this prefix under the policy.
         reached: a rollout or chain through here or below reached the right answer. Only the policy's own count at the
             root: whether the question is within its reach is what the root says.
-        rolled: rollouts have started here.
+        started: those of the rollouts that started here.
+        rolled: the search has rolled out from here.
         visits: how often the search chose this node or one below it.
         tokens: tokens of the rollouts that started here.
         right: whether the chain that ends here has the right answer, None where none ends.
@@ -41,6 +42,7 @@ class Node:
     rollouts: int = 0
     wins: int = 0
     reached: bool = False
+    started: int = 0
     rolled: bool = False
     visits: int = 0
     tokens: int = 0
@@ -121,6 +123,7 @@ class Tree:
             for node in (start, *nodes):
                 node.rollouts += 1
                 node.wins += success
+            start.started += 1
             start.tokens += tokens
         last = nodes[-1] if nodes else start
         if ended and nodes:
@@ -204,8 +207,9 @@ def puct(node: Node, exploration: float) -> float:
 
     The prior P is the policy's own: the share of its rollouts through the parent that took this step.
     """
-    taken = sum(child.rollouts for child in node.parent.children.values())
-    prior = node.rollouts / taken if taken else 1 / len(node.parent.children)
+    siblings = node.parent.children.values()
+    taken = sum(child.rollouts - child.started for child in siblings)
+    prior = (node.rollouts - node.started) / taken if taken else 1 / len(siblings)
     return node.value + exploration * prior * math.sqrt(node.parent.visits) / (1 + node.visits)
 
 
