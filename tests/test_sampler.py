@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
+import weakref
 
 import pytest
 import torch
@@ -146,6 +149,96 @@ def test_rows_that_are_pooled_are_the_same_rows(
     pooled = _sample(llama, prefixes, batch_size=16)
     assert [one.ids for one in pooled] == [one.ids for one in alone]
     assert any(len(set(written)) > 1 for written in batches), "no batch held rows from several batches"
+
+
+def _full_above(monkeypatch: pytest.MonkeyPatch, decoder: type, rows: int, place: str, error: Exception) -> list[int]:
+    """Makes a decoder of more than `rows` rows fail when it is made or at its third step; returns sizes decoded."""
+    sizes: list[int] = []
+    made, stepped = decoder.__init__, decoder.step
+
+    def make(self, model, chains, prefixes, pad_id) -> None:
+        sizes.append(len(prefixes))
+        self.wanted, self.steps = len(prefixes), 0
+        if place == "encoding" and self.wanted > rows:
+            raise error
+        made(self, model, chains, prefixes, pad_id)
+
+    def step(self, tokens):
+        self.steps += 1
+        if place == "decoding" and self.wanted > rows and self.steps == 3:
+            raise error
+        return stepped(self, tokens)
+
+    monkeypatch.setattr(decoder, "__init__", make)
+    monkeypatch.setattr(decoder, "step", step)
+    return sizes
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize(("name", "decoder"), [("llama", sampler._SharedDecoder),
+                                               ("mistral window", sampler._PaddedDecoder)])
+@pytest.mark.parametrize("place", ["encoding", "decoding"])
+def test_out_of_memory_halves_the_batch_and_changes_no_sample(
+    name: str, decoder: type, place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, prefixes = _model(*{**SHARED, **OTHERS}[name]), PREFIXES * 5
+    reference = _sample(model, prefixes, batch_size=32)
+    sizes = _full_above(monkeypatch, decoder, 9, place, OUT_OF_MEMORY)
+
+    with caplog.at_level(logging.WARNING):
+        halved = _sample(model, prefixes, batch_size=32)
+
+    assert sizes == [32, 16, 8, 8, 8, 8, 8]
+    assert [(one.ids, one.finished) for one in halved] == [(one.ids, one.finished) for one in reference]
+    for one, other in zip(halved, reference, strict=True):
+        torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4, rtol=1e-4)
+    assert "sampling: out of memory with 32 at once; going on with 16" in caplog.text
+    assert "out of memory with 16 at once; going on with 8" in caplog.text
+
+
+def test_memory_that_a_failed_batch_held_is_free_before_the_next_one(
+    llama: transformers.PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the decoder that failed still alive, the smaller one would have to fit beside it."""
+    alive: list[weakref.ref] = []
+    made, full = sampler._SharedDecoder.__init__, iter([True, True])
+
+    def make(self, *given) -> None:
+        gc.collect()
+        assert [one() for one in alive if one() is not None] == []
+        alive.append(weakref.ref(self))
+        made(self, *given)
+
+    def step(self, tokens):
+        if next(full, False):
+            # A new one each time: an error keeps what its traceback names alive.
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return stepped(self, tokens)
+
+    stepped = sampler._SharedDecoder.step
+    monkeypatch.setattr(sampler._SharedDecoder, "__init__", make)
+    monkeypatch.setattr(sampler._SharedDecoder, "step", step)
+    assert len(_sample(llama, PREFIXES * 2, batch_size=16)) == 16
+    assert len(alive) == 2 + 4
+
+
+def test_other_errors_pass_and_so_does_a_single_row_that_does_not_fit(
+    llama: transformers.PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = llama.config._attn_implementation
+    with monkeypatch.context() as patch:
+        sizes = _full_above(patch, sampler._SharedDecoder, 0, "decoding", RuntimeError("shapes differ"))
+        with pytest.raises(RuntimeError, match="shapes differ"):
+            _sample(llama)
+        assert sizes == [8]
+    with monkeypatch.context() as patch:
+        sizes = _full_above(patch, sampler._SharedDecoder, 0, "encoding", OUT_OF_MEMORY)
+        with pytest.raises(torch.OutOfMemoryError):
+            _sample(llama)
+        assert sizes == [8, 4, 2, 1]
+    assert llama.config._attn_implementation == own
 
 
 def test_where_continuations_end(llama: transformers.PreTrainedModel) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prm_core import store
 from prm_core.errors import InputError
-from prm_core.types import Problem, Step, StepLabel, Trajectory
+from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
 
 SCALARS = st.none() | st.booleans() | st.integers(-10**9, 10**9) | st.floats(allow_nan=False, allow_infinity=False)
 META = st.dictionaries(st.text(max_size=5), SCALARS | st.text(max_size=5) | st.lists(SCALARS, max_size=3), max_size=3)
@@ -28,8 +28,10 @@ TRAJECTORIES = st.builds(
 )
 UNIT = st.floats(0, 1)
 LABELS = st.builds(StepLabel, st.text(), st.integers(0, 2**31 - 1), st.text(), st.none() | UNIT,
-                   st.none() | st.booleans(), UNIT, INT64, st.text())
-ROWS = [(Problem, PROBLEMS), (Trajectory, TRAJECTORIES), (StepLabel, LABELS)]
+                   st.none() | st.booleans(), UNIT, INT64, st.text(), st.text())
+PREFERENCES = st.builds(StepPreference, st.text(), st.lists(STEPS, max_size=3).map(tuple), STEPS, STEPS, UNIT, UNIT,
+                        INT64, INT64)
+ROWS = [(Problem, PROBLEMS), (Trajectory, TRAJECTORIES), (StepLabel, LABELS), (StepPreference, PREFERENCES)]
 TRAJECTORY = Trajectory("t", "p", "policy", (Step("one"), Step("two", "seen", "ann")), None, None, 3)
 
 
@@ -156,6 +158,60 @@ def test_a_missing_or_empty_file_is_an_error(tmp_path, content):
 
     with pytest.raises(InputError, match="no such file" if content is None else "the file holds no records"):
         store.read_jsonl(Trajectory, path)
+
+
+LABEL = StepLabel("t", 0, "rollout", 0.5, True, 0.75, 12, "because", '{"strategy": "rollout@2"}')
+
+
+def test_labels_from_people_need_no_lineage(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    record = store.to_record(LABEL)
+    del record["lineage"]
+    path.write_text(f"{json.dumps(store.to_record(LABEL))}\n{json.dumps(record)}\n")
+
+    assert [row.lineage for row in store.read_jsonl(StepLabel, path)] == ['{"strategy": "rollout@2"}', ""]
+    with pytest.raises(InputError, match="field lineage is None, expected str"):
+        store.from_record(StepLabel, {**record, "lineage": None}, "here")
+    # Every other field is needed.
+    for name in record:
+        with pytest.raises(InputError, match=f"missing field {name}"):
+            store.from_record(StepLabel, {k: v for k, v in record.items() if k != name}, "here")
+
+
+def test_a_shard_of_labels_without_lineage_was_written_by_other_code(tmp_path):
+    store.write_shard(tmp_path, 0, StepLabel, [LABEL])
+    table = pq.read_table(store.shard_path(tmp_path, 0))
+    pq.write_table(table.drop(["lineage"]), store.shard_path(tmp_path, 0))
+
+    with pytest.raises(InputError, match="missing column lineage of the StepLabel schema"):
+        store.read_shards(StepLabel, tmp_path)
+
+
+PREFERENCE = StepPreference("p", (Step("one", "seen", "ann"),), Step("good"), Step("bad", "", "bob"), 0.75, 0.0, 8, 4)
+
+
+def test_preferences_may_begin_with_the_bare_question(tmp_path):
+    record = json.loads(json.dumps(store.to_record(PREFERENCE)))
+    assert record["chosen"] == {"text": "good", "observation": "", "agent": ""}
+
+    assert store.from_record(StepPreference, {**record, "steps": []}, "here").steps == ()
+    store.write_shard(tmp_path, 0, StepPreference, [])
+    assert store.read_shards(StepPreference, tmp_path) == []
+
+
+@pytest.mark.parametrize(("changes", "reason"), [
+    ({"chosen": {"text": " "}}, r"here: chosen: step 0 is empty"),
+    ({"rejected": "bad"}, r"here: field rejected is 'bad', expected dict"),
+    ({"rejected": {"text": "bad", "colour": "red"}}, r"here: rejected: step 0 must be a text or an object"),
+    ({"steps": ["one", ""]}, r"here: step 1 is empty"),
+    ({"chosen_rollouts": 1.5}, r"here: field chosen_rollouts is 1\.5, expected int"),
+    ({"chosen_value": None}, r"here: field chosen_value is None, expected int or float"),
+])
+def test_a_malformed_preference_says_what_is_wrong(changes, reason):
+    record = json.loads(json.dumps(store.to_record(PREFERENCE)))
+
+    with pytest.raises(InputError, match=reason):
+        store.from_record(StepPreference, {**record, **changes}, "here")
 
 
 def test_steps_may_be_plain_texts():
