@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
 from prm_core import store
 from prm_core.errors import GateError, InputError
-from prm_core.labeling.base import FAILED, check_failures
+from prm_core.labeling.base import FAILED, Chain, check_failures
 from prm_core.labeling.mcts import MctsLabeler
 from prm_core.labeling.rollout import RolloutLabeler
+from prm_core.labeling.tree import from_record, preferences
 from prm_core.stages import generate, label
 from prm_core.stages.base import StageIO
-from prm_core.types import StepLabel, Trajectory
+from prm_core.types import StepLabel, StepPreference, Trajectory
 from tests import tiny
 from tests.quality_builders import make_config
 
-STRATEGIES = ["rollout", "mc_dropout", "mcts"]
+STRATEGIES = ["rollout", "mc_dropout", "mcts", "verifier"]
 CHAINS = 10
 
 
@@ -31,9 +33,10 @@ def models(tmp_path_factory):
 
 def configure(models, **changes):
     labels = {
-        "strategies": STRATEGIES, "rollout": {"rollouts": 2, "rule": "any"},
-        "mc_dropout": {"samples": 2, "fit_chains": 20, "batch_size": 8},
-        "mcts": {"problems": 3, "simulations": 2, "branching": 2}, "merge": "vote", "max_failed_share": 0.25,
+        "strategies": STRATEGIES, "rollout": {"rollouts": 2, "rule": "any", "decided": 0.95, "max_tokens": 0},
+        "mc_dropout": {"samples": 2, "fit_chains": 20, "batch_size": 8, "measure": "predictive"},
+        "mcts": {"problems": 3, "simulations": 2, "rollouts": 4, "selection": "ucb1", "preference_confidence": 0.6},
+        "merge": "vote", "max_failed_share": 0.25,
         "max_new_tokens": 6, "batch_size": 64, "shard_size": 4, **changes,
     }
     return make_config(
@@ -73,6 +76,10 @@ def all_steps():
         ("human-0", 0), ("human-0", 1), ("human-1", 0), ("human-1", 1), ("human-1", 2)]
 
 
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="module")
 def labelled(models, tmp_path_factory):
     """An undisturbed run: its workspace and outputs."""
@@ -83,14 +90,78 @@ def labelled(models, tmp_path_factory):
 def test_every_strategy_labels_every_step_once_generated_and_human_alike(labelled):
     labels = store.read_shards(StepLabel, labelled[1]["labels"])
 
-    for name in ("rollout", "mc_dropout"):
+    for name in ("rollout", "mc_dropout", "verifier"):
         assert [(row.trajectory_id, row.step_index) for row in labels if row.strategy == name] == all_steps()
     # Trees are costly: only the first questions get one.
     assert {row.trajectory_id for row in labels if row.strategy == "mcts"} == {f"gen-{n}" for n in range(6)}
     assert {row.strategy for row in labels} == set(STRATEGIES)
     assert not any(row.reasoning.startswith(FAILED) for row in labels)
-    last = {row.trajectory_id: row.value for row in labels if row.strategy == "rollout"}
-    assert [last[f"gen-{n}"] for n in range(4)] == [1.0, 0.0, 1.0, 0.0]
+    # The tiny policy never gets there: `any` blames the first step of every chain.
+    first = {row.trajectory_id: row for row in labels if (row.strategy, row.step_index) == ("rollout", 0)}
+    assert {row.is_correct for row in first.values()} == {False}
+    said = [row for row in labels if (row.strategy, row.trajectory_id) == ("verifier", "gen-1")]
+    assert [row.is_correct for row in said] == [False, True, None]
+
+
+def test_every_label_says_what_made_it(labelled):
+    labels = store.read_shards(StepLabel, labelled[1]["labels"])
+    made = [(row, json.loads(row.lineage)) for row in labels]
+
+    assert {(row.strategy, by["strategy"]) for row, by in made} == {
+        ("rollout", "rollout@2"), ("mc_dropout", "mc_dropout@2"), ("mcts", "mcts@2"), ("verifier", "verifier@1")}
+    models = {name: {by["model"] for row, by in made if row.strategy == name} for name in STRATEGIES}
+    assert models["rollout"] == models["mcts"] != models["mc_dropout"]
+    assert models["verifier"] == {""}
+    assert all(len(found) == 1 for found in models.values())
+    # A seed for each shard and strategy.
+    seeds = {name: {by["seed"] for row, by in made if row.strategy == name} for name in STRATEGIES}
+    assert len(seeds["rollout"]) == len(seeds["mc_dropout"]) == 3
+    assert seeds["rollout"].isdisjoint(seeds["mc_dropout"])
+    merged = store.read_shards(StepLabel, labelled[1]["merged"])
+    assert {json.loads(row.lineage)["strategy"] for row in merged} == {"merged@2"}
+
+
+def test_trees_and_preferences_come_out_beside_the_labels(labelled):
+    outputs = labelled[1]
+    found = sorted(outputs["evidence"].glob("trees-*.jsonl"))
+    records = [record for path in found for _, record in store.read_json_lines(path)]
+
+    # Shards without a chosen question have no file.
+    assert [path.name for path in found] == ["trees-00000.jsonl", "trees-00001.jsonl"]
+    assert [record["problem_id"] for record in records] == ["p0", "p1", "p2"]
+    assert [record["nodes"][0]["chains"] for record in records] == [
+        ["gen-0", "gen-1"], ["gen-2", "gen-3"], ["gen-4", "gen-5"]]
+    assert {record["selection"] for record in records} == {"ucb1"}
+    # All that the trees cost is on the labels.
+    labels = store.read_shards(StepLabel, outputs["labels"])
+    spent = sum(node["tokens"] for record in records for node in record["nodes"])
+    assert spent == sum(row.tokens for row in labels if row.strategy == "mcts") > 0
+    pairs = store.read_shards(StepPreference, outputs["preferences"])
+    assert pairs == [pair for record in records for pair in preferences(from_record(record), 0.6)]
+    assert store.read_json(outputs["metrics"])["train/preferences"] == len(pairs)
+
+
+def test_preferences_are_those_of_the_trees(labelled, models, monkeypatch):
+    """A policy that mostly gets there, unless the first step is wrong."""
+    def script(steps, number):
+        return (tiny.WRONG if steps[:1] == tiny.WRONG[:1] else tiny.RIGHT)[len(steps) :], True
+
+    monkeypatch.setattr("prm_core.models.policy.load_policy", lambda *args: tiny.ScriptedPolicy(script))
+
+    outputs = run(label.STAGE, labelled[0], configure(
+        models, strategies=["mcts"], merge="mcts", mcts={"problems": 3, "selection": "ucb1", "simulations": 6,
+                                                         "rollouts": 4, "exploration": 5.0}), "preferred")
+
+    pairs = store.read_shards(StepPreference, outputs["preferences"])
+    assert [(pair.problem_id, pair.steps, pair.chosen.text, pair.rejected.text) for pair in pairs] == [
+        (f"p{n}", (), tiny.RIGHT[0], tiny.WRONG[0]) for n in range(3)]
+    assert all((pair.chosen_value, pair.rejected_value, pair.rejected_rollouts) == (1.0, 0.0, 4) for pair in pairs)
+    assert store.read_json(outputs["metrics"])["train/preferences"] == 3
+    merged = {(row.trajectory_id, row.step_index): row.is_correct for row in store.read_shards(
+        StepLabel, outputs["merged"])}
+    assert [merged["gen-0", index] for index in range(3)] == [True, True, True]
+    assert [merged["gen-1", index] for index in range(3)] == [False, None, None]
+    assert merged["gen-9", 0] is None
 
 
 def test_merged_labels_cover_every_step_once(labelled):
@@ -115,6 +186,7 @@ def test_the_figures_are_those_of_the_labels(labelled):
         assert figures[f"train/{name}/tokens_per_step"] == sum(row.tokens for row in rows) / len(all_steps())
         assert figures[f"train/{name}/failed_chains"] == 0
     assert figures["train/rollout/tokens_per_step"] > 0
+    assert figures["train/mc_dropout/tokens_per_step"] == 0
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_labels(labelled, models, monkeypatch):
@@ -131,7 +203,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_labels(labelled, m
     monkeypatch.setattr(RolloutLabeler, "label", killed)
     with pytest.raises(KeyboardInterrupt):
         run(label.STAGE, root, configure(models), "resumed")
-    assert len(list((root / "resumed" / "kept").glob("part-*"))) == 1
+    assert len(list((root / "resumed" / "kept" / "labels").glob("part-*"))) == 1
     assert not (root / "resumed" / label.STAGE.outputs["labels"]).exists()
     again = run(label.STAGE, root, configure(models), "resumed")
 
@@ -139,7 +211,52 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_labels(labelled, m
     assert len(calls) == 2 + 2
     for name in ("labels", "merged"):
         assert store.read_shards(StepLabel, again[name]) == store.read_shards(StepLabel, undisturbed[name])
+    assert files(again["evidence"]) == files(undisturbed["evidence"])
     assert store.read_json(again["metrics"]) == store.read_json(undisturbed["metrics"])
+
+
+@pytest.mark.parametrize("moment", ["while searching", "before the evidence", "before the labels"])
+def test_evidence_and_labels_of_a_killed_search_belong_together(labelled, models, monkeypatch, moment):
+    """Killed in the second shard that has trees: what is there then is labels with their trees, never without."""
+    root, undisturbed = labelled
+    owner, name = {"while searching": (MctsLabeler, "_read"), "before the evidence": (MctsLabeler, "keep_evidence"),
+                   "before the labels": (store, "write_shard")}[moment]
+    genuine, work = getattr(owner, name), root / moment.replace(" ", "-")
+
+    def killed(*args):
+        if (work / "kept/evidence/trees-00000.jsonl").exists() and (
+                moment != "before the labels" or (work / "kept/evidence/trees-00001.jsonl").exists()):
+            raise KeyboardInterrupt
+        return genuine(*args)
+
+    # The seed of a shard does not depend on the other strategies.
+    config = configure(models, strategies=["mcts"], merge="mcts")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(label.STAGE, root, config, work.name)
+    kept = [path.name for path in (work / "kept/labels").glob("part-*")]
+    assert kept == ["part-00000.parquet"]
+    again = run(label.STAGE, root, config, work.name)
+
+    assert files(again["evidence"]) == files(undisturbed["evidence"])
+    expected = [row for row in store.read_shards(StepLabel, undisturbed["labels"]) if row.strategy == "mcts"]
+    assert store.read_shards(StepLabel, again["labels"]) == expected
+
+
+def test_all_chains_of_a_question_are_in_one_shard():
+    rows = [("a", 0), ("b", 0), ("a", 1), ("c", 0), ("c", 1), ("c", 2), ("b", 1), ("d", 0)]
+    chains = [Chain(tiny.mia(name), tiny.chain(tiny.RIGHT, tiny.mia(name), f"{name}{n}").trajectory)
+              for name, n in rows]
+
+    def shards(size):
+        return [[chain.trajectory.id for chain in shard] for shard in label.whole_questions(chains, size)]
+
+    assert shards(4) == [["a0", "a1", "b0", "b1"], ["c0", "c1", "c2", "d0"]]
+    assert shards(3) == [["a0", "a1"], ["b0", "b1"], ["c0", "c1", "c2"], ["d0"]]
+    # A question with more chains than a shard should have is a shard of its own.
+    assert shards(1) == [["a0", "a1"], ["b0", "b1"], ["c0", "c1", "c2"], ["d0"]]
+    assert shards(100) == [["a0", "a1", "b0", "b1", "c0", "c1", "c2", "d0"]]
 
 
 def fail_on(*ids):
@@ -169,6 +286,7 @@ def test_chains_a_strategy_fails_on_are_counted_and_the_rest_labelled(labelled, 
     # The other strategies still speak of them, a failure has no vote.
     assert "rollout says" not in merged["gen-1", 0].reasoning
     assert "rollout says" in merged["gen-0", 0].reasoning
+    assert store.read_json(outputs["metrics"])["train/verifier/failed_chains"] == 0
 
 
 def test_a_strategy_that_fails_on_too_many_chains_stops_the_chain(labelled, models, monkeypatch):
@@ -197,7 +315,9 @@ def test_the_bound_on_failures_is_a_share_of_all_chains(failed, share, stops):
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"mcts": {"rule": "most"}}, "unknown verdict rule 'most'"),
+    ({"rollout": {"rule": "most"}}, "unknown verdict rule 'most'"),
+    ({"mcts": {"selection": "best"}}, "unknown selection rule of the tree search 'best'"),
+    ({"mc_dropout": {"measure": "variance"}}, "unknown uncertainty measure 'variance'"),
     ({"merge": "average"}, "unknown way to merge labels 'average'"),
 ])
 def test_a_misspelt_rule_fails_before_any_work(labelled, models, monkeypatch, changes, reason):
@@ -211,6 +331,11 @@ def test_a_misspelt_rule_fails_before_any_work(labelled, models, monkeypatch, ch
     assert list((root / "misspelt" / "kept").iterdir()) == []
 
 
+def test_an_unknown_strategy_is_refused_with_the_configuration(models):
+    with pytest.raises(InputError, match=r"label\.strategies\.0"):
+        configure(models, strategies=["guess"])
+
+
 def test_a_strategy_left_out_is_not_run(labelled, models, monkeypatch):
     monkeypatch.setattr(MctsLabeler, "__init__", lambda *args: pytest.fail("made a strategy that is not configured"))
 
@@ -218,8 +343,10 @@ def test_a_strategy_left_out_is_not_run(labelled, models, monkeypatch):
 
     labels, merged = (store.read_shards(StepLabel, outputs[name]) for name in ("labels", "merged"))
     assert {row.strategy for row in labels} == {"rollout"}
-    assert [dataclasses.replace(row, strategy="merged", reasoning=f"rollout: {row.reasoning}") for row in labels] == (
-        merged)
+    assert [dataclasses.replace(row, strategy="merged", reasoning=f"rollout: {row.reasoning}", lineage="")
+            for row in labels] == [dataclasses.replace(row, lineage="") for row in merged]
+    assert store.read_shards(StepPreference, outputs["preferences"]) == []
+    assert files(outputs["evidence"]) == {}
 
 
 def test_a_chain_whose_problem_is_gone_is_named(tmp_path, models):
