@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import grimp
 import pytest
@@ -17,8 +17,15 @@ PLUMBING = {
     "prm_core", "prm_core.types", "prm_core.errors", "prm_core.registry", "prm_core.config", "prm_core.store",
     "prm_core.tracking", "prm_core.progress", "prm_core.environment", "prm_core.stages", "prm_core.stages.base",
 }
-# Named by path, where no import shows it: the model file that `register` logs.
-BY_PATH = {"register": {"prm_core.serving.pyfunc_model"}}
+# Where no import statement shows it: the strategies, which `label` imports by their configured names, the script that
+# the verifier starts by its path, and the model file that `register` logs.
+BY_NAME = {
+    "label": {
+        *(f"prm_core.labeling.{name}" for name in get_args(configuration.StrategyName)),
+        "prm_core.labeling.sympy_worker",
+    },
+    "register": {"prm_core.serving.pyfunc_model"},
+}
 GRAPH: dict[str, dict[str, Any]] = configuration.read_yaml(ROOT / "dvc.yaml")["stages"]
 
 
@@ -64,7 +71,7 @@ def test_metrics_stay_out_of_the_cache(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHAIN)
 def test_code_dependencies_are_what_the_stage_imports(name: str, imports: grimp.ImportGraph) -> None:
-    roots = {f"prm_core.stages.{name}"} | BY_PATH.get(name, set())
+    roots = {f"prm_core.stages.{name}"} | BY_NAME.get(name, set())
     modules = roots.union(*(imports.find_upstream_modules(root) for root in roots)) - PLUMBING
     expected = {_file(module) for module in modules}
     written = {path for path in GRAPH[name]["deps"] if path.startswith("prm_core/")}
