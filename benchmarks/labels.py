@@ -19,6 +19,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from rich.console import Console
 
 from benchmarks import label_data
 from benchmarks.label_data import GoldChain
@@ -99,7 +100,14 @@ def run_strategy(name: str, tools: LabelingTools, gold: Sequence[GoldChain]) -> 
     strategy = STRATEGIES[name](tools)
     strategy.prepare(chains, SEED)
     labels = strategy.label(chains, SEED)
-    return labels, time.monotonic() - start
+    seconds = time.monotonic() - start
+    say(f"{name} on {len(chains)} chains: {seconds:.0f} s")
+    return labels, seconds
+
+
+def say(what: str) -> None:
+    """A line of progress."""
+    Console(stderr=True).log(what, _stack_offset=2)
 
 
 def per_step_rollouts(policy: Policy, config: Config, gold: Sequence[GoldChain], rule: str) -> list[StepLabel]:
@@ -183,6 +191,7 @@ def embedded(given: argparse.Namespace) -> None:
         tools.policy, known[: 40 if given.quick else 100], rollouts=K, batch=config.label.batch_size,
         single=20 if given.quick else 60, max_new_tokens=config.label.max_new_tokens, rounds=given.repeats, seed=SEED,
     )
+    say("rollouts timed")
     figures = []
     for rule in ("any", "majority"):
         start = time.monotonic()
@@ -199,6 +208,7 @@ def embedded(given: argparse.Namespace) -> None:
     for name in dict.fromkeys((config.label.merge, GUIDE)):
         labelled = [Labelled.of(gold, merge(tools, gold, labels, name).labels, labels)
                     for gold, labels in ((known, own), (unseen, other))]
+        say(f"human labels on {name}")
         human[name], relabelled = human_effort(*labelled, config, 10 if given.quick else 50)
         figures += [measure(f"{merge_name(name)}, unseen problems", unseen, labelled[1].merged, 0.0),
                     measure(f"{merge_name(name)}, 5 % human labels, unseen problems", unseen, relabelled, 0.0)]
