@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-# Stated probabilities beyond these are taken as these: no strategy is surer than one error in fifty.
-EDGE = 0.02
+# Stated probabilities beyond these are taken as these: nothing is surer than one error in a thousand.
+EDGE = 0.001
 # Strength of the penalty on what differs from the merged probability.
 PENALTY = 1.0
 

@@ -45,8 +45,9 @@ def run(config: Config, io: StageIO) -> None:
     calibration = calibrate(joined, settings, config.seed)
     calibrated = calibrated_labels(merged, evidence, calibration.map)
     digests = chain_digests(generated, problems)
-    human_digests = set(chain_digests(human.trajectories, problems).values())
-    rows, lost = training_set(calibrated, digests, human_digests, settings.min_confidence)
+    human_digests = chain_digests(human.trajectories, problems)
+    reviewed = set(human_digests.values())
+    rows, lost = training_set(calibrated, digests, reviewed, settings.min_confidence)
     for reason, count in {**joined.counts, **lost}.items():
         log.info("%s: %d", reason, count)
     if not rows:
@@ -61,8 +62,12 @@ def run(config: Config, io: StageIO) -> None:
     })
     for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
         store.write_shard(io.outputs["training_set"], index, StepLabel, rows[start : start + ROWS_PER_SHARD])
-    unreviewed = [t for t in generated if digests[t.id] not in human_digests]
-    budget = round(settings.review_share * sum(len(t.steps) for t in generated))
+    unreviewed = [t for t in generated if digests[t.id] not in reviewed]
+    # What people have answered about these chains is spent.
+    known = set(digests.values())
+    answered = {(row.trajectory_id, row.step_index) for row in human.labels
+                if human_digests[row.trajectory_id] in known}
+    budget = max(round(settings.review_share * sum(len(t.steps) for t in generated)) - len(answered), 0)
     queue = review_queue(calibrated, labels, unreviewed, problems, budget=budget, seed=config.seed)
     store.write_jsonl(io.outputs["review_queue"], queue)
     _write_plots(calibration, io.outputs["plots"])
