@@ -95,7 +95,8 @@ def merge_labels(
     evidence = collect(trajectories, labels)
     merged = find_merge(config)(evidence, config)
     rows = keep_consensus(evidence, merged.labels, config.strategies) if config.consensus else merged.labels
-    made_by = json.dumps({"strategy": f"{MERGED}@{VERSION}", "model": "", "seed": None, "parameters": {
+    # Nothing is drawn, hence the seed 0.
+    made_by = json.dumps({"strategy": f"{MERGED}@{VERSION}", "model": "", "seed": 0, "parameters": {
         "merge": config.merge, "consensus": config.consensus, "strategies": config.strategies,
         "lone_vote_factor": config.lone_vote_factor,
     }}, sort_keys=True)
