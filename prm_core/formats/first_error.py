@@ -1,0 +1,158 @@
+"""Benchmarks of errors in chains: ProcessBench and BIG-Bench-Mistake (the first wrong step), PRMBench (all of them)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from prm_core.errors import InputError
+from prm_core.formats.base import (
+    LabelledChain,
+    RowFormat,
+    get,
+    get_texts,
+    register,
+    rest,
+    with_blanks,
+    without_blanks,
+)
+
+
+def _labels(first: int, steps: int) -> list[float | None]:
+    """Right before the first error (-1: none), wrong at it, unknown after it."""
+    return [1.0] * steps if first < 0 else [1.0] * first + [0.0] + [None] * (steps - first - 1)
+
+
+class _FirstError(RowFormat):
+    """What ProcessBench and BIG-Bench-Mistake share: one index says all about the steps."""
+
+    unlabelled = True
+
+    def refusal(self, chain: LabelledChain) -> str | None:
+        if chain.first_error is None:
+            return ("needs the first wrong step, which is unknown where a step before it has no label; drop such "
+                    "chains first")
+        return None
+
+    def steps_until(self, texts: Sequence[str], first: int, where: str, dropped: Counter[str]) -> Any:
+        """Steps, labels and blanks, None when the first wrong step is a blank one: nothing is left to find."""
+        if first >= 0 and not texts[first].strip():
+            dropped["chains whose first wrong step is blank"] += 1
+            return None
+        return without_blanks(texts, _labels(first, len(texts)), where, dropped)
+
+    def texts_and_first(self, chain: LabelledChain, dropped: Counter[str]) -> tuple[list[str], int]:
+        """Step texts with the blank ones, and the first error among them."""
+        texts, labels = with_blanks(chain, self.own(chain).get("blanks", ()))
+        if 0.0 not in labels:
+            return texts, -1
+        first = labels.index(0.0)
+        later = sum(label is not None for label in labels[first + 1:])
+        if later:
+            dropped["labels after a first wrong step"] += later
+        return texts, first
+
+
+@register
+class ProcessBench(_FirstError):
+    """ProcessBench (Zheng et al. 2024): `problem`, `steps`, `label` (first wrong step from 0, or -1)."""
+
+    name = "processbench"
+
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+                  ) -> LabelledChain | None:
+        prompt, texts, label = get(row, "problem", str, where), get_texts(row, "steps", where), get(
+            row, "label", int, where)
+        if not -1 <= label < len(texts):
+            raise InputError(f"{where}: label {label} of {len(texts)} steps; it is the 0-based index of the first "
+                             "wrong step, or -1")
+        outcome = get({"final_answer_correct": None, **row}, "final_answer_correct", (bool, type(None)), where)
+        parts = self.steps_until(texts, label, where, dropped)
+        if parts is None:
+            return None
+        meta = {"rest": rest(row, "problem", "steps", "label", "final_answer_correct"), "blanks": parts[2]}
+        return LabelledChain(prompt, *parts[:2], None, outcome, self.name, meta)
+
+    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
+        texts, first = self.texts_and_first(chain, dropped)
+        other = self.own(chain).get("rest", {"id": f"{chain.source}-{number}", "generator": "unknown"})
+        return {**other, "problem": chain.prompt, "steps": texts, "final_answer_correct": chain.outcome,
+                "label": first}
+
+
+@register
+class BigBenchMistake(_FirstError):
+    """BIG-Bench-Mistake (Tyen et al. 2024): `input`, `steps`, `target`, `answer`, `mistake_index` from 0 or null."""
+
+    name = "bigbench_mistake"
+
+    def refusal(self, chain: LabelledChain) -> str | None:
+        if chain.answer is None:
+            return "needs the reference answer (`target`), which this chain lacks"
+        return super().refusal(chain)
+
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+                  ) -> LabelledChain | None:
+        prompt, texts = get(row, "input", str, where), get_texts(row, "steps", where)
+        if "mistake_index" not in row:
+            raise InputError(f"{where}: field mistake_index is missing, expected int or null")
+        index = get(row, "mistake_index", (int, type(None)), where)
+        if index is not None and not 0 <= index < len(texts):
+            raise InputError(f"{where}: mistake_index {index} of {len(texts)} steps; it is the 0-based index of the "
+                             "first wrong step, or null")
+        target, answer = (get({name: None, **row}, name, (str, type(None)), where) for name in ("target", "answer"))
+        parts = self.steps_until(texts, -1 if index is None else index, where, dropped)
+        if parts is None:
+            return None
+        outcome = None if target is None or answer is None else answer.strip() == target.strip()
+        meta = {"rest": rest(row, "input", "steps", "target", "mistake_index"), "blanks": parts[2]}
+        return LabelledChain(prompt, *parts[:2], target, outcome, self.name, meta)
+
+    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
+        texts, first = self.texts_and_first(chain, dropped)
+        other = self.own(chain).get("rest", {"answer": chain.answer if chain.outcome else None})
+        return {**other, "input": chain.prompt, "steps": texts, "target": chain.answer,
+                "mistake_index": None if first < 0 else first}
+
+
+@register
+class PrmBench(RowFormat):
+    """PRMBench (Song et al. 2025): `modified_process` is judged, `error_steps` names its wrong steps from 1.
+
+    The question is `modified_question`, as in the published file, or `question`. What the chain was before its
+    modification stays in meta["rest"]["original_process"], the kind of error in meta["rest"]["classification"].
+    """
+
+    name = "prmbench"
+
+    def refusal(self, chain: LabelledChain) -> str | None:
+        if chain.source != self.name:
+            return ("needs `original_process` (the solution before its modification) and `classification` (the kind of "
+                    "error), which only its own chains have")
+        return None
+
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+                  ) -> LabelledChain | None:
+        question = "modified_question" if "modified_question" in row else "question"
+        prompt, texts = get(row, question, str, where), get_texts(row, "modified_process", where)
+        errors = get(row, "error_steps", list, where)
+        for number in errors:
+            if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= len(texts):
+                raise InputError(f"{where}: error_steps holds {number!r}, and there are {len(texts)} steps; they count "
+                                 "from 1")
+        wrong = set(errors)
+        labels = [0.0 if number in wrong else 1.0 for number in range(1, len(texts) + 1)]
+        steps, labels_kept, blanks = without_blanks(texts, labels, where, dropped)
+        meta = {"rest": rest(row, question, "modified_process", "error_steps"), "question": question,
+                "errors": errors, "blanks": blanks}
+        return LabelledChain(prompt, steps, labels_kept, None, None, self.name, meta)
+
+    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
+        texts, labels = with_blanks(chain, chain.meta["blanks"])
+        errors = [number for number, label in enumerate(labels, 1) if label == 0]
+        # Its own order, where that still says the same.
+        if set(errors) == set(chain.meta["errors"]):
+            errors = chain.meta["errors"]
+        return {**chain.meta["rest"], chain.meta["question"]: chain.prompt, "modified_process": texts,
+                "error_steps": errors}

@@ -1,0 +1,352 @@
+"""Formats of other projects: what each record means, what each format refuses, and the traps upstream fell into."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prm_core.errors import InputError
+from prm_core.formats import FORMATS, LabelledChain, labelled_once
+from prm_core.formats.files import read_rows
+from prm_core.types import Step
+
+TRL = {"prompt": "2+2?", "completions": ["Two and two.", "That is 5."], "labels": [True, False], "id": 7}
+SHEPHERD = {"input": "How many? Step 1: 2 + 3 = 5. ки\nStep 2: The answer is: 5 ки",
+            "label": "How many? Step 1: 2 + 3 = 5. +\nStep 2: The answer is: 5 -", "task": "GSM8K"}
+PROCESS = {"id": "g-0", "generator": "m", "problem": "P", "steps": ["a", "b", "c"], "final_answer_correct": False,
+           "label": 1}
+MISTAKE = {"input": "sort b a", "steps": ["a first", "", "then b"], "target": "a b", "answer": "b a",
+           "mistake_index": 2}
+BENCH = {"original_question": "Q0", "modified_question": "Q", "original_process": ["1. x", "2. y"],
+         "modified_process": ["1. x", "2. z", "3. w"], "modified_steps": [2], "error_steps": [3, 2], "reason": "r",
+         "idx": "i1", "classification": "confidence"}
+CALL = {"id": "c", "type": "function", "function": {"name": "search", "arguments": '{"q": "x"}'}}
+AGENT = {
+    "question": "Who?", "messages": [
+        {"role": "system", "content": "Be useful."}, {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Let me look.", "tool_calls": [CALL]},
+        {"role": "tool", "name": "search", "content": "nobody", "tool_call_id": "c"},
+        {"role": "user", "content": "Well?"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "Ann"},
+        {"role": "assistant", "content": "Ann."}],
+    "tools": [{"type": "function"}], "step_labels": {"2": 0, "5": 1, "7": -1}, "final_label": -1}
+APS = {"question": "Q?", "final_answer": "4", "question_id": "u", "reasoning_steps": [
+    {"solution_prefix": "Q?", "mc_value": 0.5},
+    {"solution_prefix": "Q?\n\nfirst", "mc_value": 0.75},
+    {"solution_prefix": "Q?\n\nother ", "mc_value": 0.0},
+    {"solution_prefix": "Q?\n\nfirst half\nmore", "mc_value": 1.0},
+    {"solution_prefix": "Q?\n\nfirst", "mc_value": 0.25}]}
+
+
+def completion(text: str, rating: int | None, **more: Any) -> dict[str, Any]:
+    return {"text": text, "rating": rating, "flagged": False, **more}
+
+
+NESTED = {
+    "labeler": "l", "timestamp": "t", "generation": None,
+    "question": {"problem": "P", "ground_truth_answer": "4", "ground_truth_solution": "s"},
+    "label": {"total_time": 9, "finish_reason": "solution", "steps": [
+        {"completions": [completion("a0", 1), completion("a1", -1)], "human_completion": None, "chosen_completion": 0},
+        {"completions": [completion("b0", -1)], "chosen_completion": None,
+         "human_completion": {"text": "bh", "rating": None, "source": "human", "flagged": False}},
+        {"completions": [completion("c0", 0), completion("c1", 1)], "human_completion": None,
+         "chosen_completion": 1}]}}
+
+
+def flat(before: list[str], text: str, rating: float | None, *flags: bool, answer: str | None = None):
+    human, solution, preferred = (*flags, False, False, False)[:3]
+    return {"instruction": "P", "responses": before, "next_response": text, "answer": answer,
+            "is_human_response": human, "is_solution": solution, "is_preferred_response": preferred, "rating": rating}
+
+
+FLAT = [flat([], "a0", 1.0, False, False, True), flat([], "a1", -1.0), flat(["a0"], "b0", -1.0),
+        flat(["a0"], "bh", None, True, False, True), flat(["a0", "bh"], "c0", 0.0),
+        flat(["a0", "bh"], "c1", 1.0, False, True, True, answer="4"), flat(["a0", "bh"], "c2", None)]
+EXAMPLES = {"trl": [TRL], "math_shepherd": [SHEPHERD], "processbench": [PROCESS], "bigbench_mistake": [MISTAKE],
+            "prmbench": [BENCH], "agentprocessbench": [AGENT], "math_aps": [APS], "prm800k": [NESTED],
+            "prm800k_flat": FLAT}
+
+
+def put(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(name: str, *rows: Any, **options: Any) -> list[LabelledChain]:
+        return list(FORMATS[name].read(put(tmp_path / "in.jsonl", list(rows)), **options))
+
+    return read
+
+
+@pytest.fixture
+def written(tmp_path):
+    def written(name: str, chains: list[LabelledChain], suffix: str = ".jsonl") -> list[dict[str, Any]]:
+        FORMATS[name].write(tmp_path / f"out{suffix}", iter(chains))
+        return [row for _, row in read_rows(tmp_path / f"out{suffix}")]
+
+    return written
+
+
+def texts(chain: LabelledChain) -> list[str]:
+    return [step.text for step in chain.steps]
+
+
+def test_every_row_of_the_table_is_registered():
+    assert set(FORMATS) == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("neutral", ["right", "wrong"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_was_read_is_written_back(read, written, name, suffix, neutral):
+    chains = read(name, *EXAMPLES[name], **({"neutral": neutral} if FORMATS[name].rated else {}))
+    back = written(name, chains, suffix)
+    assert back == EXAMPLES[name]
+    # True equals 1 in Python, and is something else in JSON.
+    assert json.dumps(back, sort_keys=True) == json.dumps(EXAMPLES[name], sort_keys=True)
+
+
+def test_flat_prm800k_makes_the_round_trip_in_parquet(read, written):
+    assert written("prm800k_flat", read("prm800k_flat", *FLAT), ".parquet") == FLAT
+
+
+def test_trl(read):
+    chain, = read("trl", TRL)
+    assert (chain.prompt, texts(chain), chain.labels) == ("2+2?", TRL["completions"], (1.0, 0.0))
+    assert (chain.answer, chain.outcome, chain.first_error) == (None, None, 1)
+
+
+def test_soft_labels_stay_soft_and_the_ignore_index_is_no_label(read, written):
+    rows = [{"prompt": "p", "completions": ["a", "b", "c"], "labels": [0.9, -100, 0.1]},
+            {"prompt": "p", "completions": ["a", "b", "c"], "labels": [True, -100, False]},
+            {"prompt": "p", "completions": ["a", "b"], "labels": [1, 0]}]
+    chains = read("trl", *rows)
+    assert [chain.labels for chain in chains] == [(0.9, None, 0.1), (1.0, None, 0.0), (1.0, 0.0)]
+    labels = [row["labels"] for row in written("trl", chains)]
+    assert labels == [row["labels"] for row in rows]
+    assert [[type(label) for label in row] for row in labels] == [[float] * 3, [bool, int, bool], [float] * 2]
+
+
+def test_math_shepherd(read):
+    chain, = read("math_shepherd", SHEPHERD)
+    assert (chain.prompt, texts(chain)) == ("How many?", ["Step 1: 2 + 3 = 5.", "Step 2: The answer is: 5"])
+    assert chain.labels == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("text", "prompt", "steps"), [
+    ("Is it? it is 4 @\nStep 2: so 4 @", "Is it?", ["it is 4", "Step 2: so 4"]),
+    ("Round to 0.1 @ it @", "Round to 0.1", ["it"]),
+    ("Ann @ asks? Step 1: yes @\n", "Ann  asks?", ["Step 1: yes"]),
+    ("Read Step 1: of it? step 1: no+-+ @", "Read Step 1: of it?", ["step 1: no+-+"]),
+])
+def test_odd_records_of_math_shepherd(read, written, text, prompt, steps):
+    row = {"input": text.replace("@", "ки"), "label": text.replace("@", "-"), "task": "MATH"}
+    chains = read("math_shepherd", row)
+    assert (chains[0].prompt, texts(chains[0])) == (prompt, steps)
+    assert chains[0].labels == (0.0,) * len(steps)
+    assert written("math_shepherd", chains) == [row]
+
+
+def test_first_error_formats(read):
+    chain, = read("processbench", PROCESS)
+    assert (chain.labels, chain.first_error, chain.outcome) == ((1.0, 0.0, None), 1, False)
+    chain, = read("processbench", PROCESS | {"label": -1, "final_answer_correct": True})
+    assert (chain.labels, chain.first_error, chain.outcome) == ((1.0, 1.0, 1.0), -1, True)
+    right = {"mistake_index": None, "answer": "a b "}
+    chains = read("bigbench_mistake", MISTAKE, MISTAKE | right)
+    assert [chain.first_error for chain in chains] == [1, -1]
+    assert [(chain.answer, chain.outcome) for chain in chains] == [("a b", False), ("a b", True)]
+    assert texts(chains[0]) == ["a first", "then b"]
+
+
+def test_a_chain_whose_error_is_a_blank_step_is_left_out_and_counted(read, caplog):
+    counts: Counter[str] = Counter()
+    assert read("bigbench_mistake", MISTAKE | {"mistake_index": 1}, dropped=counts) == []
+    assert counts == {"chains whose first wrong step is blank": 1}
+    assert "1 chains whose first wrong step is blank" in caplog.text
+
+
+def test_error_steps_of_prmbench_count_from_one(read):
+    chain, = read("prmbench", BENCH)
+    assert (chain.prompt, chain.labels, chain.first_error) == ("Q", (1.0, 0.0, 0.0), 1)
+    assert chain.meta["rest"]["original_process"] == ["1. x", "2. y"]
+    chain, = read("prmbench", {"question": "Q", "modified_process": ["x"], "error_steps": [1]})
+    assert (chain.prompt, chain.first_error) == ("Q", 0)
+
+
+@pytest.mark.parametrize(("neutral", "labels"), [("right", (1.0, 1.0, 0.0)), ("wrong", (0.0, 1.0, 0.0))])
+def test_replies_of_tools_are_observations(read, neutral, labels):
+    chain, = read("agentprocessbench", AGENT, neutral=neutral)
+    call = '<tool_call>{"name": "search", "arguments": {"q": "x"}}</tool_call>'
+    assert chain.prompt == "Be useful.\n\nWho?"
+    assert chain.steps == (Step(f"Let me look.\n{call}", "nobody\nuser: Well?"), Step(call, "Ann"), Step("Ann."))
+    assert (chain.labels, chain.outcome) == (labels, False)
+
+
+def test_an_agents_message_without_a_label_is_unlabelled(read):
+    chain, = read("agentprocessbench", AGENT | {"step_labels": {"5": -1}})
+    assert (chain.labels, chain.first_error) == ((None, 0.0, None), None)
+
+
+def test_monte_carlo_values_of_a_tree(read):
+    counts: Counter[str] = Counter()
+    chains = read("math_aps", APS, dropped=counts)
+    assert [(texts(chain), chain.labels) for chain in chains] == [
+        (["other"], (0.0,)), (["first", "half\nmore"], (0.75, 1.0))]
+    assert {chain.answer for chain in chains} == {"4"}
+    assert counts == {"values of a prefix that has one": 1}
+
+
+PATHS = [(["a1"], (0.0,), None), (["a0", "b0"], (1.0, 0.0), None), (["a0", "bh", "c0"], (1.0, 1.0, "neutral"), None),
+         (["a0", "bh", "c1"], (1.0, 1.0, 1.0), True)]
+
+
+@pytest.mark.parametrize(("neutral", "value"), [(None, 1.0), ("right", 1.0), ("wrong", 0.0)])
+def test_prm800k_is_read_as_the_chains_to_every_candidate(read, neutral, value):
+    expected = [(path, tuple(value if label == "neutral" else label for label in labels), outcome)
+                for path, labels, outcome in PATHS]
+    found = read("prm800k", NESTED, neutral=neutral)
+    assert [(texts(chain), chain.labels, chain.outcome) for chain in found] == expected
+    assert {chain.answer for chain in found} == {"4"}
+    found = read("prm800k_flat", *FLAT, neutral=neutral)
+    unrated = (["a0", "bh", "c2"], (1.0, 1.0, None), None)
+    assert [(texts(chain), chain.labels, chain.outcome) for chain in found] == [*expected, unrated]
+    assert [chain.answer for chain in found] == [None, None, None, "4", None]
+
+
+def test_shared_steps_can_be_labelled_once(read):
+    chains = list(labelled_once(read("prm800k_flat", *FLAT, *(row | {"instruction": "other"} for row in FLAT))))
+    assert [chain.labels for chain in chains[:5]] == [
+        (0.0,), (1.0, 0.0), (None, 1.0, 1.0), (None, None, 1.0), (None, None, None)]
+    # A new problem begins anew, and every rating is there once.
+    assert [chain.labels for chain in chains[5:]] == [chain.labels for chain in chains[:5]]
+    trl = read("trl", TRL)
+    assert list(labelled_once(trl)) == trl
+
+
+def test_a_part_of_a_tree_is_written_as_that_part(read, written):
+    kept = read("prm800k", NESTED)[1:3]
+    record, = written("prm800k", kept)
+    steps = record["label"]["steps"]
+    assert [[c["text"] for c in step["completions"]] for step in steps] == [["a0"], ["b0"], ["c0"]]
+    assert [step["chosen_completion"] for step in steps] == [0, None, None]
+    assert written("prm800k_flat", read("prm800k_flat", *FLAT)[:2]) == FLAT[:3]
+
+
+def test_rows_after_a_prefix_nobody_rated(read, written):
+    row = flat(["x", "y"], "z", -1.0)
+    chains = read("prm800k_flat", row)
+    assert [(texts(chain), chain.labels) for chain in chains] == [(["x", "y", "z"], (None, None, 0.0))]
+    assert written("prm800k_flat", chains) == [row]
+
+
+CHAIN = LabelledChain("P", (Step("a"), Step("b")), (1.0, 0.0), "4", False, "elsewhere", {"rest": {"x": 1}, "tree": 3})
+
+
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"prmbench"}))
+def test_chains_from_elsewhere_come_back_with_what_the_format_holds(read, written, name):
+    right = LabelledChain("P", (Step("a"), Step("c")), (1.0, 1.0), "4", True, "elsewhere")
+    back = read(name, *written(name, [CHAIN, right]))
+    numbered = name == "math_shepherd"
+    assert [(chain.prompt, texts(chain), chain.labels) for chain in back] == [
+        ("P", ["Step 1: a", "Step 2: b"] if numbered else ["a", "b"], (1.0, 0.0)),
+        ("P", ["Step 1: a", "Step 2: c"] if numbered else ["a", "c"], (1.0, 1.0))]
+    if name in ("processbench", "bigbench_mistake", "agentprocessbench", "prm800k", "prm800k_flat"):
+        assert back[1].outcome is True
+
+
+def test_tool_replies_survive_in_the_agents_format(read, written):
+    chain = LabelledChain("P", (Step("call", "reply"), Step("b")), (1.0, None))
+    back, = read("agentprocessbench", *written("agentprocessbench", [chain]))
+    assert (back.steps, back.labels) == (chain.steps, (1.0, None))
+
+
+def test_labels_after_a_first_error_are_counted(written, read, caplog):
+    chain = LabelledChain("P", (Step("a"), Step("b"), Step("c")), (1.0, 0.0, 1.0))
+    record, = written("processbench", [chain])
+    assert (record["label"], record["final_answer_correct"]) == (1, None)
+    assert "processbench has no place for: 1 labels after a first wrong step" in caplog.text
+
+
+SOFT = LabelledChain("P", CHAIN.steps, (1.0, 0.75), "4")
+OPEN = LabelledChain("P", CHAIN.steps, (None, 0.0), "4")
+TOOL = LabelledChain("P", (Step("a", "reply"), Step("b")), (1.0, 0.0), "4")
+
+
+@pytest.mark.parametrize(("name", "chain", "message"), [
+    *((name, SOFT, "step 1 has the soft label 0.75") for name in sorted(set(EXAMPLES) - {"trl", "math_aps"})),
+    *((name, OPEN, "step 0 has none") for name in ("math_shepherd", "prmbench", "math_aps")),
+    *((name, OPEN, "needs the first wrong step") for name in ("processbench", "bigbench_mistake")),
+    *((name, TOOL, "what a tool replied after step 0") for name in sorted(set(EXAMPLES) - {"agentprocessbench"})),
+    *((name, LabelledChain("P", (Step("a"),), (1.0,)), "needs the reference answer")
+      for name in ("math_aps", "bigbench_mistake")),
+    ("prmbench", CHAIN, "needs `original_process`"),
+    ("math_shepherd", LabelledChain("книги: Какие?", (Step("a"),), (1.0,)), "this chain's text holds that"),
+])
+def test_a_format_refuses_what_it_cannot_hold(tmp_path, name, chain, message):
+    before = [] if name == "prmbench" else [CHAIN]
+    with pytest.raises(InputError, match=rf"chain {len(before)} \(prompt '.*{name} .*{message}"):
+        FORMATS[name].write(tmp_path / "out.jsonl", [*before, chain])
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD = [
+    ("trl", TRL | {"labels": [True]}, "1 labels for 2 completions"),
+    ("trl", TRL | {"labels": [1.5, 0]}, "label 0 is 1.5"),
+    ("trl", TRL | {"labels": [None, 0]}, "label 0 is null"),
+    ("trl", TRL | {"labels": [True, 0.5]}, "mix true and false with soft"),
+    ("trl", TRL | {"completions": ["a", None]}, "completions 1 is null"),
+    ("trl", TRL | {"completions": [" ", ""]}, "every step is blank"),
+    ("trl", {"completions": ["a"], "labels": [True]}, "field prompt is missing"),
+    ("math_shepherd", SHEPHERD | {"label": SHEPHERD["label"].replace("+\n", "?\n")}, "part at mark 0"),
+    ("math_shepherd", SHEPHERD | {"label": SHEPHERD["label"] + "x"}, "part after the last mark"),
+    ("math_shepherd", SHEPHERD | {"input": "no marks"}, "holds no mark"),
+    ("math_shepherd", {"input": "Q? Step 1: a ки b", "label": "Q? Step 1: a + b"}, "has no label"),
+    ("math_shepherd", {"input": "Round. ки", "label": "Round. +"}, "no step found"),
+    ("math_shepherd", {"input": "Q? Step 1: a ки ки", "label": "Q? Step 1: a + -"}, "1 steps are blank"),
+    ("processbench", PROCESS | {"label": 3}, "label 3 of 3 steps"),
+    ("processbench", PROCESS | {"label": True}, "field label is true, expected int"),
+    ("processbench", PROCESS | {"final_answer_correct": 1}, "final_answer_correct is 1, expected bool or null"),
+    ("bigbench_mistake", {"input": "x", "steps": ["a"]}, "mistake_index is missing"),
+    ("bigbench_mistake", MISTAKE | {"mistake_index": -1}, "mistake_index -1 of 3 steps"),
+    ("prmbench", BENCH | {"error_steps": [0]}, "error_steps holds 0"),
+    ("prmbench", BENCH | {"error_steps": [4]}, "error_steps holds 4"),
+    ("agentprocessbench", AGENT | {"step_labels": {"3": 1}}, 'names message "3", which is no assistant'),
+    ("agentprocessbench", AGENT | {"step_labels": {"2": 2}}, "step_labels 2 is 2"),
+    ("agentprocessbench", AGENT | {"messages": AGENT["messages"][:2]}, "no assistant message"),
+    ("agentprocessbench", AGENT | {"messages": [{"content": "x"}]}, "message 0 is"),
+    ("math_aps", APS | {"reasoning_steps": [{"solution_prefix": "R", "mc_value": 1}]}, "does not begin with the quest"),
+    ("math_aps", APS | {"reasoning_steps": [{"solution_prefix": "Q?a", "mc_value": 1.2}]}, "mc_value is 1.2"),
+    ("prm800k", NESTED | {"label": {"steps": [{"completions": [completion("a", 2)]}]}}, "completion 0: rating is 2"),
+    ("prm800k", {"question": {"problem": "P"}, "label": {}}, "label: field steps is missing"),
+    ("prm800k_flat", FLAT[0] | {"rating": 0.5}, "field rating is 0.5"),
+    ("prm800k_flat", FLAT[0] | {"responses": None}, "field responses is null"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "message"), BAD)
+def test_a_bad_record_is_named_by_line_and_field(read, name, row, message):
+    with pytest.raises(InputError, match=rf"in\.jsonl:{len(EXAMPLES[name]) + 1}: .*{message}"):
+        read(name, *EXAMPLES[name], row)
+
+
+def test_neutral_is_checked_when_asked(tmp_path):
+    with pytest.raises(InputError, match="trl has no neutral ratings"):
+        FORMATS["trl"].read(tmp_path / "x", neutral="right")
+    with pytest.raises(InputError, match="neutral 'maybe': expected one of right, wrong"):
+        FORMATS["prm800k"].read(tmp_path / "x", neutral="maybe")
+    with pytest.raises(InputError, match=r"unknown format 'csv'; known: agentprocessbench, .*trl"):
+        FORMATS["csv"]
+
+
+@pytest.mark.parametrize(("labels", "first"), [
+    ((1.0, 0.5), -1), ((0.9, 0.4, 0.0), 1), ((1.0, None, 0.0), None), ((1.0, 0.0, None), 1), ((1.0, None), None)])
+def test_first_error_of_a_chain(labels, first):
+    chain = LabelledChain("p", tuple(Step(str(index)) for index in range(len(labels))), labels)
+    assert chain.first_error == first
