@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from prm_core.cli.evaluate import evaluate
 from prm_core.errors import InputError
 from prm_core.evaluation import benchmarks, metrics
-from prm_core.evaluation.benchmarks import BENCHMARKS, LabelledChain
+from prm_core.evaluation.benchmarks import BENCHMARKS, FirstErrorChain
 from prm_core.evaluation.metrics import Bootstrap
 from prm_core.models.scorer import ChainScore
 from prm_core.types import Step
@@ -51,7 +51,7 @@ def test_processbench_reads_array_and_lines_alike(tmp_path):
     read = BENCHMARKS["processbench"]
     rows = read(write(tmp_path / "a.json", ROWS))
     assert rows == read(write(tmp_path / "b.jsonl", ROWS, lines=True))
-    assert rows[0] == LabelledChain("P1", (Step("good"), Step("bad 1")), 1, False)
+    assert rows[0] == FirstErrorChain("P1", (Step("good"), Step("bad 1")), 1, False)
     assert [row.label for row in rows] == [1, -1, 0, -1]
 
 
@@ -60,7 +60,7 @@ def test_processbench_reads_array_and_lines_alike(tmp_path):
     ({"label": True}, r"record 0: field label is true, expected int"),
     ({"label": None}, r"record 0: field label is null, expected int"),
     ({"problem": 3}, r"record 0: field problem is 3, expected str"),
-    ({"steps": ["good", " "]}, r"record 0: step 1 is empty"),
+    ({"steps": ["good", 1]}, r"record 0: steps 1 is 1, expected a text"),
     ({"steps": []}, r"record 0: `steps` must be a non-empty list"),
 ])
 def test_a_bad_record_is_named(tmp_path, change, message):

@@ -1,12 +1,16 @@
-"""`prm data`: make the embedded problems, bring your own, and read what the chain has written."""
+"""`prm data`: make the embedded problems, bring your own, read what the chain has written, convert labelled data."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from prm_core.formats import LabelledChain
 
 app = typer.Typer(no_args_is_help=True, help="Make, import and export problems, trajectories and labels.")
 
@@ -88,3 +92,39 @@ def export(
         return
     for row in rows:
         sys.stdout.write(json.dumps(store.to_record(row), ensure_ascii=False) + "\n")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="JSON lines, a JSON array (.json) or Parquet.")],
+    out: Annotated[Path, typer.Argument(help="File to write: .json for an array, .parquet for prm800k_flat, else JSON "
+                                             "lines.")],
+    from_format: Annotated[str, typer.Option("--from", help="Format of IN.")],
+    to_format: Annotated[str, typer.Option("--to", help="Format of OUT.")],
+    neutral: Annotated[str | None, typer.Option(
+        help="What a neutral rating (PRM800K, AgentProcessBench) counts as: right, as Qwen's models take it and the "
+             "default, or wrong, as TRL's does.")] = None,
+) -> None:
+    """Convert step-labelled data of other projects, one record at a time: files may be larger than memory.
+
+    Formats: trl, math_shepherd, prm800k (as published), prm800k_flat (a rated next step a row), processbench, prmbench,
+    agentprocessbench, bigbench_mistake, math_aps. A format that cannot hold the data is refused, naming what is
+    missing; what is left out is counted in the log. OUT appears when all of it is written.
+
+    Example:  prm data convert phase1_train.parquet train.jsonl --from prm800k_flat --to trl --neutral wrong
+    """
+    from prm_core.formats import FORMATS
+    from prm_core.progress import track
+
+    reader, writer = FORMATS[from_format], FORMATS[to_format]
+    chains = steps = 0
+
+    def counted() -> Iterator[LabelledChain]:
+        nonlocal chains, steps
+        for chain in reader.read(source, neutral=neutral):
+            chains += 1
+            steps += sum(label is not None for label in chain.labels)
+            yield chain
+
+    records = writer.write(out, track(counted(), f"{from_format} to {to_format}", unit="chain"))
+    typer.echo(f"{out}: {records:,} records of {chains:,} chains with {steps:,} labelled steps")

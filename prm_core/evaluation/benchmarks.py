@@ -1,13 +1,11 @@
-"""First-error benchmarks from files: formats by name, and the ProcessBench protocol on a model's scores of them."""
+"""First-error benchmarks from files: readers by name, and the ProcessBench protocol on a model's scores of them."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prm_core import store
 from prm_core.domains import DOMAINS, arithmetic
@@ -15,6 +13,9 @@ from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.errors import InputError
 from prm_core.evaluation import metrics
 from prm_core.evaluation.metrics import Bootstrap, Estimate, FirstErrors
+from prm_core.formats import FORMATS, LabelledChain
+from prm_core.formats.base import get
+from prm_core.formats.files import read_rows
 from prm_core.models.scorer import ChainScorer
 from prm_core.registry import Registry
 from prm_core.types import Problem, Step
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledChain:
-    """A chain of a benchmark.
+class FirstErrorChain:
+    """A chain of a first-error benchmark.
 
     Attributes:
         prompt: the question.
@@ -39,63 +40,49 @@ class LabelledChain:
     answer_right: bool | None
 
 
-Reader = Callable[[Path], list[LabelledChain]]
+Reader = Callable[[Path], list[FirstErrorChain]]
 BENCHMARKS: Registry[Reader] = Registry("benchmark")
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, object) of a JSON array or of JSON lines."""
-    if path.is_file() and path.read_text(encoding="utf-8").lstrip()[:1] == "[":
-        rows = store.read_json(path)
-        if not rows:
-            raise InputError(f"{path}: the file holds no records")
-        for index, row in enumerate(rows):
-            if not isinstance(row, dict):
-                raise InputError(f"{path}: record {index} is {type(row).__name__}, expected an object")
-            yield f"{path}: record {index}", row
-    else:
-        yield from store.read_json_lines(path)
+def first_errors(chains: Iterable[LabelledChain], path: Path) -> list[FirstErrorChain]:
+    """What the protocol needs of labelled chains; those whose first error is unknown are dropped and counted.
 
-
-def _field(record: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
-    value = record.get(name)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        raise InputError(f"{where}: field {name} is {json.dumps(value)[:60]}, expected {kind.__name__}")
-    return value
-
-
-def _label(record: Mapping[str, Any], steps: Sequence[Step], where: str) -> int:
-    label = _field(record, "label", int, where)
-    if not -1 <= label < len(steps):
-        raise InputError(f"{where}: label {label} of {len(steps)} steps; it is the 0-based index of the first wrong "
-                         "step, or -1")
-    return label
+    Raises InputError naming the file when none is left.
+    """
+    known, dropped = [], 0
+    for chain in chains:
+        if chain.first_error is None:
+            dropped += 1
+        else:
+            known.append(FirstErrorChain(chain.prompt, chain.steps, chain.first_error, chain.outcome))
+    if dropped:
+        log.warning("%s: %d chains dropped, a step before their first known error has no label", path, dropped)
+    if not known:
+        raise InputError(f"{path}: no chain whose first wrong step is known is left")
+    return known
 
 
 @BENCHMARKS.register("processbench")
-def read_processbench(path: Path) -> list[LabelledChain]:
+def read_processbench(path: Path) -> list[FirstErrorChain]:
     """ProcessBench (Zheng et al. 2024): `problem`, `steps`, `label`, `final_answer_correct`; JSON array or lines."""
-    chains = []
-    for where, record in _records(path):
-        steps = store.parse_steps(record.get("steps"), where)
-        right = record.get("final_answer_correct")
-        chains.append(LabelledChain(_field(record, "problem", str, where), steps, _label(record, steps, where),
-                                    None if right is None else bool(right)))
-    return chains
+    return first_errors(FORMATS["processbench"].read(path), path)
 
 
 @BENCHMARKS.register("arithmetic")
-def read_arithmetic(path: Path) -> list[LabelledChain]:
+def read_arithmetic(path: Path) -> list[FirstErrorChain]:
     """Chains of the embedded domain, one a line: `prompt`, `steps`, and either `label` or what the oracle needs.
 
     The oracle needs the problem's `meta` as `prm data make` wrote it. `answer` tells whether the final answer is right.
     """
     domain = arithmetic.NAME
     chains = []
-    for where, record in _records(path):
-        prompt, steps = _field(record, "prompt", str, where), store.parse_steps(record.get("steps"), where)
+    for where, record in read_rows(path):
+        prompt, steps = get(record, "prompt", str, where), store.parse_steps(record.get("steps"), where)
         if "label" in record:
-            label = _label(record, steps, where)
+            label = get(record, "label", int, where)
+            if not -1 <= label < len(steps):
+                raise InputError(f"{where}: label {label} of {len(steps)} steps; it is the 0-based index of the first "
+                                 "wrong step, or -1")
         elif isinstance(record.get("meta"), dict) and {"start", "events"} <= set(record["meta"]):
             problem = Problem(where, domain, prompt, str(record.get("answer", "")), record["meta"])
             label = first_error(ORACLES[domain](problem, steps))
@@ -106,7 +93,7 @@ def read_arithmetic(path: Path) -> list[LabelledChain]:
         if isinstance(record.get("answer"), str):
             stated = DOMAINS[domain].read_answer(steps[-1].text)
             right = stated is not None and DOMAINS[domain].same_answer(stated, record["answer"])
-        chains.append(LabelledChain(prompt, steps, label, right))
+        chains.append(FirstErrorChain(prompt, steps, label, right))
     return chains
 
 
@@ -122,12 +109,12 @@ class ScoredFile:
     """
 
     name: str
-    chains: Sequence[LabelledChain]
+    chains: Sequence[FirstErrorChain]
     scores: Sequence[tuple[float, ...]]
     truncated: int
 
 
-def score_file(scorer: ChainScorer, name: str, chains: Sequence[LabelledChain], separator: str) -> ScoredFile:
+def score_file(scorer: ChainScorer, name: str, chains: Sequence[FirstErrorChain], separator: str) -> ScoredFile:
     """Scores a file's chains.
 
     Args:
