@@ -11,8 +11,7 @@ from pathlib import Path
 from prm_core.config import Config
 from prm_core.domains import DOMAINS, arithmetic, general
 from prm_core.domains.oracle import ORACLES, first_error
-from prm_core.errors import InputError
-from prm_core.evaluation.benchmarks import read_processbench
+from prm_core.formats import FORMATS
 from prm_core.labeling.base import Chain
 from prm_core.models.policy import Policy
 from prm_core.rollouts import sample_trajectories
@@ -52,11 +51,11 @@ def judged_by_people(path: Path, count: int, seed: int) -> list[GoldChain]:
     """Up to `count` chains of a file with human step labels: PRM800K phase 1 (.parquet) or ProcessBench (.json)."""
     if path.suffix == ".parquet":
         return _prm800k(path, count, seed)
-    chains = read_processbench(path)
+    chains = list(FORMATS["processbench"].read(path))
     random.Random(seed).shuffle(chains)
     return [
-        _gold(f"chain-{number}", row.prompt, "", row.steps, row.label, row.answer_right)
-        for number, row in enumerate(chains[:count])
+        _gold(f"chain-{number}", chain.prompt, chain.answer or "", chain.steps, chain.first_error, chain.outcome)
+        for number, chain in enumerate(chains[:count])
     ]
 
 
@@ -71,26 +70,14 @@ def _gold(
 
 
 def _prm800k(path: Path, count: int, seed: int) -> list[GoldChain]:
-    """One row of PRM800K is a prefix people went on with and a rated next step.
-
-    A step rated -1 ends a chain at its first error; a solution rated +1 is a chain without one. As many of each, one
-    of a kind per problem.
-    """
-    import pandas as pd
-
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a Parquet file ({error}); give PRM800K phase 1 as .parquet") from None
-    frame = frame.sample(frac=1.0, random_state=seed)
-    wrong = frame[frame["rating"] == -1].drop_duplicates("instruction")
-    solved = frame[(frame["rating"] == 1) & frame["is_solution"].astype(bool)].drop_duplicates("instruction")
+    """As many chains that end at their first error as solved ones, one of a kind per problem."""
+    chains = list(FORMATS["prm800k_flat"].read(path))
+    random.Random(seed).shuffle(chains)
+    wrong = {chain.prompt: chain for chain in chains if chain.first_error == len(chain.steps) - 1}
+    solved = {chain.prompt: chain for chain in chains if chain.outcome and chain.first_error == -1}
     half = min(math.ceil(count / 2), len(wrong), len(solved))
-    result = []
-    for kind, rows in (("wrong", wrong[:half]), ("solved", solved[:half])):
-        for number, row in enumerate(rows.to_dict("records")):
-            steps = [Step(text) for text in (*row["responses"], row["next_response"]) if text and text.strip()]
-            answer = row["answer"] if isinstance(row["answer"], str) else ""
-            at = len(steps) - 1 if kind == "wrong" else -1
-            result.append(_gold(f"{kind}-{number}", row["instruction"], answer, steps, at, kind == "solved" or None))
-    return result
+    return [
+        _gold(f"{kind}-{number}", chain.prompt, chain.answer or "", chain.steps, chain.first_error, chain.outcome)
+        for kind, found in (("wrong", wrong), ("solved", solved))
+        for number, chain in enumerate(list(found.values())[:half])
+    ]
