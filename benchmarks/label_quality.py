@@ -12,6 +12,8 @@ import numpy as np
 
 from benchmarks.label_data import GoldChain
 from prm_core.config import CalibrateConfig
+from prm_core.evaluation import metrics
+from prm_core.evaluation.metrics import Bootstrap, Estimate
 from prm_core.labeling.active import priority, select_steps
 from prm_core.labeling.calibrate import (
     EvidenceTable,
@@ -27,6 +29,7 @@ from prm_core.models.calibration import expected_calibration_error
 from prm_core.types import StepLabel
 
 BINS = 10
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Quality:
 
     Attributes:
         name: of it.
-        first_error_f1: ProcessBench's F1 in percent, over the chains it covers.
+        first_error_f1: ProcessBench's F1 in percent, over the chains it covers; f1_low to f1_high is its 95 % interval,
+            bootstrapped over problems.
         full_f1: the same over all chains: one left undecided is taken to be wrong at its first undecided step, as
             Math-Shepherd takes a step from which no rollout succeeds.
         acc_err, acc_ok: its two halves.
@@ -49,6 +53,8 @@ class Quality:
 
     name: str
     first_error_f1: float
+    f1_low: float
+    f1_high: float
     full_f1: float
     acc_err: float
     acc_ok: float
@@ -65,15 +71,17 @@ def measure(name: str, gold: Sequence[GoldChain], labels: Sequence[StepLabel], s
     table: dict[str, dict[int, StepLabel]] = {}
     for label in labels:
         table.setdefault(label.trajectory_id, {})[label.step_index] = label
-    hits: dict[bool, list[bool]] = {True: [], False: []}
+    problems: dict[str, int] = {}
+    covered: list[tuple[bool, int, int]] = []
     full: dict[bool, list[bool]] = {True: [], False: []}
     probabilities, truth, right, asked = [], [], 0, 0
     for one in gold:
         given = table.get(one.chain.trajectory.id, {})
         said, decided = named_error(given, len(one.chain.trajectory.steps))
         full[one.first_error >= 0].append(said == one.first_error)
+        problem = problems.setdefault(one.chain.problem.id, len(problems))
         if decided:
-            hits[one.first_error >= 0].append(said == one.first_error)
+            covered.append((said == one.first_error, one.first_error, problem))
         for index, is_right in enumerate(one.right):
             asked += 1
             label = given.get(index)
@@ -81,14 +89,25 @@ def measure(name: str, gold: Sequence[GoldChain], labels: Sequence[StepLabel], s
                 right += label.is_correct == is_right
                 probabilities.append(probability_right(label))
                 truth.append(is_right)
-    acc_err, acc_ok = (100 * _mean(hits[kind]) for kind in (True, False))
+    f1, acc_err, acc_ok = _estimates(covered, len(problems))
     full_f1 = harmonic(*(100 * _mean(full[kind]) for kind in (True, False)))
     return Quality(
-        name, harmonic(acc_err, acc_ok), full_f1, acc_err, acc_ok,
-        sum(map(len, hits.values())) / len(gold), right / max(len(truth), 1), len(truth) / asked,
+        name, f1.value, f1.low, f1.high, full_f1, acc_err.value, acc_ok.value, len(covered) / len(gold),
+        right / max(len(truth), 1), len(truth) / asked,
         expected_calibration_error(probabilities, truth, BINS) if truth else None,
         sum(label.tokens for label in labels), seconds,
     )
+
+
+def _estimates(covered: Sequence[tuple[bool, int, int]], problems: int) -> list[Estimate]:
+    """F1, accuracy on erroneous and on sound chains, in percent; 0 where there is none to cover."""
+    found = metrics.tally(*zip(*covered, strict=True), problems) if covered else None
+    result = []
+    for name in ("f1", "acc_err", "acc_ok"):
+        estimate = Bootstrap(problems, RESAMPLES, 0).estimate(getattr(found, name)) if found else None
+        shares = (estimate.value, estimate.low, estimate.high) if estimate and estimate.defined else (0.0, 0.0, 0.0)
+        result.append(Estimate(*(100 * share for share in shares)))
+    return result
 
 
 def named_error(given: Mapping[int, StepLabel], steps: int) -> tuple[int, bool]:
