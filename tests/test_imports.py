@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "mlflow", "pandas", "great_expectations", "sklearn", "matplotlib", "prefect")
+HEAVY = ("torch", "transformers", "mlflow", "pandas", "great_expectations", "sklearn", "matplotlib", "prefect", "nicegui",
+         "openai", "crowdkit", "sympy")
 
 
 def test_contracts_hold() -> None:
