@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "mlflow", "pandas", "great_expectations", "sklearn", "matplotlib", "prefect", "nicegui",
-         "openai", "crowdkit", "sympy")
+HEAVY = ("torch", "transformers", "mlflow", "pandas", "great_expectations", "sklearn", "matplotlib", "prefect",
+         "nicegui", "openai", "crowdkit", "sympy")
 
 
 def test_contracts_hold() -> None:
