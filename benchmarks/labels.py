@@ -82,6 +82,7 @@ def main() -> None:
 
 def _more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workspace", type=Path, default=Path("."), help="folder in which the default profile has run")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the problems drawn and of everything sampled")
     parser.add_argument("--again", type=Path, help="an earlier result: its bars and plot anew, without measuring")
     parser.add_argument("--chains", type=Path, help="chains people judged (PRM800K .parquet, ProcessBench .json)")
     parser.add_argument("--policy", type=Path, help="Hugging Face folder, with --chains")
@@ -105,8 +106,8 @@ def run_strategy(name: str, tools: LabelingTools, gold: Sequence[GoldChain]) -> 
     chains = [one.chain for one in gold]
     start = time.monotonic()
     strategy = STRATEGIES[name](tools)
-    strategy.prepare(chains, SEED)
-    labels = strategy.label(chains, SEED)
+    strategy.prepare(chains, tools.config.seed)
+    labels = strategy.label(chains, tools.config.seed)
     seconds = time.monotonic() - start
     say(f"{name} on {len(chains)} chains: {seconds:.0f} s")
     return labels, seconds
@@ -124,7 +125,7 @@ def per_step_rollouts(policy: Policy, config: Config, gold: Sequence[GoldChain],
                 for _ in range(K)]
     drawn = iter(policy.continue_chains(
         [ids for ids, _ in encoded], prefixes, temperature=1.0, max_new_tokens=config.label.max_new_tokens,
-        batch_size=config.label.batch_size, seed=SEED,
+        batch_size=config.label.batch_size, seed=config.seed,
     ))
     labels = []
     for one, (_, lengths) in zip(gold, encoded, strict=True):
@@ -191,12 +192,14 @@ def embedded(given: argparse.Namespace) -> None:
     config = configuration.load(given.workspace)
     problems = 100 if given.quick else 400
     config = changed(LabelingTools(config, DOMAINS, None, None), {"mcts": {"problems": 10 * problems}}).config
+    config = config.model_copy(update={"seed": given.seed})
     tools = tools_of(config, str(models / "policy"), str(models / "backbone"))
-    known = label_data.embedded(tools.policy, config, "benchmark-known", problems, SEED)
-    unseen = label_data.embedded(tools.policy, config, "benchmark-unseen", problems, SEED)
+    known = label_data.embedded(tools.policy, config, "benchmark-known", problems, given.seed)
+    unseen = label_data.embedded(tools.policy, config, "benchmark-unseen", problems, given.seed)
     speeds = measure_speeds(
         tools.policy, known[: 40 if given.quick else 100], rollouts=K, batch=config.label.batch_size,
-        single=20 if given.quick else 60, max_new_tokens=config.label.max_new_tokens, rounds=given.repeats, seed=SEED,
+        single=20 if given.quick else 60, max_new_tokens=config.label.max_new_tokens, rounds=given.repeats,
+        seed=given.seed,
     )
     say("rollouts timed")
     figures = []
@@ -221,8 +224,8 @@ def embedded(given: argparse.Namespace) -> None:
                     measure(f"{merge_name(name)}, 5 % human labels, unseen problems", unseen, relabelled, 0.0)]
     bars = speed_bars(speeds) + quality_bars(figures, config, human)
     plot(figures, given.out.with_suffix(".png"))
-    write("labels", given, bars, chains=len(known), unseen_chains=len(unseen), seed=SEED, strategies=records(figures),
-          reliability=reliability, human=human, speeds=dataclasses.asdict(speeds))
+    write("labels", given, bars, chains=len(known), unseen_chains=len(unseen), seed=given.seed,
+          strategies=records(figures), reliability=reliability, human=human, speeds=dataclasses.asdict(speeds))
 
 
 def again(given: argparse.Namespace) -> None:
@@ -360,16 +363,16 @@ def people(given: argparse.Namespace) -> None:
         raise SystemExit("--chains needs --policy, the folder of a Hugging Face causal LM")
     raw = configuration.resolve(given.workspace / configuration.PARAMS_FILE, "gsm8k-smollm2")
     own = {"label": {"strategies": ["mc_dropout", "verifier"]}}
-    config = configuration.parse(configuration.merge(raw, own), "--chains")
+    config = configuration.parse(configuration.merge(raw, own), "--chains").model_copy(update={"seed": given.seed})
     try:
-        gold = label_data.judged_by_people(given.chains, 40 if given.quick else given.count, SEED)
+        gold = label_data.judged_by_people(given.chains, 40 if given.quick else given.count, given.seed)
         policy = load_policy(str(given.policy), config)
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
     tools = LabelingTools(config, DOMAINS, policy, policy)
     labels, figures = all_strategies(tools, gold)
     merges, reliability = combinations(tools, gold, labels, sum(one.seconds for one in figures))
-    write("labels", given, [], chains=len(gold), seed=SEED, strategies=records([*figures, *merges]),
+    write("labels", given, [], chains=len(gold), seed=given.seed, strategies=records([*figures, *merges]),
           reliability=reliability)
 
 

@@ -53,7 +53,8 @@ def write(name: str, given: argparse.Namespace, bars: list[Bar], **more: Any) ->
     from rich.console import Console
     from rich.table import Table
 
-    options = f"{'--quick ' if given.quick else ''}--repeats {given.repeats} --out {given.out.name}"
+    seed = f"--seed {given.seed} " if "seed" in given else ""
+    options = f"{'--quick ' if given.quick else ''}--repeats {given.repeats} {seed}--out {given.out.name}"
     store.write_json(given.out, {
         "command": f"python -m benchmarks.{name} {options}",
         "machine": machine(),
