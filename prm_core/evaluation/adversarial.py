@@ -30,7 +30,7 @@ from prm_core.types import Step
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("all", "damaging", "harmless")
+GROUPS = ("damaging", "harmless", "all")
 TOO_LONG = "longer than a model's context"
 
 

@@ -38,7 +38,11 @@ PADS = 2
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?![\w])")
 _SHIFTS = (-3, -2, -1, 1, 2, 3, 10)
-_OPERATOR = re.compile(r"(?<=[\w)}\]$%])(\s*)([-+*/×÷−·]|\\times\b|\\div\b|\\cdot\b)(?=\s*[$({\[\\\d])")  # noqa: RUF001
+_OPERAND = r"[$({\[\\\d]"
+# White space on both sides or on neither: "is -5" has a sign, no operator.
+_OPERATOR = re.compile(
+    rf"(?<=[\w)}}\]$%])(?:(?P<tight>[-+*/×÷−·])(?={_OPERAND})|\s+(?P<wide>[-+*/×÷−·])(?=\s+{_OPERAND})"  # noqa: RUF001
+    rf"|\s*(?P<latex>\\times|\\div|\\cdot)(?=\s*{_OPERAND}))")
 _FLIPPED = {"+": "-", "-": "+", "−": "+", "*": "/", "/": "*", "×": "÷", "÷": "×", "·": "÷",  # noqa: RUF001
             r"\times": r"\div", r"\div": r"\times", r"\cdot": r"\div"}
 # (pattern, replacement): the phrases of the embedded domain, then operators as words.
@@ -53,7 +57,8 @@ _WORDS = tuple((re.compile(pattern), replacement) for pattern, replacement in (
     (r"\b(?:keeps one of (\d+) equal parts)\b", r"makes it \1 times as many"),
     (r"\bshares them equally among (\d+)\b", r"makes it \1 times as many"),
     (r"\bplus\b", "minus"), (r"\bminus\b", "plus"),
-    (r"\btimes\b(?= \d)", "divided by"), (r"\bmultiplied by\b", "divided by"), (r"\bdivided by\b", "multiplied by"),
+    (r"(?<!\\)\btimes\b(?= \d)", "divided by"),
+    (r"\bmultiplied by\b", "divided by"), (r"\bdivided by\b", "multiplied by"),
 ))
 
 
@@ -155,7 +160,8 @@ def flip_operator(steps: Sequence[Step], rng: random.Random) -> Iterator[Edit]:
     """One operator turned into its inverse: a symbol, a LaTeX command, a word, or a phrase of the embedded domain."""
     for index in _shuffled(len(steps), rng):
         text = steps[index].text
-        flips = [(*match.span(2), _FLIPPED[match[2]]) for match in _OPERATOR.finditer(text)]
+        flips = [(*match.span(str(match.lastgroup)), _FLIPPED[match[str(match.lastgroup)]])
+                 for match in _OPERATOR.finditer(text)]
         flips += [(*match.span(), match.expand(new)) for pattern, new in _WORDS for match in pattern.finditer(text)]
         for which in _shuffled(len(flips), rng):
             start, end, new = flips[which]
