@@ -1,7 +1,5 @@
 """Edited chains with a known verdict: who knows what an edit did to a chain, and which edits are left out.
 
-METHODS 3:
-
 - Damaging edits are made to sound chains only. Where the domain has an oracle it judges the edited chain, and names the
   first wrong step. Elsewhere only an edit that turns a checked true equation of the step into a checked false one
   counts (numbers, operators); exchanged and dropped steps are left to domains with an oracle.

@@ -86,7 +86,7 @@ class Perturbation:
 
     Attributes:
         damaging: whether it is meant to make a sound chain unsound; the other kind leaves every step as it was and
-            inserts steps that claim nothing new (they are right by construction, METHODS 3).
+            inserts steps that claim nothing new (they are right by construction).
         propose: (steps, generator of random numbers) → edits in random order, none where it cannot be applied; the
             first one whose effect is known is taken.
     """
