@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prm_core.models import calibration
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 # (resamples, problems) weights → (resamples,) values, NaN where undefined.
@@ -66,10 +64,11 @@ class Bootstrap:
             centred: shift the interval by the draws' mean deviation from the figure, for statistics that resampling
                 pushes away from zero (ECE: each resample adds noise to every bin, and noise counts as error).
         """
-        return _interval(*self.draws(statistic), centred)
+        return interval(*self.draws(statistic), centred)
 
 
-def _interval(value: float, draws: Floats, centred: bool = False) -> Estimate:
+def interval(value: float, draws: Floats, centred: bool = False) -> Estimate:
+    """The estimate of a figure from its `Bootstrap.draws`; `centred` as in `Bootstrap.estimate`."""
     if not math.isfinite(value):
         return Estimate(math.nan, math.nan, math.nan)
     draws = draws[np.isfinite(draws)]
@@ -81,9 +80,10 @@ def _interval(value: float, draws: Floats, centred: bool = False) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def average(parts: Sequence[tuple[float, Floats]]) -> Estimate:
+def average(parts: Sequence[tuple[float, Floats]], *, centred: bool = False) -> Estimate:
     """The unweighted mean of figures on separate sets of problems, from each set's `Bootstrap.draws`."""
-    return _interval(float(np.mean([value for value, _ in parts])), np.mean([draws for _, draws in parts], axis=0))
+    value, draws = float(np.mean([value for value, _ in parts])), np.mean([draws for _, draws in parts], axis=0)
+    return interval(value, draws, centred)
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Statistic:
@@ -114,6 +114,11 @@ def share(hits: ArrayLike, problem: ArrayLike, problems: int) -> Statistic:
     problem = np.asarray(problem, dtype=np.int64)
     sums = np.bincount(problem, np.asarray(hits, dtype=np.float64), minlength=problems)
     return ratio(sums, np.bincount(problem, minlength=problems))
+
+
+def constant(value: float) -> Statistic:
+    """The same whatever the weights."""
+    return lambda weights: np.full(len(weights), value)
 
 
 def difference(left: Statistic, right: Statistic) -> Statistic:
@@ -154,6 +159,11 @@ class FirstErrors:
     def acc_ok(self) -> Statistic:
         """Share of sound chains in which no error is claimed."""
         return ratio(self.passed, self.sound)
+
+    @property
+    def accuracy(self) -> Statistic:
+        """Share of all chains whose first error, or its absence, is named exactly."""
+        return ratio(self.found + self.passed, self.erroneous + self.sound)
 
     @property
     def f1(self) -> Statistic:
@@ -199,6 +209,23 @@ def random_tally(steps: Sequence[int], gold: Sequence[int], problem: Sequence[in
         steps: (chains,) number of steps.
     """
     return tally(1 / (np.asarray(steps) + 1), gold, problem, problems)
+
+
+def coin_tally(steps: Sequence[int], gold: Sequence[int], problem: Sequence[int], problems: int) -> FirstErrors:
+    """A floor for models whose threshold is chosen: each step is called wrong with one probability, in expectation.
+
+    Of the probabilities 0.001, 0.002 … 0.999 the one with the best F1 on all the chains. Scores independent of the
+    steps do just this, so a model below it has scores that say nothing.
+
+    Args:
+        steps: (chains,) number of steps.
+    """
+    steps, wrong = np.asarray(steps), np.asarray(gold)
+    rates = np.arange(1, 1000) / 1000
+    err = np.array([np.mean((1 - q) ** wrong[wrong >= 0] * q) for q in rates])
+    ok = np.array([np.mean((1 - q) ** steps[wrong < 0]) for q in rates])
+    q = rates[np.argmax(err * ok / (err + ok))]
+    return tally(np.where(wrong < 0, (1 - q) ** steps, (1 - q) ** np.maximum(wrong, 0) * q), gold, problem, problems)
 
 
 def middle_tally(
@@ -300,25 +327,42 @@ def auroc(scores: ArrayLike, right: ArrayLike, problem: ArrayLike) -> Statistic:
     return lambda weights: np.array([one(row) for row in weights])
 
 
-def _resampled(steps: JudgedSteps, figure: Callable[[Floats, NDArray[np.bool_]], float]) -> Statistic:
-    """`figure` over the steps, each repeated as often as its problem weighs."""
-    every = np.arange(steps.scores.size)
-
-    def one(weights: Floats) -> float:
-        chosen = np.repeat(every, weights[steps.problem].astype(np.int64))
-        return figure(steps.scores[chosen], steps.right[chosen]) if chosen.size else math.nan
-
-    return lambda weights: np.array([one(row) for row in weights])
-
-
 def ece(steps: JudgedSteps, bins: int) -> Statistic:
-    """Expected calibration error of the step scores; see `calibration.expected_calibration_error`."""
-    return _resampled(steps, lambda p, y: calibration.expected_calibration_error(p, y, bins))
+    """Expected calibration error of the step scores; see `calibration.expected_calibration_error`.
+
+    In sums by problem and bin: |Σ(score - right)| of each bin over all steps, which weighs bins by their steps.
+    Raises ValueError when a score is no probability.
+    """
+    if not np.all((steps.scores >= 0) & (steps.scores <= 1)):
+        raise ValueError("scores must lie in [0, 1] to be compared with how often they are right")
+    edges = np.minimum((steps.scores * bins).astype(np.int64), bins - 1)
+    cell = steps.problem * bins + edges
+    shape = (steps.problems, bins)
+    gap = np.bincount(cell, steps.scores - steps.right, minlength=steps.problems * bins).reshape(shape)
+    count = np.bincount(steps.problem, minlength=steps.problems).astype(np.float64)
+
+    def statistic(weights: Floats) -> Floats:
+        totals = weights @ count
+        gaps = np.abs(weights @ gap).sum(axis=1)
+        return np.divide(gaps, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
+
+    return statistic
 
 
 def brier(steps: JudgedSteps) -> Statistic:
     """Brier score of the step scores."""
-    return _resampled(steps, calibration.brier_score)
+    return share((steps.scores - steps.right) ** 2, steps.problem, steps.problems)
+
+
+def base_rate_brier(steps: JudgedSteps) -> Statistic:
+    """Brier score of the best constant score, the share p of right steps: p (1 - p)."""
+    rate = share(steps.right, steps.problem, steps.problems)
+
+    def statistic(weights: Floats) -> Floats:
+        p = rate(weights)
+        return p * (1 - p)
+
+    return statistic
 
 
 # ------------------------------------------------------------------------------------------------ whole chains
