@@ -62,9 +62,9 @@ def evaluate(
     best_of_n: how often the best-scored of N chains is right, by min, prod, mean and last; takes outcome models too.
 
     Beside them: AUROC, Brier and calibration of single steps, and how often the lowest score is the last step's (high:
-    the model waits for the answer). Floors: random (a uniform guess), coin (one chance of "wrong" for every step, the
-    best in hindsight), silent (no error anywhere), middle (knows if the answer is right). Intervals are 95 % over
-    problems.
+    the model waits for the answer; Math-Shepherd 44.5 %, Qwen2.5-Math-PRM-7B 17.3 %). Floors: random (a uniform guess),
+    coin (one chance of "wrong" for every step, the best in hindsight), silent (no error anywhere), middle (knows if the
+    answer is right), base rate (one score for all steps). Intervals are 95 % over problems.
     """
     from rich.console import Console
 
