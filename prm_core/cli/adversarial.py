@@ -111,17 +111,17 @@ def adversarial(
     from prm_core.models.scorer import load_scorer
     from prm_core.serving.registry import reward_model_folder
 
-    wanted = [*((uri, "process") for uri in model), *((uri, "outcome") for uri in against or [])]
+    wanted = [*((uri, False) for uri in model), *((uri, True) for uri in against or [])]
     names = short_names([uri for uri, _ in wanted])
     if len({file.resolve() for file in (*files, *threshold_from)}) < len(files) + len(threshold_from):
         raise InputError("a file is named twice; name each once, and other problems for the threshold")
     # Before the models load: a bad line should not cost a minute.
     chains, dev = (read_side(side, format_name, trajectories, per_problem, seed) for side in (files, threshold_from))
     scorers = {}
-    for name, (uri, kind) in zip(names, wanted, strict=True):
+    for name, (uri, outcome) in zip(names, wanted, strict=True):
         scorers[name] = load_scorer(reward_model_folder(uri, workspace), device=device, batch_size=batch_size)
-        if scorers[name].kind != kind:
-            option, other = ("--model", "--against") if kind == "process" else ("--against", "--model")
+        if (scorers[name].kind == "outcome") != outcome:
+            option, other = ("--against", "--model") if outcome else ("--model", "--against")
             raise InputError(f"{option} {uri}: {scorers[name].kind} reward models go to {other}")
     result = run_adversarial(scorers, chains, dev, perturbations=perturbation or (), aggregate=aggregate,
                              resamples=resamples, seed=seed)

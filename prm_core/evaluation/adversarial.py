@@ -39,7 +39,7 @@ class SuiteScorer(Protocol):
 
     @property
     def kind(self) -> str:
-        """`process` or `outcome`."""
+        """`outcome` for models that give one score a chain; all others give one a step."""
         ...
 
     @property
@@ -128,7 +128,7 @@ def score_chains(
                 raise InputError(f"chain {name}: {error}") from None
         raise
     steps = [score.step_scores if not score.truncated_steps else () for score in scored]
-    whole = [combine(row) if scorer.kind == "process" else row[-1] for row in steps if row]
+    whole = [row[-1] if scorer.kind == "outcome" else combine(row) for row in steps if row]
     values = np.full(len(steps), np.nan)
     values[[bool(row) for row in steps]] = whole
     return Scores(values, steps)
@@ -313,13 +313,14 @@ def _statistics(
         found[f"{name}/clean/auroc"] = metrics.auroc(clean[name].chain, sound, suite.problem)
         for kind in suite.names("all"):
             verdicts = _verdicts(suite, kind, clean[name], edited[kind][name], threshold,
-                                 scorer.kind == "process" and aggregate == "min")
+                                 scorer.kind != "outcome" and aggregate == "min")
             found |= {f"{name}/{kind}/{key}": value for key, value in verdicts.statistics(suite.problems).items()}
         for group in GROUPS:
             if members := suite.names(group):
                 found |= {f"{name}/{group}/{key}": mean_of([found[f"{name}/{kind}/{key}"] for kind in members])
                           for key in ("accuracy_clean", "accuracy", "accuracy_lost", "fooled")}
-    prms, orms = ([name for name, scorer in scorers.items() if scorer.kind == kind] for kind in ("process", "outcome"))
+    prms, orms = ([name for name, scorer in scorers.items() if (scorer.kind == "outcome") == outcome]
+                  for outcome in (False, True))
     for prm, orm in itertools.product(prms, orms):
         for what in (*suite.names("all"), *(group for group in GROUPS if suite.names(group))):
             lost = [found[f"{name}/{what}/accuracy_lost"] for name in (prm, orm)]

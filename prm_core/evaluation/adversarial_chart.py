@@ -8,8 +8,8 @@ from pathlib import Path
 from prm_core.evaluation.adversarial import GROUPS, AdversarialResult
 from prm_core.evaluation.perturbations import PERTURBATIONS
 
-# Okabe and Ito's palette: told apart by everybody, and process models are blue, outcome models orange.
-COLOURS = {"process": ("#0072b2", "#56b4e9", "#004b76"), "outcome": ("#e69f00", "#d55e00", "#8c6100")}
+# Okabe and Ito's palette, told apart by everybody: models that score steps are blue, outcome models orange.
+COLOURS = {False: ("#0072b2", "#56b4e9", "#004b76"), True: ("#e69f00", "#d55e00", "#8c6100")}
 
 
 def bars(result: AdversarialResult) -> list[str]:
@@ -31,9 +31,9 @@ def draw(result: AdversarialResult, path: Path) -> None:
     width = 0.8 / len(result.models)
     used = dict.fromkeys(COLOURS, 0)
     for index, (name, facts) in enumerate(result.models.items()):
-        palette = COLOURS[facts["kind"]]
-        colour = palette[used[facts["kind"]] % len(palette)]
-        used[facts["kind"]] += 1
+        outcome = facts["kind"] == "outcome"
+        colour = COLOURS[outcome][used[outcome] % len(COLOURS[outcome])]
+        used[outcome] += 1
         estimates = [result.figures[f"{name}/{group}/accuracy_lost"] for group in groups]
         # A little room before the means, which are no perturbation.
         at = [i + 0.35 * (i >= len(groups) - means) + width * (index - (len(result.models) - 1) / 2)
