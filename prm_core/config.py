@@ -170,14 +170,24 @@ class CalibrateConfig(Section):
 
 class RewardTrainingConfig(Section):
     labels: Literal["hard", "soft"]
+    class_weights: Literal["none", "balanced"] = Field(description="balanced: right and wrong targets weigh the same")
     epochs: PositiveInt
-    batch_size: PositiveInt
+    max_updates: NonNegativeInt = Field(description="stop there; 0 is all epochs")
+    row_tokens: int = Field(ge=16, description="tokens of a packed row, at least encoder.max_length")
+    rows_per_update: PositiveInt
+    rows_per_pass: PositiveInt = Field(description="rows of a forward pass of a process; bounds the memory")
+    precision: Literal["float32", "bfloat16"] = Field(description="bfloat16: mixed, the weights stay float32")
+    gradient_checkpointing: bool = Field(description="recompute activations: less memory, a third more time")
+    lora_rank: NonNegativeInt = Field(description="0 trains all weights; else LoRA of that rank on every linear layer")
     learning_rate: float
     head_learning_rate: float
     weight_decay: float
     warmup_share: float
     max_grad_norm: float
-    dev_share: float = Field(gt=0, lt=1, description="problems kept for choosing the epoch")
+    dev_share: float = Field(gt=0, lt=1, description="problems kept for choosing the weights")
+    eval_every: NonNegativeInt = Field(description="updates between evaluations on them; 0 is once an epoch")
+    patience: NonNegativeInt = Field(description="evaluations without a better dev loss that end training; 0 is never")
+    preference_weight: float = Field(ge=0, description="of the Bradley-Terry loss of step preferences")
     checkpoint_every: PositiveInt = Field(description="updates")
     log_every: PositiveInt
 

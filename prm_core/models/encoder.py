@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from prm_core.config import EncoderConfig
@@ -17,6 +18,9 @@ from prm_core.types import Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Texts whose token ids are remembered.
+TEXTS_KEPT = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +63,16 @@ class Encoder:
                 "name a separator it has as a single token"
             )
         self.separator_id: int = ids[0]
+        # Chains of a tree share most of their steps.
+        self._tokenized = lru_cache(TEXTS_KEPT)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
         self.bos_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no end-of-sequence token; the sampler could never stop")
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
-    def _text_ids(self, text: str, what: str) -> list[int]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+    def _text_ids(self, text: str, what: str) -> Sequence[int]:
+        ids = self._tokenized(text)
         # In the text too: "\n\n" may be a token of its own, but as text it would be a boundary.
         if self.separator_id in ids or self.config.separator in text:
             raise InputError(
@@ -83,7 +89,7 @@ class Encoder:
             )
             return [*self.tokenizer.encode(text, add_special_tokens=False), self.separator_id]
         # A question may run over several lines; only steps may not hold the separator.
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+        ids = self._tokenized(prompt)
         return [*self.bos_ids, *ids, self.separator_id]
 
     def encode_steps(self, steps: Sequence[Step | str]) -> list[list[tuple[int, bool]]]:
@@ -100,13 +106,16 @@ class Encoder:
             blocks.append([*block, (self.separator_id, True)])
         return blocks
 
-    def encode(self, prompt: str, steps: Sequence[Step | str], *, end: bool = False) -> EncodedChain:
+    def encode(
+        self, prompt: str, steps: Sequence[Step | str], *, end: bool = False, may_be_empty: bool = False
+    ) -> EncodedChain:
         """Encodes a chain.
 
         Args:
             prompt: the question.
             steps: its steps, in order.
             end: append the end-of-sequence token, as warm-up does, so that a policy learns to stop.
+            may_be_empty: no room for any step is no error; the caller counts what was dropped.
 
         Raises:
             InputError: an empty step, a step holding the separator, or a prompt that leaves no room for one step.
@@ -122,7 +131,7 @@ class Encoder:
             ids += [token for token, _ in block]
             scored += [written for _, written in block]
             step_ends.append(len(ids) - 1)
-        if steps and not step_ends:
+        if steps and not step_ends and not may_be_empty:
             raise InputError(
                 f"the prompt ({prompt_length} tokens) and its first step do not fit encoder.max_length "
                 f"{self.config.max_length}; shorten them or raise the limit"

@@ -42,13 +42,15 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
     check_folder(path)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"model {path}: its tokenizer does not load ({_first_line(error)})") from error
 
 
 def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> Any:
-    """`auto_class.from_pretrained(path)` in eval mode, safetensors only; dtype `auto` keeps the saved one.
+    """`auto_class.from_pretrained(path)` in eval mode; dtype `auto` keeps the saved one.
+
+    Safetensors only, complete ones only (the library would invent missing weights), and never code from the folder.
 
     Raises InputError when it does not load.
     """
@@ -58,10 +60,17 @@ def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> A
     check_folder(path)
     try:
         precision = dtype if dtype == "auto" else getattr(torch, dtype)
-        model = auto_class.from_pretrained(path, dtype=precision, use_safetensors=True)
+        model, report = auto_class.from_pretrained(path, dtype=precision, use_safetensors=True,
+                                                   trust_remote_code=False, output_loading_info=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model {path}: does not load ({_first_line(error)}); name a Hugging Face folder or a hub id "
                          "this machine can reach") from error
+    except RuntimeError as error:
+        raise InputError(f"model {path}: its weights do not fit its config.json ({error})") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise InputError(f"model {path}: {len(missing)} tensors of {type(model).__name__} are not in its weights (first "
+                         f"{missing[0]}); name a folder that holds such a model whole")
     return model.to(pick_device(device)).eval()
 
 

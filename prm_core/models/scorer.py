@@ -12,11 +12,12 @@ from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.calibration import Calibrator
 from prm_core.models.encoder import EncodedChain, Encoder
-from prm_core.models.loading import load_pretrained, load_tokenizer, model_version
+from prm_core.models.loading import load_tokenizer, model_version
 from prm_core.types import Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
     from prm_core.models.reward import RewardModel
 
@@ -28,14 +29,17 @@ class ChainScore:
     """Scores of one chain.
 
     Attributes:
-        step_scores: calibrated probability that each step is right; an outcome model gives one score for the chain.
+        step_scores: calibrated probability that each step is right; an outcome model gives one score for the chain, an
+            advantage model the prover's value after each step.
         raw_scores: the same before calibration (sigmoid of the head's output).
         truncated_steps: trailing steps that did not fit the context and have no score.
+        prompt_score: an advantage model's value of the bare prompt, None of other models.
     """
 
     step_scores: tuple[float, ...]
     raw_scores: tuple[float, ...]
     truncated_steps: int
+    prompt_score: float | None = None
 
 
 class ChainScorer(Protocol):
@@ -46,13 +50,28 @@ class ChainScorer(Protocol):
         ...
 
 
-def collate(encoded: Sequence[EncodedChain], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs of `RewardModel.forward`: ids and step of each token (batch, seq), step ends (batch, steps)."""
-    from prm_core.models.likelihood import step_index
-    from prm_core.models.padding import pad
+class ChainEncoder(Protocol):
+    """What callers ask of a scorer's encoder."""
 
-    ids = pad([chain.ids for chain in encoded], pad_id)
-    return ids, step_index(encoded, ids.shape[1]), pad([chain.step_ends for chain in encoded], -1)
+    config: EncoderConfig
+
+
+class LoadedScorer(ChainScorer, Protocol):
+    """A reward model as `load_scorer` returns it.
+
+    Attributes:
+        kind: `process` (a score for each step), `outcome` (one for the chain) or `advantage` (values).
+        version: digest of its folder.
+        encoder: knows the separator that no step may hold.
+    """
+
+    version: str
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def encoder(self) -> ChainEncoder: ...
 
 
 class RewardScorer:
@@ -77,8 +96,8 @@ class RewardScorer:
 
     @property
     def kind(self) -> str:
-        """`process` or `outcome`."""
-        return self.model.config.kind
+        """`process`, `outcome` or `advantage`."""
+        return self.model.kind
 
     def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
         """Scores (prompt, steps) pairs, in order, in one causal pass a chain.
@@ -91,20 +110,30 @@ class RewardScorer:
         """Scores chains that the scorer's own encoder encoded, in order."""
         import torch
 
+        from prm_core.models.chains import collate
+
         results: list[ChainScore] = [ChainScore((), (), 0)] * len(encoded)
         # Batches of like length waste least on padding.
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = [encoded[i] for i in rows]
-            inputs = [tensor.to(self.model.device) for tensor in collate(batch, self.encoder.pad_id)]
+            inputs = collate(batch, self.encoder.pad_id, prompt_slot=self.model.prompt_slot).to(self.model.device)
             with torch.inference_mode():
-                raw = torch.sigmoid(self.model(*inputs)).double().cpu().numpy()
+                raw = torch.sigmoid(self.model(inputs)).double().cpu().numpy()
             for row, chain, values in zip(rows, batch, raw, strict=True):
-                kept = values[: len(chain.step_ends)]
-                scores = self.calibrator.apply(kept)
-                results[row] = ChainScore(tuple(map(float, scores)), tuple(map(float, kept)), chain.truncated_steps)
+                results[row] = self._score_of(chain, values)
         return results
+
+    def _score_of(self, chain: EncodedChain, values: NDArray[np.float64]) -> ChainScore:
+        first = int(self.model.prompt_slot)
+        kept = values[: first + len(chain.step_ends)]
+        if self.kind == "outcome":
+            # The last real step's: never what stands in the padding after it.
+            kept = kept[-1:]
+        scores = tuple(map(float, self.calibrator.apply(kept)))
+        return ChainScore(scores[first:], tuple(map(float, kept[first:])), chain.truncated_steps,
+                          scores[0] if first else None)
 
 
 def save_reward_model(model: RewardModel, encoder: Encoder, calibrator: Calibrator, folder: Path) -> None:
@@ -114,21 +143,20 @@ def save_reward_model(model: RewardModel, encoder: Encoder, calibrator: Calibrat
     store.write_json(folder / CALIBRATOR_FILE, calibrator.to_dict())
 
 
-def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> RewardScorer:
-    """The scorer in a folder `save_reward_model` wrote.
+def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> LoadedScorer:
+    """The scorer of a reward model: a folder `save_reward_model` wrote, or a foreign one (`foreign/`), by its contents.
 
-    Raises InputError when the folder is not there, holds pickled weights or is not a reward model.
+    Raises InputError when the folder is not there, holds pickled weights or is no reward model.
     """
-    from prm_core.models.reward import RewardModel
+    from prm_core.models.reward import RewardModel, is_reward_model
 
     path = str(folder)
-    config_file = Path(path) / "config.json"
-    config = store.read_json(config_file) if config_file.is_file() else None
-    if not isinstance(config, dict) or config.get("model_type") != "prm_reward":
-        raise InputError(f"{path}: not a reward model folder (no config.json of type prm_reward); train one with the "
-                         "stage train_prm or name its folder")
-    model = load_pretrained(RewardModel, path, dtype="auto", device=device)
-    encoder = Encoder(load_tokenizer(path), EncoderConfig(**model.config.encoder))
+    if not is_reward_model(path):
+        from prm_core.models.foreign import load_foreign
+
+        return load_foreign(path, device=device, batch_size=batch_size)
+    model = RewardModel.from_pretrained(path, device=device)
+    encoder = Encoder(load_tokenizer(path), EncoderConfig(**model.encoder))
     values = store.read_json(Path(path) / CALIBRATOR_FILE)
     try:
         calibrator = Calibrator.from_dict(values)

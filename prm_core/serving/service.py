@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from prm_core import store
 from prm_core.errors import InputError
-from prm_core.models.scorer import ChainScore, ChainScorer
+from prm_core.models.scorer import ChainScore, LoadedScorer
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
 from prm_core.serving.cache import ScoreCache, context_key
 from prm_core.types import Step
@@ -58,18 +58,6 @@ def parse_request(record: Any, where: str) -> ScoringRequest:
     return ScoringRequest(where, prompt, steps)
 
 
-class ProcessScorer(ChainScorer, Protocol):
-    """A loaded reward model: what `load_scorer` returns.
-
-    Attributes:
-        version: SHA-256 of its folder.
-        kind: "process" (a score per step) or "outcome" (one per chain).
-    """
-
-    version: str
-    kind: str
-
-
 class ScoringService:
     """Scores trajectories with one reward model; safe to call from many threads.
 
@@ -81,7 +69,7 @@ class ScoringService:
         InputError: the model scores whole chains (an outcome model), so it cannot judge steps.
     """
 
-    def __init__(self, scorer: ProcessScorer, cache: ScoreCache) -> None:
+    def __init__(self, scorer: LoadedScorer, cache: ScoreCache) -> None:
         if scorer.kind != "process":
             raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
         self._scorer = scorer

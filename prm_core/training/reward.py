@@ -1,140 +1,217 @@
-"""Training reward models: step labels (PRM) or outcomes (ORM) on the same chains, one causal pass a chain."""
+"""Training reward models on packed trees of chains: one loop for process, outcome and advantage models.
+
+What a target is: `examples.py`; the layout of tokens: `trees.py`; the losses: `reward_loss.py`.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_core.config import RewardTrainingConfig
 from prm_core.errors import InputError
-from prm_core.models.encoder import EncodedChain, Encoder
-from prm_core.models.scorer import collate
-from prm_core.training.batches import batches_from, bucketed_batches
-from prm_core.training.checkpoint import Checkpoints, replace_folder
-from prm_core.types import Step
+from prm_core.training.checkpoint import Checkpoints
+from prm_core.training.examples import Encoded, EncodedPair
+from prm_core.training.reward_loss import balanced_weights, cross_entropy_sum, preference_sum
+from prm_core.training.trees import Row, collate_trees, cut, grow, pack
 
 if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
     from torch import Tensor
 
     from prm_core.models.reward import RewardModel
 
 log = logging.getLogger(__name__)
-IGNORED = math.nan
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """A chain with its targets.
+class Rows:
+    """Packed rows and what is in them.
 
     Attributes:
-        problem_id: splits go by problem, so that no problem is on both sides.
-        prompt, steps: the chain.
-        targets: P(right) of each step, NaN where a step is no training target; one value for an outcome model.
+        rows: of at most the configured width.
+        targets, right: sum of the target weights, and of weight · target.
+        pairs: preference pairs.
+        tokens: computed in a pass over all rows.
+        chain_tokens: the same chains would have, one by one.
     """
 
-    problem_id: str
-    prompt: str
-    steps: tuple[Step, ...]
-    targets: tuple[float, ...]
+    rows: list[Row]
+    targets: float
+    right: float
+    pairs: int
+    tokens: int
+    chain_tokens: int
+
+
+def pack_rows(
+    examples: Sequence[Encoded], pairs: Sequence[EncodedPair], config: RewardTrainingConfig, *, share: bool, seed: int
+) -> Rows:
+    """Rows of examples and pairs. Raises InputError when a chain is longer than a row."""
+    chains = [example.chain for example in examples] + [side for p in pairs for side in (p.chosen, p.rejected)]
+    longest = max(len(chain.ids) for chain in chains)
+    if longest > config.row_tokens:
+        raise InputError(f"train_prm.row_tokens is {config.row_tokens}, and a chain has {longest} tokens; raise it, or "
+                         "lower encoder.max_length")
+    pieces = [piece for tree in grow(examples, pairs, share=share) for piece in cut(tree, config.row_tokens)]
+    nodes = [(piece.tree.nodes[index].weight, piece.tree.nodes[index].target)
+             for piece in pieces for index in piece.scored]
+    return Rows(pack(pieces, config.row_tokens, seed), sum(weight for weight, _ in nodes),
+                sum(weight * target for weight, target in nodes), sum(len(piece.pairs) for piece in pieces),
+                sum(piece.tokens for piece in pieces), sum(len(chain.ids) for chain in chains))
+
+
+def updates_of(rows: Sequence[Row], size: int, seed: int, start: int, stop: int) -> Iterator[tuple[int, list[Row]]]:
+    """(update, rows) for updates `start`…`stop` of an endless sequence of epochs; resuming needs only `start`."""
+    per_epoch = math.ceil(len(rows) / size)
+    order: list[int] = []
+    for update in range(start, stop):
+        epoch, position = divmod(update, per_epoch)
+        if position == 0 or not order:
+            order = list(range(len(rows)))
+            random.Random(f"{seed}/{epoch}").shuffle(order)
+        yield update, [rows[index] for index in order[position * size : (position + 1) * size]]
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """An example as tokens, with targets only for the steps that fit."""
-
-    chain: EncodedChain
-    targets: tuple[float, ...]
-
-
-def encode_examples(
-    encoder: Encoder, examples: Sequence[Example], kind: str
-) -> tuple[list[Encoded], dict[str, int]]:
-    """Encoded examples and what was lost: steps cut by the context, labels lost with them, chains left without any.
-
-    Raises InputError when no label is left at all.
-    """
-    encoded, lost = [], {"truncated_steps": 0, "truncated_labels": 0, "dropped_chains": 0}
-    for example in examples:
-        chain = encoder.encode(example.prompt, example.steps)
-        lost["truncated_steps"] += chain.truncated_steps
-        targets = example.targets
-        if kind == "process":
-            cut = targets[len(chain.step_ends) :]
-            lost["truncated_labels"] += sum(not math.isnan(t) for t in cut)
-            targets = targets[: len(chain.step_ends)]
-        elif chain.truncated_steps:
-            # A chain that lost its end has no outcome at the step it is read at.
-            targets = (IGNORED,)
-        if all(math.isnan(t) for t in targets):
-            lost["dropped_chains"] += 1
-            continue
-        encoded.append(Encoded(chain, targets))
-    if not encoded:
-        raise InputError(f"no label is left to train the {kind} model on ({len(examples)} chains, {lost}); raise "
-                         "encoder.max_length or check the training set")
-    if any(lost.values()):
-        log.warning("%s model: %s", kind, ", ".join(f"{count} {name}" for name, count in lost.items() if count))
-    return encoded, lost
-
-
-def step_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the steps that have a target.
+class Objective:
+    """The loss of rows: mean cross-entropy over the targets plus the mean preference loss over the pairs.
 
     Args:
-        logits: (batch, steps).
-        targets: P(right), hard or soft, NaN where there is none, (batch, steps).
+        pad_id: of the encoder.
+        class_weights: of wrong and right targets.
+        preference_weight: of the preference loss.
     """
+
+    pad_id: int
+    class_weights: tuple[float, float]
+    preference_weight: float
+
+    def weight(self, rows: Sequence[Row]) -> tuple[float, int]:
+        """What the two sums of these rows are divided by: class-weighted targets, and pairs."""
+        wrong, right = self.class_weights
+        nodes = [piece.tree.nodes[index] for row in rows for piece in row for index in piece.scored]
+        total = sum(node.weight * (right * node.target + wrong * (1 - node.target)) for node in nodes)
+        return total, sum(len(piece.pairs) for row in rows for piece in row)
+
+    def loss(self, model: torch.nn.Module, rows: Sequence[Row], device: torch.device, weight: tuple[float, int]
+             ) -> Tensor:
+        """These rows' share of the loss of rows with that weight."""
+        batch = collate_trees(rows, self.pad_id).to(device)
+        logits = model(batch.chains)
+        targets, pairs = weight
+        loss = cross_entropy_sum(logits, batch.targets, batch.weights, self.class_weights) / max(targets, 1e-9)
+        if pairs:
+            loss = loss + self.preference_weight * preference_sum(logits, batch.pairs) / pairs
+        return loss
+
+
+def _of_rank(rows: Sequence[Row], accelerator: Accelerator, size: int) -> list[Sequence[Row]]:
+    """This process's rows in passes of at most `size`; the same number of passes on every process."""
+    count = accelerator.num_processes
+    mine = rows[accelerator.process_index :: count]
+    passes = math.ceil(math.ceil(len(rows) / count) / size)
+    return [mine[i * size : (i + 1) * size] for i in range(passes)]
+
+
+def _share_of_loss(
+    objective: Objective, model: torch.nn.Module, rows: Sequence[Row], every: Sequence[Row], accelerator: Accelerator,
+    weight: tuple[float, int],
+) -> Tensor:
+    """The loss of one pass; of none of its own rows a process computes any row and counts it for nothing, because all
+    processes must take part in every pass."""
+    if rows:
+        return objective.loss(model, rows, accelerator.device, weight)
+    return 0.0 * objective.loss(model, every[:1], accelerator.device, weight)
+
+
+def dev_loss(
+    model: torch.nn.Module, rows: Sequence[Row], objective: Objective, accelerator: Accelerator, rows_per_pass: int
+) -> float:
+    """The loss of held-out rows."""
     import torch
 
-    known = ~torch.isnan(targets)
-    return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], targets[known])
-
-
-def _batch_loss(model: RewardModel, batch: Sequence[Encoded], pad_id: int) -> Tensor:
-    import torch
-
-    inputs = [tensor.to(model.device) for tensor in collate([one.chain for one in batch], pad_id)]
-    width = max(len(one.targets) for one in batch)
-    targets = torch.tensor([[*one.targets, *[IGNORED] * (width - len(one.targets))] for one in batch])
-    return step_loss(model(*inputs), targets.to(model.device))
-
-
-def dev_loss(model: RewardModel, examples: Sequence[Encoded], pad_id: int, batch_size: int) -> float:
-    """Mean loss per labelled step over held-out examples."""
-    import torch
-
-    total = count = 0.0
+    weight = objective.weight(rows)
+    total = torch.zeros((), device=accelerator.device)
     with torch.inference_mode():
-        for rows in bucketed_batches([len(e.chain.ids) for e in examples], batch_size, 0, 0):
-            batch = [examples[i] for i in rows]
-            known = sum(not math.isnan(t) for one in batch for t in one.targets)
-            total += _batch_loss(model, batch, pad_id).item() * known
-            count += known
-    return total / count
+        for part in _of_rank(rows, accelerator, rows_per_pass):
+            if part:
+                total += objective.loss(model, part, accelerator.device, weight)
+    return accelerator.reduce(total, "sum").item()
+
+
+def _optimizer(model: RewardModel, config: RewardTrainingConfig) -> torch.optim.Optimizer:
+    """AdamW; the head and the surprisal's term have a rate of their own."""
+    import torch
+
+    head = {id(parameter) for module in (model.head, model.surprisal) if module is not None
+            for parameter in module.parameters()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [{"params": [p for p in trained if id(p) not in head], "lr": config.learning_rate},
+         {"params": [p for p in trained if id(p) in head], "lr": config.head_learning_rate}],
+        weight_decay=config.weight_decay, fused=True,
+    )
+
+
+class _Best:
+    """The trained weights with the lowest dev loss so far, in a file that survives a crash."""
+
+    def __init__(self, model: RewardModel, work: Path) -> None:
+        self.model, self.path = model, work / BEST
+
+    def save(self) -> None:
+        from safetensors.torch import save_file
+
+        trained = {name: parameter.detach().contiguous() for name, parameter in self.model.named_parameters()
+                   if parameter.requires_grad}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{BEST}")
+        save_file(trained, temporary)
+        temporary.replace(self.path)
+
+    def load(self) -> None:
+        from safetensors.torch import load_file
+
+        self.model.load_state_dict(load_file(self.path, device=str(self.model.device)), strict=False)
+
+
+def class_weights(config: RewardTrainingConfig, train: Rows) -> tuple[float, float]:
+    """The configured class weights. Raises InputError when balanced ones need a class that is not there."""
+    if config.class_weights == "none":
+        return 1.0, 1.0
+    try:
+        return balanced_weights(train.right, train.targets)
+    except ValueError as error:
+        raise InputError(f"train_prm.class_weights balanced: {error}; set it to none or check the labels") from None
 
 
 def train_reward_model(
     model: RewardModel,
-    encoder: Encoder,
-    train: Sequence[Encoded],
-    dev: Sequence[Encoded],
+    train: Rows,
+    dev: Rows,
     config: RewardTrainingConfig,
     *,
+    pad_id: int,
     seed: int,
     work: Path,
     report: Callable[[dict[str, float], int], None],
 ) -> list[dict[str, Any]]:
-    """Trains in place and leaves the weights of the epoch with the lowest dev loss. Returns one record an epoch.
+    """Trains in place and leaves the weights with the lowest dev loss. Returns one record an evaluation.
 
-    Cosine schedule with warm-up, gradient clipping, a head rate of its own, length bucketing, exact resume from `work`.
+    Cosine schedule with warm-up, gradient clipping, a head rate of its own, early stopping, exact resume from `work`.
+    Launched on several processes, each takes its share of every update's rows; the loss curve is that of one process.
 
     Raises InputError when the loss is not finite.
     """
-    import torch
     from accelerate import Accelerator
     from accelerate.utils import set_seed
     from transformers import get_cosine_schedule_with_warmup
@@ -142,58 +219,83 @@ def train_reward_model(
     from prm_core.progress import track
 
     set_seed(seed)
-    lengths = [len(example.chain.ids) for example in train]
-    per_epoch = len(bucketed_batches(lengths, config.batch_size, seed, 0))
-    total = per_epoch * config.epochs
-    if model.vocabulary is not None:
-        # The labels may not move what a token's surprisal is measured with.
-        model.vocabulary.requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        [{"params": list(model.backbone.parameters()), "lr": config.learning_rate},
-         {"params": list(model.head.parameters()), "lr": config.head_learning_rate}],
-        weight_decay=config.weight_decay,
-    )
+    per_epoch = math.ceil(len(train.rows) / config.rows_per_update)
+    total = min(per_epoch * config.epochs, config.max_updates or math.inf)
+    every = config.eval_every or per_epoch
+    objective = Objective(pad_id, class_weights(config, train), config.preference_weight)
+    optimizer = _optimizer(model, config)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(config.warmup_share * total), total)
-    accelerator = Accelerator(cpu=model.device.type == "cpu")
-    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    plain = accelerator.unwrap_model(model)
+    accelerator = Accelerator(cpu=model.device.type == "cpu",
+                              mixed_precision="bf16" if config.precision == "bfloat16" else "no")
+    best = _Best(model, work)
+    kind = model.kind
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    # Not prepared: accelerate would step it once for each process, and updates are counted here.
+    accelerator.register_for_checkpointing(schedule)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
-    best = work / "best"
     position = checkpoints.restore()
     history = position.history
-    model.train()
-    kind = plain.config.kind
+    wrapped.train()
     for update, rows in track(
-        batches_from(lengths, config.batch_size, seed, start=position.update, stop=total), f"train {kind} model",
+        updates_of(train.rows, config.rows_per_update, seed, position.update, total), f"train {kind} model",
         total=total, done=position.update, unit="update",
     ):
-        loss = _batch_loss(model, [train[i] for i in rows], encoder.pad_id)
-        if not torch.isfinite(loss):
-            raise InputError(f"the {kind} model's loss is {loss.item()} at update {update}; lower "
-                             "train_prm.learning_rate or check the labels")
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        if _patience_over(history, config.patience):
+            break
+        loss = _update(wrapped, rows, objective, accelerator, config)
+        if not math.isfinite(loss):
+            raise InputError(f"the {kind} model's loss is {loss} at update {update}; lower train_prm.learning_rate or "
+                             "check the labels")
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         position.update = update + 1
         if (update + 1) % config.log_every == 0:
-            report({f"{kind}/loss": loss.item(), f"{kind}/learning_rate": rate}, update + 1)
-        if (update + 1) % per_epoch == 0:
-            model.eval()
-            record = {"epoch": len(history) + 1, "update": update + 1,
-                      "dev_loss": dev_loss(plain, dev, encoder.pad_id, config.batch_size)}
-            model.train()
-            if record["dev_loss"] <= min((past["dev_loss"] for past in history), default=math.inf):
-                plain.save_pretrained(work / ".best")
-                replace_folder(best, work / ".best")
+            report({f"{kind}/loss": loss, f"{kind}/learning_rate": rate}, update + 1)
+        if (update + 1) % every == 0 or update + 1 == total:
+            wrapped.eval()
+            lowest = min((past["dev_loss"] for past in history), default=math.inf)
+            record = {"update": update + 1, "epoch": (update + 1) / per_epoch,
+                      "dev_loss": dev_loss(wrapped, dev.rows, objective, accelerator, config.rows_per_pass)}
+            wrapped.train()
+            if record["dev_loss"] <= lowest and accelerator.is_main_process:
+                best.save()
             history.append(record)
             report({f"{kind}/dev_loss": record["dev_loss"]}, update + 1)
         if (update + 1) % config.checkpoint_every == 0:
             checkpoints.save(position)
-    from safetensors.torch import load_model
-
-    load_model(plain, best / "model.safetensors")
-    plain.eval()
+    accelerator.wait_for_everyone()
+    best.load()
+    model.eval()
+    accelerator.free_memory()
     return history
+
+
+def _patience_over(history: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` evaluations brought no new lowest dev loss; 0 is endless patience."""
+    losses = [record["dev_loss"] for record in history]
+    return 0 < patience < len(losses) and min(losses[-patience:]) > min(losses[:-patience])
+
+
+def _update(
+    model: torch.nn.Module, rows: Sequence[Row], objective: Objective, accelerator: Accelerator,
+    config: RewardTrainingConfig,
+) -> float:
+    """Accumulates the gradient of the rows of all processes, clips it and returns their loss."""
+    import torch
+
+    weight = objective.weight(rows)
+    passes = _of_rank(rows, accelerator, config.rows_per_pass)
+    total = torch.zeros((), device=accelerator.device)
+    for number, part in enumerate(passes):
+        # Processes exchange gradients once an update, in its last pass.
+        with nullcontext() if number + 1 == len(passes) else accelerator.no_sync(model):
+            loss = _share_of_loss(objective, model, part, rows, accelerator, weight)
+            # They average them, and the loss is a sum over processes.
+            accelerator.backward(loss * accelerator.num_processes)
+        total += loss.detach()
+    total = accelerator.reduce(total, "sum").item()
+    if math.isfinite(total):
+        accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    return total

@@ -50,27 +50,8 @@ def context_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 
 
-class _Whole:
-    """A model class whose `from_pretrained` takes complete checkpoints only; the library would invent what lacks."""
-
-    def __init__(self, auto_class: Any) -> None:
-        self.auto_class = auto_class
-
-    def from_pretrained(self, path: str, **options: Any) -> Any:
-        try:
-            model, report = self.auto_class.from_pretrained(
-                path, trust_remote_code=False, output_loading_info=True, **options)
-        except RuntimeError as error:
-            raise InputError(f"model {path}: its weights do not fit its config.json ({error})") from error
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
-            raise InputError(f"model {path}: {len(missing)} tensors of {type(model).__name__} are not in its weights "
-                             f"(first {missing[0]}); name the model's own style")
-        return model
-
-
 def load_whole(auto_class: Any, path: str, device: str) -> Any:
-    model = load_pretrained(_Whole(auto_class), path, dtype="auto", device=device)
+    model = load_pretrained(auto_class, path, dtype="auto", device=device)
     # Chains are scored whole; a key-value cache would only cost memory.
     model.config.use_cache = False
     return model

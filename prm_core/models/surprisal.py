@@ -1,0 +1,88 @@
+"""How unexpected a step's tokens are to the backbone, as a term of the step's logit (METHODS 8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from prm_core.models.chains import ChainBatch
+from prm_core.models.likelihood import reduce_by_step
+
+# Tokens whose vocabulary logits exist at one time; bounds the memory of large vocabularies.
+CHUNK = 512
+FEATURES = ("lowest", "mean", "sum", "read")
+
+
+@torch.no_grad()
+def token_logprobs(hidden: Tensor, vocabulary: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each token, (tokens,) float32, as a measurement: no gradient goes back through it.
+
+    Args:
+        hidden: last hidden state of the token before, (tokens, width).
+        vocabulary: output embeddings, (vocabulary, width).
+        targets: the tokens, (tokens,).
+    """
+    parts = []
+    for start in range(0, len(targets), CHUNK):
+        logits = nn.functional.linear(hidden[start : start + CHUNK], vocabulary).float()
+        own = logits.gather(1, targets[start : start + CHUNK, None]).squeeze(1)
+        parts.append(own - logits.logsumexp(-1))
+    return torch.cat(parts)
+
+
+class Surprisal(nn.Module):
+    """A linear term of a step's logit over what its tokens' probabilities are.
+
+    The features of a step: its lowest log-probability, the mean, the sum (of 50 tokens as one), and one read by
+    attention that learns at which tokens to look and starts from the surprising ones.
+
+    Args:
+        width: of the hidden states.
+        vocabulary_size: rows of the vocabulary head, a frozen copy of the backbone's own: labels may not move what
+            surprisal is measured with.
+    """
+
+    def __init__(self, width: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.vocabulary = nn.Parameter(torch.zeros(vocabulary_size, width), requires_grad=False)
+        self.query = nn.Parameter(torch.zeros(width))
+        self.weight = nn.Parameter(torch.zeros(len(FEATURES)))
+
+    def forward(self, hidden: Tensor, batch: ChainBatch, whole_chain: bool) -> Tensor:
+        """The term for each slot, (batch, slots).
+
+        Args:
+            hidden: last hidden states, (batch, seq, width).
+            batch: the rows they are of.
+            whole_chain: of the least expected step up to and with the slot's, feature by feature, instead of that step.
+        """
+        features = self.features(hidden, batch)
+        if whole_chain and batch.lineage is None:
+            features = features.cummin(1).values
+        elif whole_chain:
+            before = features[:, None, :, :].expand(-1, batch.lineage.shape[1], -1, -1)
+            features = before.where(batch.lineage[..., None], 0.0).amin(2)
+        # Not a matrix product: reduced precision would round sums of hundreds.
+        return (features * self.weight.float()).sum(-1)
+
+    def features(self, hidden: Tensor, batch: ChainBatch) -> Tensor:
+        """The features of each slot, 0 where there is no step: (batch, slots, features), none positive by much."""
+        rows, columns = (batch.steps >= 0).nonzero(as_tuple=True)
+        before = columns - 1 if batch.previous is None else batch.previous[rows, columns]
+        logprob = hidden.new_zeros(batch.ids.shape, dtype=torch.float32)
+        logprob[rows, columns] = token_logprobs(hidden[rows, before], self.vocabulary, batch.ids[rows, columns])
+        attention = hidden @ self.query.to(hidden.dtype) - logprob
+        count = batch.ends.shape[1]
+        top = reduce_by_step(attention.float(), batch.steps, count, "amax").detach()
+        # Of tokens outside every step nothing is read.
+        index = batch.steps.clamp(min=0)
+        weight = (attention - top.gather(1, index)).exp().where(batch.steps >= 0, 0.0)
+        total = reduce_by_step(weight, batch.steps, count, "sum").clamp(min=1e-6)
+        length = reduce_by_step((batch.steps >= 0).float(), batch.steps, count, "sum").clamp(min=1)
+        summed = reduce_by_step(logprob, batch.steps, count, "sum")
+        return torch.stack([
+            reduce_by_step(logprob, batch.steps, count, "amin"),
+            summed / length,
+            summed / 50,
+            reduce_by_step(weight * logprob, batch.steps, count, "sum") / total,
+        ], dim=-1)

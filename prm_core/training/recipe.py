@@ -1,0 +1,123 @@
+"""From examples to a trained reward model: split, tokens, rows, backbone, LoRA, training. The loop is `reward.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prm_core.config import Config
+from prm_core.errors import InputError
+from prm_core.models.encoder import Encoder
+from prm_core.models.loading import load_tokenizer, pick_device
+from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
+from prm_core.training.reward import Rows, pack_rows, train_reward_model
+
+if TYPE_CHECKING:
+    from prm_core.models.reward import RewardModel
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """What training gives.
+
+    Attributes:
+        model: in eval mode, LoRA merged.
+        encoder: it was trained with.
+        dev: the held-out examples, for calibration and figures.
+        history: one record an evaluation, see `train_reward_model`.
+        counts: chains, targets, tokens and what was lost.
+    """
+
+    model: RewardModel
+    encoder: Encoder
+    dev: list[Example]
+    history: list[dict[str, Any]]
+    counts: dict[str, float]
+
+
+def train_on(
+    kind: str, backbone: str, examples: Sequence[Example], pairs: Sequence[Pair], config: Config, *, work: Path,
+    report: Callable[[dict[str, float], int], None],
+) -> TrainedModel:
+    """Trains a reward model of a kind on a backbone (folder or hub id).
+
+    Args:
+        kind: process, outcome or advantage.
+        backbone: a causal LM.
+        examples: of at least two problems.
+        pairs: step preferences, for a Bradley-Terry term of the loss; may be empty.
+        config: its sections seed, models, encoder and train_prm.
+        work: survives a crash; an interrupted training goes on from there.
+        report: gets figures and the update they are of.
+
+    Raises:
+        InputError: what training cannot start on or must not go on with, each with the way out.
+    """
+    from prm_core.models.reward import REWARD_MODELS, takes_trees
+
+    problems = {example.problem_id for example in examples}
+    if len(problems) < 2:
+        raise InputError(f"the training set has chains of {len(problems)} problem(s); training and dev need one each: "
+                         "generate more, or lower calibrate.min_confidence")
+    encoder = Encoder(load_tokenizer(backbone), config.encoder)
+    train, dev = split_by_problem(examples, config.train_prm.dev_share, config.seed)
+    held = {example.problem_id for example in dev}
+    encoded, lost = encode_examples(encoder, train, kind)
+    dev_encoded, _ = encode_examples(encoder, dev, kind)
+    kept, long_pairs = encode_pairs(encoder, [pair for pair in pairs if pair.problem_id not in held],
+                                    config.train_prm.row_tokens)
+    model = REWARD_MODELS[kind].from_backbone(
+        backbone, surprisal=config.models.surprisal, encoder=config.encoder.model_dump(),
+        # Mixed precision trains float32 weights; what is rounded to bfloat16 cannot take small steps.
+        dtype=config.models.dtype if config.train_prm.precision == "float32" else "float32",
+        device=str(pick_device(config.models.device)),
+    )
+    share = takes_trees(model.backbone)
+    rows = pack_rows(encoded, kept, config.train_prm, share=share, seed=config.seed)
+    dev_rows = pack_rows(dev_encoded, [], config.train_prm, share=share, seed=config.seed)
+    counts = {"chains": len(encoded), "dev_chains": len(dev_encoded), **_counts(rows), **lost,
+              "truncated_pairs": long_pairs}
+    # Encoded chains of large trees take more memory than the model.
+    del encoded, dev_encoded, kept
+    if config.train_prm.gradient_checkpointing:
+        model.network.activation_checkpointing_enable()
+    with lora(model, config.train_prm.lora_rank, config.seed):
+        history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id, seed=config.seed,
+                                     work=work, report=report)
+    model.network.activation_checkpointing_disable()
+    if config.train_prm.precision == "bfloat16":
+        import torch
+
+        model.to(getattr(torch, config.models.dtype))
+    return TrainedModel(model, encoder, dev, history, counts)
+
+
+def _counts(rows: Rows) -> dict[str, float]:
+    return {"targets": rows.targets, "right": rows.right, "pairs": rows.pairs, "rows": len(rows.rows),
+            "tokens": rows.tokens, "chain_tokens": rows.chain_tokens}
+
+
+@contextmanager
+def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
+    """Low-rank adapters on every linear layer of the backbone, merged into its weights when the block ends.
+
+    Args:
+        model: whose backbone is then frozen, its head not.
+        rank: of the adapters; 0 leaves the model as it is.
+        seed: of their initialisation.
+    """
+    if not rank:
+        yield
+        return
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    adapted = get_peft_model(model.backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    try:
+        yield
+    finally:
+        adapted.merge_and_unload()
