@@ -69,8 +69,8 @@ def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> A
         raise InputError(f"model {path}: its weights do not fit its config.json ({error})") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise InputError(f"model {path}: {len(missing)} tensors of {type(model).__name__} are not in its weights (first "
-                         f"{missing[0]}); name a folder that holds such a model whole")
+        raise InputError(f"model {path}: {len(missing)} tensors of {type(model).__name__} are not in its weights "
+                         f"(first {missing[0]}); name a folder that holds such a model whole")
     return model.to(pick_device(device)).eval()
 
 
