@@ -13,13 +13,21 @@ from prm_core.errors import InputError
 if TYPE_CHECKING:
     from prm_core.evaluation.adversarial import AdversarialResult
     from prm_core.evaluation.gold_chains import GoldChain
+    from prm_core.evaluation.metrics import Estimate
 
 COLUMNS = (("clean", "accuracy_clean"), ("edited", "accuracy"), ("lost", "accuracy_lost"), ("fooled", "fooled"),
-           ("error found", "first_error_found"))
+           ("found", "first_error_found"))
+
+
+def _cell(estimate: Estimate | None, key: str) -> str:
+    if estimate is None:
+        return "-"
+    interval = f"\n{100 * estimate.low:.1f} to {100 * estimate.high:.1f}" if key == "accuracy_lost" else ""
+    return f"{100 * estimate.value:.1f}{interval}"
 
 
 def print_result(result: AdversarialResult) -> None:
-    """One row a perturbation and model: figures in per cent, the interval of what is lost; then PRM against ORM."""
+    """A row for each perturbation (chains) and model, in per cent, what is lost with its interval; PRM against ORM."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -27,16 +35,15 @@ def print_result(result: AdversarialResult) -> None:
     from prm_core.evaluation.adversarial_chart import bars
 
     table = Table(title="Verdicts under perturbation, per cent (95 % interval)", title_justify="left", box=box.SIMPLE)
-    for name in ("perturbation", "chains", "model", *(name for name, _ in COLUMNS), "95 % of lost"):
-        table.add_column(name, justify="left" if name in ("perturbation", "model") else "right", no_wrap=True)
+    for name in ("perturbation", "model"):
+        table.add_column(name, overflow="fold")
+    for name, _ in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for what in bars(result):
+        count = result.numbers.get(f"{what}/n_chains")
         for index, model in enumerate(result.models):
-            found = [result.figures.get(f"{model}/{what}/{key}") for _, key in COLUMNS]
-            lost = result.figures[f"{model}/{what}/accuracy_lost"]
-            count = result.numbers.get(f"{what}/n_chains")
-            table.add_row("" if index else what, "" if index or count is None else f"{count:.0f}", model,
-                          *(f"{100 * e.value:.1f}" if e is not None else "-" for e in found),
-                          f"{100 * lost.low:.1f} to {100 * lost.high:.1f}")
+            cells = [_cell(result.figures.get(f"{model}/{what}/{key}"), key) for _, key in COLUMNS]
+            table.add_row("" if index else what if count is None else f"{what} ({count:.0f})", model, *cells)
     Console().print(table)
     for key, estimate in result.figures.items():
         if key.endswith("/all/lost_ratio"):
