@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prm_core.ranks import is_main
+
 if TYPE_CHECKING:
     from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
@@ -206,6 +208,24 @@ class StageRun:
             self._client.log_artifact(self.run_id, str(path))
 
 
+class _NoRun(StageRun):
+    """Logs nothing."""
+
+    def __init__(self) -> None:
+        self.run_id = ""
+
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None
+    ) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def log_artifact(self, path: Path) -> None:
+        pass
+
+
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -239,8 +259,12 @@ def stage_run(workspace: Path, stage: str, config: Config) -> Iterator[StageRun]
     """An MLflow run around a stage's work.
 
     The run ends FINISHED, FAILED when the body raises (the error passes through), KILLED on Ctrl-C; in each case with
-    every metric logged so far. It is a child of the run that the environment variable PRM_PARENT_RUN_ID names.
+    every metric logged so far. It is a child of the run that the environment variable PRM_PARENT_RUN_ID names. Of the
+    processes of a distributed run only the first has one; the others get one that logs nothing.
     """
+    if not is_main():
+        yield _NoRun()
+        return
     client = connect(workspace)
     run = StageRun(client, _open_run(client, workspace, stage, config))
     try:

@@ -12,6 +12,7 @@ import typer
 
 from prm_core import environment
 from prm_core.cli import server
+from prm_core.cli.adversarial import adversarial
 from prm_core.cli.data import app as data_app
 from prm_core.cli.evaluate import evaluate
 from prm_core.cli.promote import promote
@@ -20,6 +21,7 @@ from prm_core.cli.run import run
 from prm_core.cli.score import score
 from prm_core.cli.serve import serve
 from prm_core.cli.stage import stage
+from prm_core.cli.train import train
 from prm_core.errors import GateError, InputError
 
 app = typer.Typer(
@@ -40,6 +42,8 @@ app.command("evaluate")(evaluate)
 app.command("promote")(promote)
 app.command("score")(score)
 app.command("serve")(serve)
+app.command("train")(train)
+app.command("adversarial")(adversarial)
 
 
 class _Lines(logging.Formatter):

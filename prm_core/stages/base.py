@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from prm_core import config as configuration
 from prm_core import store
 from prm_core.config import Config
 from prm_core.errors import InputError
+from prm_core.ranks import is_main
 
 log = logging.getLogger(__name__)
 
@@ -109,16 +111,22 @@ def execute(name: str, workspace: Path) -> None:
                              "that writes it (`prm run` runs them all) or `prm data make` for data/")
     own = workspace / WORK / name
     work, staging = own / _work_key(stage, config, inputs), own / "outputs"
+    if not is_main():
+        # What the first of several processes writes counts; the others' lies where it is in nobody's way.
+        staging = Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
     # Before the stage starts, so that nothing reads what an earlier run wrote for the result of one that failed.
-    for path in stage.outputs.values():
+    for path in stage.outputs.values() if is_main() else ():
         _remove(workspace / path)
     outputs = {key: staging / path for key, path in stage.outputs.items()}
     for path in outputs.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     log.info("stage %s starts", name)
     stage.run(config, StageIO(inputs, outputs, work, workspace))
+    if not is_main():
+        shutil.rmtree(staging)
+        return
     missing = [stage.outputs[key] for key, path in outputs.items() if not path.exists()]
     if missing:
         raise RuntimeError(f"stage {name} did not write {', '.join(missing)}")

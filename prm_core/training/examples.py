@@ -147,37 +147,45 @@ def _target(label: StepLabel | None, soft: bool) -> float:
     return IGNORED if value is None else float(value)
 
 
-def examples_of(chains: Iterable[LabelledChain], *, separator: str, mask_after_error: bool) -> list[Example]:
+def examples_of(
+    chains: Iterable[LabelledChain], kind: str, *, separator: str, mask_after_error: bool
+) -> list[Example]:
     """Examples of labelled chains of any format; a problem is known by its prompt.
 
     Args:
-        chains: with a label for each step, None where there is none.
+        chains: as a format reads them; a step that several of them share is a target once.
+        kind: `process` takes a target from each label; `outcome` and `implicit` take the chain's outcome.
         separator: the encoder's; a space takes its place inside texts, counted and logged.
         mask_after_error: steps after a chain's first wrong one are no targets.
 
-    Raises InputError when no chain has a label.
+    Raises InputError when no chain has what the kind trains on.
     """
+    from prm_core.formats import labelled_once
+
+    if mask_after_error:
+        chains = (dataclasses.replace(chain, labels=_masked(chain.labels)) for chain in chains)
     examples, held = [], 0
-    for chain in chains:
+    for chain in labelled_once(chains):
         steps = []
         for step in chain.steps:
             held += separator in step.text or separator in step.observation
             steps.append(dataclasses.replace(step, text=step.text.replace(separator, " "),
                                              observation=step.observation.replace(separator, " ")))
-        targets = [IGNORED if label is None else float(label) for label in chain.labels]
-        if mask_after_error:
-            targets = _masked(targets)
-        examples.append(Example(chain.prompt, chain.prompt, tuple(steps), tuple(targets)))
+        found = chain.labels if kind == "process" else (chain.outcome,)
+        targets = tuple(IGNORED if target is None else float(target) for target in found)
+        examples.append(Example(chain.prompt, chain.prompt, tuple(steps), targets))
     if held:
         log.warning("%d steps hold the separator %r; a space takes its place", held, separator)
     if all(math.isnan(target) for example in examples for target in example.targets):
-        raise InputError(f"none of the {len(examples)} chains has a labelled step; give chains with labels")
+        what = "a labelled step" if kind == "process" else "an outcome"
+        raise InputError(f"none of the {len(examples)} chains has {what}, which the {kind} model trains on; "
+                         "give others")
     return examples
 
 
-def _masked(targets: Sequence[float]) -> list[float]:
-    first = next((index for index, target in enumerate(targets) if target < 0.5), len(targets))
-    return [target if index <= first else IGNORED for index, target in enumerate(targets)]
+def _masked(labels: Sequence[float | None]) -> tuple[float | None, ...]:
+    first = next((index for index, label in enumerate(labels) if label is not None and label < 0.5), len(labels))
+    return tuple(label if index <= first else None for index, label in enumerate(labels))
 
 
 def encode_examples(

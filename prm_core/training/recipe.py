@@ -14,8 +14,12 @@ from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_tokenizer, pick_device
 from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
 from prm_core.training.reward import Rows, pack_rows, train_reward_model
+from prm_core.training.trees import collate_trees
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from prm_core.models.reward import RewardModel
 
 
@@ -26,16 +30,20 @@ class TrainedModel:
     Attributes:
         model: in eval mode, LoRA merged.
         encoder: it was trained with.
-        dev: the held-out examples, for calibration and figures.
+        dev: the held-out examples, for calibration.
+        dev_rows: the same as tokens.
         history: one record an evaluation, see `train_reward_model`.
         counts: chains, targets, tokens and what was lost.
+        rows_per_pass: rows that fit the memory together.
     """
 
     model: RewardModel
     encoder: Encoder
     dev: list[Example]
+    dev_rows: Rows
     history: list[dict[str, Any]]
     counts: dict[str, float]
+    rows_per_pass: int
 
 
 def train_on(
@@ -92,7 +100,8 @@ def train_on(
         import torch
 
         model.to(getattr(torch, config.models.dtype))
-    return TrainedModel(model, encoder, dev, history, counts)
+    return TrainedModel(model, encoder, dev, dev_rows, history, counts,
+                        config.train_prm.rows_per_pass)
 
 
 def _counts(rows: Rows) -> dict[str, float]:
@@ -121,3 +130,19 @@ def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
         yield
     finally:
         adapted.merge_and_unload()
+
+
+def held_out_scores(trained: TrainedModel) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Raw scores of the held-out targets, and whether each is more likely right than wrong."""
+    import numpy as np
+    import torch
+
+    scores, right = [], []
+    rows, size = trained.dev_rows.rows, trained.rows_per_pass
+    with torch.inference_mode():
+        for start in range(0, len(rows), size):
+            batch = collate_trees(rows[start : start + size], trained.encoder.pad_id).to(trained.model.device)
+            known = batch.weights > 0
+            scores.append(torch.sigmoid(trained.model(batch.chains))[known].double().cpu().numpy())
+            right.append((batch.targets[known] > 0.5).cpu().numpy())
+    return np.concatenate(scores), np.concatenate(right)

@@ -1,0 +1,109 @@
+"""`prm train`: a reward model from files of labelled chains, in any format of `prm data convert`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from prm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from prm_core.config import Config
+    from prm_core.training.examples import Example
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    files: Annotated[list[Path], typer.Argument(help="Labelled chains: JSON lines, JSON arrays or Parquet.")],
+    format_name: Annotated[str, typer.Option("--format", help="Their format: trl, prm800k, prm800k_flat, "
+                                                              "math_shepherd, … (those of `prm data convert`).")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; it must not exist.")],
+    profile: Annotated[str, typer.Option(help="Shipped profile or path of a YAML file: backbone, encoder, "
+                                              "train_prm.")] = "prm800k-smollm2",
+    backbone: Annotated[str | None, typer.Option(help="Causal LM, folder or hub id; default: the profile's "
+                                                      "models.reward_backbone.")] = None,
+    kind: Annotated[Literal["process", "outcome", "implicit"], typer.Option(
+        help="process: step labels; outcome and implicit: outcomes.")] = "process",
+    neutral: Annotated[Literal["right", "wrong"] | None, typer.Option(
+        help="What a neutral rating counts as, where the format has them.")] = None,
+    mask_after_error: Annotated[bool, typer.Option(help="Steps after a chain's first wrong one train nothing.")] = True,
+    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints, from which an interrupted run goes on; "
+                                                   "default: OUT with .work after its name.")] = None,
+    workspace: Annotated[Path, typer.Option(help="Folder whose MLflow store takes the run's curves.")] = Path("."),
+) -> None:
+    """Train a reward model on labelled chains and save it as a Hugging Face folder.
+
+    Problems are held out to choose the weights and to calibrate the scores; beside the model, training.json tells what
+    was trained on what, and the held-out figures. The folder scores with `prm score`, `prm evaluate` and `prm serve`,
+    and a process model also loads with AutoModelForTokenClassification. On several processes or GPUs:
+    `accelerate launch --num_processes N -m prm_core.cli train …`.
+    """
+    from prm_core import config as configuration
+    from prm_core import environment
+    from prm_core.formats import FORMATS
+    from prm_core.ranks import is_main
+
+    if out.exists() and is_main():
+        raise InputError(f"--out {out}: exists; name a new folder or remove it")
+    reader = FORMATS[format_name]
+    config = configuration.parse(
+        configuration.resolve(environment.project_root() / configuration.PARAMS_FILE, profile), f"profile {profile}")
+    source = backbone or config.models.reward_backbone
+    examples = _examples(files, reader, config, kind, neutral, mask_after_error)
+    settings = {"files": [str(file) for file in files], "format": format_name, "neutral": neutral,
+                "mask_after_error": mask_after_error, "profile": profile, "backbone": source}
+    _train(kind, source, examples, config, settings, out, work or out.with_name(f"{out.name}.work"), workspace)
+
+
+def _examples(
+    files: list[Path], reader: Any, config: Config, kind: str, neutral: str | None, mask_after_error: bool
+) -> list[Example]:
+    from itertools import chain
+
+    from prm_core.training.examples import examples_of
+
+    chains = chain.from_iterable(reader.read(file, neutral=neutral) for file in files)
+    return examples_of(chains, kind, separator=config.encoder.separator, mask_after_error=mask_after_error)
+
+
+def _train(
+    kind: str, backbone: str, examples: list[Example], config: Config, settings: dict[str, Any], out: Path, work: Path,
+    workspace: Path,
+) -> None:
+    import shutil
+
+    from sklearn.metrics import roc_auc_score
+
+    from prm_core import store
+    from prm_core.models.calibration import fit_calibrator
+    from prm_core.models.scorer import save_reward_model
+    from prm_core.ranks import is_main
+    from prm_core.tracking import stage_run
+    from prm_core.training.checkpoint import replace_folder
+    from prm_core.training.recipe import held_out_scores, train_on
+
+    work.mkdir(parents=True, exist_ok=True)
+    with stage_run(workspace, "train_prm", config) as tracked:
+        trained = train_on(kind, backbone, examples, [], config, work=work, report=tracked.log_metrics)
+        if not is_main():
+            return
+        scores, right = held_out_scores(trained)
+        calibrator = fit_calibrator(scores, right, config.calibrate.method, config.calibrate.min_labels)
+        figures = {"loss": min(record["dev_loss"] for record in trained.history), "targets": len(right),
+                   "share_right": float(right.mean()), "auroc": float(roc_auc_score(right, scores))}
+        tracked.log_metrics({f"dev/{name}": value for name, value in figures.items()})
+        staging = work / "model"
+        shutil.rmtree(staging, ignore_errors=True)
+        save_reward_model(trained.model, trained.encoder, calibrator, staging)
+        store.write_json(staging / "training.json", {
+            **settings, "kind": kind, "config": config.train_prm.model_dump(), "counts": trained.counts,
+            "held_out": figures, "history": trained.history,
+        })
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_folder(out, staging)
+    shutil.rmtree(work)
+    log.info("%s: %s", out, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
