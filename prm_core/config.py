@@ -38,7 +38,8 @@ class ModelsConfig(Section):
     device: str = "auto"
     sampling_memory: PositiveFloat = Field(description="GiB that sampling may take beside the model; bounds the rows "
                                                        "decoded together")
-    surprisal: bool = Field(description="step head also sees the step's surprisal under the backbone (METHODS 8)")
+    surprisal: list[Literal["process", "outcome", "advantage"]] = Field(
+        description="reward models whose head also sees the steps' surprisal under the backbone (METHODS 8)")
 
 
 class EncoderConfig(Section):

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 # Modules that carry values without making them: a change there is no reason to run a stage again.
 PLUMBING = {
     "prm_core", "prm_core.types", "prm_core.errors", "prm_core.registry", "prm_core.config", "prm_core.store",
-    "prm_core.tracking", "prm_core.progress", "prm_core.environment", "prm_core.stages", "prm_core.stages.base",
+    "prm_core.tracking", "prm_core.progress", "prm_core.environment", "prm_core.ranks", "prm_core.stages",
+    "prm_core.stages.base",
 }
 # Where no import statement shows it: the strategies, which `label` imports by their configured names, the script that
 # the verifier starts by its path, and the model file that `register` logs.

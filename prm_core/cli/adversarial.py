@@ -115,7 +115,7 @@ def adversarial(
     from prm_core import store
     from prm_core.evaluation.adversarial import run_adversarial
     from prm_core.evaluation.adversarial_chart import draw
-    from prm_core.models.scorer import load_scorer
+    from prm_core.models.foreign import load_any_scorer
     from prm_core.serving.registry import reward_model_folder
 
     wanted = [*((uri, False) for uri in model), *((uri, True) for uri in against or [])]
@@ -126,7 +126,7 @@ def adversarial(
     chains, dev = (read_side(side, format_name, trajectories, per_problem, seed) for side in (files, threshold_from))
     scorers = {}
     for name, (uri, outcome) in zip(names, wanted, strict=True):
-        scorers[name] = load_scorer(reward_model_folder(uri, workspace), device=device, batch_size=batch_size)
+        scorers[name] = load_any_scorer(reward_model_folder(uri, workspace), device=device, batch_size=batch_size)
         if (scorers[name].kind == "outcome") != outcome:
             option, other = ("--against", "--model") if outcome else ("--model", "--against")
             raise InputError(f"{option} {uri}: {scorers[name].kind} reward models go to {other}")

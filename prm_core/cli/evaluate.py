@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def _load(model: str, workspace: Path, device: str, batch_size: int, benchmark: Benchmark) -> Scorer:
-    from prm_core.models.scorer import load_scorer
+    from prm_core.models.foreign import load_any_scorer
     from prm_core.serving.registry import reward_model_folder
 
-    scorer = load_scorer(reward_model_folder(model, workspace), device=device, batch_size=batch_size)
+    scorer = load_any_scorer(reward_model_folder(model, workspace), device=device, batch_size=batch_size)
     if scorer.kind == "outcome" and not benchmark.outcome_models:
         raise InputError(f"--model {model}: an outcome reward model scores no steps, which {benchmark.name} asks for; "
                          "name a process reward model, or use --benchmark best_of_n")

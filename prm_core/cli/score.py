@@ -76,7 +76,7 @@ def score(
     the model's context is an error unless --truncate is given, which leaves null scores at its last steps.
     """
     from prm_core import store
-    from prm_core.models.scorer import load_scorer
+    from prm_core.models.foreign import load_any_scorer
     from prm_core.serving.analysis import check_parameters
     from prm_core.serving.cache import ScoreCache
     from prm_core.serving.registry import reward_model_folder
@@ -90,7 +90,7 @@ def score(
     for where, record in store.read_json_lines(file):
         parse_request(record, where)
         lines += 1
-    service = ScoringService(load_scorer(reward_model_folder(model, workspace)), ScoreCache(0, 1.0))
+    service = ScoringService(load_any_scorer(reward_model_folder(model, workspace)), ScoreCache(0, 1.0))
     records = score_lines(service, file, lines, threshold=threshold, aggregate=aggregate, truncate=truncate)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

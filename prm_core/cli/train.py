@@ -64,7 +64,7 @@ def _examples(
 ) -> list[Example]:
     from itertools import chain
 
-    from prm_core.training.examples import examples_of
+    from prm_core.training.labelled import examples_of
 
     chains = chain.from_iterable(reader.read(file, neutral=neutral) for file in files)
     return examples_of(chains, kind, separator=config.encoder.separator, mask_after_error=mask_after_error)

@@ -96,8 +96,8 @@ class RewardScorer:
 
     @property
     def kind(self) -> str:
-        """`process`, `outcome` or `advantage`."""
-        return self.model.kind
+        """`process`, `outcome` or `advantage`; an implicit model scores every step, as a process model does."""
+        return "process" if self.model.kind == "implicit" else self.model.kind
 
     def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
         """Scores (prompt, steps) pairs, in order, in one causal pass a chain.
@@ -143,18 +143,14 @@ def save_reward_model(model: RewardModel, encoder: Encoder, calibrator: Calibrat
     store.write_json(folder / CALIBRATOR_FILE, calibrator.to_dict())
 
 
-def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> LoadedScorer:
-    """The scorer of a reward model: a folder `save_reward_model` wrote, or a foreign one (`foreign/`), by its contents.
+def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> RewardScorer:
+    """The scorer in a folder `save_reward_model` wrote; models of other projects too: `foreign.load_any_scorer`.
 
-    Raises InputError when the folder is not there, holds pickled weights or is no reward model.
+    Raises InputError when the folder is not there, holds pickled weights or is not a reward model.
     """
-    from prm_core.models.reward import RewardModel, is_reward_model
+    from prm_core.models.reward import RewardModel
 
     path = str(folder)
-    if not is_reward_model(path):
-        from prm_core.models.foreign import load_foreign
-
-        return load_foreign(path, device=device, batch_size=batch_size)
     model = RewardModel.from_pretrained(path, device=device)
     encoder = Encoder(load_tokenizer(path), EncoderConfig(**model.encoder))
     values = store.read_json(Path(path) / CALIBRATOR_FILE)

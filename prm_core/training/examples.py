@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain, Encoder
 from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
 
-if TYPE_CHECKING:
-    from prm_core.formats import LabelledChain
-
 log = logging.getLogger(__name__)
 IGNORED = math.nan
 # Strategies whose value is a share of successful rollouts from the step.
 VALUE_STRATEGIES = ("rollout", "mcts")
+# Kinds of models that are trained on the outcomes of chains.
+OUTCOME_KINDS = ("outcome", "implicit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +73,11 @@ def build_examples(
     *,
     soft: bool,
 ) -> list[Example]:
-    """One example for each trajectory that has a label, the same trajectories for both kinds.
+    """One example for each trajectory that has a label, the same trajectories for every kind.
 
     Args:
         kind: `process` takes a target from each label (the value when `soft`, else the verdict; a soft 0.9 stays 0.9);
-            `outcome` takes the trajectory's outcome.
+            `outcome` and `implicit` take the trajectory's outcome.
         labels: joined to steps by (trajectory_id, step_index); steps without one are no targets.
 
     Raises InputError when a labelled trajectory or its problem is not there.
@@ -90,7 +88,7 @@ def build_examples(
     for trajectory in trajectories:
         if trajectory.id not in labelled:
             continue
-        if kind == "outcome":
+        if kind in OUTCOME_KINDS:
             targets = (IGNORED if trajectory.outcome is None else float(trajectory.outcome),)
         else:
             found = [by_step.get((trajectory.id, index)) for index in range(len(trajectory.steps))]
@@ -147,47 +145,6 @@ def _target(label: StepLabel | None, soft: bool) -> float:
     return IGNORED if value is None else float(value)
 
 
-def examples_of(
-    chains: Iterable[LabelledChain], kind: str, *, separator: str, mask_after_error: bool
-) -> list[Example]:
-    """Examples of labelled chains of any format; a problem is known by its prompt.
-
-    Args:
-        chains: as a format reads them; a step that several of them share is a target once.
-        kind: `process` takes a target from each label; `outcome` and `implicit` take the chain's outcome.
-        separator: the encoder's; a space takes its place inside texts, counted and logged.
-        mask_after_error: steps after a chain's first wrong one are no targets.
-
-    Raises InputError when no chain has what the kind trains on.
-    """
-    from prm_core.formats import labelled_once
-
-    if mask_after_error:
-        chains = (dataclasses.replace(chain, labels=_masked(chain.labels)) for chain in chains)
-    examples, held = [], 0
-    for chain in labelled_once(chains):
-        steps = []
-        for step in chain.steps:
-            held += separator in step.text or separator in step.observation
-            steps.append(dataclasses.replace(step, text=step.text.replace(separator, " "),
-                                             observation=step.observation.replace(separator, " ")))
-        found = chain.labels if kind == "process" else (chain.outcome,)
-        targets = tuple(IGNORED if target is None else float(target) for target in found)
-        examples.append(Example(chain.prompt, chain.prompt, tuple(steps), targets))
-    if held:
-        log.warning("%d steps hold the separator %r; a space takes its place", held, separator)
-    if all(math.isnan(target) for example in examples for target in example.targets):
-        what = "a labelled step" if kind == "process" else "an outcome"
-        raise InputError(f"none of the {len(examples)} chains has {what}, which the {kind} model trains on; "
-                         "give others")
-    return examples
-
-
-def _masked(labels: Sequence[float | None]) -> tuple[float | None, ...]:
-    first = next((index for index, label in enumerate(labels) if label is not None and label < 0.5), len(labels))
-    return tuple(label if index <= first else None for index, label in enumerate(labels))
-
-
 def encode_examples(
     encoder: Encoder, examples: Sequence[Example], kind: str
 ) -> tuple[list[Encoded], dict[str, int]]:
@@ -200,7 +157,7 @@ def encode_examples(
         chain = encoder.encode(example.prompt, example.steps, may_be_empty=True)
         lost["truncated_steps"] += chain.truncated_steps
         targets = example.targets
-        if kind != "outcome":
+        if kind not in OUTCOME_KINDS:
             kept = len(targets) - chain.truncated_steps
             lost["truncated_labels"] += sum(not math.isnan(target) for target in targets[kept:])
             targets = targets[:kept]

@@ -53,7 +53,7 @@ def train_on(
     """Trains a reward model of a kind on a backbone (folder or hub id).
 
     Args:
-        kind: process, outcome or advantage.
+        kind: process, outcome, advantage or implicit.
         backbone: a causal LM.
         examples: of at least two problems.
         pairs: step preferences, for a Bradley-Terry term of the loss; may be empty.
@@ -64,7 +64,7 @@ def train_on(
     Raises:
         InputError: what training cannot start on or must not go on with, each with the way out.
     """
-    from prm_core.models.reward import REWARD_MODELS, takes_trees
+    from prm_core.models.reward import reward_models, takes_trees
 
     problems = {example.problem_id for example in examples}
     if len(problems) < 2:
@@ -77,8 +77,8 @@ def train_on(
     dev_encoded, _ = encode_examples(encoder, dev, kind)
     kept, long_pairs = encode_pairs(encoder, [pair for pair in pairs if pair.problem_id not in held],
                                     config.train_prm.row_tokens)
-    model = REWARD_MODELS[kind].from_backbone(
-        backbone, surprisal=config.models.surprisal, encoder=config.encoder.model_dump(),
+    model = reward_models()[kind].from_backbone(
+        backbone, surprisal=kind in config.models.surprisal, encoder=config.encoder.model_dump(),
         # Mixed precision trains float32 weights; what is rounded to bfloat16 cannot take small steps.
         dtype=config.models.dtype if config.train_prm.precision == "float32" else "float32",
         device=str(pick_device(config.models.device)),
@@ -114,7 +114,7 @@ def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
     """Low-rank adapters on every linear layer of the backbone, merged into its weights when the block ends.
 
     Args:
-        model: whose backbone is then frozen, its head not.
+        model: whose backbone is then frozen, its head not; an implicit model's vocabulary head is its backbone's.
         rank: of the adapters; 0 leaves the model as it is.
         seed: of their initialisation.
     """
@@ -126,6 +126,8 @@ def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
 
     torch.manual_seed(seed)
     adapted = get_peft_model(model.backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    if model.head is None:
+        model.network.get_output_embeddings().requires_grad_(False)
     try:
         yield
     finally:

@@ -22,11 +22,23 @@ from prm_core.models.foreign.scorers import (
     VocabularyScorer,
 )
 from prm_core.models.loading import load_tokenizer
+from prm_core.models.scorer import LoadedScorer, load_scorer
 
 __all__ = ["FOREIGN", "BoundaryHeadScorer", "ForeignScorer", "TokenClassificationScorer", "VocabularyScorer",
-           "detect_style", "load_foreign"]
+           "detect_style", "load_any_scorer", "load_foreign"]
 
 log = logging.getLogger(__name__)
+
+
+def load_any_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> LoadedScorer:
+    """The scorer of a reward model of this project or of another, by what its folder holds.
+
+    Raises InputError as `load_scorer` and `load_foreign` do.
+    """
+    from prm_core.models.reward import is_reward_model
+
+    load = load_scorer if is_reward_model(str(folder)) else load_foreign
+    return load(folder, device=device, batch_size=batch_size)
 
 
 def load_foreign(
