@@ -99,7 +99,7 @@ class RewardModel(nn.Module):
             (batch, slots), undefined where there is no step.
         """
         hidden = self.backbone(
-            input_ids=batch.ids, attention_mask=_as_mask(batch.mask, self.backbone), position_ids=batch.positions,
+            input_ids=batch.ids, attention_mask=as_mask(batch.mask, self.backbone), position_ids=batch.positions,
             use_cache=False,
         ).last_hidden_state
         index = batch.ends.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
@@ -127,16 +127,21 @@ class RewardModel(nn.Module):
         path = str(folder)
         check_folder(path)
         settings = reward_settings(path)
-        kind = REWARD_MODELS.get(settings["kind"])
+        kind = reward_models().get(settings["kind"])
         if kind is None or not issubclass(kind, cls):
             raise InputError(f"{path}: a reward model of kind {settings['kind']!r}, where one of kind "
-                             f"{getattr(cls, 'kind', 'process, outcome or advantage')!r} is needed")
+                             f"{getattr(cls, 'kind', 'process, outcome, advantage or implicit')!r} is needed")
+        return kind._read(path, settings, dtype).to(pick_device(device)).eval()
+
+    @classmethod
+    def _read(cls, path: str, settings: dict[str, Any], dtype: str) -> Self:
+        """The model in a folder of this kind, on the CPU."""
         network = load_pretrained(AutoModelForTokenClassification, path, dtype=dtype, device="cpu")
         reader = None
         if settings["surprisal"]:
             reader = Surprisal(network.config.hidden_size, network.config.vocab_size).to(network.dtype)
             load_model(reader, Path(path) / SURPRISAL_FILE)
-        return kind(network, settings["encoder"], reader).to(pick_device(device)).eval()
+        return cls(network, settings["encoder"], reader)
 
 
 class ProcessRewardModel(RewardModel):
@@ -191,7 +196,7 @@ def _head_name(network: PreTrainedModel) -> str:
     return names[0]
 
 
-def _as_mask(mask: Tensor | None, backbone: PreTrainedModel) -> Tensor | None:
+def as_mask(mask: Tensor | None, backbone: PreTrainedModel) -> Tensor | None:
     """The mask in the form the backbone's attention takes: bool for SDPA, added to the scores otherwise."""
     if mask is None or backbone.config._attn_implementation == "sdpa":
         return mask
@@ -227,7 +232,7 @@ def takes_trees(backbone: PreTrainedModel) -> bool:
     mask = ((node[:, None] == node) | (node == 0)).tril()[None, None].to(backbone.device)
     positions = torch.tensor([[*range(8), *range(5, 9)]], device=backbone.device)
     try:
-        both = backbone(input_ids=ids, attention_mask=_as_mask(mask, backbone), position_ids=positions,
+        both = backbone(input_ids=ids, attention_mask=as_mask(mask, backbone), position_ids=positions,
                         use_cache=False).last_hidden_state[0].float()
         alone = [backbone(input_ids=torch.cat([stem, branch])[None].to(backbone.device),
                           use_cache=False).last_hidden_state[0, -1].float() for branch in (left, right)]
@@ -239,6 +244,15 @@ def takes_trees(backbone: PreTrainedModel) -> bool:
     return all((both[at] - one).abs().max().item() <= slack * scale for at, one in zip((7, 11), alone, strict=True))
 
 
+# Kinds with a head; all kinds: `reward_models`.
 REWARD_MODELS: dict[str, type[RewardModel]] = {
     model.kind: model for model in (ProcessRewardModel, OutcomeRewardModel, ProcessAdvantageModel)
 }
+
+
+def reward_models() -> dict[str, type[RewardModel]]:
+    """Kind → class, the implicit model's too."""
+    # It is one of the classes above, so its module cannot be read before this one.
+    from prm_core.models.implicit import ImplicitRewardModel
+
+    return {**REWARD_MODELS, ImplicitRewardModel.kind: ImplicitRewardModel}
