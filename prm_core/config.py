@@ -182,12 +182,14 @@ class RewardTrainingConfig(Section):
     lora_rank: NonNegativeInt = Field(description="0 trains all weights; else LoRA of that rank on every linear layer")
     learning_rate: float
     head_learning_rate: float
+    surprisal_learning_rate: float = Field(description="of the few weights of the surprisal's term")
     weight_decay: float
     warmup_share: float
     max_grad_norm: float
     dev_share: float = Field(gt=0, lt=1, description="problems kept for choosing the weights")
     eval_every: NonNegativeInt = Field(description="updates between evaluations on them; 0 is once an epoch")
     patience: NonNegativeInt = Field(description="evaluations without a better dev loss that end training; 0 is never")
+    prover_samples: int = Field(ge=2, description="the prover of the advantages is the best of so many continuations")
     preference_weight: float = Field(ge=0, description="of the Bradley-Terry loss of step preferences")
     checkpoint_every: PositiveInt = Field(description="updates")
     log_every: PositiveInt

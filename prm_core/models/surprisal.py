@@ -22,12 +22,12 @@ def token_logprobs(hidden: Tensor, vocabulary: Tensor, targets: Tensor) -> Tenso
         vocabulary: output embeddings, (vocabulary, width).
         targets: the tokens, (tokens,).
     """
-    parts = []
+    result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(targets), CHUNK):
-        logits = nn.functional.linear(hidden[start : start + CHUNK], vocabulary).float()
-        own = logits.gather(1, targets[start : start + CHUNK, None]).squeeze(1)
-        parts.append(own - logits.logsumexp(-1))
-    return torch.cat(parts)
+        part = slice(start, start + CHUNK)
+        logits = nn.functional.linear(hidden[part], vocabulary).float()
+        result[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(-1)
+    return result
 
 
 class Surprisal(nn.Module):

@@ -22,6 +22,7 @@ def run(config: Config, io: StageIO) -> None:
     """Trains the models, calibrates their scores and saves them as folders `load_scorer` reads."""
     from prm_core.labeling.human import read_human
     from prm_core.models.calibration import Calibrator
+    from prm_core.models.prover import advantage_figures
     from prm_core.models.scorer import RewardScorer, save_reward_model
     from prm_core.tracking import stage_run
     from prm_core.training.examples import build_examples, build_pairs, build_values
@@ -47,6 +48,11 @@ def run(config: Config, io: StageIO) -> None:
             scorer = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "",
                                   config.serve.batch_size)
             calibrator = calibrate_scores(scorer, trained.dev, config, human)
+            if kind == "advantage":
+                scores = scorer.score([(example.prompt, example.steps) for example in trained.dev])
+                figures = advantage_figures([(score.prompt_score, *score.step_scores) for score in scores],
+                                            config.train_prm.prover_samples)
+                metrics |= {f"dev/{name}/{what}": value for what, value in figures.items()}
             save_reward_model(trained.model, trained.encoder, calibrator, io.outputs[name])
             metrics |= {
                 f"dev/{name}/loss": min(record["dev_loss"] for record in trained.history),

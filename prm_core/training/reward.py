@@ -149,15 +149,18 @@ def dev_loss(
 
 
 def _optimizer(model: RewardModel, config: RewardTrainingConfig) -> torch.optim.Optimizer:
-    """AdamW; the head and the surprisal's term have a rate of their own."""
+    """AdamW; the head and the surprisal's term have rates of their own."""
     import torch
 
-    head = {id(parameter) for module in (model.head, model.surprisal) if module is not None
-            for parameter in module.parameters()}
+    groups = {"backbone": config.learning_rate, "head": config.head_learning_rate,
+              "surprisal": config.surprisal_learning_rate}
+    of = {id(parameter): "head" for parameter in model.head.parameters()}
+    if model.surprisal is not None:
+        of |= {id(parameter): "surprisal" for parameter in model.surprisal.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(
-        [{"params": [p for p in trained if id(p) not in head], "lr": config.learning_rate},
-         {"params": [p for p in trained if id(p) in head], "lr": config.head_learning_rate}],
+        [{"params": [p for p in trained if of.get(id(p), "backbone") == group], "lr": rate}
+         for group, rate in groups.items()],
         weight_decay=config.weight_decay, fused=True,
     )
 
