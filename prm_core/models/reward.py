@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 from prm_core import store
 from prm_core.errors import InputError
 from prm_core.models.chains import ChainBatch
-from prm_core.models.loading import check_folder, load_pretrained, pick_device
+from prm_core.models.loading import check_folder, first_line, load_pretrained, pick_device
 from prm_core.models.surprisal import Surprisal
 
 SURPRISAL_FILE = "surprisal.safetensors"
@@ -74,7 +75,8 @@ class RewardModel(nn.Module):
         config.num_labels, config.id2label = len(CLASSES), CLASSES
         config.label2id = {name: label for label, name in CLASSES.items()}
         try:
-            network = AutoModelForTokenClassification.from_config(config).to(source.dtype)
+            # Not built and then cast: that would round the rotary frequencies too, which loading never does.
+            network = AutoModelForTokenClassification.from_config(config, dtype=source.dtype).eval()
         except ValueError:
             raise InputError(
                 f"model {path}: unknown architecture {config.model_type!r}, the transformers library has no "
@@ -140,7 +142,11 @@ class RewardModel(nn.Module):
         reader = None
         if settings["surprisal"]:
             reader = Surprisal(network.config.hidden_size, network.config.vocab_size).to(network.dtype)
-            load_model(reader, Path(path) / SURPRISAL_FILE)
+            try:
+                load_model(reader, Path(path) / SURPRISAL_FILE)
+            except (OSError, SafetensorError, RuntimeError) as error:
+                raise InputError(f"{path}/{SURPRISAL_FILE}: does not load ({first_line(error)}); copy the model's "
+                                 "folder whole or train it again") from error
         return cls(network, settings["encoder"], reader)
 
 
@@ -244,15 +250,10 @@ def takes_trees(backbone: PreTrainedModel) -> bool:
     return all((both[at] - one).abs().max().item() <= slack * scale for at, one in zip((7, 11), alone, strict=True))
 
 
-# Kinds with a head; all kinds: `reward_models`.
-REWARD_MODELS: dict[str, type[RewardModel]] = {
-    model.kind: model for model in (ProcessRewardModel, OutcomeRewardModel, ProcessAdvantageModel)
-}
-
-
 def reward_models() -> dict[str, type[RewardModel]]:
-    """Kind → class, the implicit model's too."""
+    """Kind → class."""
     # It is one of the classes above, so its module cannot be read before this one.
     from prm_core.models.implicit import ImplicitRewardModel
 
-    return {**REWARD_MODELS, ImplicitRewardModel.kind: ImplicitRewardModel}
+    models = (ProcessRewardModel, OutcomeRewardModel, ProcessAdvantageModel, ImplicitRewardModel)
+    return {model.kind: model for model in models}
