@@ -59,6 +59,7 @@ def collate(encoded: Sequence[EncodedChain], pad_id: int, *, prompt_slot: bool =
     ids = pad([chain.ids for chain in encoded], pad_id)
     steps = step_index(encoded, ids.shape[1])
     if not prompt_slot:
-        return ChainBatch(ids, steps, pad([chain.step_ends for chain in encoded], -1))
+        # One slot at least: chains may have no step yet.
+        return ChainBatch(ids, steps, pad([chain.step_ends or [-1] for chain in encoded], -1))
     ends = pad([[chain.prompt_length - 1, *chain.step_ends] for chain in encoded], -1)
     return ChainBatch(ids, steps.where(steps < 0, steps + 1), ends)

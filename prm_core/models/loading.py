@@ -44,7 +44,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"model {path}: its tokenizer does not load ({_first_line(error)})") from error
+        raise InputError(f"model {path}: its tokenizer does not load ({first_line(error)})") from error
 
 
 def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> Any:
@@ -63,10 +63,10 @@ def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> A
         model, report = auto_class.from_pretrained(path, dtype=precision, use_safetensors=True,
                                                    trust_remote_code=False, output_loading_info=True)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"model {path}: does not load ({_first_line(error)}); name a Hugging Face folder or a hub id "
+        raise InputError(f"model {path}: does not load ({first_line(error)}); name a Hugging Face folder or a hub id "
                          "this machine can reach") from error
     except RuntimeError as error:
-        raise InputError(f"model {path}: its weights do not fit its config.json ({error})") from error
+        raise InputError(f"model {path}: its weights do not fit its config.json ({first_line(error)})") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(f"model {path}: {len(missing)} tensors of {type(model).__name__} are not in its weights "
@@ -79,5 +79,6 @@ def model_version(path: str) -> str:
     return store.digest(Path(path))[:16] if Path(path).is_dir() else path
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of an error's message, for errors that wrap it."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

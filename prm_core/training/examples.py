@@ -93,11 +93,7 @@ def build_examples(
         else:
             found = [by_step.get((trajectory.id, index)) for index in range(len(trajectory.steps))]
             targets = tuple(_target(label, soft) for label in found)
-        if trajectory.problem_id not in problems:
-            raise InputError(f"trajectory {trajectory.id} is of problem {trajectory.problem_id}, which is not among "
-                             "the training problems; generate again after changing data/")
-        prompt = problems[trajectory.problem_id].prompt
-        examples.append(Example(trajectory.problem_id, prompt, trajectory.steps, targets))
+        examples.append(Example(trajectory.problem_id, _prompt(problems, trajectory), trajectory.steps, targets))
         labelled.remove(trajectory.id)
     if labelled:
         raise InputError(f"{len(labelled)} labelled trajectories are not among the generated ones ({min(labelled)}); "
@@ -127,8 +123,7 @@ def build_values(
         own = outcomes[trajectory.problem_id]
         targets = (sum(own) / len(own), *(values.get((trajectory.id, index), float(bool(trajectory.outcome)))
                                           for index in range(len(trajectory.steps))))
-        examples.append(Example(trajectory.problem_id, problems[trajectory.problem_id].prompt, trajectory.steps,
-                                targets))
+        examples.append(Example(trajectory.problem_id, _prompt(problems, trajectory), trajectory.steps, targets))
     return examples
 
 
@@ -136,6 +131,13 @@ def build_pairs(problems: Mapping[str, Problem], preferences: Iterable[StepPrefe
     """The preferences of these problems as training pairs."""
     return [Pair(row.problem_id, problems[row.problem_id].prompt, row.steps, row.chosen, row.rejected)
             for row in preferences if row.problem_id in problems]
+
+
+def _prompt(problems: Mapping[str, Problem], trajectory: Trajectory) -> str:
+    if trajectory.problem_id not in problems:
+        raise InputError(f"trajectory {trajectory.id} is of problem {trajectory.problem_id}, which is not among the "
+                         "training problems; generate again after changing data/")
+    return problems[trajectory.problem_id].prompt
 
 
 def _target(label: StepLabel | None, soft: bool) -> float:
@@ -164,7 +166,8 @@ def encode_examples(
         elif chain.truncated_steps:
             # A chain that lost its end has no outcome at the step it is read at.
             targets = (IGNORED,)
-        if all(math.isnan(target) for target in targets):
+        # No step fits: the prompt, which may be longer than the context, is no chain.
+        if not chain.step_ends or all(math.isnan(target) for target in targets):
             lost["dropped_chains"] += 1
             continue
         encoded.append(Encoded(chain, targets))

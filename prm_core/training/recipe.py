@@ -99,7 +99,9 @@ def train_on(
     if config.train_prm.precision == "bfloat16":
         import torch
 
-        model.to(getattr(torch, config.models.dtype))
+        # Not the buffers: rotary frequencies stay float32, as they are when a saved model is loaded.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(getattr(torch, config.models.dtype))
     return TrainedModel(model, encoder, dev, dev_rows, history, counts,
                         config.train_prm.rows_per_pass)
 
@@ -114,7 +116,7 @@ def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
     """Low-rank adapters on every linear layer of the backbone, merged into its weights when the block ends.
 
     Args:
-        model: whose backbone is then frozen, its head not; an implicit model's vocabulary head is its backbone's.
+        model: whose network is then frozen, its head not.
         rank: of the adapters; 0 leaves the model as it is.
         seed: of their initialisation.
     """
@@ -124,10 +126,11 @@ def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
     import torch
     from peft import LoraConfig, get_peft_model
 
+    # A vocabulary head too, which is no part of what the library calls the base model.
+    model.network.requires_grad_(False)
+    model.head.requires_grad_(True)
     torch.manual_seed(seed)
     adapted = get_peft_model(model.backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
-    if model.head is None:
-        model.network.get_output_embeddings().requires_grad_(False)
     try:
         yield
     finally:

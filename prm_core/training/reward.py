@@ -89,11 +89,13 @@ class Objective:
         pad_id: of the encoder.
         class_weights: of wrong and right targets.
         preference_weight: of the preference loss.
+        mixed: compute in bfloat16 what may be, on float32 weights.
     """
 
     pad_id: int
     class_weights: tuple[float, float]
     preference_weight: float
+    mixed: bool = False
 
     def weight(self, rows: Sequence[Row]) -> tuple[float, int]:
         """What the two sums of these rows are divided by: class-weighted targets, and pairs."""
@@ -105,8 +107,11 @@ class Objective:
     def loss(self, model: torch.nn.Module, rows: Sequence[Row], device: torch.device, weight: tuple[float, int]
              ) -> Tensor:
         """These rows' share of the loss of rows with that weight."""
+        import torch
+
         batch = collate_trees(rows, self.pad_id).to(device)
-        logits = model(batch.chains)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
+            logits = model(batch.chains)
         targets, pairs = weight
         loss = cross_entropy_sum(logits, batch.targets, batch.weights, self.class_weights) / max(targets, 1e-9)
         if pairs:
@@ -136,7 +141,11 @@ def _share_of_loss(
 def dev_loss(
     model: torch.nn.Module, rows: Sequence[Row], objective: Objective, accelerator: Accelerator, rows_per_pass: int
 ) -> float:
-    """The loss of held-out rows."""
+    """The loss of held-out rows.
+
+    Args:
+        model: not the wrapped one, whose forward pass is an exchange between processes: here one may have fewer passes.
+    """
     import torch
 
     weight = objective.weight(rows)
@@ -225,11 +234,12 @@ def train_reward_model(
     per_epoch = math.ceil(len(train.rows) / config.rows_per_update)
     total = min(per_epoch * config.epochs, config.max_updates or math.inf)
     every = config.eval_every or per_epoch
-    objective = Objective(pad_id, class_weights(config, train), config.preference_weight)
+    objective = Objective(pad_id, class_weights(config, train), config.preference_weight,
+                          mixed=config.precision == "bfloat16")
     optimizer = _optimizer(model, config)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(config.warmup_share * total), total)
-    accelerator = Accelerator(cpu=model.device.type == "cpu",
-                              mixed_precision="bf16" if config.precision == "bfloat16" else "no")
+    # Its own mixed precision is one for the whole process, and would stay in the model after training.
+    accelerator = Accelerator(cpu=model.device.type == "cpu", mixed_precision="no")
     best = _Best(model, work)
     kind = model.kind
     wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -260,7 +270,7 @@ def train_reward_model(
             wrapped.eval()
             lowest = min((past["dev_loss"] for past in history), default=math.inf)
             record = {"update": update + 1, "epoch": (update + 1) / per_epoch,
-                      "dev_loss": dev_loss(wrapped, dev.rows, objective, accelerator, config.rows_per_pass)}
+                      "dev_loss": dev_loss(model, dev.rows, objective, accelerator, config.rows_per_pass)}
             wrapped.train()
             if record["dev_loss"] <= lowest and accelerator.is_main_process:
                 best.save()

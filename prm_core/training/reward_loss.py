@@ -32,12 +32,12 @@ def preference_sum(logits: Tensor, pairs: Tensor) -> Tensor:
 
     Args:
         logits: (batch, slots).
-        pairs: (row, chosen slot, rejected slot), (pairs, 3).
+        pairs: (row, slot) of the chosen, then of the rejected step, (pairs, 4).
     """
     from torch.nn.functional import logsigmoid
 
-    rows, chosen, rejected = pairs.unbind(1)
-    return -logsigmoid(logits[rows, chosen] - logits[rows, rejected]).sum()
+    row, chosen, other, rejected = pairs.unbind(1)
+    return -logsigmoid(logits[row, chosen] - logits[other, rejected]).sum()
 
 
 def balanced_weights(right: float, total: float) -> tuple[float, float]:

@@ -57,17 +57,19 @@ class Tree:
 
     Attributes:
         nodes: parents before children; node 0 is the prompt.
+        apart: its chains are computed one by one, for attention that takes no mask of a tree.
         pairs: (chosen, rejected) nodes for a preference loss, in the order they were added.
     """
 
     nodes: list[Node]
+    apart: bool = False
     pairs: list[tuple[int, int]] = field(default_factory=list)
     _children: dict[tuple[int, tuple[int, ...], tuple[bool, ...]], int] = field(default_factory=dict)
 
     @classmethod
-    def of_prompt(cls, ids: Sequence[int]) -> Tree:
+    def of_prompt(cls, ids: Sequence[int], *, apart: bool = False) -> Tree:
         """A tree of a prompt alone."""
-        return cls([Node(-1, tuple(ids), (False,) * len(ids))])
+        return cls([Node(-1, tuple(ids), (False,) * len(ids))], apart)
 
     def add(self, parent: int, ids: Sequence[int], written: Sequence[bool]) -> int:
         """The node of a step after `parent`: the one that is there, or a new one."""
@@ -102,14 +104,13 @@ def grow(examples: Sequence[Encoded], pairs: Sequence[EncodedPair], *, share: bo
         examples: chains with their targets; the last target is that of the last step, the one before of the step
             before it, and so on up to the prompt.
         pairs: two next steps after the same prefix.
-        share: one tree for all chains of a prompt; otherwise one for each chain and pair, for models whose attention
-            takes no tree mask.
+        share: one tree for all chains of a prompt; otherwise one for each chain and pair, kept apart.
     """
     trees: dict[object, Tree] = {}
 
     def tree_of(chain: EncodedChain, alone: object) -> Tree:
         prompt = tuple(chain.ids[: chain.prompt_length])
-        return trees.setdefault(prompt if share else alone, Tree.of_prompt(prompt))
+        return trees.setdefault(prompt if share else alone, Tree.of_prompt(prompt, apart=not share))
 
     for number, example in enumerate(examples):
         tree = tree_of(example.chain, number)
@@ -233,7 +234,7 @@ class TreeBatch:
     Attributes:
         chains: what the model reads; slots are nodes, the prompts among them.
         targets, weights: of each slot, weight 0 where it trains nothing, (batch, slots).
-        pairs: (row, chosen slot, rejected slot) of each preference, (pairs, 3).
+        pairs: (row, slot) of the chosen and of the rejected step of each preference, (pairs, 4).
     """
 
     chains: ChainBatch
@@ -286,11 +287,13 @@ class _Layout:
 
 
 def collate_trees(rows: Sequence[Row], pad_id: int) -> TreeBatch:
-    """Tensors of rows, as wide as the longest."""
+    """Tensors of rows, as wide as the longest; of trees that are kept apart, one chain a row."""
     import torch
 
     from prm_core.models.padding import pad
 
+    if rows[0][0].tree.apart:
+        return _collate_chains(rows, pad_id)
     layouts = [_Layout(row) for row in rows]
     ids = pad([layout.ids for layout in layouts], pad_id)
     ends = pad([layout.ends for layout in layouts], -1)
@@ -298,7 +301,6 @@ def collate_trees(rows: Sequence[Row], pad_id: int) -> TreeBatch:
     lineage = torch.zeros(len(rows), slots, slots, dtype=torch.bool)
     mask = torch.zeros(len(rows), 1, width, width, dtype=torch.bool)
     causal = torch.ones(width, width, dtype=torch.bool).tril_()
-    targets, weights = torch.zeros(len(rows), slots), torch.zeros(len(rows), slots)
     for number, layout in enumerate(layouts):
         for slot, parent in enumerate(layout.parents):
             if parent >= 0:
@@ -309,11 +311,39 @@ def collate_trees(rows: Sequence[Row], pad_id: int) -> TreeBatch:
         mask[number, 0, :used, :used] = lineage[number][node][:, node] & causal[:used, :used]
         # A padding token sees itself: a row of the softmax without any column would be NaN.
         mask[number, 0].fill_diagonal_(True)
-        targets[number, : len(layout.targets)] = torch.tensor(layout.targets)
-        weights[number, : len(layout.weights)] = torch.tensor(layout.weights)
-    pairs = [(number, *pair) for number, layout in enumerate(layouts) for pair in layout.pairs]
+    pairs = [(number, chosen, number, rejected)
+             for number, layout in enumerate(layouts) for chosen, rejected in layout.pairs]
     chains = ChainBatch(
         ids, pad([layout.steps for layout in layouts], -1), ends, pad([layout.positions for layout in layouts], 0),
         pad([layout.previous for layout in layouts], -1), mask, lineage,
     )
-    return TreeBatch(chains, targets, weights, torch.tensor(pairs, dtype=torch.int64).reshape(-1, 3))
+    return _with_targets(chains, layouts, pairs)
+
+
+def _collate_chains(rows: Sequence[Row], pad_id: int) -> TreeBatch:
+    """Without positions and mask. A step that two chains of a pair share is a target in the first of them."""
+    from prm_core.models.padding import pad
+
+    layouts: list[_Layout] = []
+    pairs: list[tuple[int, ...]] = []
+    for piece in (piece for row in rows for piece in row):
+        inner = {piece.tree.nodes[index].parent for index in piece.nodes}
+        place: dict[int, tuple[int, int]] = {}
+        for leaf in (index for index in piece.nodes if index not in inner):
+            path = piece.tree.path(leaf)
+            new = {index: (len(layouts), slot) for slot, index in enumerate(path) if index not in place}
+            layouts.append(_Layout([Piece(piece.tree, tuple(path), piece.scored & new.keys(), (), piece.tokens)]))
+            place |= new
+        pairs += [(*place[chosen], *place[rejected]) for chosen, rejected in piece.pairs]
+    ids, steps = pad([layout.ids for layout in layouts], pad_id), pad([layout.steps for layout in layouts], -1)
+    return _with_targets(ChainBatch(ids, steps, pad([layout.ends for layout in layouts], -1)), layouts, pairs)
+
+
+def _with_targets(chains: ChainBatch, layouts: Sequence[_Layout], pairs: Sequence[tuple[int, ...]]) -> TreeBatch:
+    import torch
+
+    targets, weights = torch.zeros(chains.ends.shape), torch.zeros(chains.ends.shape)
+    for number, layout in enumerate(layouts):
+        targets[number, : len(layout.targets)] = torch.tensor(layout.targets)
+        weights[number, : len(layout.weights)] = torch.tensor(layout.weights)
+    return TreeBatch(chains, targets, weights, torch.tensor(pairs, dtype=torch.int64).reshape(-1, 4))
