@@ -57,9 +57,9 @@ class ImplicitRewardModel(RewardModel):
         self.beta = beta
 
     @property
-    def head(self) -> None:
-        """None: there is no layer that did not come with the backbone."""
-        return None
+    def head(self) -> nn.Module:
+        """Nothing: all layers came with the language model."""
+        return nn.ModuleList()
 
     @classmethod
     def from_backbone(
