@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
+from prm_core.models.chains import collate
 from prm_core.models.encoder import Encoder
-from prm_core.models.scorer import collate
 from prm_core.models.tokenizer import train_tokenizer
 from prm_core.types import Step
 from tests import tiny
@@ -63,8 +63,9 @@ def test_a_short_chain_in_a_padded_batch_ends_at_its_last_token_not_at_the_paddi
     """The guide reads position -1, which is padding in a right-padded batch (METHODS 1)."""
     short, long = encoder.encode(PROMPT, ["Mia buys 4 more."]), encoder.encode(PROMPT, tiny.RIGHT)
 
-    ids, steps, ends = collate([short, long], encoder.pad_id)
+    batch = collate([short, long], encoder.pad_id)
 
+    ids, steps, ends = batch.ids, batch.steps, batch.ends
     assert ids.shape == (2, len(long.ids))
     assert ids[0].tolist() == short.ids + [encoder.pad_id] * (len(long.ids) - len(short.ids))
     assert ends.tolist() == [[len(short.ids) - 1, -1, -1], long.step_ends]

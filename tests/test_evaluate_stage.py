@@ -271,9 +271,9 @@ def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
 
     from prm_core.models.calibration import Calibrator
     from prm_core.models.encoder import Encoder
-    from prm_core.models.reward import RewardModel
     from prm_core.models.scorer import save_reward_model
     from prm_core.models.tokenizer import train_tokenizer
+    from tests.training_builders import KINDS
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     torch.manual_seed(0)
@@ -292,8 +292,8 @@ def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
         model.save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)
     for kind, name in (("process", "prm"), ("outcome", "orm")):
-        reward = RewardModel.from_backbone(str(base), kind=kind, surprisal=True, encoder=config.encoder.model_dump(),
-                                           dtype="float32", device="cpu", seed=0)
+        reward = KINDS[kind].from_backbone(str(base), surprisal=True, encoder=config.encoder.model_dump(),
+                                           dtype="float32", device="cpu")
         save_reward_model(reward, encoder, Calibrator("identity", 0), io.inputs[name])
     stage.run(config, io)
     table = store.read_json(io.outputs["metrics"])

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core.errors import InputError
-from prm_core.training.examples import build_examples, split_by_problem
-from prm_core.training.reward import Example
+from prm_core.training.examples import Example, build_examples, split_by_problem
 from prm_core.types import Problem, Step, StepLabel, Trajectory
 
 PROBLEMS = {name: Problem(name, "general", f"Question {name}?", "1") for name in ("p", "q")}

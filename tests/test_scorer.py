@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from prm_core.errors import InputError
 from prm_core.models.calibration import Calibrator, fit_calibrator
+from prm_core.models.chains import collate
 from prm_core.models.reward import RewardModel
 from prm_core.models.scorer import RewardScorer, load_scorer, save_reward_model
 from prm_core.types import Step
@@ -32,7 +34,7 @@ def save(folder: Path, kind: str = "process", calibrator: Calibrator = IDENTITY)
     return model
 
 
-@pytest.mark.parametrize("kind", ["process", "outcome"])
+@pytest.mark.parametrize("kind", ["process", "outcome", "advantage"])
 def test_a_saved_model_scores_as_before_without_pickle(tmp_path, kind: str) -> None:
     model = save(tmp_path, kind, PLATT)
     before = RewardScorer(model, ENCODER, PLATT, "", 64).score(CHAINS)
@@ -56,7 +58,8 @@ def test_raw_scores_are_the_sigmoid_of_the_head(tmp_path) -> None:
     model = save(tmp_path)
     with torch.no_grad():
         model.head.weight.zero_()
-        model.head.bias.fill_(1.0)
+        model.head.bias.copy_(torch.tensor([-0.25, 0.75]))
+        model.surprisal.weight.zero_()
     score = RewardScorer(model, ENCODER, IDENTITY, "", 64).score(CHAINS[:1])[0]
     assert score.raw_scores == pytest.approx([0.7310586] * len(CHAINS[0][1]))
 
@@ -64,6 +67,27 @@ def test_raw_scores_are_the_sigmoid_of_the_head(tmp_path) -> None:
 def test_an_outcome_model_gives_one_score_a_chain(tmp_path) -> None:
     save(tmp_path, "outcome")
     assert {len(score.step_scores) for score in load_scorer(tmp_path / "prm").score(CHAINS)} == {1}
+
+
+def test_an_advantage_model_values_the_bare_prompt_and_every_prefix(tmp_path) -> None:
+    model = save(tmp_path, "advantage", PLATT)
+    found = load_scorer(tmp_path / "prm", device="cpu").score(CHAINS[:3])
+    for (prompt, steps), score in zip(CHAINS[:3], found, strict=True):
+        chain = ENCODER.encode(prompt, steps)
+        with torch.inference_mode():
+            logits = model(collate([chain], ENCODER.pad_id, prompt_slot=True))[0]
+        raw = torch.sigmoid(logits).double().numpy()
+        assert score.raw_scores == pytest.approx(raw[1:].tolist(), abs=1e-6)
+        assert score.step_scores == pytest.approx(PLATT.apply(raw)[1:].tolist(), abs=1e-5)
+        assert score.prompt_score == pytest.approx(PLATT.apply(raw)[0], abs=1e-5)
+    assert RewardScorer(model, ENCODER, IDENTITY, "", 8).score(CHAINS[:1])[0].prompt_score != pytest.approx(
+        found[0].prompt_score, abs=1e-3)
+
+
+def test_only_an_advantage_model_scores_the_prompt(tmp_path) -> None:
+    for kind in ("process", "outcome"):
+        save(tmp_path / kind, kind)
+        assert {score.prompt_score for score in load_scorer(tmp_path / kind / "prm").score(CHAINS[:2])} == {None}
 
 
 def test_order_and_batch_size_do_not_matter(tmp_path) -> None:
@@ -90,7 +114,7 @@ def test_the_version_names_weights_and_calibrator(tmp_path) -> None:
     save_reward_model(model, ENCODER, PLATT, tmp_path / "prm")
     assert load_scorer(tmp_path / "prm").version != version
     with torch.no_grad():
-        model.head.bias += 1.0
+        model.head.bias[1] += 1.0
     save_reward_model(model, ENCODER, IDENTITY, tmp_path / "prm")
     assert load_scorer(tmp_path / "prm").version != version
 
@@ -117,6 +141,19 @@ def test_nothing_to_score(tmp_path) -> None:
     assert load_scorer(tmp_path / "prm").score([]) == []
 
 
+@pytest.mark.parametrize("kind", ["process", "outcome", "advantage"])
+def test_a_prompt_without_steps_has_no_step_scores(tmp_path, kind: str) -> None:
+    save(tmp_path, kind)
+    scorer = load_scorer(tmp_path / "prm", device="cpu")
+    prompt, steps = CHAINS[0]
+    (alone,) = scorer.score([(prompt, ())])
+    assert (alone.step_scores, alone.raw_scores, alone.truncated_steps) == ((), (), 0)
+    beside, other = scorer.score([(prompt, ()), (prompt, steps)])
+    assert (beside.step_scores, len(other.step_scores)) == ((), 1 if kind == "outcome" else len(steps))
+    if kind == "advantage":
+        assert alone.prompt_score == pytest.approx(other.prompt_score, abs=1e-5)
+
+
 @pytest.mark.parametrize(("steps", "reason"), [
     ((Step("fine"), Step("")), "step 1 is empty"),
     ((Step("one\ntwo"),), "step 0 holds the step separator"),
@@ -131,8 +168,8 @@ def test_steps_that_cannot_be_scored(tmp_path, steps, reason: str) -> None:
 def test_folders_that_are_no_reward_model(tmp_path) -> None:
     save(tmp_path)
     save_lm(tmp_path / "policy", ENCODER)
-    for name in ("gone", "policy"):
-        with pytest.raises(InputError, match=f"{name}: not a reward model folder"):
+    for name, reason in (("gone", r"no config\.json there"), ("policy", "not a reward model")):
+        with pytest.raises(InputError, match=f"{name}: .*{reason}"):
             load_scorer(tmp_path / name)
 
 
@@ -151,6 +188,25 @@ def broken(tmp_path: Path, change: str) -> Path:
         (folder / "calibrator.json").unlink()
     elif change == "calibrator of another kind":
         (folder / "calibrator.json").write_text(json.dumps({"slope": 1}))
+    elif change == "no surprisal":
+        (folder / "surprisal.safetensors").unlink()
+    elif change == "torn surprisal":
+        (folder / "surprisal.safetensors").write_bytes(b"half")
+    elif change == "surprisal of another size":
+        save_file({name: torch.zeros(2) for name in ("vocabulary", "query", "weight")},
+                  folder / "surprisal.safetensors")
+    elif change == "a tensor is missing":
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["model.layers.1.mlp.up_proj.weight"]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    elif change == "a tensor of another size":
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 3)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    elif change == "a kind nobody knows":
+        config = json.loads((folder / "config.json").read_text())
+        config["prm"]["kind"] = "oracle"
+        (folder / "config.json").write_text(json.dumps(config))
     elif change == "config is a list":
         (folder / "config.json").write_text(json.dumps([1]))
     return folder
@@ -162,6 +218,12 @@ def broken(tmp_path: Path, change: str) -> Path:
     ("no weights", "does not load"),
     ("no calibrator", "calibrator.json: no such file"),
     ("calibrator of another kind", "calibrator.json: not a calibrator"),
+    ("no surprisal", r"surprisal\.safetensors: does not load"),
+    ("torn surprisal", r"surprisal\.safetensors: does not load"),
+    ("surprisal of another size", r"surprisal\.safetensors: does not load"),
+    ("a tensor is missing", r"1 tensors of LlamaForTokenClassification are not in its weights \(first model\.layers"),
+    ("a tensor of another size", "do not fit its config.json"),
+    ("a kind nobody knows", "a reward model of kind 'oracle', where one of kind"),
     ("config is a list", "not a reward model folder"),
 ])
 def test_broken_folders_are_named_with_the_reason(tmp_path, change: str, reason: str) -> None:

@@ -11,23 +11,27 @@ TEXTS = ["Ann has 3 apples and buys 4 more . How many apples does she have ?", "
 def tiny_reward_model(folder: Path, *, kind: str = "process", seed: int = 0) -> Path:
     """Writes a randomly initialised reward model with a Llama backbone and surprisal; returns its folder."""
     import torch
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, LlamaForTokenClassification
 
     from prm_core.config import EncoderConfig
     from prm_core.models.calibration import Calibrator
     from prm_core.models.encoder import Encoder
-    from prm_core.models.reward import RewardModel, RewardModelConfig
     from prm_core.models.scorer import save_reward_model
+    from prm_core.models.surprisal import Surprisal
     from prm_core.models.tokenizer import train_tokenizer
+    from tests.training_builders import KINDS
 
     encoding = EncoderConfig(separator="\n", max_length=MAX_LENGTH)
     encoder = Encoder(train_tokenizer(TEXTS, encoding.separator), encoding)
-    backbone = LlamaConfig(
-        vocab_size=len(encoder.tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=MAX_LENGTH,
-    )
     torch.manual_seed(seed)
-    model = RewardModel(RewardModelConfig(backbone.to_dict(), kind, True, encoding.model_dump())).eval()
+    network = LlamaForTokenClassification(LlamaConfig(
+        vocab_size=len(encoder.tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=MAX_LENGTH, num_labels=2,
+    ))
+    surprisal = Surprisal(16, len(encoder.tokenizer))
+    torch.nn.init.normal_(surprisal.vocabulary)
+    torch.nn.init.constant_(surprisal.weight, 0.05)
+    model = KINDS[kind](network, encoding.model_dump(), surprisal).eval()
     # Scores spread over (0, 1) instead of lying at one half.
     torch.nn.init.normal_(model.head.weight)
     save_reward_model(model, encoder, Calibrator("identity", 0), folder)

@@ -18,7 +18,7 @@ from prm_core.domains import arithmetic
 from prm_core.domains.data import make_data
 from prm_core.models.encoder import Encoder
 from prm_core.models.policy import Policy
-from prm_core.models.reward import RewardModel
+from prm_core.models.reward import OutcomeRewardModel, ProcessAdvantageModel, ProcessRewardModel, RewardModel
 from prm_core.models.tokenizer import train_tokenizer
 from prm_core.types import Step
 
@@ -28,11 +28,13 @@ PROBLEMS = arithmetic.make_problems("train", 12, 0)
 CHAINS = [(p.prompt, tuple(map(Step, p.meta["solution"]))) for p in PROBLEMS]
 # Read once: whoever tunes the profile while tests run must not change a config between two of them.
 DEFAULTS = configuration.read_yaml(ROOT / "params.yaml")
+KINDS: dict[str, type[RewardModel]] = {
+    model.kind: model for model in (ProcessRewardModel, OutcomeRewardModel, ProcessAdvantageModel)}
 # Everything the training tests' figures depend on stands here, not in the profile.
 SMALL = {
     "seed": 0,
     "data": {"warmup": 24, "train": 12, "dev": 4, "test": 4, "human_chains": 8},
-    "models": {"device": "cpu", "surprisal": True},
+    "models": {"device": "cpu", "surprisal": ["process", "outcome", "advantage"]},
     "encoder": {"separator": "\n", "max_length": 256},
     "warmup": {
         "hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "batch_size": 8, "max_updates": 10,
@@ -41,8 +43,12 @@ SMALL = {
     },
     "generate": {"problems": 6, "samples": 2, "max_new_tokens": 24, "batch_size": 32, "shard_size": 2},
     "train_prm": {
-        "labels": "hard", "epochs": 2, "batch_size": 4, "learning_rate": 0.0003, "head_learning_rate": 0.003,
-        "warmup_share": 0.1, "max_grad_norm": 1.0, "dev_share": 0.25, "checkpoint_every": 2, "log_every": 1,
+        "labels": "hard", "class_weights": "none", "epochs": 2, "max_updates": 0, "row_tokens": 256,
+        "rows_per_update": 2, "rows_per_pass": 2, "precision": "float32", "gradient_checkpointing": False,
+        "lora_rank": 0, "learning_rate": 0.0003, "head_learning_rate": 0.003,
+        "surprisal_learning_rate": 0.003, "weight_decay": 0.01, "warmup_share": 0.1, "max_grad_norm": 1.0,
+        "dev_share": 0.25, "eval_every": 0, "patience": 0, "prover_samples": 4, "preference_weight": 1.0,
+        "checkpoint_every": 2, "log_every": 1,
     },
     "train_policy": {
         "warmup_updates": 1, "updates": 4, "problems_per_update": 3, "group_size": 4, "max_new_tokens": 12,
@@ -92,19 +98,29 @@ def make_policy(encoder: Encoder, seed: int = 0, **values: Any) -> Policy:
     return Policy(make_lm(encoder, seed, **values), encoder, f"tiny-{seed}")
 
 
+def open_eyes(model: RewardModel, seed: int = 1) -> RewardModel:
+    """Gives a new model an opinion: a random head and, where there is one, a surprisal's term that is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.randn(model.head.weight.shape, generator=generator) * 0.3)
+        if model.surprisal is not None:
+            # The surprisal is about -12 here; with weights of 1 every score would be at the edge.
+            model.surprisal.weight.copy_(torch.tensor([0.05, 0.03, 0.04, 0.02]))
+            model.surprisal.query.copy_(torch.randn(model.surprisal.query.shape, generator=generator) * 0.3)
+    return model
+
+
+def reward_model_on(path: Path | str, kind: str = "process", surprisal: bool = True, encoder: Encoder | None = None,
+                    dtype: str = "float32") -> RewardModel:
+    """A new reward model on a saved LM, without an opinion."""
+    settings = {} if encoder is None else encoder.config.model_dump()
+    return KINDS[kind].from_backbone(str(path), surprisal=surprisal, encoder=settings, dtype=dtype, device="cpu")
+
+
 def make_reward_model(folder: Path, encoder: Encoder, kind: str = "process", surprisal: bool = True,
                       **values: Any) -> RewardModel:
     """A reward model on a random backbone, with a head that is not zero, in eval mode."""
-    path = save_lm(folder, encoder, **values)
-    model = RewardModel.from_backbone(str(path), kind=kind, surprisal=surprisal, encoder=encoder.config.model_dump(),
-                                      dtype="float32", device="cpu", seed=0).eval()
-    torch.manual_seed(1)
-    torch.nn.init.normal_(model.head.weight, std=0.3)
-    if surprisal:
-        # The surprisal is about -12 here; without this every score would be at the edge.
-        with torch.no_grad():
-            model.head.weight[0, -1] *= 0.1
-    return model
+    return open_eyes(reward_model_on(save_lm(folder, encoder, **values), kind, surprisal, encoder))
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

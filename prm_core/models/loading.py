@@ -31,7 +31,7 @@ def check_folder(path: str) -> None:
     if not (folder / "config.json").is_file():
         raise InputError(f"model {path}: no config.json there; name a Hugging Face model folder or a hub id, or run "
                          "the stage that writes it")
-    if not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+    if not any(folder.glob("model*.safetensors")) and any(folder.glob("*.bin")):
         raise InputError(f"model {path}: only pickled weights (.bin); convert them to safetensors with "
                          "`save_pretrained` first, pickle is never loaded")
 
