@@ -1,51 +1,79 @@
-"""Reward models: where a step is read, what the head sees, and that padding and later steps change nothing."""
+"""Reward models: where a step is read, what they see, that padding and later steps change nothing, and their folder."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
+from transformers import (
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertLMHeadModel,
+    CTRLConfig,
+    CTRLLMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
 
 from prm_core.errors import InputError
-from prm_core.models.reward import RewardModel
-from prm_core.models.scorer import collate
-from prm_core.types import Step
-from tests.training_builders import CHAINS, make_encoder, make_lm, make_reward_model, save_lm
+from prm_core.models.chains import ChainBatch, collate
+from prm_core.models.reward import RewardModel, is_reward_model
+from tests.training_builders import (
+    CHAINS,
+    KINDS,
+    assert_same_weights,
+    files,
+    make_encoder,
+    make_lm,
+    make_reward_model,
+    open_eyes,
+    reward_model_on,
+    save_lm,
+    weights,
+)
 
 ENCODER = make_encoder()
+ALL = [(kind, surprisal) for kind in KINDS for surprisal in (False, True)]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[tuple[str, bool], RewardModel]:
     folder = tmp_path_factory.mktemp("models")
     return {(kind, surprisal): make_reward_model(folder / f"{kind}{surprisal}", ENCODER, kind, surprisal)
-            for kind in ("process", "outcome") for surprisal in (False, True)}
+            for kind, surprisal in ALL}
 
 
-def scores(model: RewardModel, chains, pad_to: int = 0, filler: int | None = None) -> list[list[float]]:
-    """Logits of each chain's steps, in a batch padded to `pad_to` with `filler`."""
+def padded(model: RewardModel, chains, pad_to: int = 0, filler: int | None = None) -> ChainBatch:
+    """The chains as a batch at least `pad_to` wide, with `filler` for padding."""
     encoded = [ENCODER.encode(prompt, steps) for prompt, steps in chains]
-    ids, steps, ends = collate(encoded, ENCODER.pad_id)
-    extra = max(pad_to - ids.shape[1], 0)
-    ids = torch.nn.functional.pad(ids, (0, extra), value=ENCODER.pad_id)
-    steps = torch.nn.functional.pad(steps, (0, extra), value=-1)
+    batch = collate(encoded, ENCODER.pad_id, prompt_slot=model.prompt_slot)
+    extra = max(pad_to - batch.ids.shape[1], 0)
+    ids = functional.pad(batch.ids, (0, extra), value=ENCODER.pad_id)
     if filler is not None:
         for row, chain in enumerate(encoded):
             ids[row, len(chain.ids) :] = filler
+    return ChainBatch(ids, functional.pad(batch.steps, (0, extra), value=-1), batch.ends)
+
+
+def scores(model: RewardModel, chains, pad_to: int = 0, filler: int | None = None) -> list[list[float]]:
+    """Logits of each chain's slots."""
+    batch = padded(model, chains, pad_to, filler)
     with torch.inference_mode():
-        logits = model(ids, steps, ends)
-    count = [len(chain.step_ends) if model.config.kind == "process" else 1 for chain in encoded]
-    return [row[:n].tolist() for row, n in zip(logits, count, strict=True)]
-
-
-ALL = [(kind, surprisal) for kind in ("process", "outcome") for surprisal in (False, True)]
+        logits = model(batch)
+    return [row[ends >= 0].tolist() for row, ends in zip(logits, batch.ends, strict=True)]
 
 
 @pytest.mark.parametrize("key", ALL)
 def test_padding_of_any_width_and_content_changes_no_score(models, key) -> None:
     alone = [scores(models[key], [chain])[0] for chain in CHAINS[:4]]
 
+    @settings(max_examples=15)
     @given(width=st.integers(0, 200), filler=st.integers(0, len(ENCODER.tokenizer) - 1))
     def check(width: int, filler: int) -> None:
         for one, other in zip(alone, scores(models[key], CHAINS[:4], width, filler), strict=True):
@@ -55,86 +83,173 @@ def test_padding_of_any_width_and_content_changes_no_score(models, key) -> None:
     assert max(map(max, alone)) - min(map(min, alone)) > 0.01, "scores that are all alike would show nothing"
 
 
-@pytest.mark.parametrize("surprisal", [False, True])
-def test_one_pass_scores_every_step_as_its_prefix_alone(models, surprisal: bool) -> None:
+@pytest.mark.parametrize("key", ALL)
+def test_one_pass_scores_every_prefix_as_it_is_alone(models, key) -> None:
+    first = models[key].prompt_slot
     for prompt, steps in CHAINS[:3]:
-        whole = scores(models["process", surprisal], [(prompt, steps)])[0]
-        prefixes = [scores(models["process", surprisal], [(prompt, steps[: k + 1])])[0][-1] for k in range(len(steps))]
+        whole = scores(models[key], [(prompt, steps)])[0]
+        prefixes = [scores(models[key], [(prompt, steps[:k])])[0][-1] for k in range(not first, len(steps) + 1)]
         assert whole == pytest.approx(prefixes, abs=2e-5)
 
 
-def test_the_outcome_is_read_at_the_last_step_not_at_the_padding(models) -> None:
-    model = models["outcome", False]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slot_is_read_at_its_last_token_not_at_the_padding(models, kind: str) -> None:
+    """The guide reads position -1, which is padding in a right-padded batch (METHODS 1)."""
+    model = models[kind, False]
     found = scores(model, CHAINS[:4], pad_to=220)
-    for (prompt, steps), value in zip(CHAINS[:4], found, strict=True):
+    for (prompt, steps), values in zip(CHAINS[:4], found, strict=True):
         chain = ENCODER.encode(prompt, steps)
-        hidden = model.backbone(input_ids=torch.tensor([chain.ids])).last_hidden_state[0, chain.step_ends[-1]]
-        assert value == pytest.approx(model.head(hidden).tolist(), abs=2e-5)
+        ends = [chain.prompt_length - 1] * model.prompt_slot + chain.step_ends
+        hidden = model.backbone(input_ids=torch.tensor([chain.ids])).last_hidden_state[0, ends]
+        wrong, right = model.head(hidden).unbind(-1)
+        assert values == pytest.approx((right - wrong).tolist(), abs=2e-5)
 
 
-def test_without_surprisal_there_is_no_vocabulary_head(models) -> None:
+def test_without_surprisal_there_are_no_vocabulary_logits(models) -> None:
     size = len(ENCODER.tokenizer)
     model = models["process", False]
-    assert model.vocabulary is None
-    assert not [name for name, module in model.named_modules() if getattr(module, "out_features", 0) == size]
-    assert [name for name, value in model.named_parameters() if size in value.shape] == ["backbone.embed_tokens.weight"]
-
-
-def test_vocabulary_logits_are_computed_at_written_tokens_only(models) -> None:
-    model, rows = models["process", True], []
-    chain = ENCODER.encode(*CHAINS[0])
-    hook = model.vocabulary.register_forward_hook(lambda module, inputs, output: rows.append(output.shape))
-    scores(model, CHAINS[:1], pad_to=200)
-    hook.remove()
-    assert rows == [(sum(chain.scored), len(ENCODER.tokenizer))]
-
-
-def lowest_logprobs(prompt: str, steps: tuple[Step, ...]) -> list[float]:
-    """By hand from the causal LM: each step's least likely written token."""
-    chain = ENCODER.encode(prompt, steps)
-    logprobs = torch.log_softmax(make_lm(ENCODER)(input_ids=torch.tensor([chain.ids])).logits[0], -1)
-    begin, result = chain.prompt_length, []
-    for end in chain.step_ends:
-        written = [t for t in range(begin, end + 1) if chain.scored[t]]
-        result.append(min(logprobs[t - 1, chain.ids[t]].item() for t in written))
-        begin = end + 1
-    return result
-
-
-@pytest.mark.parametrize("observed", [False, True])
-def test_surprisal_is_the_lowest_logprob_of_the_written_tokens(tmp_path, observed: bool) -> None:
-    chains = CHAINS[:3]
-    if observed:
-        chains = [(prompt, (Step(steps[0].text, observation="Zoe has 39 pens"), *steps[1:]))
-                  for prompt, steps in chains]
-    expected = [lowest_logprobs(*chain) for chain in chains]
-    for kind, wanted in (("process", expected), ("outcome", [[min(row)] for row in expected])):
-        model = make_reward_model(tmp_path / kind, ENCODER, kind)
-        with torch.no_grad():
-            model.head.weight.zero_()
-            model.head.weight[0, -1] = 1.0
-        for found, row in zip(scores(model, chains), wanted, strict=True):
-            assert found == pytest.approx(row, abs=1e-4)
+    assert model.surprisal is None
+    assert [name for name, value in model.named_parameters() if size in value.shape] == [
+        "network.model.embed_tokens.weight"]
+    assert [name for name, module in model.named_modules() if getattr(module, "out_features", 0) == size] == []
 
 
 def test_a_new_model_has_the_backbone_s_weights_and_no_opinion(tmp_path) -> None:
     source = make_lm(ENCODER)
     path = save_lm(tmp_path / "lm", ENCODER)
-    model = RewardModel.from_backbone(str(path), kind="process", surprisal=True, encoder={}, dtype="float32",
-                                      device="cpu", seed=3)
-    assert scores(model, CHAINS[:1])[0] == [0.0] * len(CHAINS[0][1])
-    assert torch.equal(model.vocabulary.weight, source.lm_head.weight)
-    for name, value in source.model.state_dict().items():
-        assert torch.equal(model.backbone.state_dict()[name], value)
+    for kind in KINDS:
+        model = reward_model_on(path, kind)
+        assert set(map(float, torch.cat([torch.tensor(row) for row in scores(model, CHAINS[:2])]))) == {0.0}
+        assert torch.equal(model.surprisal.vocabulary, source.lm_head.weight)
+        assert not model.surprisal.vocabulary.requires_grad
+        assert_same_weights(weights(model.backbone), weights(source.model))
+        assert not model.training
+
+
+# The folder
+
+
+@pytest.mark.parametrize("key", ALL)
+def test_a_saved_model_is_the_same_model(models, tmp_path, key) -> None:
+    models[key].save_pretrained(tmp_path / "prm")
+    again = RewardModel.from_pretrained(tmp_path / "prm", device="cpu")
+    assert type(again) is KINDS[key[0]]
+    assert (again.encoder, again.training) == (ENCODER.config.model_dump(), False)
+    assert scores(again, CHAINS) == scores(models[key], CHAINS)
+    assert files(tmp_path / "prm") == sorted(
+        ["config.json", "model.safetensors", *["surprisal.safetensors"] * key[1]])
+
+
+@pytest.mark.parametrize("surprisal", [False, True])
+def test_the_library_s_own_class_loads_the_folder(models, tmp_path, surprisal: bool) -> None:
+    model = models["process", surprisal]
+    model.save_pretrained(tmp_path / "prm")
+    plain, report = AutoModelForTokenClassification.from_pretrained(tmp_path / "prm", output_loading_info=True)
+    assert (set(report["missing_keys"]), set(report["unexpected_keys"])) == (set(), set())
+    assert plain.config.id2label == {0: "wrong", 1: "right"}
+    for (prompt, steps), own in zip(CHAINS[:4], scores(model, CHAINS[:4]), strict=True):
+        chain = ENCODER.encode(prompt, steps)
+        with torch.inference_mode():
+            logits = plain(input_ids=torch.tensor([chain.ids])).logits[0, chain.step_ends]
+        right = logits.softmax(-1)[:, 1].tolist()
+        # The surprisal is a term the library's class knows nothing of.
+        assert (right == pytest.approx(torch.tensor(own).sigmoid().tolist(), abs=1e-6)) is not surprisal
+
+
+@pytest.mark.parametrize(("saved", "asked"), [
+    (saved, asked) for saved in KINDS for asked in KINDS if saved != asked])
+def test_a_class_refuses_the_folder_of_another_kind(models, tmp_path, saved: str, asked: str) -> None:
+    models[saved, False].save_pretrained(tmp_path / "prm")
+    with pytest.raises(InputError, match=f"a reward model of kind '{saved}', where one of kind '{asked}' is needed"):
+        KINDS[asked].from_pretrained(tmp_path / "prm")
+
+
+def test_a_language_model_is_no_reward_model(tmp_path) -> None:
+    path = save_lm(tmp_path / "lm", ENCODER)
+    assert not is_reward_model(str(path))
+    with pytest.raises(InputError, match=r"lm: not a reward model folder \(no config\.json with `prm` in it\)"):
+        RewardModel.from_pretrained(path)
 
 
 def test_no_path_of_this_machine_enters_the_model(tmp_path) -> None:
-    model = make_reward_model(tmp_path / "lm", ENCODER)
+    for name in ("one", "two"):
+        make_reward_model(tmp_path / name, ENCODER).save_pretrained(tmp_path / f"prm-{name}")
+    one, two = (tmp_path / f"prm-{name}" for name in ("one", "two"))
+    assert "_name_or_path" not in json.loads((one / "config.json").read_text())
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files(one))
+    assert str(tmp_path) not in (one / "config.json").read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bfloat16_model_scores_the_same_before_and_after_it_is_saved(tmp_path, kind: str) -> None:
+    """Rotary frequencies rounded with the weights would shift every position, until the model is loaded again."""
+    path = save_lm(tmp_path / "lm", ENCODER)
+    model = open_eyes(reward_model_on(path, kind, encoder=ENCODER, dtype="bfloat16"))
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+    assert model.backbone.rotary_emb.inv_freq.dtype == torch.float32
     model.save_pretrained(tmp_path / "prm")
-    assert str(tmp_path) not in (tmp_path / "prm/config.json").read_text()
+    again = RewardModel.from_pretrained(tmp_path / "prm", device="cpu")
+    assert {value.dtype for value in again.parameters()} == {torch.bfloat16}
+    assert scores(again, CHAINS[:4]) == scores(model, CHAINS[:4])
+    precise = RewardModel.from_pretrained(tmp_path / "prm", device="cpu", dtype="float32")
+    for one, other in zip(scores(precise, CHAINS[:4]), scores(model, CHAINS[:4]), strict=True):
+        assert one == pytest.approx(other, abs=0.3)
+
+
+# Backbones that will not do
+
+
+def other_lm(folder: Path, model: PreTrainedModel) -> Path:
+    model.save_pretrained(folder)
+    return folder
 
 
 def test_a_backbone_that_is_not_there_is_named(tmp_path) -> None:
     with pytest.raises(InputError, match=r"gone.*no config\.json"):
-        RewardModel.from_backbone(str(tmp_path / "gone"), kind="process", surprisal=False, encoder={}, dtype="float32",
-                                  device="cpu", seed=0)
+        reward_model_on(tmp_path / "gone")
+
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "intermediate_size": 32, "initializer_range": 0.5}
+
+
+def test_an_encoder_reads_ahead_and_is_refused(tmp_path) -> None:
+    path = other_lm(tmp_path / "bert", BertLMHeadModel(BertConfig(**SMALL)))
+    with pytest.raises(InputError, match=r"bert: it reads ahead \(an encoder\).*name a causal model"):
+        reward_model_on(path)
+
+
+def test_dropout_is_not_mistaken_for_reading_ahead(tmp_path) -> None:
+    """The same network as a decoder is causal; in training mode two passes over it would differ."""
+    path = other_lm(tmp_path / "bert", BertLMHeadModel(BertConfig(**SMALL, is_decoder=True, hidden_dropout_prob=0.5)))
+    assert reward_model_on(path).kind == "process"
+
+
+@pytest.mark.parametrize("model", [
+    OPTForCausalLM(OPTConfig(vocab_size=50, hidden_size=16, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2,
+                             word_embed_proj_dim=16)),
+    CTRLLMHeadModel(CTRLConfig(vocab_size=50, n_embd=16, dff=32, n_layer=1, n_head=2)),
+], ids=["opt", "ctrl"])
+def test_an_architecture_without_token_classification_is_named(tmp_path, model: PreTrainedModel) -> None:
+    path = other_lm(tmp_path / "lm", model)
+    with pytest.raises(InputError, match=f"unknown architecture '{model.config.model_type}'.*name a decoder"):
+        reward_model_on(path)
+
+
+def test_pickled_weights_are_never_loaded(tmp_path) -> None:
+    path = save_lm(tmp_path / "lm", ENCODER)
+    torch.save(make_lm(ENCODER).state_dict(), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"only pickled weights \(\.bin\); convert them to safetensors"):
+        reward_model_on(path)
+
+
+def test_a_backbone_with_a_tensor_missing_is_not_filled_up_with_random_weights(tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = save_lm(tmp_path / "lm", ENCODER)
+    tensors = load_file(path / "model.safetensors")
+    del tensors["model.norm.weight"], tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"2 tensors of LlamaForCausalLM are not in its weights \(first model\.layers"):
+        reward_model_on(path)
