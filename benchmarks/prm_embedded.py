@@ -33,6 +33,7 @@ from prm_core.training.recipe import train_on
 from prm_core.types import Problem, StepLabel, Trajectory
 
 WITHIN, SLOWER, LOST = 3.0, 1.2, 0.5
+LEAST_LOST = 0.001
 ARTIFACTS = ("data/train.jsonl", "data/dev.jsonl", "data/test.jsonl", "artifacts/calibrate/training_set",
              "artifacts/generate/trajectories", "artifacts/warmup/models", "artifacts/evaluate/trajectories")
 log = logging.getLogger(__name__)
@@ -158,13 +159,15 @@ def _record(estimate: Estimate) -> dict[str, float]:
 
 def _lost(runs: Sequence[Run], group: str) -> tuple[str, float, float, float]:
     """Accuracy lost by the PRM over that lost by the ORM, with its name: of one seed with its interval, of several
-    median and range. Where the ORM loses nothing there is no ratio: infinity, which no bar takes."""
-    name = f"prm vs orm/{group}/lost_ratio"
-    known = [run.adversarial[name] for run in runs if name in run.adversarial]
-    ratios = [estimate.value for estimate in known] + [float("inf")] * (len(runs) - len(known))
-    low, high = (known[0].low, known[0].high) if len(ratios) == len(known) == 1 else (min(ratios), max(ratios))
-    points = [100 * statistics.mean(run.adversarial[f"{model}/{group}/accuracy_lost"].value for run in runs)
-              for model in ("prm", "orm")]
+    median and range. An ORM that loses nothing counts as one that loses a tenth of a point."""
+    lost = {model: [run.adversarial[f"{model}/{group}/accuracy_lost"].value for run in runs]
+            for model in ("prm", "orm")}
+    ratios = [mine / max(theirs, LEAST_LOST) for mine, theirs in zip(lost["prm"], lost["orm"], strict=True)]
+    low, high = min(ratios), max(ratios)
+    whole = runs[0].adversarial.get(f"prm vs orm/{group}/lost_ratio")
+    if len(runs) == 1 and whole is not None:
+        low, high = whole.low, whole.high
+    points = [100 * statistics.mean(values) for values in lost.values()]
     return (f"adversarial suite, {group} edits: accuracy lost, PRM ({points[0]:.1f} points) / ORM ({points[1]:.1f})",
             statistics.median(ratios), low, high)
 

@@ -277,19 +277,20 @@ def test_oracle_labels_go_up_to_the_first_error_as_automatic_ones_do():
     assert [(one.step_index, one.is_correct) for one in wrong] == [(0, True), (1, False)]
 
 
-def test_the_ratio_of_accuracy_lost_is_infinite_where_the_orm_loses_nothing():
-    def run(ratio: float | None) -> prm_embedded.Run:
+def test_the_ratio_of_accuracy_lost_is_a_number_where_the_orm_loses_nothing():
+    def run(prm: float, orm: float) -> prm_embedded.Run:
         figures = {f"{model}/all/accuracy_lost": Estimate(lost, lost, lost)
-                   for model, lost in (("prm", 0.1), ("orm", 0.3))}
-        if ratio is not None:
-            figures["prm vs orm/all/lost_ratio"] = Estimate(ratio, ratio - 0.1, ratio + 0.1)
+                   for model, lost in (("prm", prm), ("orm", orm))}
+        if orm > 0:
+            figures["prm vs orm/all/lost_ratio"] = Estimate(prm / orm, 0.25, 0.75)
         return prm_embedded.Run(0, {}, {}, {}, figures)
 
-    name, *figures = prm_embedded._lost([run(0.3)], "all")
-    assert name == "adversarial suite, all edits: accuracy lost, PRM (10.0 points) / ORM (30.0)"
-    assert figures == pytest.approx([0.3, 0.2, 0.4]), "the interval of the only seed"
-    assert prm_embedded._lost([run(0.3), run(0.5), run(0.4)], "all")[1:] == (0.4, 0.3, 0.5)
-    assert prm_embedded._lost([run(None)], "all")[1:] == (math.inf, math.inf, math.inf)
+    name, *figures = prm_embedded._lost([run(0.1, 0.2)], "all")
+    assert name == "adversarial suite, all edits: accuracy lost, PRM (10.0 points) / ORM (20.0)"
+    assert figures == pytest.approx([0.5, 0.25, 0.75]), "the interval of the only seed"
+    several = [run(0.1, 0.2), run(0.3, 0.4), run(0.1, 0.5)]
+    assert prm_embedded._lost(several, "all")[1:] == pytest.approx((0.5, 0.2, 0.75))
+    assert prm_embedded._lost([run(0.1, -0.2)], "all")[1:] == pytest.approx((100, 100, 100))
 
 
 def test_a_workspace_without_a_finished_run_is_named(tmp_path):
