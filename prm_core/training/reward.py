@@ -256,9 +256,7 @@ def train_reward_model(
         if _patience_over(history, config.patience):
             break
         loss = _update(wrapped, rows, objective, accelerator, config)
-        if not math.isfinite(loss):
-            raise InputError(f"the {kind} model's loss is {loss} at update {update}; lower train_prm.learning_rate or "
-                             "check the labels")
+        _check_finite(loss, f"the {kind} model's loss", update)
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
@@ -272,6 +270,7 @@ def train_reward_model(
             record = {"update": update + 1, "epoch": (update + 1) / per_epoch,
                       "dev_loss": dev_loss(model, dev.rows, objective, accelerator, config.rows_per_pass)}
             wrapped.train()
+            _check_finite(record["dev_loss"], f"the {kind} model's loss on dev problems", update)
             if record["dev_loss"] <= lowest and accelerator.is_main_process:
                 best.save()
             history.append(record)
@@ -283,6 +282,11 @@ def train_reward_model(
     model.eval()
     accelerator.free_memory()
     return history
+
+
+def _check_finite(loss: float, what: str, update: int) -> None:
+    if not math.isfinite(loss):
+        raise InputError(f"{what} is {loss} at update {update}; lower train_prm.learning_rate or check the labels")
 
 
 def _patience_over(history: Sequence[dict[str, Any]], patience: int) -> bool:
