@@ -18,7 +18,8 @@ from prm_core.models.policy import load_policy
 from prm_core.models.scorer import load_scorer
 from prm_core.stages import base
 from prm_core.stages.base import CHAIN, Stage, StageIO, execute, load_stage, model_path
-from prm_core.types import Problem, StepLabel, Trajectory
+from prm_core.stages.train_prm import MODELS
+from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
 from tests.quality_builders import Tracked
 from tests.training_builders import (
     Interrupted,
@@ -201,31 +202,48 @@ def tracked(monkeypatch) -> Tracked:
 
 def workspace(root: Path, **over) -> Path:
     """One with random base models, a chain for each problem (not about it: the models learn nothing here), and training
-    labels for its steps."""
+    labels for its steps, with a value of rollouts and a preference for each second one."""
     config = make_workspace(root, small_values(**over))
     problems = store.read_jsonl(Problem, root / "data/train.jsonl")
     chains = store.read_jsonl(Trajectory, root / "data/human/trajectories.jsonl")
-    rows, labels = [], []
+    rows, labels, values, preferences = [], [], [], []
     for number, problem in enumerate(problems):
         steps = chains[number % len(chains)].steps
         rows.append(Trajectory(f"gen/{number}", problem.id, "tiny", steps, None, number % 2 == 0, config.seed))
         labels += [StepLabel(f"gen/{number}", i, "merged", 0.9, "+" in s.text, 0.9, 1, "") for i, s in enumerate(steps)]
+        values.append(StepLabel(f"gen/{number}", 0, "rollout", 0.5, True, 0.9, 8, ""))
+        if number % 2:
+            preferences.append(StepPreference(problem.id, steps[:1], steps[1], steps[2], 0.75, 0.25, 8, 8))
+    store.write_shard(root / "artifacts/label/labels", 0, StepLabel, values)
+    store.write_shard(root / "artifacts/label/preferences", 0, StepPreference, preferences)
     store.write_shard(root / "artifacts/generate/trajectories", 0, Trajectory, rows)
     store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, labels)
     return root
 
 
-def test_train_prm_writes_two_models_that_score(tmp_path, tracked) -> None:
+def test_train_prm_writes_three_models_that_score(tmp_path, tracked) -> None:
     root = workspace(tmp_path / "w", calibrate={"min_labels": 5})
     execute("train_prm", root)
-    scorers = {name: load_scorer(root / f"artifacts/train_prm/{name}", device="cpu") for name in ("prm", "orm")}
-    assert {name: scorer.kind for name, scorer in scorers.items()} == {"prm": "process", "orm": "outcome"}
+    scorers = {name: load_scorer(root / f"artifacts/train_prm/{name}", device="cpu") for name in MODELS}
+    assert {name: scorer.kind for name, scorer in scorers.items()} == MODELS == {
+        "prm": "process", "orm": "outcome", "pav": "advantage"}
     assert scorers["prm"].calibrator.method == "isotonic"
+    assert scorers["pav"].calibrator.method == "identity", "values are frequencies already"
     metrics = store.read_json(root / "artifacts/train_prm/metrics.json")
-    # 12 problems, a quarter of them for dev; both models on the same chains.
-    assert [metrics[f"{split}/{name}/chains"] for name in ("prm", "orm") for split in ("train", "dev")] == [9, 3, 9, 3]
+    # 12 problems, a quarter of them for dev; all models on the same chains.
+    assert [metrics[f"train/{name}/{what}"] for name in MODELS for what in ("chains", "dev_chains")] == [9, 3] * 3
+    steps = len(store.read_shards(StepLabel, root / "artifacts/calibrate/training_set"))
+    assert metrics["train/prm/labels"] == steps
+    assert metrics["train/orm/targets"] == 9
+    # A value for each prefix and one for each prompt.
+    assert metrics["train/pav/targets"] == metrics["train/prm/targets"] + 9
+    assert metrics["train/prm/pairs"] == metrics["train/orm/pairs"] == 0
+    # One for each second problem, those of dev problems left out.
+    assert 3 <= metrics["train/pav/pairs"] <= 6
     history = store.read_json(root / "artifacts/train_prm/history.json")
-    assert metrics["dev/prm/loss"] == min(record["dev_loss"] for record in history["prm"])
+    for name in MODELS:
+        assert metrics[f"dev/{name}/loss"] == min(record["dev_loss"] for record in history[name])
+    assert metrics["dev/pav/advantage_variance"] >= 0
     assert metrics == {key: tracked.metrics[key] for key in metrics}
     assert "process/loss" in tracked.metrics
     assert files(root / ".work") == []
@@ -246,12 +264,13 @@ def test_train_prm_needs_two_problems(tmp_path, tracked) -> None:
         execute("train_prm", root)
 
 
-def test_train_prm_resumed_while_the_second_model_trains_ends_the_same(tmp_path, tracked, monkeypatch) -> None:
+@pytest.mark.parametrize("kind", ["outcome", "advantage"])
+def test_train_prm_resumed_while_a_later_model_trains_ends_the_same(tmp_path, tracked, monkeypatch, kind: str) -> None:
     root, other = workspace(tmp_path / "a"), workspace(tmp_path / "b")
     execute("train_prm", root)
 
     def crash(figures, step=None) -> None:
-        if "outcome/loss" in figures and step == 3:
+        if f"{kind}/loss" in figures and step == 3:
             raise Interrupted
 
     with monkeypatch.context() as patched:
