@@ -180,7 +180,7 @@ class RewardTrainingConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(description="bfloat16: mixed, the weights stay float32")
     gradient_checkpointing: bool = Field(description="recompute activations: less memory, a third more time")
     lora_rank: NonNegativeInt = Field(description="0 trains all weights; else LoRA of that rank on every linear layer")
-    learning_rate: float
+    learning_rate: float = Field(description="of the backbone; 0 freezes it, which trains three times as fast")
     head_learning_rate: float
     surprisal_learning_rate: float = Field(description="of the few weights of the surprisal's term")
     weight_decay: float

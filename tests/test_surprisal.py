@@ -33,42 +33,23 @@ def reader() -> Surprisal:
     return result
 
 
-def read_by(weights: list[float], values: list[float]) -> float:
-    return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-
-
 def test_the_features_of_a_step_by_hand() -> None:
     found = reader().features(HIDDEN, ROW)[0]
     for features, values in zip(found.tolist(), LOGPROBS, strict=True):
-        # The attention starts from the surprising tokens: weights exp(-log p) = 1 / p.
-        expected = [min(values), sum(values) / 2, sum(values) / 50, read_by([math.exp(-v) for v in values], values)]
-        assert features == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_query_turns_the_attention_to_tokens_it_knows() -> None:
-    surprisal = reader()
-    surprisal.query.data.copy_(tensor([0.0, 3.0]))
-    # Attention is by the token's own hidden state: the columns 2 and 3 are ONE, 4 and 6 are ZERO.
-    for slot, factors in ((0, (3.0, 3.0)), (1, (0.0, 0.0))):
-        values = LOGPROBS[slot]
-        weights = [math.exp(f - v) for f, v in zip(factors, values, strict=True)]
-        assert surprisal.features(HIDDEN, ROW)[0, slot, 3].item() == pytest.approx(read_by(weights, values), abs=1e-6)
-    surprisal.query.data.copy_(tensor([0.0, 50.0]))
-    assert surprisal.features(tensor([[ONE, ZERO, ONE, ZERO, ZERO, ZERO, ZERO, ONE]]), ROW)[0, 0, 3].item(
-        ) == pytest.approx(math.log(0.5), abs=1e-5), "only the token it looks at"
+        assert features == pytest.approx([min(values), sum(values) / 2, sum(values) / 50], abs=1e-6)
 
 
 def test_the_term_is_linear_in_the_features_and_starts_at_nothing() -> None:
     surprisal = reader()
     assert surprisal(HIDDEN, ROW, False).tolist() == [[0.0, 0.0]]
-    surprisal.weight.data.copy_(tensor([1.0, 2.0, -3.0, 0.5]))
-    expected = surprisal.features(HIDDEN, ROW)[0] @ tensor([1.0, 2.0, -3.0, 0.5])
+    surprisal.weight.data.copy_(tensor([1.0, 2.0, -3.0]))
+    expected = surprisal.features(HIDDEN, ROW)[0] @ tensor([1.0, 2.0, -3.0])
     assert surprisal(HIDDEN, ROW, False)[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_of_a_whole_chain_the_least_expected_step_so_far_counts_feature_by_feature() -> None:
     surprisal = reader()
-    surprisal.weight.data.copy_(tensor([1.0, 0.0, 0.0, 0.0]))
+    surprisal.weight.data.copy_(tensor([1.0, 0.0, 0.0]))
     assert surprisal(HIDDEN, ROW, True)[0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
     lineage = tensor([[[True, False], [False, True]]])
     tree = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tensor([[-1, *range(7)]]), lineage=lineage)
@@ -89,25 +70,20 @@ def test_the_token_before_is_the_one_before_it_in_its_chain() -> None:
 
 def test_slots_without_a_step_have_no_features() -> None:
     batch = ChainBatch(ROW.ids, ROW.steps, tensor([[3, 6, -1]]))
-    assert reader().features(HIDDEN, batch)[0, 2].tolist() == [0.0] * 4
+    assert reader().features(HIDDEN, batch)[0, 2].tolist() == [0.0] * 3
     nothing = ChainBatch(ROW.ids, torch.full_like(ROW.steps, -1), tensor([[1]]))
-    assert reader().features(HIDDEN, nothing).tolist() == [[[0.0] * 4]]
+    assert reader().features(HIDDEN, nothing).tolist() == [[[0.0] * 3]]
 
 
-def test_labels_move_the_reading_and_nothing_that_surprisal_is_measured_with() -> None:
+def test_labels_move_the_weights_and_nothing_that_surprisal_is_measured_with() -> None:
     surprisal = reader()
     surprisal.weight.data.fill_(1.0)
     hidden = tensor([[ONE, ZERO, ONE, ZERO, ZERO, ZERO, ONE, ONE]], requires_grad=True)
     surprisal(hidden, ROW, False).sum().backward()
     assert surprisal.vocabulary.grad is None
     assert not surprisal.vocabulary.requires_grad
-    # The query is zero, so through the attention no gradient reaches the hidden states, and never through log p.
-    assert hidden.grad.abs().max() == 0
-    assert surprisal.query.grad.abs().max() > 0.01
-    surprisal.query.data.copy_(tensor([1.0, 2.0]))
-    surprisal(hidden, ROW, False).sum().backward()
-    # At the tokens that are read, not at those before them that the log-probabilities come from.
-    assert (hidden.grad[0].abs().sum(-1) > 0).nonzero().flatten().tolist() == [2, 3, 4, 6]
+    assert hidden.grad is None
+    assert surprisal.weight.grad.abs().min() > 0.01
 
 
 def test_logits_exist_a_chunk_at_a_time(monkeypatch) -> None:
@@ -151,7 +127,7 @@ def test_a_model_s_surprisal_is_that_of_the_language_model_it_started_from(tmp_p
     model = make_reward_model(tmp_path, ENCODER, kind)
     with torch.no_grad():
         model.head.weight.zero_()
-        model.surprisal.weight.copy_(tensor([1.0, 0.0, 0.0, 0.0]))
+        model.surprisal.weight.copy_(tensor([1.0, 0.0, 0.0]))
         batch = collate([ENCODER.encode(*chain) for chain in chains], ENCODER.pad_id, prompt_slot=model.prompt_slot)
         found = model(batch)
     for logits, chain in zip(found.tolist(), chains, strict=True):

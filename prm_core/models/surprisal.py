@@ -10,7 +10,7 @@ from prm_core.models.likelihood import reduce_by_step
 
 # Tokens whose vocabulary logits exist at one time; bounds the memory of large vocabularies.
 CHUNK = 512
-FEATURES = ("lowest", "mean", "sum", "read")
+FEATURES = ("lowest", "mean", "sum")
 
 
 @torch.no_grad()
@@ -33,8 +33,8 @@ def token_logprobs(hidden: Tensor, vocabulary: Tensor, targets: Tensor) -> Tenso
 class Surprisal(nn.Module):
     """A linear term of a step's logit over what its tokens' probabilities are.
 
-    The features of a step: its lowest log-probability, the mean, the sum (of 50 tokens as one), and one read by
-    attention that learns at which tokens to look and starts from the surprising ones.
+    The features of a step: its lowest log-probability, their mean, and their sum (of 50 tokens as one). A learned
+    reading of single tokens was tried and dropped: it fits the training problems and does not carry over to others.
 
     Args:
         width: of the hidden states.
@@ -45,7 +45,6 @@ class Surprisal(nn.Module):
     def __init__(self, width: int, vocabulary_size: int) -> None:
         super().__init__()
         self.vocabulary = nn.Parameter(torch.zeros(vocabulary_size, width), requires_grad=False)
-        self.query = nn.Parameter(torch.zeros(width))
         self.weight = nn.Parameter(torch.zeros(len(FEATURES)))
 
     def forward(self, hidden: Tensor, batch: ChainBatch, whole_chain: bool) -> Tensor:
@@ -71,18 +70,7 @@ class Surprisal(nn.Module):
         before = columns - 1 if batch.previous is None else batch.previous[rows, columns]
         logprob = hidden.new_zeros(batch.ids.shape, dtype=torch.float32)
         logprob[rows, columns] = token_logprobs(hidden[rows, before], self.vocabulary, batch.ids[rows, columns])
-        attention = hidden @ self.query.to(hidden.dtype) - logprob
         count = batch.ends.shape[1]
-        top = reduce_by_step(attention.float(), batch.steps, count, "amax").detach()
-        # Of tokens outside every step nothing is read.
-        index = batch.steps.clamp(min=0)
-        weight = (attention - top.gather(1, index)).exp().where(batch.steps >= 0, 0.0)
-        total = reduce_by_step(weight, batch.steps, count, "sum").clamp(min=1e-6)
         length = reduce_by_step((batch.steps >= 0).float(), batch.steps, count, "sum").clamp(min=1)
         summed = reduce_by_step(logprob, batch.steps, count, "sum")
-        return torch.stack([
-            reduce_by_step(logprob, batch.steps, count, "amin"),
-            summed / length,
-            summed / 50,
-            reduce_by_step(weight * logprob, batch.steps, count, "sum") / total,
-        ], dim=-1)
+        return torch.stack([reduce_by_step(logprob, batch.steps, count, "amin"), summed / length, summed / 50], dim=-1)

@@ -90,6 +90,8 @@ def train_on(
               "truncated_pairs": long_pairs}
     # Encoded chains of large trees take more memory than the model.
     del encoded, dev_encoded, kept
+    if not config.train_prm.learning_rate:
+        model.backbone.requires_grad_(False)
     if config.train_prm.gradient_checkpointing:
         model.network.activation_checkpointing_enable()
     with lora(model, config.train_prm.lora_rank, config.seed):
