@@ -105,8 +105,7 @@ def open_eyes(model: RewardModel, seed: int = 1) -> RewardModel:
         model.head.weight.copy_(torch.randn(model.head.weight.shape, generator=generator) * 0.3)
         if model.surprisal is not None:
             # The surprisal is about -12 here; with weights of 1 every score would be at the edge.
-            model.surprisal.weight.copy_(torch.tensor([0.05, 0.03, 0.04, 0.02]))
-            model.surprisal.query.copy_(torch.randn(model.surprisal.query.shape, generator=generator) * 0.3)
+            model.surprisal.weight.copy_(torch.tensor([0.05, 0.03, 0.04]))
     return model
 
 
