@@ -171,6 +171,8 @@ class CalibrateConfig(Section):
 
 class RewardTrainingConfig(Section):
     labels: Literal["hard", "soft"]
+    harmless_steps: Share = Field(description="share of the chains of which a copy is trained too, with steps inserted "
+                                              "that change nothing (filler, restatements, irrelevant facts)")
     class_weights: Literal["none", "balanced"] = Field(description="balanced: right and wrong targets weigh the same")
     epochs: PositiveInt
     max_updates: NonNegativeInt = Field(description="stop there; 0 is all epochs")

@@ -12,6 +12,7 @@ from prm_core.config import Config
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_tokenizer, pick_device
+from prm_core.training.augment import with_harmless_steps
 from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
 from prm_core.training.reward import Rows, pack_rows, train_reward_model
 from prm_core.training.trees import collate_trees
@@ -73,6 +74,7 @@ def train_on(
     encoder = Encoder(load_tokenizer(backbone), config.encoder)
     train, dev = split_by_problem(examples, config.train_prm.dev_share, config.seed)
     held = {example.problem_id for example in dev}
+    train = with_harmless_steps(train, kind, config.train_prm.harmless_steps, config.seed)
     encoded, lost = encode_examples(encoder, train, kind)
     dev_encoded, _ = encode_examples(encoder, dev, kind)
     kept, long_pairs = encode_pairs(encoder, [pair for pair in pairs if pair.problem_id not in held],
