@@ -107,6 +107,15 @@ def test_rows_are_filled_by_best_fit() -> None:
     assert pack([], 8, 0) == []
 
 
+def test_trees_kept_apart_stand_with_others_of_their_length() -> None:
+    sizes = [3, 9, 4, 10, 2, 3]
+    trees = [Tree([Node(-1, tuple(range(size)), (False,) * size)], apart=True) for size in sizes]
+    pieces = [Piece(tree, (0,), frozenset(), (), size) for tree, size in zip(trees, sizes, strict=True)]
+    rows = pack(pieces, 20, seed=0)
+    # Padded to the longest: 2 x 10, 4 x 4.
+    assert sorted(sorted(piece.tokens for piece in row) for row in rows) == [[2, 3, 3, 4], [9, 10]]
+
+
 def test_the_seed_decides_what_is_packed_together() -> None:
     pieces = [single(tokens) for tokens in (1, 2, 3, 4) * 20]
     rows = [[[id(piece) for piece in row] for row in pack(pieces, 8, seed)] for seed in (0, 0, 1)]

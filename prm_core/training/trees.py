@@ -204,26 +204,43 @@ def cut(tree: Tree, width: int) -> list[Piece]:
 def pack(pieces: Sequence[Piece], width: int, seed: int) -> list[Row]:
     """Rows of at most `width` tokens that hold every piece once, in random order.
 
-    Best fit, longest first, within windows of shuffled pieces: rows are full, and what is in a row is still random.
+    Within windows of shuffled pieces, so that what is in a row is still random: best fit, longest first, which leaves
+    next to no room; of trees that are kept apart, pieces of like length, whose padding counts as tokens.
     """
     rng = random.Random(f"pack/{seed}")
     order = list(pieces)
     rng.shuffle(order)
-    rows: list[list[Piece]] = []
-    for start in range(0, len(order), WINDOW):
-        # (room left, row), by room.
-        room: list[tuple[int, int]] = []
-        for piece in sorted(order[start : start + WINDOW], key=lambda piece: -piece.tokens):
-            fit = bisect.bisect_left(room, (piece.tokens, -1))
-            if fit == len(room):
-                rows.append([piece])
-                left, row = width - piece.tokens, len(rows) - 1
-            else:
-                left, row = room.pop(fit)
-                rows[row].append(piece)
-                left -= piece.tokens
-            bisect.insort(room, (left, row))
+    fill = _like_lengths if order and order[0].tree.apart else _best_fit
+    rows = [row for start in range(0, len(order), WINDOW)
+            for row in fill(sorted(order[start : start + WINDOW], key=lambda piece: -piece.tokens), width)]
     rng.shuffle(rows)
+    return rows
+
+
+def _best_fit(longest_first: Sequence[Piece], width: int) -> list[list[Piece]]:
+    rows: list[list[Piece]] = []
+    # (room left, row), by room.
+    room: list[tuple[int, int]] = []
+    for piece in longest_first:
+        fit = bisect.bisect_left(room, (piece.tokens, -1))
+        if fit == len(room):
+            rows.append([piece])
+            left, row = width - piece.tokens, len(rows) - 1
+        else:
+            left, row = room.pop(fit)
+            rows[row].append(piece)
+            left -= piece.tokens
+        bisect.insort(room, (left, row))
+    return rows
+
+
+def _like_lengths(longest_first: Sequence[Piece], width: int) -> list[list[Piece]]:
+    rows: list[list[Piece]] = []
+    for piece in longest_first:
+        if rows and (len(rows[-1]) + 1) * rows[-1][0].tokens <= width:
+            rows[-1].append(piece)
+        else:
+            rows.append([piece])
     return rows
 
 
