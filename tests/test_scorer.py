@@ -193,7 +193,7 @@ def broken(tmp_path: Path, change: str) -> Path:
     elif change == "torn surprisal":
         (folder / "surprisal.safetensors").write_bytes(b"half")
     elif change == "surprisal of another size":
-        save_file({name: torch.zeros(2) for name in ("vocabulary", "query", "weight")},
+        save_file({name: torch.zeros(2) for name in ("vocabulary", "weight")},
                   folder / "surprisal.safetensors")
     elif change == "a tensor is missing":
         tensors = load_file(folder / "model.safetensors")

@@ -43,9 +43,9 @@ SMALL = {
     },
     "generate": {"problems": 6, "samples": 2, "max_new_tokens": 24, "batch_size": 32, "shard_size": 2},
     "train_prm": {
-        "labels": "hard", "class_weights": "none", "epochs": 2, "max_updates": 0, "row_tokens": 256,
-        "rows_per_update": 2, "rows_per_pass": 2, "precision": "float32", "gradient_checkpointing": False,
-        "lora_rank": 0, "learning_rate": 0.0003, "head_learning_rate": 0.003,
+        "labels": "hard", "harmless_steps": 0.0, "class_weights": "none", "epochs": 2, "max_updates": 0,
+        "row_tokens": 256, "rows_per_update": 2, "rows_per_pass": 2, "precision": "float32",
+        "gradient_checkpointing": False, "lora_rank": 0, "learning_rate": 0.0003, "head_learning_rate": 0.003,
         "surprisal_learning_rate": 0.003, "weight_decay": 0.01, "warmup_share": 0.1, "max_grad_norm": 1.0,
         "dev_share": 0.25, "eval_every": 0, "patience": 0, "prover_samples": 4, "preference_weight": 1.0,
         "checkpoint_every": 2, "log_every": 1,
