@@ -94,7 +94,9 @@ def _train(
         scores, right = held_out_scores(trained)
         calibrator = fit_calibrator(scores, right, config.calibrate.method, config.calibrate.min_labels)
         figures = {"loss": min(record["dev_loss"] for record in trained.history), "targets": len(right),
-                   "share_right": float(right.mean()), "auroc": float(roc_auc_score(right, scores))}
+                   "share_right": float(right.mean())}
+        if right.any() and not right.all():
+            figures["auroc"] = float(roc_auc_score(right, scores))
         tracked.log_metrics({f"dev/{name}": value for name, value in figures.items()})
         staging = work / "model"
         shutil.rmtree(staging, ignore_errors=True)
