@@ -10,7 +10,7 @@ from torch import tensor
 
 from prm_core.models import surprisal as module
 from prm_core.models.chains import ChainBatch, collate
-from prm_core.models.surprisal import Surprisal, token_logprobs
+from prm_core.models.surprisal import Surprisal, mark_numbers, token_logprobs
 from prm_core.types import Step
 from tests.training_builders import CHAINS, make_encoder, make_lm, make_reward_model
 
@@ -30,26 +30,39 @@ def reader() -> Surprisal:
     result = Surprisal(2, 3)
     # Log-probabilities as logits of the two states.
     result.vocabulary.data.copy_(PROBABILITIES.log())
+    result.numbers[2] = True
     return result
 
 
 def test_the_features_of_a_step_by_hand() -> None:
     found = reader().features(HIDDEN, ROW)[0]
     for features, values in zip(found.tolist(), LOGPROBS, strict=True):
-        assert features == pytest.approx([min(values), sum(values) / 2, sum(values) / 50], abs=1e-6)
+        # Token 2, the second of either step, is a number.
+        expected = [min(values), sum(values) / 2, sum(values) / 50, values[1], values[1] / 10]
+        assert features == pytest.approx(expected, abs=1e-6)
+
+
+def test_tokens_with_a_digit_are_numbers() -> None:
+    surprisal = Surprisal(4, len(ENCODER.tokenizer) + 3)
+    mark_numbers(surprisal, ENCODER.tokenizer)
+    ids = ENCODER.tokenizer.encode("Ann has 39 pens, x2.", add_special_tokens=False)
+    texts = [ENCODER.tokenizer.decode([token]) for token in ids]
+    assert [text for text, number in zip(texts, surprisal.numbers[ids].tolist(), strict=True) if number] == [
+        text for text in texts if set(text) & set("0123456789")] != []
+    assert not surprisal.numbers[-3:].any(), "rows of the vocabulary that no token has"
 
 
 def test_the_term_is_linear_in_the_features_and_starts_at_nothing() -> None:
     surprisal = reader()
     assert surprisal(HIDDEN, ROW, False).tolist() == [[0.0, 0.0]]
-    surprisal.weight.data.copy_(tensor([1.0, 2.0, -3.0]))
-    expected = surprisal.features(HIDDEN, ROW)[0] @ tensor([1.0, 2.0, -3.0])
+    surprisal.weight.data.copy_(tensor([1.0, 2.0, -3.0, 0.5, 4.0]))
+    expected = surprisal.features(HIDDEN, ROW)[0] @ tensor([1.0, 2.0, -3.0, 0.5, 4.0])
     assert surprisal(HIDDEN, ROW, False)[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_of_a_whole_chain_the_least_expected_step_so_far_counts_feature_by_feature() -> None:
     surprisal = reader()
-    surprisal.weight.data.copy_(tensor([1.0, 0.0, 0.0]))
+    surprisal.weight.data.copy_(tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
     assert surprisal(HIDDEN, ROW, True)[0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
     lineage = tensor([[[True, False], [False, True]]])
     tree = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tensor([[-1, *range(7)]]), lineage=lineage)
@@ -70,9 +83,9 @@ def test_the_token_before_is_the_one_before_it_in_its_chain() -> None:
 
 def test_slots_without_a_step_have_no_features() -> None:
     batch = ChainBatch(ROW.ids, ROW.steps, tensor([[3, 6, -1]]))
-    assert reader().features(HIDDEN, batch)[0, 2].tolist() == [0.0] * 3
+    assert reader().features(HIDDEN, batch)[0, 2].tolist() == [0.0] * 5
     nothing = ChainBatch(ROW.ids, torch.full_like(ROW.steps, -1), tensor([[1]]))
-    assert reader().features(HIDDEN, nothing).tolist() == [[[0.0] * 3]]
+    assert reader().features(HIDDEN, nothing).tolist() == [[[0.0] * 5]]
 
 
 def test_labels_move_the_weights_and_nothing_that_surprisal_is_measured_with() -> None:
@@ -127,7 +140,7 @@ def test_a_model_s_surprisal_is_that_of_the_language_model_it_started_from(tmp_p
     model = make_reward_model(tmp_path, ENCODER, kind)
     with torch.no_grad():
         model.head.weight.zero_()
-        model.surprisal.weight.copy_(tensor([1.0, 0.0, 0.0]))
+        model.surprisal.weight.copy_(tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
         batch = collate([ENCODER.encode(*chain) for chain in chains], ENCODER.pad_id, prompt_slot=model.prompt_slot)
         found = model(batch)
     for logits, chain in zip(found.tolist(), chains, strict=True):

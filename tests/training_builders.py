@@ -105,7 +105,7 @@ def open_eyes(model: RewardModel, seed: int = 1) -> RewardModel:
         model.head.weight.copy_(torch.randn(model.head.weight.shape, generator=generator) * 0.3)
         if model.surprisal is not None:
             # The surprisal is about -12 here; with weights of 1 every score would be at the edge.
-            model.surprisal.weight.copy_(torch.tensor([0.05, 0.03, 0.04]))
+            model.surprisal.weight.copy_(torch.tensor([0.05, 0.03, 0.04, 0.02, 0.03]))
     return model
 
 

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 from prm_core import store
 from prm_core.errors import InputError
 from prm_core.models.chains import ChainBatch
-from prm_core.models.loading import check_folder, first_line, load_pretrained, pick_device
-from prm_core.models.surprisal import Surprisal
+from prm_core.models.loading import check_folder, first_line, load_pretrained, load_tokenizer, pick_device
+from prm_core.models.surprisal import Surprisal, mark_numbers
 
 SURPRISAL_FILE = "surprisal.safetensors"
 CLASSES = {0: "wrong", 1: "right"}
@@ -88,6 +88,7 @@ class RewardModel(nn.Module):
             embeddings = source.get_output_embeddings().weight
             reader = Surprisal(embeddings.shape[1], embeddings.shape[0]).to(source.dtype)
             reader.vocabulary.data.copy_(embeddings)
+            mark_numbers(reader, load_tokenizer(path))
         model = cls(network, encoder, reader)
         for parameter in model.head.parameters():
             nn.init.zeros_(parameter)

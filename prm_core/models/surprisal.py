@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from prm_core.models.chains import ChainBatch
 from prm_core.models.likelihood import reduce_by_step
 
 # Tokens whose vocabulary logits exist at one time; bounds the memory of large vocabularies.
 CHUNK = 512
-FEATURES = ("lowest", "mean", "sum")
+FEATURES = ("lowest", "mean", "sum", "lowest_number", "sum_number")
 
 
 @torch.no_grad()
@@ -33,8 +34,9 @@ def token_logprobs(hidden: Tensor, vocabulary: Tensor, targets: Tensor) -> Tenso
 class Surprisal(nn.Module):
     """A linear term of a step's logit over what its tokens' probabilities are.
 
-    The features of a step: its lowest log-probability, their mean, and their sum (of 50 tokens as one). A learned
-    reading of single tokens was tried and dropped: it fits the training problems and does not carry over to others.
+    The features of a step: its lowest log-probability, their mean, their sum (of 50 tokens as one), and of the tokens
+    with a digit in them, which carry the step's facts, again the lowest and the sum (of 10). A learned reading of
+    single tokens was tried and dropped: it fits the training problems and does not carry over to others.
 
     Args:
         width: of the hidden states.
@@ -45,6 +47,7 @@ class Surprisal(nn.Module):
     def __init__(self, width: int, vocabulary_size: int) -> None:
         super().__init__()
         self.vocabulary = nn.Parameter(torch.zeros(vocabulary_size, width), requires_grad=False)
+        self.register_buffer("numbers", torch.zeros(vocabulary_size, dtype=torch.bool))
         self.weight = nn.Parameter(torch.zeros(len(FEATURES)))
 
     def forward(self, hidden: Tensor, batch: ChainBatch, whole_chain: bool) -> Tensor:
@@ -72,5 +75,15 @@ class Surprisal(nn.Module):
         logprob[rows, columns] = token_logprobs(hidden[rows, before], self.vocabulary, batch.ids[rows, columns])
         count = batch.ends.shape[1]
         length = reduce_by_step((batch.steps >= 0).float(), batch.steps, count, "sum").clamp(min=1)
-        summed = reduce_by_step(logprob, batch.steps, count, "sum")
-        return torch.stack([reduce_by_step(logprob, batch.steps, count, "amin"), summed / length, summed / 50], dim=-1)
+        lowest, total = (reduce_by_step(logprob, batch.steps, count, how) for how in ("amin", "sum"))
+        # Other tokens count as certain, which lowers neither.
+        logprob = logprob.where(self.numbers[batch.ids], 0.0)
+        lowest_number, number = (reduce_by_step(logprob, batch.steps, count, how) for how in ("amin", "sum"))
+        return torch.stack([lowest, total / length, total / 50, lowest_number, number / 10], dim=-1)
+
+
+def mark_numbers(surprisal: Surprisal, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tells a new surprisal's term which tokens have a digit in them."""
+    size = min(len(tokenizer), len(surprisal.numbers))
+    texts = tokenizer.batch_decode([[token] for token in range(size)])
+    surprisal.numbers[:size] = torch.tensor([any(letter.isdigit() for letter in text) for text in texts])
