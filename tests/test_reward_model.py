@@ -216,13 +216,13 @@ SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 def test_an_encoder_reads_ahead_and_is_refused(tmp_path) -> None:
     path = other_lm(tmp_path / "bert", BertLMHeadModel(BertConfig(**SMALL)))
     with pytest.raises(InputError, match=r"bert: it reads ahead \(an encoder\).*name a causal model"):
-        reward_model_on(path)
+        reward_model_on(path, surprisal=False)
 
 
 def test_dropout_is_not_mistaken_for_reading_ahead(tmp_path) -> None:
     """The same network as a decoder is causal; in training mode two passes over it would differ."""
     path = other_lm(tmp_path / "bert", BertLMHeadModel(BertConfig(**SMALL, is_decoder=True, hidden_dropout_prob=0.5)))
-    assert reward_model_on(path).kind == "process"
+    assert reward_model_on(path, surprisal=False).kind == "process"
 
 
 @pytest.mark.parametrize("model", [
@@ -233,7 +233,7 @@ def test_dropout_is_not_mistaken_for_reading_ahead(tmp_path) -> None:
 def test_an_architecture_without_token_classification_is_named(tmp_path, model: PreTrainedModel) -> None:
     path = other_lm(tmp_path / "lm", model)
     with pytest.raises(InputError, match=f"unknown architecture '{model.config.model_type}'.*name a decoder"):
-        reward_model_on(path)
+        reward_model_on(path, surprisal=False)
 
 
 def test_pickled_weights_are_never_loaded(tmp_path) -> None:

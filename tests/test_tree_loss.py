@@ -64,6 +64,7 @@ def model_of(network: Network, kind: str, surprisal: bool, attention: str | None
     reader = Surprisal(16, VOCABULARY) if surprisal else None
     if reader is not None:
         torch.nn.init.normal_(reader.vocabulary)
+        reader.numbers[::2] = True
     built = cls._from_config(config, attn_implementation=attention)
     return open_eyes(KINDS[kind](built, {}, reader).eval())
 
