@@ -73,13 +73,13 @@ class Surprisal(nn.Module):
         before = columns - 1 if batch.previous is None else batch.previous[rows, columns]
         logprob = hidden.new_zeros(batch.ids.shape, dtype=torch.float32)
         logprob[rows, columns] = token_logprobs(hidden[rows, before], self.vocabulary, batch.ids[rows, columns])
-        count = batch.ends.shape[1]
-        length = reduce_by_step((batch.steps >= 0).float(), batch.steps, count, "sum").clamp(min=1)
-        lowest, total = (reduce_by_step(logprob, batch.steps, count, how) for how in ("amin", "sum"))
         # Other tokens count as certain, which lowers neither.
-        logprob = logprob.where(self.numbers[batch.ids], 0.0)
-        lowest_number, number = (reduce_by_step(logprob, batch.steps, count, how) for how in ("amin", "sum"))
-        return torch.stack([lowest, total / length, total / 50, lowest_number, number / 10], dim=-1)
+        both = torch.cat([logprob, logprob.where(self.numbers[batch.ids], 0.0)])
+        steps, count = batch.steps.repeat(2, 1), batch.ends.shape[1]
+        lowest, lowest_number = reduce_by_step(both, steps, count, "amin").chunk(2)
+        total, total_number = reduce_by_step(both, steps, count, "sum").chunk(2)
+        length = reduce_by_step((batch.steps >= 0).float(), batch.steps, count, "sum").clamp(min=1)
+        return torch.stack([lowest, total / length, total / 50, lowest_number, total_number / 10], dim=-1)
 
 
 def mark_numbers(surprisal: Surprisal, tokenizer: PreTrainedTokenizerBase) -> None:
