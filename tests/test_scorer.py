@@ -64,9 +64,13 @@ def test_raw_scores_are_the_sigmoid_of_the_head(tmp_path) -> None:
     assert score.raw_scores == pytest.approx([0.7310586] * len(CHAINS[0][1]))
 
 
-def test_an_outcome_model_gives_one_score_a_chain(tmp_path) -> None:
-    save(tmp_path, "outcome")
-    assert {len(score.step_scores) for score in load_scorer(tmp_path / "prm").score(CHAINS)} == {1}
+def test_an_outcome_model_gives_one_score_a_chain_read_at_its_last_step(tmp_path) -> None:
+    model = save(tmp_path, "outcome")
+    for chain, score in zip(CHAINS, load_scorer(tmp_path / "prm", device="cpu").score(CHAINS), strict=True):
+        with torch.inference_mode():
+            logits = model(collate([ENCODER.encode(*chain)], ENCODER.pad_id))[0]
+        assert score.raw_scores == pytest.approx([logits[-1].sigmoid().item()], abs=1e-5)
+        assert logits[0].sigmoid().item() != pytest.approx(logits[-1].sigmoid().item(), abs=1e-3)
 
 
 def test_an_advantage_model_values_the_bare_prompt_and_every_prefix(tmp_path) -> None:

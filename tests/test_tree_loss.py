@@ -51,6 +51,7 @@ TAKES_TREES: dict[str, Network] = {
 }
 TAKES_NONE: dict[str, Network] = {
     "mistral with a window": (MistralForTokenClassification, MistralConfig(**SIZES, sliding_window=WINDOW)),
+    "mistral with a wide window": (MistralForTokenClassification, MistralConfig(**SIZES, sliding_window=4096)),
     # Its position bias is computed from columns.
     "bloom": (BloomForTokenClassification, BloomConfig(**{**GPT, "hidden_size": 16})),
 }

@@ -238,6 +238,14 @@ def test_trees_kept_apart_are_one_chain_a_row_without_a_mask() -> None:
     assert batch.pairs.tolist() == [[2, 2, 3, 2]]
 
 
+def test_a_step_that_chains_kept_apart_share_is_a_target_in_the_first_of_them() -> None:
+    tree = small_tree()
+    tree.apart = True
+    batch = collate_trees([cut(tree, 99)], 0)
+    assert batch.chains.ids.tolist() == [[1, 9, 2, 9, 3, 4, 9], [1, 9, 2, 9, 5, 9, 0]]
+    assert batch.weights.tolist() == [[0.0, 3.0, 1.0], [0.0, 0.0, 2.0]]
+
+
 @given(examples=examples_of_kind("process"), pairs=preference_pairs())
 def test_apart_and_shared_hold_the_same_targets(examples: list[Encoded], pairs: list[EncodedPair]) -> None:
     width = least_width(examples, pairs)
