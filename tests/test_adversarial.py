@@ -369,7 +369,7 @@ def command(monkeypatch, tmp_path):
     app = typer.Typer()
     app.command()(adversarial)
     rules = {"prm": Rule("process", knows_all), "orm": Rule("outcome", sees_answer)}
-    monkeypatch.setattr("prm_core.models.scorer.load_scorer", lambda folder, **settings: rules[str(folder)])
+    monkeypatch.setattr("prm_core.models.foreign.load_any_scorer", lambda folder, **settings: rules[str(folder)])
     monkeypatch.setattr("prm_core.serving.registry.reward_model_folder", lambda uri, workspace: uri)
     for name, chains in (("test", TEST), ("dev", DEV)):
         store.write_jsonl(tmp_path / f"{name}.jsonl", [chain.problem for chain in chains])

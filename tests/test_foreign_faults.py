@@ -58,6 +58,15 @@ def test_missing_head_tensor_is_named(tmp_path):
         load_foreign(tmp_path, device="cpu")
 
 
+@pytest.mark.parametrize("write", [trl_model, qwen_model, shepherd_model])
+def test_torn_weights_are_refused(tmp_path, write):
+    write(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[:100])
+    with pytest.raises(InputError, match=r"model\.safetensors: not a safetensors file"):
+        load_foreign(tmp_path, device="cpu")
+
+
 def test_weights_of_other_sizes_are_refused(tmp_path):
     trl_model(tmp_path)
     edit_config(tmp_path, intermediate_size=48)

@@ -135,7 +135,7 @@ def command(monkeypatch):
     app = typer.Typer()
     app.command()(evaluate)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr("prm_core.models.scorer.load_scorer", lambda folder, **settings: WordScorer())
+    monkeypatch.setattr("prm_core.models.foreign.load_any_scorer", lambda folder, **settings: WordScorer())
     monkeypatch.setattr("prm_core.serving.registry.reward_model_folder", lambda uri, workspace: Path(uri))
     return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments), "--model", "m"])
 

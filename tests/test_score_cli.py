@@ -26,7 +26,7 @@ LINES = [
 
 @pytest.fixture
 def model(tmp_path, monkeypatch) -> str:
-    monkeypatch.setattr("prm_core.models.scorer.load_scorer", lambda folder, **_: FakeScorer())
+    monkeypatch.setattr("prm_core.models.foreign.load_any_scorer", lambda folder, **_: FakeScorer())
     return str(fake_model_folder(tmp_path / "prm"))
 
 

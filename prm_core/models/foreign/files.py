@@ -58,16 +58,19 @@ def load_whole(auto_class: Any, path: str, device: str) -> Any:
 
 
 def tensor_files(folder: str) -> Mapping[str, Path]:
-    """File of each tensor of a folder's safetensors, sharded or not."""
-    from safetensors import safe_open
+    """File of each tensor of a folder's safetensors, sharded or not. Raises InputError when one does not open."""
+    from safetensors import SafetensorError, safe_open
 
     index = Path(folder) / "model.safetensors.index.json"
     if index.is_file():
         return {name: Path(folder) / file for name, file in store.read_json(index)["weight_map"].items()}
     files = {}
     for file in sorted(Path(folder).glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            files.update(dict.fromkeys(tensors.keys(), file))
+        try:
+            with safe_open(file, "pt") as tensors:
+                files.update(dict.fromkeys(tensors.keys(), file))
+        except SafetensorError as error:
+            raise InputError(f"{file}: not a safetensors file ({error}); copy the model's folder whole") from error
     return files
 
 
