@@ -174,6 +174,8 @@ class RewardTrainingConfig(Section):
     harmless_steps: Share = Field(description="share of the chains of which a copy is trained too, with steps inserted "
                                               "that change nothing (filler, restatements, irrelevant facts)")
     class_weights: Literal["none", "balanced"] = Field(description="balanced: right and wrong targets weigh the same")
+    probe_rows: NonNegativeInt = Field(description="rows on which the surprisal's weights are fitted before training; "
+                                                   "0 starts them at nothing")
     epochs: PositiveInt
     max_updates: NonNegativeInt = Field(description="stop there; 0 is all epochs")
     row_tokens: int = Field(ge=16, description="tokens of a packed row, at least encoder.max_length")

@@ -101,16 +101,23 @@ class RewardModel(nn.Module):
         Returns:
             (batch, slots), undefined where there is no step.
         """
-        hidden = self.backbone(
-            input_ids=batch.ids, attention_mask=as_mask(batch.mask, self.backbone), position_ids=batch.positions,
-            use_cache=False,
-        ).last_hidden_state
+        hidden = self._hidden(batch)
         index = batch.ends.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
         wrong, right = self.head(hidden.gather(1, index)).float().unbind(-1)
         logits = right - wrong
         if self.surprisal is not None:
             logits = logits + self.surprisal(hidden, batch, self.kind == "outcome").float()
         return logits
+
+    def surprisal_features(self, batch: ChainBatch) -> Tensor:
+        """What the surprisal's term weighs, (batch, slots, features)."""
+        return self.surprisal.features(self._hidden(batch), batch, self.kind == "outcome")
+
+    def _hidden(self, batch: ChainBatch) -> Tensor:
+        return self.backbone(
+            input_ids=batch.ids, attention_mask=as_mask(batch.mask, self.backbone), position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
 
     def save_pretrained(self, folder: str | Path) -> None:
         """A standard Hugging Face folder, safetensors; the surprisal's weights in a file of their own."""

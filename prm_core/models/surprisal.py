@@ -58,17 +58,20 @@ class Surprisal(nn.Module):
             batch: the rows they are of.
             whole_chain: of the least expected step up to and with the slot's, feature by feature, instead of that step.
         """
-        features = self.features(hidden, batch)
-        if whole_chain and batch.lineage is None:
-            features = features.cummin(1).values
-        elif whole_chain:
-            before = features[:, None, :, :].expand(-1, batch.lineage.shape[1], -1, -1)
-            features = before.where(batch.lineage[..., None], 0.0).amin(2)
         # Not a matrix product: reduced precision would round sums of hundreds.
-        return (features * self.weight.float()).sum(-1)
+        return (self.features(hidden, batch, whole_chain) * self.weight.float()).sum(-1)
 
-    def features(self, hidden: Tensor, batch: ChainBatch) -> Tensor:
-        """The features of each slot, 0 where there is no step: (batch, slots, features), none positive by much."""
+    def features(self, hidden: Tensor, batch: ChainBatch, whole_chain: bool = False) -> Tensor:
+        """The features of each slot, as `forward` weighs them, 0 where there is no step: (batch, slots, features)."""
+        features = self._of_steps(hidden, batch)
+        if not whole_chain:
+            return features
+        if batch.lineage is None:
+            return features.cummin(1).values
+        before = features[:, None, :, :].expand(-1, batch.lineage.shape[1], -1, -1)
+        return before.where(batch.lineage[..., None], 0.0).amin(2)
+
+    def _of_steps(self, hidden: Tensor, batch: ChainBatch) -> Tensor:
         rows, columns = (batch.steps >= 0).nonzero(as_tuple=True)
         before = columns - 1 if batch.previous is None else batch.previous[rows, columns]
         logprob = hidden.new_zeros(batch.ids.shape, dtype=torch.float32)

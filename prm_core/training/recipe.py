@@ -14,6 +14,7 @@ from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_tokenizer, pick_device
 from prm_core.training.augment import with_harmless_steps
 from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
+from prm_core.training.probe import fit_surprisal
 from prm_core.training.reward import Rows, pack_rows, train_reward_model
 from prm_core.training.trees import collate_trees
 
@@ -96,6 +97,9 @@ def train_on(
         model.backbone.requires_grad_(False)
     if config.train_prm.gradient_checkpointing:
         model.network.activation_checkpointing_enable()
+    if model.surprisal is not None and config.train_prm.probe_rows:
+        fit_surprisal(model, rows.rows[: config.train_prm.probe_rows], pad_id=encoder.pad_id,
+                      rows_per_pass=config.train_prm.rows_per_pass, mixed=config.train_prm.precision == "bfloat16")
     with lora(model, config.train_prm.lora_rank, config.seed):
         history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id, seed=config.seed,
                                      work=work, report=report)
