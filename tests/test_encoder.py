@@ -142,6 +142,21 @@ def test_a_separator_hidden_in_another_token_is_refused_too():
         encoder.encode(PROMPT, ["Mia\n\nhas"])
 
 
+@pytest.mark.parametrize("special", ["<bos>", "<eos>", "<pad>"])
+def test_a_text_that_spells_a_special_token_stays_text(encoder, special):
+    """Otherwise a question or a step could end the chain, or start another one."""
+    assert special in encoder.tokenizer.all_special_tokens
+    encoded = encoder.encode(f"Mia says {special} .", [Step(f"{special} is 7", f"a {special}"), special], end=True)
+
+    bos, eos = encoder.tokenizer.bos_token_id, encoder.eos_id
+    assert [token for token in encoded.ids if token in encoder.tokenizer.all_special_ids and token not in (
+        encoder.separator_id, encoder.tokenizer.unk_token_id)] == [bos, eos]
+    assert encoder.decode_steps(encoded.ids[encoded.prompt_length :])[1] == special
+    # What wraps a prompt in a chat template are tokens all the same.
+    assert encoder.tokenizer.encode(special, add_special_tokens=False) == [
+        encoder.tokenizer.convert_tokens_to_ids(special)]
+
+
 def test_a_question_may_run_over_several_lines(encoder):
     encoded = encoder.encode("Mia has 3.\nBen has 4.", ["The answer is 7."])
 

@@ -7,6 +7,7 @@ ends it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,8 +64,11 @@ class Encoder:
                 "name a separator it has as a single token"
             )
         self.separator_id: int = ids[0]
+        # Of its own, because the setting stays in a tokenizer: what a text spells, "<|im_end|>" too, is text.
+        plain = copy.deepcopy(tokenizer)
         # Chains of a tree share most of their steps.
-        self._tokenized = lru_cache(TEXTS_KEPT)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
+        self._tokenized = lru_cache(TEXTS_KEPT)(
+            lambda text: tuple(plain.encode(text, add_special_tokens=False, split_special_tokens=True)))
         self.bos_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no end-of-sequence token; the sampler could never stop")
