@@ -175,7 +175,8 @@ def _config(job: dict[str, Any]) -> Config:
     fixed = {"encoder": {"max_length": job["max_length"], "separator": prm_chains.SEPARATOR, "chat_template": False},
              "train_prm": {"epochs": 1, "max_updates": 0, "row_tokens": job["max_length"], "rows_per_pass": 1,
                            "precision": "bfloat16", "class_weights": "none", "eval_every": 0, "log_every": 1,
-                           "checkpoint_every": 10**6, **job["ours"]}}
+                           # All weights, as the peer, at its rate.
+                           "learning_rate": 1e-5, "checkpoint_every": 10**6, **job["ours"]}}
     return configuration.parse(configuration.merge(raw, fixed), "--ours")
 
 

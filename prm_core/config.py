@@ -63,6 +63,8 @@ class WarmupConfig(Section):
     decay_share: float = Field(gt=0, le=1, description="last share of the updates in which the rate falls to zero")
     policy_accuracy: float = Field(ge=0, lt=1, description="first checkpoint at or past this accuracy is the policy")
     backbone_accuracy: float = Field(ge=0, le=1, description="training must end at or past this accuracy")
+    harmless_steps: Share = Field(description="share of the chains that get harmless steps inserted once the policy is "
+                                              "taken: what comes after a remark should not surprise the backbone")
     eval_every: PositiveInt
     eval_problems: PositiveInt
     checkpoint_every: PositiveInt

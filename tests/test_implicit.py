@@ -279,6 +279,12 @@ def test_outcomes_alone_teach_which_step_is_wrong(backbone: Path, tmp_path) -> N
             assert steps.index(min(steps)) == 1
 
 
+def test_a_frozen_model_has_no_implicit_reward(tmp_path) -> None:
+    path = save_lm(tmp_path / "lm", ENCODER)
+    with pytest.raises(InputError, match=r"learning_rate 0 freezes the model.*set a rate"):
+        train(path, tmp_path / "work", learning_rate=0.0)
+
+
 def test_adapters_train_all_but_embeddings_and_vocabulary(tmp_path) -> None:
     path = save_lm(tmp_path / "lm", ENCODER, tie_word_embeddings=False)
     start = model_on(path)

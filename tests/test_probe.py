@@ -55,3 +55,29 @@ def test_the_model_starts_as_the_regression_and_nothing_else_moves(tmp_path, kin
         features = model.surprisal_features(batch.chains)[known].double()
     solution = logistic_regression(features, batch.targets[known].double(), batch.weights[known].double())
     assert logits.tolist() == pytest.approx((features @ solution[:-1] + solution[-1]).tolist(), abs=1e-3)
+
+
+def test_class_weights_count_a_class_as_often(tmp_path) -> None:
+    examples = [Example(f"p{i}", *chain, tuple(0.3 if "+" in step.text else 1.0 for step in chain[1]))
+                for i, chain in enumerate(CHAINS)]
+    encoded, _ = encode_examples(ENCODER, examples, "process")
+    rows = pack_rows(encoded, [], small_config().train_prm, share=True, seed=0).rows
+    path = save_lm(tmp_path / "lm", ENCODER)
+    found = {}
+    for factors in ((1.0, 1.0), (3.0, 1.0)):
+        model = reward_model_on(path, encoder=ENCODER)
+        fit_surprisal(model, rows, pad_id=ENCODER.pad_id, rows_per_pass=2, mixed=False, class_weights=factors)
+        found[factors] = model.eval()
+    batch = collate_trees(rows, ENCODER.pad_id)
+    known = batch.weights > 0
+    with torch.no_grad():
+        features = found[3.0, 1.0].surprisal_features(batch.chains)[known].double()
+        logits = found[3.0, 1.0](batch.chains)[known]
+        plain = found[1.0, 1.0](batch.chains)[known]
+    target, weight = batch.targets[known].double(), batch.weights[known].double()
+    # Every target as a right one and a wrong one, each with its share: the same loss, term by term.
+    solution = logistic_regression(torch.cat([features, features]),
+                                   torch.cat([torch.ones_like(target), torch.zeros_like(target)]),
+                                   torch.cat([weight * target, 3 * weight * (1 - target)]))
+    assert logits.tolist() == pytest.approx((features @ solution[:-1] + solution[-1]).tolist(), abs=0.02)
+    assert logits.mean() < plain.mean() - 0.1

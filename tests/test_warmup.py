@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prm_core.domains import arithmetic
 from prm_core.errors import GateError, InputError
+from prm_core.models.encoder import Encoder
 from prm_core.models.padding import pad
 from prm_core.training import warmup
 from prm_core.types import Problem
@@ -74,6 +76,43 @@ def test_a_solution_is_every_step_and_the_end_token() -> None:
     assert flags == [0] * prompt + [1] * (len(ids) - prompt)
     assert ids[-1] == ENCODER.eos_id
     assert ENCODER.decode_steps(ids[prompt:]) == tuple(PROBLEMS[0].meta["solution"])
+
+
+def test_remarks_are_read_and_not_learned() -> None:
+    for seed in range(20):
+        ids, flags = warmup._with_remarks(ENCODER, PROBLEMS[0], random.Random(seed))
+        prompt = len(ENCODER.encode_prompt(PROBLEMS[0].prompt))
+        assert flags[:prompt] == [0] * prompt
+        steps = ENCODER.decode_steps(ids[prompt:])
+        learned = [token for token, flag in zip(ids, flags, strict=True) if flag]
+        assert ENCODER.decode_steps(learned) == tuple(PROBLEMS[0].meta["solution"])
+        assert len(steps) > len(PROBLEMS[0].meta["solution"])
+        assert learned[-1] == ENCODER.eos_id
+
+
+def test_a_solution_with_remarks_that_is_too_long_or_has_no_place_for_one_stays_as_it_is() -> None:
+    problem = PROBLEMS[0]
+    one = dataclasses.replace(problem, meta={**problem.meta, "solution": problem.meta["solution"][-1:]})
+    assert warmup._with_remarks(ENCODER, one, random.Random(0)) is None
+    plain = len(warmup._encode_solution(ENCODER, problem)[0])
+    tight = Encoder(ENCODER.tokenizer, ENCODER.config.model_copy(update={"max_length": plain}))
+    assert warmup._with_remarks(tight, problem, random.Random(0)) is None
+
+
+def test_remarks_come_only_after_the_policy_is_taken(tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def remarks(encoder, problem, rng):
+        asked.append(rng.random())
+
+    monkeypatch.setattr(warmup, "_with_remarks", remarks)
+    settings = CONFIG.warmup.model_copy(update={"harmless_steps": 1.0})
+    result, _ = train(tmp_path, RISING, config=CONFIG.model_copy(update={"warmup": settings}))
+    updates = CONFIG.warmup.max_updates - result.policy_update
+    assert 0 < len(asked) <= updates * CONFIG.warmup.batch_size
+    assert len(asked) >= (updates - 1) * CONFIG.warmup.batch_size // 2
+    plain, _ = train(tmp_path / "plain", RISING)
+    assert_same_weights(load_file(result.policy / "model.safetensors"), load_file(plain.policy / "model.safetensors"))
 
 
 def test_muon_has_the_matrices_and_adamw_the_rest_each_once() -> None:

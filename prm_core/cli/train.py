@@ -39,8 +39,8 @@ def train(
 
     Problems are held out to choose the weights and to calibrate the scores; beside the model, training.json tells what
     was trained on what, and the held-out figures. The folder scores with `prm score`, `prm evaluate` and `prm serve`,
-    and a process model also loads with AutoModelForTokenClassification. On several processes or GPUs:
-    `accelerate launch --num_processes N -m prm_core.cli train …`.
+    and a process model also loads with AutoModelForTokenClassification. On several GPUs, or
+    several processes of a CPU: `accelerate launch --multi_gpu --num_processes N -m prm_core.cli train …`.
     """
     from prm_core import config as configuration
     from prm_core import environment

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prm_core import store
 from prm_core.errors import InputError
+from prm_core.ranks import local_rank
 
 if TYPE_CHECKING:
     import torch
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
+    """`auto` is CUDA where there is one, to each process its own GPU, else the CPU."""
     import torch
 
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 

@@ -1,4 +1,4 @@
-"""Copies of training chains with steps inserted that change nothing, so that filler does not pass for an error.
+"""Training chains with steps inserted that change nothing, so that filler does not pass for an error.
 
 The texts are other ones than those of the adversarial suite (`evaluation/perturbations.py`), which measures the effect.
 """
@@ -39,28 +39,37 @@ def with_harmless_steps(examples: Sequence[Example], kind: str, share: float, se
     return [*examples, *copies]
 
 
+def insert_harmless(steps: Sequence[Step], rng: random.Random) -> list[tuple[int | None, Step]]:
+    """One or two harmless steps somewhere before the last of two or more, and which step each was (None: a new one)."""
+    places = sorted(rng.randrange(len(steps)) for _ in range(rng.randint(1, MOST_INSERTED)))
+    found: list[tuple[int | None, Step]] = []
+    for index, step in enumerate(steps):
+        before = steps[index - 1] if index else None
+        found += [(None, Step(_text(before, rng))) for _ in range(places.count(index))]
+        found.append((index, step))
+    return found
+
+
 def _copy(example: Example, kind: str, rng: random.Random) -> Example:
-    places = sorted(rng.randrange(1, len(example.steps)) for _ in range(rng.randint(1, MOST_INSERTED)))
-    steps: list[Step] = []
     # The bare prompt has a target in a value model only.
     first = len(example.targets) - len(example.steps)
     targets = list(example.targets[:first]) if kind == "advantage" else []
+    steps = insert_harmless(example.steps, rng)
     sound = True
-    for index, step in enumerate(example.steps):
-        for _ in range(places.count(index)):
-            steps.append(Step(_text(example.steps[index - 1], rng)))
+    for origin, _ in steps:
+        if origin is None:
             targets.append(targets[-1] if kind == "advantage" else 1.0 if sound else IGNORED)
-        steps.append(step)
-        if kind not in OUTCOME_KINDS:
-            target = example.targets[first + index]
+        elif kind not in OUTCOME_KINDS:
+            target = example.targets[first + origin]
             targets.append(target)
             # NaN, no target, is not above one half either.
             sound = sound and target > 0.5
-    return replace(example, steps=tuple(steps), targets=example.targets if kind in OUTCOME_KINDS else tuple(targets))
+    return replace(example, steps=tuple(step for _, step in steps),
+                   targets=example.targets if kind in OUTCOME_KINDS else tuple(targets))
 
 
-def _text(before: Step, rng: random.Random) -> str:
-    kind = rng.choice(("filler", "fact", "restatement"))
+def _text(before: Step | None, rng: random.Random) -> str:
+    kind = rng.choice(("filler", "fact", "restatement")[: 2 if before is None else 3])
     if kind == "filler":
         return rng.choice(FILLERS)
     if kind == "restatement":

@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 RIDGE = 1e-3
 
 
-def fit_surprisal(model: RewardModel, rows: Sequence[Row], *, pad_id: int, rows_per_pass: int, mixed: bool) -> None:
+def fit_surprisal(
+    model: RewardModel, rows: Sequence[Row], *, pad_id: int, rows_per_pass: int, mixed: bool,
+    class_weights: tuple[float, float] = (1.0, 1.0),
+) -> None:
     """Sets the weights of the surprisal's term, and the head's bias, to those of a logistic regression on these rows.
 
     Args:
@@ -31,6 +34,7 @@ def fit_surprisal(model: RewardModel, rows: Sequence[Row], *, pad_id: int, rows_
         pad_id: of the encoder.
         rows_per_pass: rows of a forward pass.
         mixed: compute in bfloat16 what may be.
+        class_weights: factors of wrong and right targets, as in the loss.
     """
     import torch
 
@@ -46,7 +50,11 @@ def fit_surprisal(model: RewardModel, rows: Sequence[Row], *, pad_id: int, rows_
         features.append(found[known].double().cpu())
         targets.append(batch.targets[known].double().cpu())
         weights.append(batch.weights[known].double().cpu())
-    fitted = logistic_regression(torch.cat(features), torch.cat(targets), torch.cat(weights))
+    target, weight = torch.cat(targets), torch.cat(weights)
+    wrong, right = class_weights
+    # A target of half and half with unlike factors is one of unlike shares.
+    factor = right * target + wrong * (1 - target)
+    fitted = logistic_regression(torch.cat(features), right * target / factor, weight * factor)
     with torch.no_grad():
         model.surprisal.weight.copy_(fitted[:-1])
         # Its two logits differ by the bias.

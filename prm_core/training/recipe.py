@@ -15,7 +15,7 @@ from prm_core.models.loading import load_tokenizer, pick_device
 from prm_core.training.augment import with_harmless_steps
 from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
 from prm_core.training.probe import fit_surprisal
-from prm_core.training.reward import Rows, pack_rows, train_reward_model
+from prm_core.training.reward import Rows, class_weights, pack_rows, train_reward_model
 from prm_core.training.trees import collate_trees
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ def train_on(
     if len(problems) < 2:
         raise InputError(f"the training set has chains of {len(problems)} problem(s); training and dev need one each: "
                          "generate more, or lower calibrate.min_confidence")
+    if kind == "implicit" and not config.train_prm.learning_rate:
+        raise InputError("train_prm.learning_rate 0 freezes the model, and an implicit reward is how far training "
+                         "moves it; set a rate, for instance 0.00001")
     encoder = Encoder(load_tokenizer(backbone), config.encoder)
     train, dev = split_by_problem(examples, config.train_prm.dev_share, config.seed)
     held = {example.problem_id for example in dev}
@@ -99,7 +102,8 @@ def train_on(
         model.network.activation_checkpointing_enable()
     if model.surprisal is not None and config.train_prm.probe_rows:
         fit_surprisal(model, rows.rows[: config.train_prm.probe_rows], pad_id=encoder.pad_id,
-                      rows_per_pass=config.train_prm.rows_per_pass, mixed=config.train_prm.precision == "bfloat16")
+                      rows_per_pass=config.train_prm.rows_per_pass, mixed=config.train_prm.precision == "bfloat16",
+                      class_weights=class_weights(config.train_prm, rows))
     with lora(model, config.train_prm.lora_rank, config.seed):
         history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id, seed=config.seed,
                                      work=work, report=report)

@@ -7,6 +7,7 @@ the policy, is the backbone of the reward models (METHODS 8).
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import pick_device
 from prm_core.models.padding import pad
+from prm_core.training.augment import insert_harmless
 from prm_core.training.batches import batches_from
 from prm_core.training.checkpoint import Checkpoints, replace_folder
-from prm_core.types import Problem
+from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
     import torch
@@ -142,8 +144,13 @@ def train(
     order = batches_from([len(ids) for ids, _ in chains], settings.batch_size, config.seed, start=position.update,
                          stop=settings.max_updates)
     for update, indices in track(order, "warm-up", total=settings.max_updates, done=position.update, unit="update"):
-        ids = pad([chains[i][0] for i in indices], encoder.pad_id).to(accelerator.device)
-        solution = pad([chains[i][1] for i in indices], 0).bool().to(accelerator.device)
+        rows = [chains[i] for i in indices]
+        if any(record.get("policy") for record in history):
+            rng = random.Random(f"{config.seed}/{update}")
+            rows = [_with_remarks(encoder, problems[i], rng) or row if rng.random() < settings.harmless_steps else row
+                    for i, row in zip(indices, rows, strict=True)]
+        ids = pad([ids for ids, _ in rows], encoder.pad_id).to(accelerator.device)
+        solution = pad([flags for _, flags in rows], 0).bool().to(accelerator.device)
         loss = solution_loss(model, ids, solution)
         if not torch.isfinite(loss):
             raise InputError(f"warm-up: the loss is {loss.item()} at update {update}; lower warmup.*learning_rate")
@@ -185,6 +192,24 @@ def _encode_solution(encoder: Encoder, problem: Problem) -> tuple[list[int], lis
         raise InputError(f"problem {problem.id}: its worked solution does not fit encoder.max_length "
                          f"{encoder.config.max_length}; shorten it or raise the limit")
     return encoded.ids, [int(scored) for scored in encoded.scored]
+
+
+def _with_remarks(encoder: Encoder, problem: Problem, rng: random.Random) -> tuple[list[int], list[int]] | None:
+    """A worked solution with harmless steps among its own, which are read and not learned; None where that is no chain
+    of more steps than one, or too long."""
+    solution = problem.meta["solution"]
+    if len(solution) < 2:
+        return None
+    steps = insert_harmless([Step(text) for text in solution], rng)
+    encoded = encoder.encode(problem.prompt, [step for _, step in steps], end=True)
+    if encoded.truncated_steps:
+        return None
+    flags = [int(scored) for scored in encoded.scored]
+    starts = [encoded.prompt_length, *(end + 1 for end in encoded.step_ends)]
+    for (origin, _), start, end in zip(steps, starts, encoded.step_ends, strict=False):
+        if origin is None:
+            flags[start : end + 1] = [0] * (end + 1 - start)
+    return encoded.ids, flags
 
 
 def _save(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:
