@@ -23,7 +23,7 @@ from prm_core.domains import arithmetic
 from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.errors import InputError
 from prm_core.evaluation import metrics, protocol
-from prm_core.evaluation.adversarial import run_adversarial
+from prm_core.evaluation.adversarial import GROUPS, run_adversarial
 from prm_core.evaluation.metrics import Bootstrap, Estimate, Statistic
 from prm_core.evaluation.sampling import Chain, first_per_problem, judge, score_with_prm
 from prm_core.models.calibration import Calibrator
@@ -34,6 +34,8 @@ from prm_core.types import Problem, StepLabel, Trajectory
 
 WITHIN, SLOWER, LOST = 3.0, 1.2, 0.5
 LEAST_LOST = 0.001
+# An outcome model without the surprisal's term, as the guide has it. Ours, which has it, is the better one.
+HIDDEN = "orm_hidden"
 ARTIFACTS = ("data/train.jsonl", "data/dev.jsonl", "data/test.jsonl", "artifacts/calibrate/training_set",
              "artifacts/generate/trajectories", "artifacts/warmup/models", "artifacts/evaluate/trajectories")
 log = logging.getLogger(__name__)
@@ -73,10 +75,12 @@ class Workspace:
         chains = [trajectory for trajectory in self.trajectories if trajectory.id in labelled]
         soft = self.config.train_prm.labels == "soft"
         gold = [label for chain in chains for label in oracle_labels(problems[chain.problem_id], chain)]
+        outcomes = ("outcome", build_examples("outcome", problems, chains, self.labels, soft=soft))
         return {
             "auto": ("process", build_examples("process", problems, chains, self.labels, soft=soft)),
-            "orm": ("outcome", build_examples("outcome", problems, chains, self.labels, soft=soft)),
+            "orm": outcomes,
             "oracle": ("process", build_examples("process", problems, chains, gold, soft=False)),
+            HIDDEN: outcomes,
         }
 
     def chains(self, tag: str, split: str) -> list[Chain]:
@@ -125,7 +129,7 @@ def measure(given: argparse.Namespace) -> tuple[list[Bar], dict[str, Any]]:
     gap = metrics.average([bootstrap.draws(metrics.difference(run.f1["oracle"], run.f1["auto"])) for run in runs])
     times = [run.seconds["auto"] / run.seconds["orm"] for run in runs]
     slower = statistics.median(times)
-    lost = {group: _lost(runs, group) for group in ("all", "damaging", "harmless")}
+    lost = {group: _lost(runs, group) for group in GROUPS}
     bars = [
         Bar("first-error F1: oracle labels - automatic labels, points", 100 * gap.value, 100 * gap.low, 100 * gap.high,
             "<= 3", 100 * gap.value <= WITHIN),
@@ -133,9 +137,12 @@ def measure(given: argparse.Namespace) -> tuple[list[Bar], dict[str, Any]]:
         Bar(*lost["all"], "<= 0.5", lost["all"][1] <= LOST),
     ]
     clean = {model: statistics.mean(run.adversarial[f"{model}/clean/accuracy"].value for run in runs)
-             for model in ("prm", "orm")}
+             for model in ("prm", "orm", HIDDEN)}
     others = [
-        *(beside(*lost[group]) for group in ("damaging", "harmless")),
+        *(beside(*lost[group]) for group in GROUPS if group != "all"),
+        *(beside(f"adversarial suite, {group} edits: accuracy lost, ORM without surprisal, points",
+                 100 * statistics.mean(run.adversarial[f"{HIDDEN}/{group}/accuracy_lost"].value for run in runs))
+          for group in GROUPS),
         *(beside(f"adversarial suite: accuracy on clean chains, {model}, %", 100 * value)
           for model, value in clean.items()),
         *(beside(f"first-error F1, {name} labels, %", 100 * one.value, 100 * one.low, 100 * one.high)
@@ -181,11 +188,14 @@ def one_seed(
     seconds, scorers = {}, {}
     backbone = str(workspace.folder / "artifacts/warmup/models/backbone")
     # The oracle's first: it pays for lazy initialisation. The two whose times are compared take turns.
-    for name in ("oracle", *(("auto", "orm") if seed % 2 else ("orm", "auto"))):
+    for name in ("oracle", *(("auto", "orm") if seed % 2 else ("orm", "auto")), HIDDEN):
         kind, rows = examples[name]
+        with_surprisal = [one for one in config.models.surprisal if name != HIDDEN or one != kind]
+        settings = config.model_copy(
+            update={"models": config.models.model_copy(update={"surprisal": with_surprisal})})
         with tempfile.TemporaryDirectory() as work:
             start = time.perf_counter()
-            trained = train_on(kind, backbone, rows, [], config, work=Path(work), report=lambda values, update: None)
+            trained = train_on(kind, backbone, rows, [], settings, work=Path(work), report=lambda values, update: None)
             seconds[name] = time.perf_counter() - start
         # Thresholds are chosen on dev chains, so calibrated scores would tell the same.
         scorers[name] = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), f"{name}-{seed}",
@@ -218,11 +228,11 @@ def first_error_f1(
 def _adversarial(
     workspace: Workspace, scorers: Mapping[str, RewardScorer], seed: int, given: argparse.Namespace
 ) -> dict[str, Estimate]:
-    """The suite as `prm adversarial` runs it, on the PRM from automatic labels and the ORM."""
+    """The suite as `prm adversarial` runs it, on the PRM from automatic labels and the two ORMs."""
     chains, dev = (
         read_side([workspace.folder / f"data/{side}.jsonl"], arithmetic.NAME,
                   workspace.folder / "artifacts/evaluate/trajectories", 1 if given.quick else 2, given.seed)
         for side in ("test", "dev"))
-    result = run_adversarial({"prm": scorers["auto"], "orm": scorers["orm"]}, chains, dev, seed=seed,
-                             resamples=workspace.config.evaluate.bootstrap)
+    result = run_adversarial({"prm": scorers["auto"], "orm": scorers["orm"], HIDDEN: scorers[HIDDEN]}, chains, dev,
+                             seed=seed, resamples=workspace.config.evaluate.bootstrap)
     return dict(result.figures)

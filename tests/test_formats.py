@@ -180,6 +180,16 @@ def test_error_steps_of_prmbench_count_from_one(read):
     assert (chain.prompt, chain.first_error) == ("Q", 0)
 
 
+def test_error_steps_beyond_the_last_step_mark_nothing_are_counted_and_come_back(read, tmp_path):
+    counts: Counter[str] = Counter()
+    row = BENCH | {"error_steps": [3, 2, 9]}
+    chain, = read("prmbench", row, dropped=counts)
+    assert chain.labels == (1.0, 0.0, 0.0)
+    assert counts == {"error steps beyond the last step": 1}
+    FORMATS["prmbench"].write(tmp_path / "out.jsonl", [chain])
+    assert json.loads((tmp_path / "out.jsonl").read_text())["error_steps"] == [3, 2, 9]
+
+
 @pytest.mark.parametrize(("neutral", "labels"), [("right", (1.0, 1.0, 0.0)), ("wrong", (0.0, 1.0, 0.0))])
 def test_replies_of_tools_are_observations(read, neutral, labels):
     chain, = read("agentprocessbench", AGENT, neutral=neutral)
@@ -316,7 +326,7 @@ BAD = [
     ("bigbench_mistake", {"input": "x", "steps": ["a"]}, "mistake_index is missing"),
     ("bigbench_mistake", MISTAKE | {"mistake_index": -1}, "mistake_index -1 of 3 steps"),
     ("prmbench", BENCH | {"error_steps": [0]}, "error_steps holds 0"),
-    ("prmbench", BENCH | {"error_steps": [4]}, "error_steps holds 4"),
+    ("prmbench", BENCH | {"error_steps": [True]}, "error_steps holds True"),
     ("agentprocessbench", AGENT | {"step_labels": {"3": 1}}, 'names message "3", which is no assistant'),
     ("agentprocessbench", AGENT | {"step_labels": {"2": 2}}, "step_labels 2 is 2"),
     ("agentprocessbench", AGENT | {"messages": AGENT["messages"][:2]}, "no assistant message"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from prm_core.evaluation.benchmark_steps import STEP_COLUMNS, step_statistics
 from prm_core.evaluation.metrics import Floats, Statistic
 from prm_core.formats import FORMATS
 from prm_core.formats.base import get_texts
-from prm_core.formats.files import Row, read_rows
 from prm_core.types import Step
 
 log = logging.getLogger(__name__)
@@ -47,21 +45,6 @@ def _steps(texts: Sequence[str]) -> tuple[Step, ...]:
     return tuple(Step(_unnumbered(text)) for text in texts)
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    """Rows as the format takes them: error steps beyond the last step, which 100 records of 6,216 name, are ignored."""
-    beyond = 0
-    for where, row in read_rows(path):
-        texts, errors = row.get("modified_process"), row.get("error_steps")
-        if isinstance(texts, list) and isinstance(errors, list):
-            kept = [n for n in errors if not (isinstance(n, int) and not isinstance(n, bool) and n > len(texts))]
-            beyond += len(kept) < len(errors)
-            row = {**row, "error_steps": kept}
-        yield where, row
-    if beyond:
-        log.warning("%s: %d records name error steps beyond their last step; those are ignored, as in the benchmark's "
-                    "own script", path, beyond)
-
-
 def read(path: Path) -> list[BenchmarkChain]:
     """Modified chains, and once a problem the unmodified one (kind `correct`).
 
@@ -69,8 +52,8 @@ def read(path: Path) -> list[BenchmarkChain]:
     benchmark's own models do. Raises InputError naming the record without `idx` or `classification`.
     """
     chains: dict[str, BenchmarkChain] = {}
-    repeated, dropped = 0, Counter[str]()
-    for number, chain in enumerate(FORMATS["prmbench"].parse(_rows(path), 1.0, dropped)):
+    repeated = 0
+    for number, chain in enumerate(FORMATS["prmbench"].read(path)):
         fields: Mapping[str, Any] = chain.meta["rest"]
         kind, index = fields.get("classification"), fields.get("idx")
         if not isinstance(kind, str) or not isinstance(index, str):
@@ -91,8 +74,6 @@ def read(path: Path) -> list[BenchmarkChain]:
             chains.setdefault(f"{CORRECT}/{problem}", BenchmarkChain(
                 prompt, _steps(texts), (True,) * len(texts), problem=problem, kind=CORRECT,
                 id=f"{CORRECT}/{problem}"))
-    for reason, count in dropped.items():
-        log.warning("%s: left out while reading: %d %s", path, count, reason)
     if repeated:
         log.warning("%s: %d records left out, their idx and classification came before", path, repeated)
     return list(chains.values())
