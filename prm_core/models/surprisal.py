@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 from prm_core.models.chains import ChainBatch
 from prm_core.models.likelihood import reduce_by_step
 
-# Tokens whose vocabulary logits exist at one time; bounds the memory of large vocabularies.
-CHUNK = 512
+# Tokens whose vocabulary logits exist at one time, which bounds the memory of large vocabularies; and tokens they are
+# normalised for at one time, in float32, which a core's cache holds: twice as fast as all at once.
+CHUNK, BLOCK = 512, 8
 FEATURES = ("lowest", "mean", "sum", "lowest_number", "sum_number")
 
 
@@ -26,8 +27,9 @@ def token_logprobs(hidden: Tensor, vocabulary: Tensor, targets: Tensor) -> Tenso
     result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(targets), CHUNK):
         part = slice(start, start + CHUNK)
-        logits = nn.functional.linear(hidden[part], vocabulary).float()
-        result[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(-1)
+        logits = nn.functional.linear(hidden[part], vocabulary)
+        total = torch.cat([block.float().logsumexp(-1) for block in logits.split(BLOCK)])
+        result[part] = logits.gather(1, targets[part, None]).squeeze(1).float() - total
     return result
 
 
