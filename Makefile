@@ -20,8 +20,8 @@ POOL := local
 run: $(READY)  ## the whole chain (PROFILE=smoke for another profile)
 	$(BIN)/prm run --profile $(PROFILE)
 
-test: $(READY)  ## every test
-	$(BIN)/python -m pytest
+test: $(READY)  ## every test, file by file on two workers
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 smoke: $(READY)  ## the whole chain in about a minute, in runs/smoke
 	$(BIN)/prm run --profile smoke
