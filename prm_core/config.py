@@ -180,7 +180,7 @@ class RewardTrainingConfig(Section):
                                                    "0 starts them at nothing")
     epochs: PositiveInt
     max_updates: NonNegativeInt = Field(description="stop there; 0 is all epochs")
-    row_tokens: int = Field(ge=16, description="tokens of a packed row, at least encoder.max_length")
+    row_tokens: int = Field(ge=16, description="tokens of a packed row; a longer chain trains as far as it fits one")
     rows_per_update: PositiveInt
     rows_per_pass: PositiveInt = Field(description="rows of a forward pass of a process; bounds the memory")
     precision: Literal["float32", "bfloat16"] = Field(description="bfloat16: mixed, the weights stay float32")

@@ -221,6 +221,23 @@ def test_a_rate_of_0_freezes_the_backbone(backbone, tmp_path) -> None:
             "network.score.weight", "network.score.bias", "surprisal.weight"}
 
 
+def test_a_chain_longer_than_a_row_trains_as_far_as_it_fits_and_is_scored_whole(backbone, tmp_path) -> None:
+    examples = examples_for("process")
+    lengths = [len(ENCODER.encode(example.prompt, example.steps).ids) for example in examples]
+    width = sorted(lengths)[len(lengths) // 2]
+    trained = train(backbone, tmp_path, examples=examples, row_tokens=width, max_updates=1)
+    assert trained.counts["truncated_steps"] > 0
+    assert trained.encoder.config.max_length == ENCODER.config.max_length
+    scorer = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "v", 4)
+    longest = examples[lengths.index(max(lengths))]
+    assert len(scorer.score([(longest.prompt, longest.steps)])[0].step_scores) == len(longest.steps)
+
+
+def test_an_encoder_beyond_the_model_s_context_is_an_error(backbone, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"encoder.max_length 4096 is beyond the \d+ positions of .*lower it"):
+        train(backbone, tmp_path, encoder={"max_length": 4096})
+
+
 def test_harmless_steps_are_for_training_and_not_for_dev(backbone, tmp_path) -> None:
     trained = train(backbone, tmp_path, harmless_steps=1.0, max_updates=1)
     assert (trained.counts["chains"], trained.counts["dev_chains"], len(trained.dev)) == (12, 2, 2)

@@ -76,12 +76,15 @@ def train_on(
         raise InputError("train_prm.learning_rate 0 freezes the model, and an implicit reward is how far training "
                          "moves it; set a rate, for instance 0.00001")
     encoder = Encoder(load_tokenizer(backbone), config.encoder)
+    # A chain longer than a row trains as far as it fits one; the model may score all of it.
+    fitting = Encoder(encoder.tokenizer, config.encoder.model_copy(
+        update={"max_length": min(config.encoder.max_length, config.train_prm.row_tokens)}))
     train, dev = split_by_problem(examples, config.train_prm.dev_share, config.seed)
     held = {example.problem_id for example in dev}
     train = with_harmless_steps(train, kind, config.train_prm.harmless_steps, config.seed)
-    encoded, lost = encode_examples(encoder, train, kind)
-    dev_encoded, _ = encode_examples(encoder, dev, kind)
-    kept, long_pairs = encode_pairs(encoder, [pair for pair in pairs if pair.problem_id not in held],
+    encoded, lost = encode_examples(fitting, train, kind)
+    dev_encoded, _ = encode_examples(fitting, dev, kind)
+    kept, long_pairs = encode_pairs(fitting, [pair for pair in pairs if pair.problem_id not in held],
                                     config.train_prm.row_tokens)
     model = reward_models()[kind].from_backbone(
         backbone, surprisal=kind in config.models.surprisal, encoder=config.encoder.model_dump(),
@@ -89,6 +92,10 @@ def train_on(
         dtype=config.models.dtype if config.train_prm.precision == "float32" else "float32",
         device=str(pick_device(config.models.device)),
     )
+    context = getattr(model.backbone.config, "max_position_embeddings", None) or config.encoder.max_length
+    if config.encoder.max_length > context:
+        raise InputError(f"encoder.max_length {config.encoder.max_length} is beyond the {context} positions of "
+                         f"{backbone}; lower it")
     share = takes_trees(model.backbone)
     rows = pack_rows(encoded, kept, config.train_prm, share=share, seed=config.seed)
     dev_rows = pack_rows(dev_encoded, [], config.train_prm, share=share, seed=config.seed)

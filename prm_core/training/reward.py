@@ -59,8 +59,7 @@ def pack_rows(
     chains = [example.chain for example in examples] + [side for p in pairs for side in (p.chosen, p.rejected)]
     longest = max(len(chain.ids) for chain in chains)
     if longest > config.row_tokens:
-        raise InputError(f"train_prm.row_tokens is {config.row_tokens}, and a chain has {longest} tokens; raise it, or "
-                         "lower encoder.max_length")
+        raise InputError(f"train_prm.row_tokens is {config.row_tokens}, and a chain has {longest} tokens; raise it")
     pieces = [piece for tree in grow(examples, pairs, share=share) for piece in cut(tree, config.row_tokens)]
     nodes = [(piece.tree.nodes[index].weight, piece.tree.nodes[index].target)
              for piece in pieces for index in piece.scored]
