@@ -133,6 +133,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     from prm_core.models.loading import load_tokenizer
     from prm_core.models.reward import ProcessRewardModel
     from prm_core.training.examples import encode_examples
+    from prm_core.training.recipe import return_freed_memory
     from prm_core.training.reward import pack_rows, train_reward_model
 
     config = _config(job)
@@ -150,6 +151,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         # As many updates as chain by chain, however few rows are left; evaluated after the last.
         settings = settings.model_copy(update={"epochs": updates, "max_updates": updates, "eval_every": updates})
     dev = pack_rows(encoded["dev"], [], settings, share=False, seed=job["seed"])
+    if job["device"] == "cpu":
+        # As `train_on` does.
+        return_freed_memory()
     model = ProcessRewardModel.from_backbone(
         job["base"], surprisal=job["surprisal"], encoder=config.encoder.model_dump(), dtype="float32",
         device=job["device"])

@@ -75,14 +75,17 @@ class RewardModel(nn.Module):
         config.num_labels, config.id2label = len(CLASSES), CLASSES
         config.label2id = {name: label for label, name in CLASSES.items()}
         try:
-            # Not built and then cast: that would round the rotary frequencies too, which loading never does.
-            network = AutoModelForTokenClassification.from_config(config, dtype=source.dtype).eval()
+            with torch.device("meta"):
+                network = AutoModelForTokenClassification.from_config(config, dtype=source.dtype)
         except ValueError:
             raise InputError(
                 f"model {path}: unknown architecture {config.model_type!r}, the transformers library has no "
                 "token-classification network for it; name a decoder it has one for (Llama, Qwen, Mistral, Gemma, …)"
             ) from None
-        network.base_model.load_state_dict(source.base_model.state_dict())
+        # The loaded backbone itself, not a copy: two would need the memory of two, which the allocator then keeps.
+        setattr(network, network.base_model_prefix, source.base_model)
+        network.get_submodule(_head_name(network)).to_empty(device="cpu")
+        network.eval()
         reader = None
         if surprisal:
             embeddings = source.get_output_embeddings().weight

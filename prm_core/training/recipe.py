@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prm_core.models.reward import RewardModel
+
+
+# Of mallopt(3).
+M_MMAP_THRESHOLD = -3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,11 +91,14 @@ def train_on(
     dev_encoded, _ = encode_examples(fitting, dev, kind)
     kept, long_pairs = encode_pairs(fitting, [pair for pair in pairs if pair.problem_id not in held],
                                     config.train_prm.row_tokens)
+    device = pick_device(config.models.device)
+    if device.type == "cpu":
+        return_freed_memory()
     model = reward_models()[kind].from_backbone(
         backbone, surprisal=kind in config.models.surprisal, encoder=config.encoder.model_dump(),
         # Mixed precision trains float32 weights; what is rounded to bfloat16 cannot take small steps.
         dtype=config.models.dtype if config.train_prm.precision == "float32" else "float32",
-        device=str(pick_device(config.models.device)),
+        device=str(device),
     )
     context = getattr(model.backbone.config, "max_position_embeddings", None) or config.encoder.max_length
     if config.encoder.max_length > context:
@@ -128,6 +136,16 @@ def train_on(
 def _counts(rows: Rows) -> dict[str, float]:
     return {"targets": rows.targets, "right": rows.right, "pairs": rows.pairs, "rows": len(rows.rows),
             "tokens": rows.tokens, "chain_tokens": rows.chain_tokens}
+
+
+def return_freed_memory() -> None:
+    """Makes glibc give blocks from a MiB on back to the system when they are freed.
+
+    It learns to keep blocks of up to 32 MiB for later, which leaves a training with a sixteenth more memory than it
+    uses. Elsewhere nothing happens.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 @contextmanager
