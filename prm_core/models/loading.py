@@ -19,7 +19,8 @@ def pick_device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        name = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+        # Some launchers show each process only its own.
+        name = f"cuda:{local_rank() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 

@@ -79,7 +79,7 @@ def train_on(
                          "generate more, or lower calibrate.min_confidence")
     if kind == "implicit" and not config.train_prm.learning_rate:
         raise InputError("train_prm.learning_rate 0 freezes the model, and an implicit reward is how far training "
-                         "moves it; set a rate, for instance 0.00001")
+                         "moves it; set a rate in the profile, for instance 0.00001")
     encoder = Encoder(load_tokenizer(backbone), config.encoder)
     # A chain longer than a row trains as far as it fits one; the model may score all of it.
     fitting = Encoder(encoder.tokenizer, config.encoder.model_copy(
