@@ -59,7 +59,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check -qq -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check -qq --no-build-isolation --no-deps -e .
 	@# Every Python of this environment starts with telemetry off, so that `dvc` or `mlflow` typed by hand have it too.
-	@$(BIN)/python -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "prm_environment.pth").write_text("import prm_core.environment; prm_core.environment.apply()\n")'
+	@$(BIN)/python -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "prm_environment.pth").write_text("import prm_core.platform.environment; prm_core.platform.environment.apply()\n")'
 	@# Without compiled modules imports take two to three times as long; pip does not compile where that is switched off.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	@touch $@

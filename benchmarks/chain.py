@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks.report import Bar, arguments, write
 from prm_core import config as configuration
-from prm_core import environment, store
+from prm_core.platform import environment, store
 
 SECONDS = {"run": 600, "again": 30, "smoke": 90}
 GIB = 2**30

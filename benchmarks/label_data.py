@@ -12,9 +12,9 @@ from prm_core.config import Config
 from prm_core.domains import DOMAINS, arithmetic, general
 from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.formats import FORMATS
-from prm_core.labeling.base import Chain
-from prm_core.models.policy import Policy
-from prm_core.rollouts import sample_trajectories
+from prm_core.labeling.strategies.base import Chain
+from prm_core.sampling.policy import Policy
+from prm_core.sampling.rollouts import sample_trajectories
 from prm_core.types import Problem, Step, Trajectory
 
 SAMPLES = 2

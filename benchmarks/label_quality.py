@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from benchmarks.label_data import GoldChain
 from prm_core.config import CalibrateConfig
 from prm_core.evaluation import metrics
 from prm_core.evaluation.metrics import Bootstrap, Estimate
-from prm_core.labeling.active import priority, select_steps
 from prm_core.labeling.calibrate import (
     EvidenceTable,
     Joined,
@@ -24,8 +24,9 @@ from prm_core.labeling.calibrate import (
     fit_map,
     tabulate,
 )
-from prm_core.labeling.merge import probability_right
-from prm_core.models.calibration import expected_calibration_error
+from prm_core.labeling.human.active import priority, select_steps
+from prm_core.labeling.merging.merge import probability_right
+from prm_core.scoring.calibration import expected_calibration_error
 from prm_core.types import StepLabel
 
 BINS = 10
@@ -195,7 +196,7 @@ def human_labels_needed(
 
     Nine in ten, since a team draws its labels once: what the median draw would have done does not help it.
     """
-    once = settings.model_copy(update={"min_labels": 1})
+    once = dataclasses.replace(settings, min_labels=1)
     found: dict[str, dict[str, Any]] = {}
     for way in ("active", "random"):
         curve = []

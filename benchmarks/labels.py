@@ -28,20 +28,19 @@ from benchmarks.label_quality import Labelled, Quality, human_labels_needed, mea
 from benchmarks.report import Bar, arguments, write
 from benchmarks.rollout_speed import Speeds, measure_speeds, median
 from prm_core import config as configuration
-from prm_core import store
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
-from prm_core.labeling import judge, mc_dropout, mcts, rollout, verifier  # noqa: F401  (they register themselves)
-from prm_core.labeling.base import STRATEGIES, LabelingTools
 from prm_core.labeling.calibrate import LabelMap, fit_map
-from prm_core.labeling.merge import MERGES, Merged, merge_labels
-from prm_core.labeling.rollout import NAME as ROLLOUT
-from prm_core.labeling.verdicts import VERDICTS, Tally
-from prm_core.models.calibration import Calibrator
-from prm_core.models.policy import Policy, load_policy
-from prm_core.models.sampler import Prefix
-from prm_core.rollouts import rollout_succeeds
+from prm_core.labeling.merging.merge import MERGES, Merged, merge_labels
+from prm_core.labeling.strategies import STRATEGIES, LabelingTools
+from prm_core.labeling.strategies.rollout import NAME as ROLLOUT
+from prm_core.labeling.strategies.verdicts import VERDICTS, Tally
+from prm_core.platform import store
+from prm_core.sampling.policy import Policy, load_policy
+from prm_core.sampling.rollouts import rollout_succeeds
+from prm_core.sampling.sampler import Prefix
+from prm_core.scoring.calibration import Calibrator
 from prm_core.types import StepLabel
 
 K = 8
@@ -71,7 +70,7 @@ def main() -> None:
     given = arguments("labels", _more)
     torch.manual_seed(0)
     # With few labels "nothing can be fitted" is an expected answer here, hundreds of times.
-    logging.getLogger("prm_core.models.calibration").setLevel(logging.ERROR)
+    logging.getLogger("prm_core.scoring.calibration").setLevel(logging.ERROR)
     if given.again:
         again(given)
     elif given.chains:
@@ -96,7 +95,7 @@ def tools_of(config: Config, policy: str, backbone: str) -> LabelingTools:
 
 def changed(tools: LabelingTools, label: dict[str, Any]) -> LabelingTools:
     """The same models under another `label` section."""
-    raw = tools.config.model_dump(by_alias=True, mode="json")
+    raw = dataclasses.asdict(tools.config)
     config = configuration.parse(configuration.merge(raw, {"label": label}), "benchmark")
     return dataclasses.replace(tools, config=config)
 
@@ -192,7 +191,7 @@ def embedded(given: argparse.Namespace) -> None:
     config = configuration.load(given.workspace)
     problems = 100 if given.quick else 400
     config = changed(LabelingTools(config, DOMAINS, None, None), {"mcts": {"problems": 10 * problems}}).config
-    config = config.model_copy(update={"seed": given.seed})
+    config = dataclasses.replace(config, seed=given.seed)
     tools = tools_of(config, str(models / "policy"), str(models / "backbone"))
     known = label_data.embedded(tools.policy, config, "benchmark-known", problems, given.seed)
     unseen = label_data.embedded(tools.policy, config, "benchmark-unseen", problems, given.seed)
@@ -253,7 +252,7 @@ def human_effort(
         "method": fitted.method,
     }
     settings = {"stack": config.calibrate} | {
-        method: config.calibrate.model_copy(update={"stack": False, "method": method})
+        method: dataclasses.replace(config.calibrate, stack=False, method=method)
         for method in ("isotonic", "platt", "temperature")
     }
     for name, one in settings.items():
@@ -363,7 +362,7 @@ def people(given: argparse.Namespace) -> None:
         raise SystemExit("--chains needs --policy, the folder of a Hugging Face causal LM")
     raw = configuration.resolve(given.workspace / configuration.PARAMS_FILE, "gsm8k-smollm2")
     own = {"label": {"strategies": ["mc_dropout", "verifier"]}}
-    config = configuration.parse(configuration.merge(raw, own), "--chains").model_copy(update={"seed": given.seed})
+    config = dataclasses.replace(configuration.parse(configuration.merge(raw, own), "--chains"), seed=given.seed)
     try:
         gold = label_data.judged_by_people(given.chains, 40 if given.quick else given.count, given.seed)
         policy = load_policy(str(given.policy), config)

@@ -15,7 +15,7 @@ from prm_core.formats import FORMATS
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_tokenizer
 from prm_core.training.examples import IGNORED, Example
-from prm_core.training.labelled import examples_of
+from prm_core.training.reward.labelled import examples_of
 from prm_core.types import Step
 
 FORMAT = "prm800k_flat"

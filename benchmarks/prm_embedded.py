@@ -4,6 +4,7 @@ and what edited chains cost the two."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import statistics
 import tempfile
@@ -16,20 +17,20 @@ from typing import Any
 from benchmarks.prm_measure import beside
 from benchmarks.report import Bar
 from prm_core import config as configuration
-from prm_core import store
 from prm_core.cli.adversarial import read_side
 from prm_core.config import Config
 from prm_core.domains import arithmetic
 from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.errors import InputError
 from prm_core.evaluation import metrics, protocol
-from prm_core.evaluation.adversarial import GROUPS, run_adversarial
+from prm_core.evaluation.adversarial.suite import GROUPS, run_adversarial
+from prm_core.evaluation.judged_chains import Chain, first_per_problem, judge, score_with_prm
 from prm_core.evaluation.metrics import Bootstrap, Estimate, Statistic
-from prm_core.evaluation.sampling import Chain, first_per_problem, judge, score_with_prm
-from prm_core.models.calibration import Calibrator
-from prm_core.models.scorer import RewardScorer
+from prm_core.platform import store
+from prm_core.scoring.calibration import Calibrator
+from prm_core.scoring.scorer import RewardScorer
 from prm_core.training.examples import Example, build_examples
-from prm_core.training.recipe import train_on
+from prm_core.training.reward.recipe import train_on
 from prm_core.types import Problem, StepLabel, Trajectory
 
 WITHIN, SLOWER, LOST = 3.0, 1.2, 0.5
@@ -184,15 +185,14 @@ def one_seed(
     seed: int, given: argparse.Namespace,
 ) -> Run:
     """Trains the three models with a seed and measures them."""
-    config = workspace.config.model_copy(update={"seed": seed})
+    config = dataclasses.replace(workspace.config, seed=seed)
     seconds, scorers = {}, {}
     backbone = str(workspace.folder / "artifacts/warmup/models/backbone")
     # The oracle's first: it pays for lazy initialisation. The two whose times are compared take turns.
     for name in ("oracle", *(("auto", "orm") if seed % 2 else ("orm", "auto")), HIDDEN):
         kind, rows = examples[name]
         with_surprisal = [one for one in config.models.surprisal if name != HIDDEN or one != kind]
-        settings = config.model_copy(
-            update={"models": config.models.model_copy(update={"surprisal": with_surprisal})})
+        settings = dataclasses.replace(config, models=dataclasses.replace(config.models, surprisal=with_surprisal))
         with tempfile.TemporaryDirectory() as work:
             start = time.perf_counter()
             trained = train_on(kind, backbone, rows, [], settings, work=Path(work), report=lambda values, update: None)

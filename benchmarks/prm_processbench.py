@@ -12,9 +12,9 @@ from typing import Any
 
 from benchmarks import prm_chains, prm_measure, prm_peer
 from benchmarks.report import Bar
-from prm_core import store
 from prm_core.errors import InputError
 from prm_core.models.loading import model_version
+from prm_core.platform import store
 
 BENCHMARK = "processbench"
 F1 = "prm/first_error_f1"
@@ -93,7 +93,7 @@ def command(result: dict[str, Any]) -> str:
 
 def train_peer(given: argparse.Namespace) -> tuple[list[Bar], dict[str, Any]]:
     """Trains TRL's PRMTrainer for a wall-clock budget and saves it as a folder that `prm evaluate --model` takes."""
-    from prm_core.models.foreign import load_foreign
+    from prm_core.scoring.foreign import load_foreign
 
     trl = prm_peer.check(given.peer_python)
     if given.folder is None or given.folder.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
 import statistics
 import time
@@ -14,12 +15,12 @@ from benchmarks import prm_chains
 from benchmarks.report import Bar
 from prm_core.domains import arithmetic
 from prm_core.errors import InputError
-from prm_core.models.calibration import Calibrator
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_pretrained, load_tokenizer, model_version
+from prm_core.scoring.calibration import Calibrator
 
 if TYPE_CHECKING:
-    from prm_core.models.scorer import RewardScorer
+    from prm_core.scoring.scorer import RewardScorer
 
 STEPS = 12
 FASTER = 15.0
@@ -129,11 +130,11 @@ def _timed(score: Callable[[str, Sequence[str]], object], prompt: str, steps: Se
 
 def _scorer(path: str, surprisal: bool, device: str) -> RewardScorer:
     """Our scorer on the same weights; what its head has learnt makes no difference to its time."""
-    from prm_core.models.reward import ProcessRewardModel
-    from prm_core.models.scorer import RewardScorer
+    from prm_core.scoring.reward import ProcessRewardModel
+    from prm_core.scoring.scorer import RewardScorer
 
     encoder = prm_chains.encoder_of(Path(path), 1024)
-    model = ProcessRewardModel.from_backbone(path, surprisal=surprisal, encoder=encoder.config.model_dump(),
+    model = ProcessRewardModel.from_backbone(path, surprisal=surprisal, encoder=dataclasses.asdict(encoder.config),
                                              dtype="auto", device=device)
     return RewardScorer(model, encoder, Calibrator("identity", 0), "benchmark", 1)
 

@@ -6,6 +6,7 @@ As a program (`python -m benchmarks.prm_throughput JOB RESULT`) this is our side
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import statistics
 import sys
@@ -18,12 +19,12 @@ from benchmarks import prm_chains, prm_measure, prm_peer
 from benchmarks.prm_measure import Clock, Update
 from benchmarks.report import Bar
 from prm_core import config as configuration
-from prm_core import environment
+from prm_core.platform import environment
 
 if TYPE_CHECKING:
     from prm_core.config import Config, RewardTrainingConfig
-    from prm_core.training.reward import Rows
-    from prm_core.training.trees import Row
+    from prm_core.training.reward.loop import Rows
+    from prm_core.training.reward.trees import Row
 
 # TRL's default; our updates are sized to hold as many chains on average.
 CHAINS_PER_UPDATE = 8
@@ -131,10 +132,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """
     from prm_core.models.encoder import Encoder
     from prm_core.models.loading import load_tokenizer
-    from prm_core.models.reward import ProcessRewardModel
+    from prm_core.scoring.reward import ProcessRewardModel
     from prm_core.training.examples import encode_examples
-    from prm_core.training.recipe import return_freed_memory
-    from prm_core.training.reward import pack_rows, train_reward_model
+    from prm_core.training.reward.loop import pack_rows, train_reward_model
+    from prm_core.training.reward.recipe import return_freed_memory
 
     config = _config(job)
     encoder = Encoder(load_tokenizer(job["base"]), config.encoder)
@@ -145,17 +146,17 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         # What our trainer does with chains of different problems: packed, and nothing to share.
         piece.tree.apart = job["apart"]
     updates = math.ceil(len(encoded["train"]) / CHAINS_PER_UPDATE)
-    settings = config.train_prm.model_copy(update={"rows_per_update": max(1, math.ceil(len(rows.rows) / updates))})
+    settings = dataclasses.replace(config.train_prm, rows_per_update=max(1, math.ceil(len(rows.rows) / updates)))
     if job["trees"]:
         rows = pack_rows(encoded["trees"], [], settings, share=True, seed=job["seed"])
         # As many updates as chain by chain, however few rows are left; evaluated after the last.
-        settings = settings.model_copy(update={"epochs": updates, "max_updates": updates, "eval_every": updates})
+        settings = dataclasses.replace(settings, epochs=updates, max_updates=updates, eval_every=updates)
     dev = pack_rows(encoded["dev"], [], settings, share=False, seed=job["seed"])
     if job["device"] == "cpu":
         # As `train_on` does.
         return_freed_memory()
     model = ProcessRewardModel.from_backbone(
-        job["base"], surprisal=job["surprisal"], encoder=config.encoder.model_dump(), dtype="float32",
+        job["base"], surprisal=job["surprisal"], encoder=dataclasses.asdict(config.encoder), dtype="float32",
         device=job["device"])
     if settings.gradient_checkpointing:
         model.network.activation_checkpointing_enable()
@@ -170,7 +171,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         train_reward_model(model, rows, dev, settings, pad_id=encoder.pad_id, seed=job["seed"], work=Path(scratch),
                            report=report)
     seen = updates_of_run(rows, settings, job["seed"], len(clock.ends))
-    return clock.figures(seen) | _dev(model, encoder, job) | {"settings": settings.model_dump()}
+    return clock.figures(seen) | _dev(model, encoder, job) | {"settings": dataclasses.asdict(settings)}
 
 
 def _config(job: dict[str, Any]) -> Config:
@@ -186,7 +187,7 @@ def _config(job: dict[str, Any]) -> Config:
 
 def updates_of_run(rows: Rows, settings: RewardTrainingConfig, seed: int, count: int) -> list[Update]:
     """What each of the first updates computes, in the order `train_reward_model` goes through the rows."""
-    from prm_core.training.reward import updates_of
+    from prm_core.training.reward.loop import updates_of
 
     factor = rows.chain_tokens / rows.tokens
     return [_update(part, settings.rows_per_pass, factor)
@@ -210,8 +211,8 @@ def _update(rows: Sequence[Row], rows_per_pass: int, factor: float) -> Update:
 
 def _dev(model: Any, encoder: Any, job: dict[str, Any]) -> dict[str, float]:
     """Held-out figures in float32, chain by chain, as the peer's."""
-    from prm_core.models.calibration import Calibrator
-    from prm_core.models.scorer import RewardScorer
+    from prm_core.scoring.calibration import Calibrator
+    from prm_core.scoring.scorer import RewardScorer
 
     scorer = RewardScorer(model, encoder, Calibrator("identity", 0), "benchmark", 1)
     examples = list(prm_chains.read_rows(job["dev"]))

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prm_core import store
-from prm_core.tracking import code_version
+from prm_core.platform import store
+from prm_core.platform.tracking import code_version
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.label_data import GoldChain
-from prm_core.models.policy import Policy
-from prm_core.models.sampler import Prefix
+from prm_core.sampling.policy import Policy
+from prm_core.sampling.sampler import Prefix
 
 GENERATE_BATCH = 512
 

@@ -26,9 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import dvc, review
-from prm_core import environment, store, tracking, workspace
-from prm_core.cli import server
+from prm_core.cli import command_server
 from prm_core.errors import InputError
+from prm_core.platform import environment, store, tracking, workspace
+from prm_core.problems import prepare
+from prm_core.stages import base
 from prm_core.stages.base import CHAIN
 
 BAD_INPUT = "Bad input"
@@ -122,8 +124,9 @@ def pipeline(
     root = environment.project_root()
     file = None if problems is None else Path(problems)
     try:
-        with server.started(), workspace.exclusive(workspace.locate(root, profile, file)) as lock:
-            folder = workspace.prepare(root, profile, file)
+        with command_server.started(), workspace.exclusive(workspace.locate(root, profile, file)) as lock:
+            base.check(prepare.check(root, profile, file))
+            folder = prepare.prepare(root, profile, file)
             return run_chain(folder, lock, review_hours if pause_for_review else None)
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
@@ -258,7 +261,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         # Before Prefect starts its own server, so that the two start side by side.
-        with server.started():
+        with command_server.started():
             state = pipeline(given.profile, given.problems, given.review, given.review_hours, return_state=True)
     except KeyboardInterrupt:
         sys.exit(130)

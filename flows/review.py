@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from rich.console import Console
 
 from flows import dvc
-from prm_core import workspace
+from prm_core.platform import workspace
 from prm_core.review import pause
 from prm_core.review.session import Board
 

@@ -1,158 +1,198 @@
-"""Typed configuration: `params.yaml`, a profile over it, and the checks that catch a typo before anything runs."""
+"""Typed configuration: `params.yaml`, a profile over it, and the checks that catch a typo before anything runs.
+
+Sections are plain dataclasses, so that models and trainers take them on a machine without pydantic, which checks what
+`params.yaml` and profiles say. Names that stand for something registered (strategies, rules, …) are checked by the
+stages that look them up (`Stage.check`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from prm_core.errors import InputError
 
+T = TypeVar("T")
 PROFILES = Path(__file__).parent / "profiles"
 PARAMS_FILE = "params.yaml"
-StrategyName = Literal["rollout", "mc_dropout", "mcts", "verifier", "judge"]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Section(BaseModel):
-    """One block of `params.yaml`. Unknown keys are errors."""
+class Bounds:
+    """Limits of a type, in pydantic's words (gt, ge, lt, le); pydantic calls the method where it is installed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    def __init__(self, **limits: float) -> None:
+        self.limits = limits
 
-
-class DataConfig(Section):
-    warmup: int = Field(ge=1, description="problems with worked solutions for the base models")
-    train: int = Field(ge=1, description="problems the chain generates on and trains the policy with")
-    dev: int = Field(ge=1, description="problems on which thresholds are chosen")
-    test: int = Field(ge=1, description="held-out problems every reported figure is measured on")
-    human_chains: int = Field(ge=0, description="chains with a human label for each step")
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {**handler(source), **self.limits}
 
 
-class ModelsConfig(Section):
-    policy: str = Field(description="Hugging Face folder or hub id of the base policy")
-    reward_backbone: str = Field(description="Hugging Face folder or hub id of the reward models' backbone")
+Share = Annotated[float, Bounds(ge=0, le=1)]
+PositiveInt = Annotated[int, Bounds(gt=0)]
+NonNegativeInt = Annotated[int, Bounds(ge=0)]
+PositiveFloat = Annotated[float, Bounds(gt=0)]
+
+
+def setting(description: str = "", *, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    """A key of a section: what it means, and its limits in pydantic's words (gt, ge, lt, le, min_length)."""
+    return dataclasses.field(default=default, metadata={"description": description, **limits})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
+def section(cls: type[T]) -> type[T]:
+    """One block of `params.yaml`: a frozen dataclass whose unknown keys are errors."""
+    cls.__pydantic_config__ = {"extra": "forbid"}
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+@section
+class DataConfig:
+    warmup: int = setting("problems with worked solutions for the base models", ge=1)
+    train: int = setting("problems the chain generates on and trains the policy with", ge=1)
+    dev: int = setting("problems on which thresholds are chosen", ge=1)
+    test: int = setting("held-out problems every reported figure is measured on", ge=1)
+    human_chains: int = setting("chains with a human label for each step", ge=0)
+
+
+@section
+class ModelsConfig:
+    policy: str = setting("Hugging Face folder or hub id of the base policy")
+    reward_backbone: str = setting("Hugging Face folder or hub id of the reward models' backbone")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
-    sampling_memory: PositiveFloat = Field(description="GiB that sampling may take beside the model; bounds the rows "
-                                                       "decoded together")
-    surprisal: list[Literal["process", "outcome", "advantage"]] = Field(
-        description="reward models whose head also sees the steps' surprisal under the backbone (METHODS 8)")
+    sampling_memory: PositiveFloat = setting(
+        "GiB that sampling may take beside the model; bounds the rows decoded together")
+    surprisal: list[Literal["process", "outcome", "advantage"]] = setting(
+        "reward models whose head also sees the steps' surprisal under the backbone (METHODS 8)")
 
 
-class EncoderConfig(Section):
-    separator: str = Field(description="text of the one token that ends the prompt and every step")
-    max_length: int = Field(ge=16, description="tokens; longer chains lose whole trailing steps, counted")
-    chat_template: bool = Field(default=False, description="wrap the prompt in the tokenizer's chat template")
+@section
+class EncoderConfig:
+    separator: str = setting("text of the one token that ends the prompt and every step")
+    max_length: int = setting("tokens; longer chains lose whole trailing steps, counted", ge=16)
+    chat_template: bool = setting("wrap the prompt in the tokenizer's chat template", default=False)
 
 
-class WarmupConfig(Section):
-    enabled: bool = Field(description="false where `models` names pretrained ones; the stage then writes none")
+@section
+class WarmupConfig:
+    enabled: bool = setting("false where `models` names pretrained ones; the stage then writes none")
     hidden_size: PositiveInt
     layers: PositiveInt
     heads: PositiveInt
     intermediate_size: PositiveInt
     batch_size: PositiveInt
-    max_updates: PositiveInt = Field(description="the learning-rate schedule ends here")
-    learning_rate: float = Field(description="AdamW: embeddings and norms")
-    matrix_learning_rate: float = Field(description="Muon: weight matrices")
+    max_updates: PositiveInt = setting("the learning-rate schedule ends here")
+    learning_rate: float = setting("AdamW: embeddings and norms")
+    matrix_learning_rate: float = setting("Muon: weight matrices")
     weight_decay: float
     warmup_updates: NonNegativeInt
-    decay_share: float = Field(gt=0, le=1, description="last share of the updates in which the rate falls to zero")
-    policy_accuracy: float = Field(ge=0, lt=1, description="first checkpoint at or past this accuracy is the policy")
-    backbone_accuracy: float = Field(ge=0, le=1, description="training must end at or past this accuracy")
-    harmless_steps: Share = Field(description="share of the chains that get harmless steps inserted once the policy is "
-                                              "taken: what comes after a remark should not surprise the backbone")
+    decay_share: float = setting("last share of the updates in which the rate falls to zero", gt=0, le=1)
+    policy_accuracy: float = setting("first checkpoint at or past this accuracy is the policy", ge=0, lt=1)
+    backbone_accuracy: float = setting("training must end at or past this accuracy", ge=0, le=1)
+    harmless_steps: Share = setting(
+        "share of the chains that get harmless steps inserted once the policy is taken: what comes after a remark "
+        "should not surprise the backbone")
     eval_every: PositiveInt
     eval_problems: PositiveInt
     checkpoint_every: PositiveInt
 
 
-class GenerateConfig(Section):
+@section
+class GenerateConfig:
     problems: int
-    samples: int = Field(ge=1, description="chains per problem")
-    temperature: float = Field(ge=0)
-    max_new_tokens: int = Field(ge=1)
-    batch_size: int = Field(ge=1, description="sequences decoded together")
-    shard_size: int = Field(ge=1, description="problems per shard")
+    samples: int = setting("chains per problem", ge=1)
+    temperature: float = setting(ge=0)
+    max_new_tokens: int = setting(ge=1)
+    batch_size: int = setting("sequences decoded together", ge=1)
+    shard_size: int = setting("problems per shard", ge=1)
 
 
-class RolloutConfig(Section):
-    rollouts: int = Field(ge=1, description="K continuations per prefix, at most")
-    rule: str = Field(description="verdict rule: any, majority, relative")
+@section
+class RolloutConfig:
+    rollouts: int = setting("K continuations per prefix, at most", ge=1)
+    rule: str = setting("verdict rule: any, majority, relative")
     temperature: float = 1.0
-    decided: float = Field(gt=0.5, le=1, description="posterior probability of a verdict that needs no more rollouts; "
-                                                     "1 buys all K for every prefix")
-    max_tokens: NonNegativeInt = Field(description="tokens the strategy may generate in all; 0 is no limit")
+    decided: float = setting(
+        "posterior probability of a verdict that needs no more rollouts; 1 buys all K for every prefix", gt=0.5, le=1)
+    max_tokens: NonNegativeInt = setting("tokens the strategy may generate in all; 0 is no limit")
 
 
-class McDropoutConfig(Section):
-    samples: int = Field(ge=2, description="forward passes with dropout on")
-    measure: str = Field(description="what of a step's passes is mapped: predictive, likelihood, bald, representation")
-    dropout: float = Field(gt=0, lt=1)
-    fit_chains: int = Field(ge=20, description="chains whose outcomes the map from spread to P(right) is fitted on")
-    batch_size: int = Field(ge=1, description="chains a pass")
+@section
+class McDropoutConfig:
+    samples: int = setting("forward passes with dropout on", ge=2)
+    measure: str = setting("what of a step's passes is mapped: predictive, likelihood, bald, representation")
+    dropout: float = setting(gt=0, lt=1)
+    fit_chains: int = setting("chains whose outcomes the map from spread to P(right) is fitted on", ge=20)
+    batch_size: int = setting("chains a pass", ge=1)
 
 
-class MctsConfig(Section):
-    problems: int = Field(ge=0, description="questions that get a tree")
-    simulations: NonNegativeInt = Field(description="selections per tree after its chains are searched")
-    selection: str = Field(description="which state is rolled out next: omega, ucb1, puct")
-    rollouts: int = Field(ge=1, description="continuations sampled from a state")
-    exploration: float = Field(ge=0, description="c of ucb1 and c_puct of puct and omega")
+@section
+class MctsConfig:
+    problems: int = setting("questions that get a tree", ge=0)
+    simulations: NonNegativeInt = setting("selections per tree after its chains are searched")
+    selection: str = setting("which state is rolled out next: omega, ucb1, puct")
+    rollouts: int = setting("continuations sampled from a state", ge=1)
+    exploration: float = setting("c of ucb1 and c_puct of puct and omega", ge=0)
     temperature: float = 1.0
-    preference_confidence: float = Field(gt=0.5, lt=1, description="posterior probability that the chosen one of two "
-                                                                   "sibling steps is worth more")
+    preference_confidence: float = setting(
+        "posterior probability that the chosen one of two sibling steps is worth more", gt=0.5, lt=1)
 
 
-class VerifierConfig(Section):
-    timeout: PositiveFloat = Field(description="seconds for one step; a step that takes longer gets no verdict")
+@section
+class VerifierConfig:
+    timeout: PositiveFloat = setting("seconds for one step; a step that takes longer gets no verdict")
 
 
-class JudgeConfig(Section):
-    model: str = Field(description="name at the endpoint, or a Hugging Face folder or hub id without one")
-    endpoint: str = Field(description="base URL of an OpenAI-compatible server (…/v1); empty for a local model")
-    api_key_env: str = Field(description="environment variable that holds the key; unset is no key")
+@section
+class JudgeConfig:
+    model: str = setting("name at the endpoint, or a Hugging Face folder or hub id without one")
+    endpoint: str = setting("base URL of an OpenAI-compatible server (…/v1); empty for a local model")
+    api_key_env: str = setting("environment variable that holds the key; unset is no key")
     structured: Literal["json_schema", "json_object", "none"]
-    temperature: float = Field(ge=0)
+    temperature: float = setting(ge=0)
     max_new_tokens: PositiveInt
-    timeout: PositiveFloat = Field(description="seconds for one answer")
+    timeout: PositiveFloat = setting("seconds for one answer")
     retries: NonNegativeInt
-    concurrency: PositiveInt = Field(description="requests under way at once")
-    input_price: float = Field(ge=0, description="cost of a million tokens read, in your currency")
-    output_price: float = Field(ge=0, description="cost of a million tokens written")
+    concurrency: PositiveInt = setting("requests under way at once")
+    input_price: float = setting("cost of a million tokens read, in your currency", ge=0)
+    output_price: float = setting("cost of a million tokens written", ge=0)
 
 
-class LabelConfig(Section):
-    strategies: list[StrategyName] = Field(min_length=1)
+@section
+class LabelConfig:
+    strategies: list[str] = setting(min_length=1)
     rollout: RolloutConfig
     mc_dropout: McDropoutConfig
     mcts: MctsConfig
     verifier: VerifierConfig
     judge: JudgeConfig
-    merge: str = Field(description="how strategies combine: first_error, dawid_skene, vote, or one strategy's name")
-    consensus: bool = Field(description="keep only chains whose first error two strategies agree on")
-    lone_vote_factor: float = Field(ge=0, le=1, description="confidence of a verdict only one strategy gives")
-    max_failed_share: float = Field(ge=0, le=1, description="a strategy failing on more chains fails the stage")
-    batch_size: int = Field(ge=1)
-    max_new_tokens: int = Field(ge=1)
-    shard_size: int = Field(ge=1, description="chains per shard")
+    merge: str = setting("how strategies combine: first_error, dawid_skene, vote, or one strategy's name")
+    consensus: bool = setting("keep only chains whose first error two strategies agree on")
+    lone_vote_factor: float = setting("confidence of a verdict only one strategy gives", ge=0, le=1)
+    max_failed_share: float = setting("a strategy failing on more chains fails the stage", ge=0, le=1)
+    batch_size: int = setting(ge=1)
+    max_new_tokens: int = setting(ge=1)
+    shard_size: int = setting("chains per shard", ge=1)
 
 
-class ValidateConfig(Section):
-    min_coverage: float = Field(ge=0, le=1, description="share of steps with a merged verdict, up to the "
-                                                        "first wrong one of a chain")
-    max_abstention: Share | dict[StrategyName, Share] = Field(
-        description="share of a strategy's rows without a verdict; one number for all, or by strategy, and then one "
-                    "that is not named has no bound")
+@section
+class ValidateConfig:
+    min_coverage: float = setting(
+        "share of steps with a merged verdict, up to the first wrong one of a chain", ge=0, le=1)
+    max_abstention: Share | dict[str, Share] = setting(
+        "share of a strategy's rows without a verdict; one number for all, or by strategy, and then one that is not "
+        "named has no bound")
     correct_share: tuple[float, float]
     mean_confidence: tuple[float, float]
-    min_agreement: float = Field(ge=0, le=1, description="share of steps on which two strategies agree")
-    max_drift: float = Field(ge=0, le=1, description="Jensen-Shannon divergence (base 2) of verdicts and of values, "
-                                                     "and difference of mean confidences, from the previous run's")
-    critical: list[str] = Field(description="expectations whose failure stops the chain")
+    min_agreement: float = setting("share of steps on which two strategies agree", ge=0, le=1)
+    max_drift: float = setting(
+        "Jensen-Shannon divergence (base 2) of verdicts and of values, and difference of mean confidences, from the "
+        "previous run's", ge=0, le=1)
+    critical: list[str] = setting("expectations whose failure stops the chain")
 
     def abstention_of(self, strategy: str) -> float:
         """The largest share of its rows that a strategy may leave without a verdict."""
@@ -161,51 +201,55 @@ class ValidateConfig(Section):
         return self.max_abstention
 
 
-class CalibrateConfig(Section):
+@section
+class CalibrateConfig:
     method: Literal["isotonic", "platt", "temperature"]
-    stack: bool = Field(description="with enough human labels, weigh all strategies anew instead of mapping the merged "
-                                    "probability")
-    min_labels: int = Field(ge=1, description="fewer joined human labels give the identity calibrator and a warning")
-    bins: int = Field(ge=2)
-    min_confidence: float = Field(ge=0, le=1, description="labels below it leave the training set")
-    review_share: float = Field(ge=0, le=1, description="share of the generated steps put in the review queue")
+    stack: bool = setting(
+        "with enough human labels, weigh all strategies anew instead of mapping the merged probability")
+    min_labels: int = setting("fewer joined human labels give the identity calibrator and a warning", ge=1)
+    bins: int = setting(ge=2)
+    min_confidence: float = setting("labels below it leave the training set", ge=0, le=1)
+    review_share: float = setting("share of the generated steps put in the review queue", ge=0, le=1)
 
 
-class RewardTrainingConfig(Section):
+@section
+class RewardTrainingConfig:
     labels: Literal["hard", "soft"]
-    harmless_steps: Share = Field(description="share of the chains of which a copy is trained too, with steps inserted "
-                                              "that change nothing (filler, restatements, irrelevant facts)")
-    class_weights: Literal["none", "balanced"] = Field(description="balanced: right and wrong targets weigh the same")
-    probe_rows: NonNegativeInt = Field(description="rows on which the surprisal's weights are fitted before training; "
-                                                   "0 starts them at nothing")
+    harmless_steps: Share = setting(
+        "share of the chains of which a copy is trained too, with steps inserted that change nothing (filler, "
+        "restatements, irrelevant facts)")
+    class_weights: Literal["none", "balanced"] = setting("balanced: right and wrong targets weigh the same")
+    probe_rows: NonNegativeInt = setting(
+        "rows on which the surprisal's weights are fitted before training; 0 starts them at nothing")
     epochs: PositiveInt
-    max_updates: NonNegativeInt = Field(description="stop there; 0 is all epochs")
-    row_tokens: int = Field(ge=16, description="tokens of a packed row; a longer chain trains as far as it fits one")
+    max_updates: NonNegativeInt = setting("stop there; 0 is all epochs")
+    row_tokens: int = setting("tokens of a packed row; a longer chain trains as far as it fits one", ge=16)
     rows_per_update: PositiveInt
-    rows_per_pass: PositiveInt = Field(description="rows of a forward pass of a process; bounds the memory")
-    precision: Literal["float32", "bfloat16"] = Field(description="bfloat16: mixed, the weights stay float32")
-    gradient_checkpointing: bool = Field(description="recompute activations: less memory, a third more time")
-    lora_rank: NonNegativeInt = Field(description="0 trains all weights; else LoRA of that rank on every linear layer")
-    learning_rate: float = Field(description="of the backbone; 0 freezes it, which trains three times as fast")
+    rows_per_pass: PositiveInt = setting("rows of a forward pass of a process; bounds the memory")
+    precision: Literal["float32", "bfloat16"] = setting("bfloat16: mixed, the weights stay float32")
+    gradient_checkpointing: bool = setting("recompute activations: less memory, a third more time")
+    lora_rank: NonNegativeInt = setting("0 trains all weights; else LoRA of that rank on every linear layer")
+    learning_rate: float = setting("of the backbone; 0 freezes it, which trains three times as fast")
     head_learning_rate: float
-    surprisal_learning_rate: float = Field(description="of the few weights of the surprisal's term")
+    surprisal_learning_rate: float = setting("of the few weights of the surprisal's term")
     weight_decay: float
     warmup_share: float
     max_grad_norm: float
-    dev_share: float = Field(gt=0, lt=1, description="problems kept for choosing the weights")
-    eval_every: NonNegativeInt = Field(description="updates between evaluations on them; 0 is once an epoch")
-    patience: NonNegativeInt = Field(description="evaluations without a better dev loss that end training; 0 is never")
-    prover_samples: int = Field(ge=2, description="the prover of the advantages is the best of so many continuations")
-    preference_weight: float = Field(ge=0, description="of the Bradley-Terry loss of step preferences")
-    checkpoint_every: PositiveInt = Field(description="updates")
+    dev_share: float = setting("problems kept for choosing the weights", gt=0, lt=1)
+    eval_every: NonNegativeInt = setting("updates between evaluations on them; 0 is once an epoch")
+    patience: NonNegativeInt = setting("evaluations without a better dev loss that end training; 0 is never")
+    prover_samples: int = setting("the prover of the advantages is the best of so many continuations", ge=2)
+    preference_weight: float = setting("of the Bradley-Terry loss of step preferences", ge=0)
+    checkpoint_every: PositiveInt = setting("updates")
     log_every: PositiveInt
 
 
-class PolicyTrainingConfig(Section):
+@section
+class PolicyTrainingConfig:
     warmup_updates: NonNegativeInt
     updates: PositiveInt
     problems_per_update: PositiveInt
-    group_size: int = Field(ge=2, description="chains a question, compared with each other")
+    group_size: int = setting("chains a question, compared with each other", ge=2)
     learning_rate: float
     clip: float
     kl_coef: float
@@ -220,36 +264,41 @@ class PolicyTrainingConfig(Section):
     log_every: PositiveInt
 
 
-class EvaluateConfig(Section):
-    samples: int = Field(ge=1, description="chains per problem; N of best-of-N goes up to it")
+@section
+class EvaluateConfig:
+    samples: int = setting("chains per problem; N of best-of-N goes up to it", ge=1)
     best_of: list[int]
     temperature: float
     aggregate: str
-    bootstrap: int = Field(ge=100)
-    bins: int = Field(ge=2)
-    shown_trajectories: int = Field(ge=10)
+    bootstrap: int = setting(ge=100)
+    bins: int = setting(ge=2)
+    shown_trajectories: int = setting(ge=10)
     latency_repeats: int
 
 
-class RegisterConfig(Section):
+@section
+class RegisterConfig:
     model_name: str
 
 
-class PromoteConfig(Section):
+@section
+class PromoteConfig:
     max_ece: float
     alias: str = "champion"
     challenger_alias: str = "challenger"
 
 
-class ServeConfig(Section):
+@section
+class ServeConfig:
     threshold: float
     aggregate: str
     cache_size: int
-    cache_ttl: float = Field(description="seconds")
+    cache_ttl: float = setting("seconds")
     batch_size: int
 
 
-class Config(Section):
+@section
+class Config:
     """Everything a run is decided by; `params.yaml` of a workspace holds it resolved."""
 
     profile: str
@@ -261,12 +310,12 @@ class Config(Section):
     warmup: WarmupConfig
     generate: GenerateConfig
     label: LabelConfig
-    validate_: ValidateConfig = Field(alias="validate")
+    validate: ValidateConfig
     calibrate: CalibrateConfig
     train_prm: RewardTrainingConfig
     train_policy: PolicyTrainingConfig
     evaluate: EvaluateConfig
-    register_: RegisterConfig = Field(alias="register")
+    register: RegisterConfig
     promote: PromoteConfig
     serve: ServeConfig
 
@@ -281,12 +330,19 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:
-    """Checks raw values. Raises InputError with one line per fault, naming `source` and the key."""
+    """Checks raw values. Raises InputError with one line for all faults, naming `source` and the keys."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return Config.model_validate(raw)
+        return TypeAdapter(Config).validate_python(raw)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_fault(e['type'], e['msg'])}" for e in error.errors())
         raise InputError(f"{source}: {faults}. Correct these keys (params.yaml shows each with its meaning).") from None
+
+
+def _fault(kind: str, message: str) -> str:
+    # pydantic speaks of the dataclass's constructor.
+    return "no such key" if kind == "unexpected_keyword_argument" else message
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

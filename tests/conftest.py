@@ -7,7 +7,7 @@ import tempfile
 
 from hypothesis import settings
 
-from prm_core import environment
+from prm_core.platform import environment
 
 # Before anything imports Prefect or MLflow.
 for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "PRM_PARENT_RUN_ID"):

@@ -10,8 +10,7 @@ import sys
 
 import typer
 
-from prm_core import environment
-from prm_core.cli import server
+from prm_core.cli import command_server
 from prm_core.cli.adversarial import adversarial
 from prm_core.cli.data import app as data_app
 from prm_core.cli.evaluate import evaluate
@@ -23,6 +22,7 @@ from prm_core.cli.serve import serve
 from prm_core.cli.stage import stage
 from prm_core.cli.train import train
 from prm_core.errors import GateError, InputError
+from prm_core.platform import environment
 
 app = typer.Typer(
     name="prm",
@@ -70,7 +70,7 @@ def configure_logging() -> None:
 def main() -> None:
     """Entry point of `prm`: in the server of the flow that called it, if there is one, else here."""
     environment.apply()
-    code = server.forward()
+    code = command_server.forward()
     if code is not None:
         sys.exit(code)
     run_command_line()

@@ -11,8 +11,8 @@ import typer
 from prm_core.errors import InputError
 
 if TYPE_CHECKING:
-    from prm_core.evaluation.adversarial import AdversarialResult
-    from prm_core.evaluation.gold_chains import GoldChain
+    from prm_core.evaluation.adversarial.gold_chains import GoldChain
+    from prm_core.evaluation.adversarial.suite import AdversarialResult
     from prm_core.evaluation.metrics import Estimate
 
 COLUMNS = (("clean", "accuracy_clean"), ("edited", "accuracy"), ("lost", "accuracy_lost"), ("fooled", "fooled"),
@@ -32,7 +32,7 @@ def print_result(result: AdversarialResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from prm_core.evaluation.adversarial_chart import bars
+    from prm_core.evaluation.adversarial.chart import bars
 
     table = Table(title="Verdicts under perturbation, per cent (95 % interval)", title_justify="left", box=box.SIMPLE)
     for name in ("perturbation", "model"):
@@ -66,9 +66,9 @@ def read_side(
     files: list[Path], format_name: str, trajectories: Path | None, per_problem: int, seed: int
 ) -> list[GoldChain]:
     """The chains of files, with the sampled ones of their problems where a folder of trajectories is named."""
-    from prm_core import store
     from prm_core.domains import arithmetic
-    from prm_core.evaluation import gold_chains
+    from prm_core.evaluation.adversarial import gold_chains
+    from prm_core.platform import store
     from prm_core.types import Problem, Trajectory
 
     chains = [chain for file in files for chain in gold_chains.read_chains(file, format_name)]
@@ -112,11 +112,11 @@ def adversarial(
     Example:  prm adversarial data/test.jsonl --threshold-from data/dev.jsonl --trajectories
     artifacts/evaluate/trajectories --model artifacts/train_prm/prm --against artifacts/train_prm/orm
     """
-    from prm_core import store
-    from prm_core.evaluation.adversarial import run_adversarial
-    from prm_core.evaluation.adversarial_chart import draw
-    from prm_core.models.foreign import load_any_scorer
-    from prm_core.serving.registry import reward_model_folder
+    from prm_core.evaluation.adversarial.chart import draw
+    from prm_core.evaluation.adversarial.suite import run_adversarial
+    from prm_core.platform import store
+    from prm_core.scoring.foreign import load_any_scorer
+    from prm_core.serving.model_registry import reward_model_folder
 
     wanted = [*((uri, False) for uri in model), *((uri, True) for uri in against or [])]
     names = short_names([uri for uri, _ in wanted])

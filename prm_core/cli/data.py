@@ -27,10 +27,11 @@ def make(out: Out = Path("data"), force: Force = False, workspace: Workspace = P
     `dvc add data`.
     """
     from prm_core import config as configuration
-    from prm_core import workspace as workspaces
+    from prm_core.platform import workspace as workspaces
+    from prm_core.problems import embedded
 
     config = configuration.load(workspace)
-    workspaces.replace_data(out, lambda folder: workspaces.make_data(folder, config), force=force)
+    workspaces.replace_data(out, lambda folder: embedded.make_data(folder, config), force=force)
     typer.echo(f"{out}: {workspaces.data_hash(out)}")
 
 
@@ -48,13 +49,13 @@ def import_problems(
     `prm run --problems FILE` instead, which needs nothing else.
     """
     from prm_core import config as configuration
-    from prm_core import user_problems
-    from prm_core import workspace as workspaces
+    from prm_core.platform import workspace as workspaces
+    from prm_core.problems import own, prepare
 
     config = configuration.load(workspace)
-    user = user_problems.read_problems(file)
+    user = own.read_problems(file)
     warmup = out / "warmup.jsonl"
-    workspaces.replace_data(out, lambda folder: workspaces.write_user_data(user, folder, config, warmup), force=force)
+    workspaces.replace_data(out, lambda folder: prepare.write_user_data(user, folder, config, warmup), force=force)
     typer.echo(f"{out}: {len(user.problems)} problems ({user.duplicates} duplicates dropped); now run `dvc add {out}`")
     if user.domain != config.domain:
         params = workspace / configuration.PARAMS_FILE
@@ -76,12 +77,12 @@ def export(
 
     import pyarrow.parquet as pq
 
-    from prm_core import store
     from prm_core.errors import InputError
+    from prm_core.platform import store
 
     shards = sorted(source.glob("part-*.parquet"))
     columns = pq.read_schema(shards[0]).names if shards else []
-    kind = next((kind for kind, schema in store.SCHEMAS.items() if columns == schema.names), None)
+    kind = next((kind for kind, schema in store.schemas().items() if columns == schema.names), None)
     if kind is None:
         raise InputError(f"{source}: no folder of trajectories or labels (part-*.parquet); the chain writes such as "
                          "artifacts/generate/trajectories and artifacts/label/merged")
@@ -114,7 +115,7 @@ def convert(
     Example:  prm data convert phase1_train.parquet train.jsonl --from prm800k_flat --to trl --neutral wrong
     """
     from prm_core.formats import FORMATS
-    from prm_core.progress import track
+    from prm_core.platform.progress import track
 
     reader, writer = FORMATS[from_format], FORMATS[to_format]
     chains = steps = 0

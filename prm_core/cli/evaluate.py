@@ -10,13 +10,13 @@ import typer
 from prm_core.errors import InputError
 
 if TYPE_CHECKING:
-    from prm_core.evaluation.benchmark_base import Benchmark, Scorer
-    from prm_core.evaluation.benchmarks import Figures
+    from prm_core.evaluation.benchmarks.base import Benchmark, Scorer
+    from prm_core.evaluation.benchmarks.suite import Figures
 
 
 def _load(model: str, workspace: Path, device: str, batch_size: int, benchmark: Benchmark) -> Scorer:
-    from prm_core.models.foreign import load_any_scorer
-    from prm_core.serving.registry import reward_model_folder
+    from prm_core.scoring.foreign import load_any_scorer
+    from prm_core.serving.model_registry import reward_model_folder
 
     scorer = load_any_scorer(reward_model_folder(model, workspace), device=device, batch_size=batch_size)
     if scorer.kind == "outcome" and not benchmark.outcome_models:
@@ -68,11 +68,11 @@ def evaluate(
     """
     from rich.console import Console
 
-    from prm_core import store
-    from prm_core.evaluation import benchmark_plots, benchmarks
-    from prm_core.evaluation.benchmark_tables import tables
+    from prm_core.evaluation.benchmarks import plots, suite
+    from prm_core.evaluation.benchmarks.tables import tables
+    from prm_core.platform import store
 
-    protocol = benchmarks.BENCHMARKS[benchmark]
+    protocol = suite.BENCHMARKS[benchmark]
     if threshold is not None and threshold_from is not None:
         raise InputError("--threshold and --threshold-from: give one of them")
     if protocol.choose is None and not threshold is threshold_from is None:
@@ -84,13 +84,13 @@ def evaluate(
     chains = {path: protocol.read(Path(name)) for path, name in wanted.items()}
     scorer = _load(model, workspace, device, batch_size, protocol)
     separator = scorer.encoder.config.separator
-    scored = {path: benchmarks.score_file(scorer, wanted[path], rows, separator) for path, rows in chains.items()}
+    scored = {path: suite.score_file(scorer, wanted[path], rows, separator) for path, rows in chains.items()}
     chosen, rule = (0.5, "default") if threshold is None else (threshold, "given")
     if threshold_from is not None and protocol.choose is not None:
         chosen, best = protocol.choose([scored[threshold_from.resolve()]])
         rule = f"chosen on {threshold_from} ({best} there)"
     measured = [scored[file.resolve()] for file in files]
-    each, together = benchmarks.measure_files(protocol, measured, chosen, resamples, seed)
+    each, together = suite.measure_files(protocol, measured, chosen, resamples, seed)
     if out is not None:
         head = {"model": model, "model_version": scorer.version, "model_kind": scorer.kind, "benchmark": benchmark,
                 "threshold": chosen if protocol.choose else None,
@@ -98,7 +98,7 @@ def evaluate(
                 "threshold_from": str(threshold_from) if threshold_from else None, "seed": seed, "resamples": resamples}
         store.write_json(out, _result(each, together, protocol.pooled, head))
     if reliability is not None:
-        benchmark_plots.write_reliability(reliability, measured)
+        plots.write_reliability(reliability, measured)
     console = Console()
     console.print(f"{benchmark}, {model}" + (f", threshold {chosen:.4g} {rule}" if protocol.choose else "")
                   + ". Figures times 100, with 95 % intervals over problems and floors.", highlight=False)

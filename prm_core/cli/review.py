@@ -73,8 +73,8 @@ def review(
 @app.command("agreement")
 def show_agreement(workspace: Workspace = HERE) -> None:
     """How far reviewers agree: Cohen's kappa of each pair, and the steps they judged differently."""
-    from prm_core.labeling.agreement import agreement, describe
-    from prm_core.labeling.human import HUMAN_PREFIX, read_human
+    from prm_core.labeling.human.agreement import agreement, describe
+    from prm_core.labeling.human.labels import HUMAN_PREFIX, read_human
     from prm_core.review.session import HUMAN
 
     data = read_human(workspace / HUMAN)
@@ -100,7 +100,7 @@ def show_agreement(workspace: Workspace = HERE) -> None:
 @app.command("finish")
 def finish(workspace: Workspace = HERE) -> None:
     """Let the run that waits for review (`prm run --review`) record the answers and go on."""
-    from prm_core import workspace as workspaces
+    from prm_core.platform import workspace as workspaces
     from prm_core.review import pause
 
     waiting = pause.waiting(workspace)
@@ -129,9 +129,9 @@ def export_queue(
 
     For Label Studio, the labelling interface is written beside the tasks, with the ending .xml.
     """
-    from prm_core import store
-    from prm_core.labeling import label_studio
-    from prm_core.labeling.review_files import queue_as_csv, read_queue
+    from prm_core.platform import store
+    from prm_core.review import label_studio
+    from prm_core.review.files import queue_as_csv, read_queue
     from prm_core.review.session import QUEUE
 
     named = {suffix: kind for kind, suffix in _SUFFIXES.items()}.get(out.suffix if out else "")
@@ -170,8 +170,8 @@ def import_file(
     The calibrator is fitted on them at the next run; chains with human labels are never trained on. Importing a file
     twice changes nothing; a changed answer replaces the old one; a second reviewer may answer the same steps.
     """
-    from prm_core.labeling.review_import import import_answers
     from prm_core.review import pause
+    from prm_core.review.importing import import_answers
     from prm_core.review.session import HUMAN, generated
 
     pause.check_writable(workspace)
@@ -184,8 +184,8 @@ def import_file(
 
 def _answers(file: Path, reviewers: list[str]):
     """The answers of a file, by its ending. Raises InputError where it is not clear whose they are."""
-    from prm_core.labeling.label_studio import read_export
-    from prm_core.labeling.review_files import read_answers, reviewer_name
+    from prm_core.review.files import read_answers, reviewer_name
+    from prm_core.review.label_studio import read_export
 
     pairs = dict(given.split("=", 1) for given in reviewers if "=" in given)
     plain = [given for given in reviewers if "=" not in given]

@@ -32,10 +32,12 @@ def run(
     Examples:  prm run   ·   prm run --profile smoke   ·   prm run --problems my_problems.jsonl
     ·   prm run --review
     """
-    from prm_core import environment, workspace
+    from prm_core.platform import environment
+    from prm_core.problems import prepare
+    from prm_core.stages import base
 
     # In a second, instead of after Prefect's start.
-    workspace.check(environment.project_root(), profile, problems)
+    base.check(prepare.check(environment.project_root(), profile, problems))
     command = [sys.executable, "-m", "flows.pipeline", "--profile", profile]
     if problems is not None:
         command += ["--problems", str(problems)]

@@ -40,8 +40,8 @@ def score_lines(
     service: ScoringService, file: Path, lines: int, *, threshold: float, aggregate: str, truncate: bool
 ) -> Iterator[dict[str, Any]]:
     """Scores a checked file batch by batch, yielding its lines with their scores, in order."""
-    from prm_core import store
-    from prm_core.progress import track
+    from prm_core.platform import store
+    from prm_core.platform.progress import track
     from prm_core.serving.service import parse_request
 
     rows = iter(track(store.read_json_lines(file), "scoring", total=lines, unit="line"))
@@ -75,11 +75,11 @@ def score(
     error_steps and improvements. The whole file is checked and scored before anything is written. A chain longer than
     the model's context is an error unless --truncate is given, which leaves null scores at its last steps.
     """
-    from prm_core import store
-    from prm_core.models.foreign import load_any_scorer
+    from prm_core.platform import store
+    from prm_core.scoring.foreign import load_any_scorer
     from prm_core.serving.analysis import check_parameters
     from prm_core.serving.cache import ScoreCache
-    from prm_core.serving.registry import reward_model_folder
+    from prm_core.serving.model_registry import reward_model_folder
     from prm_core.serving.service import ScoringService, parse_request
 
     check_parameters(threshold, aggregate)

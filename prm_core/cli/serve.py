@@ -53,16 +53,16 @@ def serve(
     The alias is resolved when the server starts; after a promotion, start it again.
     """
     from prm_core import config as configuration
-    from prm_core import tracking
-    from prm_core.serving import registry
+    from prm_core.platform import tracking
+    from prm_core.serving import model_registry
 
     if model and alias:
         raise InputError("--model and --alias both name a model; give one of them")
     check_port(host, port)
     if model is None:
         config = configuration.load(workspace)
-        name, alias = config.register_.model_name, alias or config.promote.alias
-        version = registry.version_by_alias(tracking.connect(workspace), name, alias)
+        name, alias = config.register.model_name, alias or config.promote.alias
+        version = model_registry.version_by_alias(tracking.connect(workspace), name, alias)
         if version is None:
             raise InputError(f"model {name!r} has no {alias} in {tracking.tracking_uri(workspace)}; "
                              "`prm run` registers a version and `prm promote` makes it the champion")

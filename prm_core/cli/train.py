@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,9 +44,9 @@ def train(
     several processes of a CPU: `accelerate launch --multi_gpu --num_processes N -m prm_core.cli train …`.
     """
     from prm_core import config as configuration
-    from prm_core import environment
     from prm_core.formats import FORMATS
-    from prm_core.ranks import is_main
+    from prm_core.platform import environment
+    from prm_core.platform.ranks import is_main
 
     if out.exists() and is_main():
         raise InputError(f"--out {out}: exists; name a new folder or remove it")
@@ -64,7 +65,7 @@ def _examples(
 ) -> list[Example]:
     from itertools import chain
 
-    from prm_core.training.labelled import examples_of
+    from prm_core.training.reward.labelled import examples_of
 
     chains = chain.from_iterable(reader.read(file, neutral=neutral) for file in files)
     return examples_of(chains, kind, separator=config.encoder.separator, mask_after_error=mask_after_error)
@@ -78,13 +79,13 @@ def _train(
 
     from sklearn.metrics import roc_auc_score
 
-    from prm_core import store
-    from prm_core.models.calibration import fit_calibrator
-    from prm_core.models.scorer import save_reward_model
-    from prm_core.ranks import is_main
-    from prm_core.tracking import stage_run
+    from prm_core.platform import store
+    from prm_core.platform.ranks import is_main
+    from prm_core.platform.tracking import stage_run
+    from prm_core.scoring.calibration import fit_calibrator
+    from prm_core.scoring.scorer import save_reward_model
     from prm_core.training.checkpoint import replace_folder
-    from prm_core.training.recipe import held_out_scores, train_on
+    from prm_core.training.reward.recipe import held_out_scores, train_on
 
     work.mkdir(parents=True, exist_ok=True)
     with stage_run(workspace, "train_prm", config) as tracked:
@@ -102,7 +103,7 @@ def _train(
         shutil.rmtree(staging, ignore_errors=True)
         save_reward_model(trained.model, trained.encoder, calibrator, staging)
         store.write_json(staging / "training.json", {
-            **settings, "kind": kind, "config": config.train_prm.model_dump(), "counts": trained.counts,
+            **settings, "kind": kind, "config": dataclasses.asdict(config.train_prm), "counts": trained.counts,
             "held_out": figures, "history": trained.history,
         })
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,8 @@
-"""Domains: kinds of problems, registered by name. The oracle is not imported here; see `oracle.py`."""
+"""Domains: kinds of problems, registered by name; how their answers are read, how they are made, where they can be.
+
+The exact judge of steps is oracle.py, which nothing imports that labels or trains. Domains with an environment (tools,
+simulated users) go here too. Comparing answers is in `prm_core/maths`, writing `data/` in `prm_core/problems`.
+"""
 
 from prm_core.domains import arithmetic, general
 from prm_core.domains.base import DOMAINS, Domain, make_trajectory

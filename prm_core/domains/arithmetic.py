@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from prm_core.domains.answers import read_stated_answer, same_value
 from prm_core.domains.base import DOMAINS, Domain
+from prm_core.maths.answers import read_stated_answer, same_value
 from prm_core.types import Problem
 
 NAME = "arithmetic"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prm_core.domains.answers import read_stated_answer, same_value
 from prm_core.domains.base import DOMAINS, Domain
+from prm_core.maths.answers import read_stated_answer, same_value
 
 NAME = "general"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from prm_core.domains import arithmetic
-from prm_core.domains.answers import read_stated_answer
+from prm_core.maths.answers import read_stated_answer
 from prm_core.registry import Registry
 from prm_core.types import Problem, Step
 

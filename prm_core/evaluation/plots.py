@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prm_core import store
 from prm_core.evaluation.protocol import Evaluation
+from prm_core.platform import store
 
 SCORE_BINS = 20
 

@@ -15,9 +15,9 @@ import numpy as np
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
 from prm_core.evaluation import metrics
+from prm_core.evaluation.judged_chains import Chain, counts, first_per_problem
 from prm_core.evaluation.metrics import Bootstrap, Estimate, JudgedSteps, Statistic
-from prm_core.evaluation.sampling import Chain, counts, first_per_problem
-from prm_core.models.calibration import ReliabilityBin, reliability_curve
+from prm_core.scoring.calibration import ReliabilityBin, reliability_curve
 from prm_core.search import selection
 from prm_core.types import Problem
 

@@ -1,5 +1,6 @@
 """Step-labelled data of other projects: one record, and for each format how it is read and written, as streams.
 
+Traces of agents go here too. A user's own problems, which have no labels, are read in `prm_core/problems`.
 `FORMATS["processbench"].read(path)` gives `LabelledChain`s one by one; `FORMATS["trl"].write(path, chains)` takes them.
 """
 

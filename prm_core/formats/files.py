@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prm_core import store
 from prm_core.errors import InputError
+from prm_core.platform import store
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from prm_core.config import CalibrateConfig
 from prm_core.errors import InputError
-from prm_core.labeling.human import human_verdicts
-from prm_core.labeling.merge import MERGED, probability_right
+from prm_core.labeling.human.labels import human_verdicts
+from prm_core.labeling.merging.merge import MERGED, probability_right
 from prm_core.labeling.stacking import Stack, fit_stack
-from prm_core.models.calibration import (
+from prm_core.scoring.calibration import (
     Calibrator,
     ReliabilityBin,
     brier_score,
@@ -213,7 +213,7 @@ def calibrate(joined: Joined, settings: CalibrateConfig, seed: int) -> Calibrati
     strategies, metrics = {}, {}
     for number, name in enumerate(joined.sources[1:], 1):
         own = joined.of(number)
-        strategies[name] = fit_map(own, settings.model_copy(update={"stack": False})).calibrator
+        strategies[name] = fit_map(own, dataclasses.replace(settings, stack=False)).calibrator
         if len(own.outcomes):
             before = own.probabilities[:, 0]
             after = before
@@ -237,7 +237,7 @@ def _held_out(joined: Joined, fitted: LabelMap, settings: CalibrateConfig, seed:
     if fitted.method == "identity":
         return fitted.apply(joined.probabilities)
     result = np.empty(len(joined.outcomes))
-    once = settings.model_copy(update={"min_labels": 1})
+    once = dataclasses.replace(settings, min_labels=1)
     for rows, held_out in folds_of_groups(joined.trajectory_ids, FOLDS, seed):
         part = Joined([joined.trajectory_ids[row] for row in rows], joined.sources, joined.probabilities[rows],
                       joined.outcomes[rows], joined.weights[rows], {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from prm_core.labeling.merge import Merged
+from prm_core.labeling.merging.merge import Merged
 from prm_core.types import StepLabel
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prm_core import store
 from prm_core.errors import InputError
-from prm_core.ranks import local_rank
+from prm_core.platform import store
+from prm_core.platform.ranks import local_rank
 
 if TYPE_CHECKING:
     import torch

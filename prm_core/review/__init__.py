@@ -1,3 +1,4 @@
-"""Human review on a local web page: the state of it (session.py), the page (page.py), and how it goes together with
-runs in the same workspace (pause.py).
+"""People judge steps: the queue, the local page and its state, files out and answers in, a run's pause for all that.
+
+What their labels mean and where they lie is in `prm_core/labeling/human`.
 """

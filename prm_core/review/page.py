@@ -12,10 +12,10 @@ from nicegui import app, events, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from prm_core.errors import InputError
-from prm_core.labeling.agreement import agreement, describe
-from prm_core.labeling.human import StepKey
-from prm_core.labeling.review_files import reviewer_name
+from prm_core.labeling.human.agreement import agreement, describe
+from prm_core.labeling.human.labels import StepKey
 from prm_core.review import pause
+from prm_core.review.files import reviewer_name
 from prm_core.review.session import Board, Progress, Session
 
 HOST = "127.0.0.1"

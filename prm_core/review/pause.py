@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prm_core import store, workspace
 from prm_core.errors import InputError
+from prm_core.platform import store, workspace
 
 _NOTE = ".work/review_pause.json"
 RECORD = "`dvc add data` makes the answers part of the versioned data, then `prm run`"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from prm_core.errors import InputError
-from prm_core.labeling.human import FILES, HUMAN_PREFIX, HumanData, StepKey, read_human
-from prm_core.labeling.review_files import parse_answer, read_queue, reviewer_name
-from prm_core.labeling.review_import import Generated, durable_id, import_answers, retract
+from prm_core.labeling.human.labels import FILES, HUMAN_PREFIX, HumanData, StepKey, read_human
 from prm_core.review import pause
+from prm_core.review.files import parse_answer, read_queue, reviewer_name
+from prm_core.review.importing import Generated, durable_id, import_answers, retract
 from prm_core.types import StepLabel
 
 QUEUE = "artifacts/calibrate/review_queue.jsonl"

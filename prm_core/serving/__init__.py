@@ -1,0 +1,4 @@
+"""A reward model in service: HTTP requests, score cache, analysis; its versions in MLflow's registry, and promotion.
+
+Further HTTP interfaces go here. Scoring itself is in `prm_core/scoring`.
+"""

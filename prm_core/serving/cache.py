@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from cachetools import TTLCache
 
-from prm_core.models.scorer import ChainScore
+from prm_core.scoring.scorer import ChainScore
 from prm_core.types import Step
 
 

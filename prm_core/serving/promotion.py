@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prm_core import store, tracking
 from prm_core.config import PromoteConfig
 from prm_core.errors import GateError, InputError
-from prm_core.serving import registry
+from prm_core.platform import store, tracking
+from prm_core.serving import model_registry
 
 F1 = "test/prm/first_error_f1"
 ECE = "test/prm/ece"
@@ -93,7 +93,7 @@ def promote(workspace: Path, config: PromoteConfig) -> Promotion:
     path = workspace / "artifacts" / "register" / "model_version.json"
     record = store.read_json(path)
     client = tracking.connect(workspace)
-    challenger = registry.known_version(client, record["name"], record["version"])
+    challenger = model_registry.known_version(client, record["name"], record["version"])
     if challenger is None or challenger.run_id != record["run_id"]:
         raise InputError(
             f"{path}: version {record['version']} of model {record['name']!r} (run {record['run_id']}) is not in "
@@ -102,7 +102,7 @@ def promote(workspace: Path, config: PromoteConfig) -> Promotion:
         )
     # The database answers versions as numbers, a tracking server as texts.
     version = str(challenger.version)
-    champion = registry.version_by_alias(client, challenger.name, config.alias)
+    champion = model_registry.version_by_alias(client, challenger.name, config.alias)
     previous = str(champion.version) if champion else None
     if previous == version:
         return Promotion(challenger.name, version, False, previous, "it is the champion already")

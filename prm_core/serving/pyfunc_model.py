@@ -54,7 +54,7 @@ class RewardModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Loads the reward model; its cache and batch size come from the logged model config."""
-        from prm_core.models.scorer import load_scorer
+        from prm_core.scoring.scorer import load_scorer
 
         config = context.model_config
         scorer = load_scorer(context.artifacts["reward_model"], batch_size=config["batch_size"])

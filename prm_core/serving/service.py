@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prm_core import store
 from prm_core.errors import InputError
-from prm_core.models.scorer import ChainScore, LoadedScorer
+from prm_core.platform import store
+from prm_core.scoring.scorer import ChainScore, LoadedScorer
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
 from prm_core.serving.cache import ScoreCache, context_key
 from prm_core.types import Step

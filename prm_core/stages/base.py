@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -14,10 +15,10 @@ from pathlib import Path
 
 import prm_core
 from prm_core import config as configuration
-from prm_core import store
 from prm_core.config import Config
 from prm_core.errors import InputError
-from prm_core.ranks import is_main
+from prm_core.platform import store
+from prm_core.platform.ranks import is_main
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +66,14 @@ class Stage:
         outputs: name → path relative to the workspace.
         params: the config keys the result depends on, as in dvc.yaml.
         run: does the work, writing every output.
+        check: raises InputError for a config the stage would refuse; called before a chain starts.
     """
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     params: tuple[str, ...]
     run: Callable[[Config, StageIO], None]
+    check: Callable[[Config], None] | None = None
 
 
 def load_stage(name: str) -> Stage:
@@ -78,6 +81,14 @@ def load_stage(name: str) -> Stage:
     if name not in CHAIN:
         raise InputError(f"unknown stage {name!r}; known: {', '.join(CHAIN)}")
     return importlib.import_module(f"prm_core.stages.{name}").STAGE
+
+
+def check(config: Config) -> None:
+    """Raises InputError for what any stage would refuse of a config, before the work of the stages ahead of it."""
+    for name in CHAIN:
+        stage = load_stage(name)
+        if stage.check is not None:
+            stage.check(config)
 
 
 def model_path(workspace: Path, name: str) -> str:
@@ -89,7 +100,7 @@ def model_path(workspace: Path, name: str) -> str:
 def _work_key(stage: Stage, config: Config, inputs: Mapping[str, Path]) -> str:
     """What half-done work belongs to: shards made by other code must not be mixed with new ones, as little as shards
     of other inputs."""
-    values = config.model_dump(by_alias=True, mode="json")
+    values = dataclasses.asdict(config)
     params = {key: values[key] for key in stage.params}
     contents = {name: store.digest(path) for name, path in sorted(inputs.items())}
     code = store.digest(*sorted(Path(prm_core.__file__).parent.rglob("*.py")))
@@ -104,6 +115,8 @@ def execute(name: str, workspace: Path) -> None:
     """
     stage = load_stage(name)
     config = configuration.load(workspace)
+    if stage.check is not None:
+        stage.check(config)
     inputs = {key: workspace / path for key, path in stage.inputs.items()}
     for path in inputs.values():
         if not path.exists():

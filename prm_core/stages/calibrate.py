@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from prm_core import store, tracking
 from prm_core.config import Config
 from prm_core.errors import GateError
 from prm_core.labeling.calibrate import (
@@ -16,8 +15,9 @@ from prm_core.labeling.calibrate import (
     tabulate,
     training_set,
 )
-from prm_core.labeling.human import chain_digests, read_human
-from prm_core.labeling.review import review_queue
+from prm_core.labeling.human.labels import chain_digests, read_human
+from prm_core.platform import store, tracking
+from prm_core.review.queue import review_queue
 from prm_core.stages.base import Stage, StageIO
 from prm_core.types import Problem, StepLabel, Trajectory
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prm_core import store
 from prm_core.config import Config
+from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, Trajectory
 
 if TYPE_CHECKING:
+    from prm_core.evaluation.judged_chains import Chain
     from prm_core.evaluation.protocol import Evaluation
-    from prm_core.evaluation.sampling import Chain
-    from prm_core.evaluation.tree_drawing import TreeSection
+    from prm_core.evaluation.report.tree_drawing import TreeSection
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +24,9 @@ ROWS_PER_SHARD = 10_000
 
 def _sample(config: Config, io: StageIO, dev: Sequence[Problem], test: Sequence[Problem]) -> dict[str, list[Chain]]:
     """The base policy's chains on dev and test, the trained policy's on test; one policy in memory at a time."""
+    from prm_core.evaluation.judged_chains import Plan, sample_chains
     from prm_core.evaluation.protocol import STEP_CHAINS
-    from prm_core.evaluation.sampling import Plan, sample_chains
-    from prm_core.models.policy import load_policy
+    from prm_core.sampling.policy import load_policy
 
     def plan(samples: int) -> Plan:
         return Plan(samples, config.evaluate.temperature, config.generate.max_new_tokens, config.generate.batch_size,
@@ -52,9 +52,9 @@ def _score(
 
     The trained policy's chains are scored as far as step-level figures use them.
     """
+    from prm_core.evaluation.judged_chains import first_per_problem, latency_ms_per_step, score_with_orm, score_with_prm
     from prm_core.evaluation.protocol import STEP_CHAINS
-    from prm_core.evaluation.sampling import first_per_problem, latency_ms_per_step, score_with_orm, score_with_prm
-    from prm_core.models.scorer import load_scorer
+    from prm_core.scoring.scorer import load_scorer
 
     device, settings = config.models.device, config.evaluate
     prm = load_scorer(io.inputs["prm"], device=device, batch_size=config.serve.batch_size)
@@ -90,9 +90,9 @@ def _report(
     config: Config, io: StageIO, test: Sequence[Problem], chains: Mapping[str, list[Chain]], evaluation: Evaluation,
     reason: str | None, n_dev: int, trees: TreeSection,
 ) -> str:
+    from prm_core.evaluation.judged_chains import first_per_problem
     from prm_core.evaluation.protocol import STEP_CHAINS
-    from prm_core.evaluation.report import ReportData, render
-    from prm_core.evaluation.sampling import first_per_problem
+    from prm_core.evaluation.report.page import ReportData, render
     from prm_core.models.loading import model_version
 
     base = first_per_problem(chains["test-base"], STEP_CHAINS)
@@ -124,8 +124,8 @@ def run(config: Config, io: StageIO) -> None:
 
     from prm_core.evaluation import protocol
     from prm_core.evaluation.plots import write_plots
-    from prm_core.evaluation.tree_drawing import tree_section
-    from prm_core.tracking import stage_run
+    from prm_core.evaluation.report.tree_drawing import tree_section
+    from prm_core.platform.tracking import stage_run
 
     settings = config.evaluate
     protocol.check_best_of(settings.best_of, settings.samples)
@@ -157,6 +157,15 @@ def run(config: Config, io: StageIO) -> None:
     store.write_json(io.outputs["metrics"], table)
 
 
+def check(config: Config) -> None:
+    """Raises InputError for an N of best-of-N beyond the samples, or an aggregation that is not registered."""
+    from prm_core.evaluation.protocol import check_best_of
+    from prm_core.search.aggregate import AGGREGATIONS
+
+    check_best_of(config.evaluate.best_of, config.evaluate.samples)
+    _ = AGGREGATIONS[config.evaluate.aggregate], AGGREGATIONS[config.serve.aggregate]
+
+
 STAGE = Stage(
     inputs={
         "dev": "data/dev.jsonl",
@@ -177,4 +186,5 @@ STAGE = Stage(
     },
     params=("profile", "seed", "models", "encoder", "generate", "evaluate", "serve", "promote"),
     run=run,
+    check=check,
 )

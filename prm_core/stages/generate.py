@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import shutil
 
-from prm_core import store
 from prm_core.config import Config
 from prm_core.errors import GateError
+from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, Trajectory
 
@@ -21,9 +21,9 @@ def run(config: Config, io: StageIO) -> None:
     Raises GateError when no chain has a step.
     """
     from prm_core.domains import DOMAINS
-    from prm_core.models.policy import load_policy
-    from prm_core.progress import track
-    from prm_core.rollouts import sample_trajectories
+    from prm_core.platform.progress import track
+    from prm_core.sampling.policy import load_policy
+    from prm_core.sampling.rollouts import sample_trajectories
 
     settings = config.generate
     problems = store.read_jsonl(Problem, io.inputs["problems"])[: settings.problems]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import random
 import shutil
@@ -10,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prm_core import store
 from prm_core.config import Config
 from prm_core.errors import InputError
+from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
 
 if TYPE_CHECKING:
-    from prm_core.labeling.base import Chain, Strategy
+    from prm_core.labeling.strategies import Chain, Strategy
 
 log = logging.getLogger(__name__)
 ROWS_PER_SHARD = 10_000
@@ -30,8 +29,8 @@ def run(config: Config, io: StageIO) -> None:
 
     Raises GateError when a strategy fails on more than `label.max_failed_share` of the chains.
     """
-    from prm_core.labeling.base import Chain, check_failures
-    from prm_core.labeling.merge import merge_labels
+    from prm_core.labeling.merging.merge import merge_labels
+    from prm_core.labeling.strategies import Chain, check_failures
     from prm_core.labeling.summary import summarise
 
     chains = [Chain(problem, trajectory) for problem, trajectory in load_chains(io)]
@@ -53,17 +52,28 @@ def run(config: Config, io: StageIO) -> None:
     })
 
 
-def _strategies(config: Config, io: StageIO) -> dict[str, Strategy]:
-    """The configured strategies, ready. A misspelt rule fails here, before any has done its work."""
-    from prm_core.domains import DOMAINS
-    from prm_core.labeling.base import STRATEGIES, LabelingTools
-    from prm_core.labeling.merge import find_merge
-    from prm_core.models.policy import load_policy
+def check(config: Config) -> None:
+    """Raises InputError for a strategy, a merge or a rule of the config that is not registered."""
+    from prm_core.labeling.merging.merge import find_merge
+    from prm_core.labeling.strategies import STRATEGIES
+    from prm_core.labeling.strategies.tree import SELECTIONS
+    from prm_core.labeling.strategies.uncertainty import MEASURES
+    from prm_core.labeling.strategies.verdicts import VERDICTS
 
-    for name in config.label.strategies:
-        # Strategies register themselves when their module, which has their name, is imported.
-        importlib.import_module(f"prm_core.labeling.{name}")
+    bounds = config.validate.max_abstention
+    for name in (*config.label.strategies, *(bounds if isinstance(bounds, dict) else ())):
+        _ = STRATEGIES[name]
     find_merge(config.label)
+    _ = VERDICTS[config.label.rollout.rule], MEASURES[config.label.mc_dropout.measure]
+    _ = SELECTIONS[config.label.mcts.selection]
+
+
+def _strategies(config: Config, io: StageIO) -> dict[str, Strategy]:
+    """The configured strategies, ready."""
+    from prm_core.domains import DOMAINS
+    from prm_core.labeling.strategies import STRATEGIES, LabelingTools
+    from prm_core.sampling.policy import load_policy
+
     tools = LabelingTools(
         config,
         DOMAINS,
@@ -75,8 +85,8 @@ def _strategies(config: Config, io: StageIO) -> dict[str, Strategy]:
 
 def _label(chains: Sequence[Chain], strategies: dict[str, Strategy], config: Config, work: Path) -> None:
     """Labels shard by shard into the work folder; what is there already is not done again."""
-    from prm_core.labeling.base import label_shard
-    from prm_core.progress import track
+    from prm_core.labeling.strategies import label_shard
+    from prm_core.platform.progress import track
 
     shards = whole_questions(chains, config.label.shard_size)
     for position, (name, strategy) in enumerate(strategies.items()):
@@ -107,7 +117,7 @@ def whole_questions(chains: Sequence[Chain], size: int) -> list[list[Chain]]:
 
 def _preferences(evidence: Path, confidence: float) -> list[StepPreference]:
     """Step preferences of all search trees."""
-    from prm_core.labeling.tree import from_record, preferences
+    from prm_core.labeling.strategies.tree import from_record, preferences
 
     return [
         pair for path in sorted(evidence.glob("trees-*.jsonl"))
@@ -134,7 +144,7 @@ def load_chains(io: StageIO) -> list[tuple[Problem, Trajectory]]:
 
     Raises InputError when a chain's problem is not there.
     """
-    from prm_core.labeling.human import all_trajectories, read_human
+    from prm_core.labeling.human.labels import all_trajectories, read_human
 
     human = read_human(io.inputs["human"])
     by_id = {p.id: p for p in (*store.read_jsonl(Problem, io.inputs["problems"]), *human.problems)}
@@ -162,4 +172,5 @@ STAGE = Stage(
     },
     params=("seed", "models", "encoder", "label"),
     run=run,
+    check=check,
 )

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from prm_core import config as configuration
-from prm_core import store
 from prm_core.config import Config
 from prm_core.errors import InputError
+from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def data_hash(workspace: Path) -> str:
 
 def version_tags(metrics: Mapping[str, float], config: Config, workspace: Path) -> dict[str, str]:
     """Tags of a model version: data hash, git commit, profile and the main metrics."""
-    from prm_core.tracking import code_version
+    from prm_core.platform.tracking import code_version
 
     tagged = {key: str(value) for key, value in metrics.items() if key.startswith(TAGGED_PREFIXES)}
     return {"data_hash": data_hash(workspace), "git_commit": code_version(), "profile": config.profile, **tagged}
@@ -40,17 +40,17 @@ def version_tags(metrics: Mapping[str, float], config: Config, workspace: Path) 
 
 def run(config: Config, io: StageIO) -> None:
     """Logs the model, tries it, registers it, moves the challenger alias and writes `model_version.json`."""
-    from prm_core.serving import registry
-    from prm_core.tracking import connect, stage_run
+    from prm_core.platform.tracking import connect, stage_run
+    from prm_core.serving import model_registry
 
     metrics = store.read_json(io.inputs["metrics"])
     numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
-    name = config.register_.model_name
+    name = config.register.model_name
     tags = version_tags(numbers, config, io.workspace)
     with stage_run(io.workspace, "register", config) as tracked:
-        model_id = registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve)
+        model_id = model_registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve)
         tracked.log_metrics(numbers, model_id=model_id)
-        version = registry.add_version(io.workspace, name, model_id, tags)
+        version = model_registry.add_version(io.workspace, name, model_id, tags)
         connect(io.workspace).set_registered_model_alias(name, config.promote.challenger_alias, version.version)
         log.info("registered %s version %s as %s", name, version.version, config.promote.challenger_alias)
         store.write_json(io.outputs["model_version"], {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prm_core import store
 from prm_core.config import Config
+from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem
 
@@ -11,10 +11,10 @@ from prm_core.types import Problem
 def run(config: Config, io: StageIO) -> None:
     """Trains a copy of the base policy and saves it as a Hugging Face folder."""
     from prm_core.domains import DOMAINS
-    from prm_core.models.policy import load_policy
-    from prm_core.models.scorer import load_scorer
-    from prm_core.tracking import stage_run
-    from prm_core.training.grpo import train_policy
+    from prm_core.platform.tracking import stage_run
+    from prm_core.sampling.policy import load_policy
+    from prm_core.scoring.scorer import load_scorer
+    from prm_core.training.policy.grpo import train_policy
 
     settings = config.train_policy
     problems = store.read_jsonl(Problem, io.inputs["problems"])

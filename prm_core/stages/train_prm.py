@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prm_core import store
 from prm_core.config import Config
+from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
 
 if TYPE_CHECKING:
-    from prm_core.labeling.human import HumanData
-    from prm_core.models.calibration import Calibrator
-    from prm_core.models.scorer import RewardScorer
+    from prm_core.labeling.human.labels import HumanData
+    from prm_core.scoring.calibration import Calibrator
+    from prm_core.scoring.scorer import RewardScorer
     from prm_core.training.examples import Example
 
 MODELS = {"prm": "process", "orm": "outcome", "pav": "advantage"}
@@ -20,13 +20,13 @@ MODELS = {"prm": "process", "orm": "outcome", "pav": "advantage"}
 
 def run(config: Config, io: StageIO) -> None:
     """Trains the models, calibrates their scores and saves them as folders `load_scorer` reads."""
-    from prm_core.labeling.human import read_human
-    from prm_core.models.calibration import Calibrator
-    from prm_core.models.prover import advantage_figures
-    from prm_core.models.scorer import RewardScorer, save_reward_model
-    from prm_core.tracking import stage_run
+    from prm_core.labeling.human.labels import read_human
+    from prm_core.platform.tracking import stage_run
+    from prm_core.scoring.calibration import Calibrator
+    from prm_core.scoring.prover import advantage_figures
+    from prm_core.scoring.scorer import RewardScorer, save_reward_model
     from prm_core.training.examples import build_examples, build_pairs, build_values
-    from prm_core.training.recipe import train_on
+    from prm_core.training.reward.recipe import train_on
 
     problems = {problem.id: problem for problem in store.read_jsonl(Problem, io.inputs["problems"])}
     trajectories = store.read_shards(Trajectory, io.inputs["trajectories"])
@@ -70,8 +70,8 @@ def calibrate_scores(scorer: RewardScorer, dev: list[Example], config: Config, h
     A process model: on the steps of the human-labelled chains, up to each chain's first error. An outcome model: on
     the outcomes of its own dev chains. An advantage model's values are frequencies already and stay as they are.
     """
-    from prm_core.labeling.human import human_verdicts
-    from prm_core.models.calibration import Calibrator, fit_calibrator
+    from prm_core.labeling.human.labels import human_verdicts
+    from prm_core.scoring.calibration import Calibrator, fit_calibrator
 
     if scorer.kind == "advantage":
         return Calibrator("identity", 0)

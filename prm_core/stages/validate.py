@@ -15,15 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from prm_core import store, tracking
 from prm_core.config import Config
 from prm_core.errors import InputError
-from prm_core.labeling import drift
-from prm_core.labeling.drift import Previous
-from prm_core.labeling.expectations import TABLES, check_names
-from prm_core.labeling.human import all_trajectories, read_human
-from prm_core.labeling.validation import Report, validate_labels
-from prm_core.labeling.validation_docs import index_page
+from prm_core.labeling.human.labels import all_trajectories, read_human
+from prm_core.labeling.validation import drift
+from prm_core.labeling.validation.checks import Report, validate_labels
+from prm_core.labeling.validation.docs import index_page
+from prm_core.labeling.validation.drift import Previous
+from prm_core.labeling.validation.expectations import TABLES, check_names
+from prm_core.platform import store, tracking
 from prm_core.stages.base import Stage, StageIO
 from prm_core.types import StepLabel, Trajectory
 
@@ -43,7 +43,7 @@ def run(config: Config, io: StageIO) -> None:
     Raises InputError on a missing column (the fault of whatever wrote the shard, not of the data in it) and on an
     unknown name in `validate.critical`.
     """
-    check_names(config.validate_.critical)
+    check_names(config.validate.critical)
     generated = store.read_shards(Trajectory, io.inputs["trajectories"])
     trajectories = all_trajectories(generated, read_human(io.inputs["human"]).trajectories)
     step_counts = {t.id: len(t.steps) for t in trajectories}
@@ -118,7 +118,7 @@ def _frame(folder: Path) -> pd.DataFrame:
         raise InputError(f"{folder}: no shard (part-*.parquet) there; run the stage that writes it")
     tables = [pq.read_table(path) for path in paths]
     for path, table in zip(paths, tables, strict=True):
-        missing = [name for name in store.SCHEMAS[StepLabel].names if name not in table.column_names]
+        missing = [name for name in store.schemas()[StepLabel].names if name not in table.column_names]
         if missing:
             raise InputError(f"{path}: missing column {', '.join(missing)} of the StepLabel schema; that is a fault "
                              "of what wrote the file, not of the labels: run `prm stage label` again")

@@ -6,9 +6,9 @@ outputs and stay.
 
 from __future__ import annotations
 
-from prm_core import store
 from prm_core.config import Config
 from prm_core.errors import GateError
+from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO
 
 

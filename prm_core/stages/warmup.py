@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 
-from prm_core import store
 from prm_core.config import Config
+from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO
 from prm_core.types import Problem
 
@@ -19,7 +20,7 @@ def run(config: Config, io: StageIO) -> None:
     models.mkdir(parents=True)
     if not config.warmup.enabled:
         log.info("warm-up is off: the models are %s and %s", config.models.policy, config.models.reward_backbone)
-        store.write_json(models / "named_in_config.json", config.models.model_dump())
+        store.write_json(models / "named_in_config.json", dataclasses.asdict(config.models))
         store.write_json(io.outputs["history"], [])
         store.write_json(io.outputs["metrics"], {"warmup/updates": 0})
         return
@@ -27,10 +28,10 @@ def run(config: Config, io: StageIO) -> None:
 
     from prm_core.domains import DOMAINS
     from prm_core.models.encoder import Encoder
-    from prm_core.models.policy import Policy
     from prm_core.models.tokenizer import train_tokenizer
-    from prm_core.rollouts import sampled_accuracy
-    from prm_core.tracking import stage_run
+    from prm_core.platform.tracking import stage_run
+    from prm_core.sampling.policy import Policy
+    from prm_core.sampling.rollouts import sampled_accuracy
     from prm_core.training import warmup
 
     problems = store.read_jsonl(Problem, io.inputs["problems"])

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prm_core import store
+from prm_core.platform import store
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -121,7 +121,7 @@ def train(
     from accelerate import Accelerator
     from transformers import get_wsd_schedule
 
-    from prm_core.progress import track
+    from prm_core.platform.progress import track
 
     settings = config.warmup
     chains = [_encode_solution(encoder, problem) for problem in problems]

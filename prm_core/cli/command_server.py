@@ -1,0 +1,162 @@
+"""A process that imports the heavy libraries once and forks itself for each `prm` command of a flow.
+
+A stage's process spends 3 to 7 seconds importing torch, transformers and MLflow; ten stages, a minute. While Prefect
+starts, the server imports them on the other core; a command then hands it its arguments, folder, environment and
+standard streams and passes on its exit code. Each command still has a process of its own, whose memory goes with it.
+Without a server (`dvc repro` by hand) a command runs where it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Where the server listens, for the processes of a flow.
+SOCKET = "PRM_COMMAND_SERVER"
+# In the order the stages want them. A command that comes earlier imports what is missing itself.
+MODULES = (
+    "torch",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "prm_core.sampling.sampler",
+    "prm_core.scoring.reward",
+    "accelerate",
+    "pyarrow.parquet",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "scipy.stats",
+    "sklearn.isotonic",
+    "great_expectations",
+    "mlflow.pyfunc",
+    "matplotlib.figure",
+)
+START = ("import sys; from prm_core.cli import command_server, run_command_line; "
+         "command_server.serve(sys.argv[1], run_command_line)")
+_LENGTH = struct.Struct("!I")
+# What a shell reports of a process that signal 9 ended; the flow tries such a stage again.
+KILLED = 128 + signal.SIGKILL
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """A server for the commands this process starts, as long as the block lasts; an outer block serves inner ones."""
+    if SOCKET in os.environ:
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(prefix="prm-"))
+    path = folder / "commands"
+    # The server ends when this end of the pipe closes, even if this process is killed.
+    process = subprocess.Popen([sys.executable, "-c", START, str(path)], stdin=subprocess.PIPE)
+    os.environ[SOCKET] = str(path)
+    try:
+        yield
+    finally:
+        del os.environ[SOCKET]
+        process.stdin.close()
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def forward() -> int | None:
+    """Has the server run this process's command line; returns the exit code, None when no server answers."""
+    path = os.environ.get(SOCKET)
+    if not path:
+        return None
+    environment = {name: value for name, value in os.environ.items() if name != SOCKET}
+    request = json.dumps({"argv": sys.argv, "cwd": os.getcwd(), "environment": environment}).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(path)
+        except OSError:
+            return None
+        socket.send_fds(connection, [_LENGTH.pack(len(request))], [0, 1, 2])
+        connection.sendall(request)
+        answer = connection.recv(_LENGTH.size)
+    return _LENGTH.unpack(answer)[0] if len(answer) == _LENGTH.size else KILLED
+
+
+def serve(path: str, run: Callable[[], None]) -> None:
+    """Imports, then forks for each command, until standard input ends.
+
+    Args:
+        path: the socket's path.
+        run: runs the command line in `sys.argv`.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    waiting = list(MODULES)
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
+        listener.bind(path)
+        listener.listen()
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select(timeout=0 if waiting else None)}
+            if sys.stdin in ready:
+                return
+            if listener not in ready:
+                # A library that does not import is the business of the command that needs it.
+                try:
+                    importlib.import_module(waiting.pop(0))
+                except Exception:
+                    traceback.print_exc()
+                continue
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                selector.close()
+                listener.close()
+                _run_command(connection, run)
+            connection.close()
+
+
+def _run_command(connection: socket.socket, run: Callable[[], None]) -> None:
+    """In the forked child: takes the command's place, runs it, answers with the exit code. Does not return."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    head, streams, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
+    body = b""
+    while len(body) < _LENGTH.unpack(head)[0]:
+        body += connection.recv(65536)
+    request = json.loads(body)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = request["argv"]
+    threading.Thread(target=_die_with, args=(connection,), daemon=True).start()
+    code = 0
+    try:
+        run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    connection.sendall(_LENGTH.pack(code))
+    os._exit(code)
+
+
+def _die_with(connection: socket.socket) -> None:
+    """Ends this process when the one whose command it runs is gone."""
+    if not connection.recv(1):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,102 @@
+"""AgentProcessBench: how well a reward model rates the messages of tool-using agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prm_core.evaluation import metrics
+from prm_core.evaluation.benchmarks.base import Benchmark, BenchmarkChain, Column, ScoredFile, register
+from prm_core.evaluation.benchmarks.steps import (
+    STEP_COLUMNS,
+    choose_first_error_threshold,
+    first_error_statistics,
+    step_statistics,
+)
+from prm_core.evaluation.metrics import Statistic
+from prm_core.formats import FORMATS, LabelledChain
+
+
+def _problem(chain: LabelledChain) -> str:
+    """What the (five) trajectories of one task share."""
+    fields: Mapping[str, Any] = chain.meta["rest"]
+    if fields.get("query_index") is not None:
+        return f"{fields.get('data_source', '')}:{fields['query_index']}"
+    return str(fields.get("question") or chain.prompt)
+
+
+def read(path: Path) -> list[BenchmarkChain]:
+    """`messages`, `step_labels` ({"message index": -1, 0 or 1}), `final_label`; JSON lines.
+
+    Tool replies are observations: context of the steps after them, not scored. A neutral rating counts as right
+    wherever only right and wrong are told apart.
+    """
+    chains = []
+    for chain in FORMATS["agentprocessbench"].read(path, neutral="right"):
+        given, indices = chain.meta["ratings"], chain.meta["indices"]
+        ratings = tuple(given.get(str(index)) for index in indices)
+        wrong = min((int(index) for index, rating in given.items() if rating == -1), default=None)
+        # A first error that says nothing was left out as a step: no prediction can name it.
+        label = -1 if wrong is None else indices.index(wrong) if wrong in indices else len(indices)
+        rated = sum(rating is not None for rating in given.values())
+        chains.append(BenchmarkChain(
+            chain.prompt, chain.steps, tuple(None if value is None else value >= 0.5 for value in chain.labels), label,
+            chain.outcome, _problem(chain), ratings=ratings,
+            hidden=rated - sum(rating is not None for rating in ratings)))
+    return chains
+
+
+def _step_accuracies(file: ScoredFile, threshold: float) -> dict[str, Statistic]:
+    """Shares of rated steps; a step without a score is a miss, as a missing label is in the benchmark's script."""
+    rows = [(rating, scores[index] >= threshold if index < len(scores) else None, owner)
+            for chain, scores, owner in zip(file.chains, file.scores, file.problem, strict=True)
+            for index, rating in enumerate((*chain.ratings, *(None,) * chain.hidden))
+            if rating is not None or index >= len(chain.ratings)]
+    if not rows:
+        return {}
+    owners = [owner for _, _, owner in rows]
+
+    def share(hits: list[Any]) -> Statistic:
+        return metrics.share(np.array(hits, dtype=np.float64), owners, file.problems)
+
+    return {
+        "prm/step_accuracy": share([passed is not None and rating == (1 if passed else -1)
+                                    for rating, passed, _ in rows]),
+        "random/step_accuracy": metrics.constant(1 / 3),
+        "silent/step_accuracy": share([rating == 1 for rating, _, _ in rows]),
+        "ceiling/step_accuracy": share([rating not in (None, 0) for rating, _, _ in rows]),
+        "prm/step_accuracy_binary": share([passed is not None and rating is not None and passed == (rating >= 0)
+                                           for rating, passed, _ in rows]),
+        "random/step_accuracy_binary": metrics.constant(1 / 2),
+        "silent/step_accuracy_binary": share([rating is not None and rating >= 0 for rating, _, _ in rows]),
+    }
+
+
+def measure(file: ScoredFile, threshold: float) -> Mapping[str, Statistic]:
+    """StepAcc (`step_accuracy`) and FirstErrAcc (`accuracy`), with floors; first-error F1 and single steps beside them.
+
+    StepAcc is the share of rated steps whose rating is given exactly, all steps of all files in one pot; FirstErrAcc
+    the share of trajectories whose first -1 is at the predicted place, or that have none and none is predicted. One
+    score cannot say "neutral": at or above the threshold it says +1, below it -1, so StepAcc is at most
+    `ceiling/step_accuracy`. `step_accuracy_binary` asks only whether a step is an error.
+
+    Source: Fan et al. 2026, "AgentProcessBench"; eval/compare.py of RUCBM/AgentProcessBench.
+    """
+    return first_error_statistics(file, threshold) | _step_accuracies(file, threshold) | step_statistics(file)
+
+
+BENCHMARK = register(Benchmark(
+    "agentprocessbench", "JSON lines with messages, step_labels, final_label: StepAcc and FirstErrAcc, files pooled",
+    read, measure, choose_first_error_threshold,
+    ((Column("StepAcc", "prm/step_accuracy", "random/step_accuracy"),
+      Column("silent", "silent/step_accuracy"), Column("ceiling", "ceiling/step_accuracy"),
+      Column("error or not", "prm/step_accuracy_binary", "silent/step_accuracy_binary")),
+     (Column("FirstErrAcc", "prm/accuracy", "random/accuracy"), Column("silent", "silent/accuracy"),
+      Column("F1", "prm/first_error_f1", "random/first_error_f1"), Column("coin F1", "coin/first_error_f1"),
+      Column("middle F1", "middle/first_error_f1")),
+     STEP_COLUMNS),
+    pooled=True,
+))

@@ -1,0 +1,228 @@
+"""The chains an evaluation measures: sampled, judged and scored, shard by shard so that a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from prm_core.domains import DOMAINS
+from prm_core.domains.oracle import ORACLES
+from prm_core.platform import store
+from prm_core.platform.progress import track
+from prm_core.sampling.rollouts import to_trajectory
+from prm_core.scoring.scorer import ChainScorer
+from prm_core.search.aggregate import AGGREGATIONS
+from prm_core.types import Problem, Step, Trajectory
+
+if TYPE_CHECKING:
+    from prm_core.sampling.policy import SampledChain
+
+# A chain none or not all of whose steps were scored has no evidence for its end: it ranks last.
+NO_EVIDENCE = 0.0
+
+
+class Sampler(Protocol):
+    """What evaluation needs of a policy; `prm_core.sampling.policy.Policy` is one."""
+
+    version: str
+
+    def sample(
+        self, prompts: Sequence[str], *, samples: int, temperature: float, max_new_tokens: int, batch_size: int,
+        seed: int,
+    ) -> list[list[SampledChain]]:
+        """`samples` chains for each prompt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One chain of the evaluation.
+
+    Attributes:
+        problem: index of its problem in the split.
+        trajectory: as sampled.
+        gold: the oracle's verdict on each step, None where the problem's domain has no oracle.
+        step_scores: the PRM's score of each step that fits its context, None when the chain was not given to it.
+        prm_score: their aggregate, 0 for a chain that is empty or truncated.
+        orm_score: the ORM's score of the chain, 0 likewise, None when not given to it.
+    """
+
+    problem: int
+    trajectory: Trajectory
+    gold: tuple[bool, ...] | None = None
+    step_scores: tuple[float, ...] | None = None
+    prm_score: float | None = None
+    orm_score: float | None = None
+
+    @property
+    def gold_error(self) -> int:
+        """Index of the first wrong step, -1 when every step is right. Only where there is gold."""
+        if self.gold is None:
+            raise ValueError(f"chain {self.trajectory.id} has no gold verdicts")
+        return next((index for index, right in enumerate(self.gold) if not right), -1)
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer is right."""
+        return bool(self.trajectory.outcome)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the PRM could not see the chain to its end."""
+        return self.step_scores is not None and len(self.step_scores) < len(self.trajectory.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How chains are sampled: `samples` a problem, `shard_size` problems a shard; the rest goes to the sampler."""
+
+    samples: int
+    temperature: float
+    max_new_tokens: int
+    batch_size: int
+    shard_size: int
+    seed: int
+
+
+def _shard_seed(seed: int, tag: str, shard: int) -> int:
+    """Unlike for every shard of every set, so that no two draw the same random numbers; the same in every run."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{tag}/{shard}".encode()).digest()[:4], "big")
+
+
+def _shards(count: int, size: int) -> Iterator[tuple[int, slice]]:
+    for shard, start in enumerate(range(0, count, size)):
+        yield shard, slice(start, min(start + size, count))
+
+
+def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: Plan, work: Path) -> list[Chain]:
+    """`plan.samples` chains for each problem, in order, each judged where its domain has an oracle.
+
+    Args:
+        policy: the sampler.
+        problems: one split.
+        tag: names the set ("test-base"); part of the trajectories' ids, of the seeds and of the folder.
+        plan: how to sample.
+        work: where finished shards lie; those already there are not sampled again.
+    """
+    folder = work / tag
+    shards = list(_shards(len(problems), plan.shard_size))
+    for shard, part in track(shards, f"sampling {tag}", unit="shard"):
+        if store.shard_path(folder, shard).exists():
+            continue
+        seed = _shard_seed(plan.seed, tag, shard)
+        sampled = policy.sample(
+            [problem.prompt for problem in problems[part]], samples=plan.samples, temperature=plan.temperature,
+            max_new_tokens=plan.max_new_tokens, batch_size=plan.batch_size, seed=seed,
+        )
+        # Chains without a step stay: leaving them out would raise every accuracy.
+        rows = [
+            to_trajectory(DOMAINS[problem.domain], problem, chain, policy=policy.version, seed=seed,
+                          trajectory_id=f"{tag}/{problem.id}/{index}")
+            for problem, chains in zip(problems[part], sampled, strict=True)
+            for index, chain in enumerate(chains)
+        ]
+        store.write_shard(folder, shard, Trajectory, rows)
+    trajectories = store.read_shards(Trajectory, folder)
+    owners = {problem.id: index for index, problem in enumerate(problems)}
+    chains = [Chain(owners[row.problem_id], row) for row in trajectories]
+    return [replace(chain, gold=judge(problems[chain.problem], chain.trajectory.steps)) for chain in chains]
+
+
+def judge(problem: Problem, steps: Sequence[Step]) -> tuple[bool, ...] | None:
+    """The oracle's verdict on each step, None where the problem's domain has no oracle."""
+    return tuple(ORACLES[problem.domain](problem, steps)) if problem.domain in ORACLES else None
+
+
+def first_per_problem(chains: Sequence[Chain], count: int) -> list[Chain]:
+    """The first `count` chains of each problem, in order."""
+    seen: dict[int, int] = {}
+    kept = []
+    for chain in chains:
+        seen[chain.problem] = seen.get(chain.problem, 0) + 1
+        if seen[chain.problem] <= count:
+            kept.append(chain)
+    return kept
+
+
+def _score_shards(
+    scorer: ChainScorer, pairs: Sequence[tuple[str, Sequence[Step]]], folder: Path, shard_size: int
+) -> Iterator[tuple[tuple[float, ...], bool]]:
+    """(step scores, whole chain seen?) of each pair; finished shards are read back instead of scored again."""
+    for shard, part in track(list(_shards(len(pairs), shard_size)), f"scoring {folder.name}", unit="shard"):
+        path = folder / f"part-{shard:05d}.json"
+        if not path.exists():
+            # A chain without a step is nothing a model can score.
+            scored = iter(scorer.score([pair for pair in pairs[part] if pair[1]]))
+            found = [next(scored) if pair[1] else None for pair in pairs[part]]
+            store.write_json(path, [[list(s.step_scores), s.truncated_steps] if s else [[], 1] for s in found])
+        for scores, truncated in store.read_json(path):
+            yield tuple(scores), truncated == 0
+
+
+def score_with_prm(
+    scorer: ChainScorer, chains: Sequence[Chain], problems: Sequence[Problem], aggregate: str, work: Path,
+    shard_size: int = 1024,
+) -> list[Chain]:
+    """The chains with `step_scores` and `prm_score`.
+
+    Args:
+        scorer: a process reward model.
+        aggregate: name of the aggregation of step scores.
+        work: folder for finished shards of scores, of these chains alone.
+        shard_size: chains per shard.
+    """
+    combine = AGGREGATIONS[aggregate]
+    pairs = [(problems[chain.problem].prompt, chain.trajectory.steps) for chain in chains]
+    found = _score_shards(scorer, pairs, work, shard_size)
+    return [
+        replace(chain, step_scores=scores, prm_score=combine(scores) if whole else NO_EVIDENCE)
+        for chain, (scores, whole) in zip(chains, found, strict=True)
+    ]
+
+
+def score_with_orm(
+    scorer: ChainScorer, chains: Sequence[Chain], problems: Sequence[Problem], work: Path, shard_size: int = 1024
+) -> list[Chain]:
+    """The chains with `orm_score`; arguments as for `score_with_prm`."""
+    pairs = [(problems[chain.problem].prompt, chain.trajectory.steps) for chain in chains]
+    found = _score_shards(scorer, pairs, work, shard_size)
+    return [
+        replace(chain, orm_score=scores[-1] if whole else NO_EVIDENCE)
+        for chain, (scores, whole) in zip(chains, found, strict=True)
+    ]
+
+
+def latency_ms_per_step(
+    scorer: ChainScorer, chains: Sequence[Chain], problems: Sequence[Problem], repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Milliseconds a step when chains are scored one at a time: median over `repeats` rounds of up to 20 chains."""
+    chosen = [chain for chain in chains if chain.trajectory.steps][:20]
+    steps = sum(len(chain.trajectory.steps) for chain in chosen)
+    if not steps:
+        raise ValueError("no chain with a step to time")
+    pairs = [(problems[chain.problem].prompt, chain.trajectory.steps) for chain in chosen]
+    # The first call pays for lazy initialisation.
+    scorer.score(pairs[:1])
+    rounds = []
+    for _ in range(repeats):
+        start = clock()
+        for pair in pairs:
+            scorer.score([pair])
+        rounds.append(1000 * (clock() - start) / steps)
+    return statistics.median(rounds)
+
+
+def counts(chains: Sequence[Chain]) -> Mapping[str, int]:
+    """What a reader must know was not as usual: chains without a step, truncated for the PRM, without an answer."""
+    return {
+        "n_chains": len(chains),
+        "n_empty_chains": sum(not chain.trajectory.steps for chain in chains),
+        "n_truncated_chains": sum(chain.truncated for chain in chains),
+        "n_chains_without_answer": sum(chain.trajectory.answer is None for chain in chains),
+    }

@@ -1,0 +1,260 @@
+"""The evaluation report: one self-contained HTML page. It shows what was measured and measures nothing itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from prm_core.evaluation.judged_chains import Chain
+from prm_core.evaluation.metrics import Estimate, first_error
+from prm_core.evaluation.protocol import METHODS, STEP_CHAINS, Evaluation
+from prm_core.evaluation.report import charts
+from prm_core.evaluation.report.charts import Series
+from prm_core.evaluation.report.tree_drawing import TreeSection
+from prm_core.types import Problem
+
+TEMPLATES = Path(__file__).parent / "templates"
+NAMES = {
+    "majority": ("majority", "s-majority"),
+    "weighted_majority": ("majority, PRM-weighted", "s-weighted"),
+    "orm_best_of_n": ("best by ORM", "s-orm"),
+    "prm_best_of_n": ("best by PRM", "s-prm"),
+    "oracle": ("any right (oracle)", "s-oracle"),
+}
+# In the order shown; the last four are for domains without an oracle.
+KINDS = (
+    "wrong, first error found", "wrong step, right answer", "every step right", "PRM mistake: error missed",
+    "PRM mistake: another step named", "PRM mistake: false alarm", "right answer, no step doubted",
+    "wrong answer, a step doubted", "right answer, a step doubted", "wrong answer, no step doubted",
+)
+POLICY_ROWS = (
+    ("pass@1", "pass_at_1", "%.3f"), ("process consistency", "process_consistency", "%.3f"),
+    ("right answers with a wrong step", "wrong_step_right_answer", "%.3f"), ("mean PRM score", "prm_score", "%.3f"),
+    ("steps a chain", "mean_steps", "%.2f"),
+)
+# What the default profile on the embedded domain must reach.
+F1_BAR, GAIN_BAR = 0.88, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A headline figure.
+
+    Attributes:
+        name, figure, unit, interval: as shown.
+        note: what to compare it with.
+        bar: what it must reach, empty where no bar applies.
+        holds: whether it does, None without a bar.
+    """
+
+    name: str
+    figure: str
+    unit: str
+    interval: str
+    note: str
+    bar: str = ""
+    holds: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """What the report shows.
+
+    Attributes:
+        title: of the page.
+        facts: (name, value) lines about the run: profile, seed, model versions, counts.
+        evaluation: the figures of the test split.
+        chains: those with step scores that may be shown, base policy first.
+        trained: the same of the trained policy.
+        problems: the split.
+        threshold_note: where the threshold comes from.
+        training: (stage, curve name, points (update, value)).
+        shown: how many trajectories.
+        bars: whether the bars of the default profile apply.
+        max_ece: the promotion gate's limit.
+        trees: search trees of the label stage, or why there are none.
+        seed: of the draw of shown trajectories.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    evaluation: Evaluation
+    chains: Sequence[Chain]
+    trained: Sequence[Chain]
+    problems: Sequence[Problem]
+    threshold_note: str
+    training: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]
+    shown: int
+    bars: bool
+    max_ece: float
+    trees: TreeSection
+    seed: int
+
+
+def _kind(chain: Chain, threshold: float) -> str:
+    """What a chain is an example of, one of KINDS."""
+    claimed = first_error(chain.step_scores or (), threshold)
+    if chain.gold is None:
+        if chain.right:
+            return "right answer, no step doubted" if claimed < 0 else "right answer, a step doubted"
+        return "wrong answer, no step doubted" if claimed < 0 else "wrong answer, a step doubted"
+    gold = chain.gold_error
+    if chain.right and gold >= 0:
+        return "wrong step, right answer"
+    if gold < 0:
+        return "every step right" if claimed < 0 else "PRM mistake: false alarm"
+    if claimed == gold:
+        return "wrong, first error found"
+    return "PRM mistake: error missed" if claimed < 0 else "PRM mistake: another step named"
+
+
+def choose_shown(chains: Sequence[Chain], threshold: float, count: int, seed: int) -> list[tuple[str, Chain]]:
+    """(kind, chain) pairs: each kind in turn, drawn at random within it, a problem twice only when all are used up."""
+    pool = [chain for chain in chains if chain.trajectory.steps and chain.step_scores is not None]
+    random.Random(seed).shuffle(pool)
+    kinds: dict[str, list[Chain]] = {}
+    for chain in pool:
+        kinds.setdefault(_kind(chain, threshold), []).append(chain)
+    chosen: list[tuple[str, Chain]] = []
+    used: set[int] = set()
+    while len(chosen) < count and any(kinds.values()):
+        for kind in KINDS:
+            group = kinds.get(kind)
+            if group and len(chosen) < count:
+                fresh = next((i for i, chain in enumerate(group) if chain.problem not in used), 0)
+                chain = group.pop(fresh)
+                used.add(chain.problem)
+                chosen.append((kind, chain))
+    return sorted(chosen, key=lambda pair: KINDS.index(pair[0]))
+
+
+def _card(kind: str, chain: Chain, policy: str, problem: Problem, threshold: float) -> dict[str, Any]:
+    scores = chain.step_scores or ()
+    claimed = first_error(scores, threshold)
+    gold_error = chain.gold_error if chain.gold is not None else None
+    steps = []
+    for index, step in enumerate(chain.trajectory.steps):
+        score = scores[index] if index < len(scores) else None
+        edge, background = charts.step_colours(score) if score is not None else ("var(--line)", "transparent")
+        steps.append({
+            "text": step.text, "observation": step.observation, "score": score, "edge": edge, "background": background,
+            "gold": None if chain.gold is None else chain.gold[index],
+            "after_error": gold_error is not None and 0 <= gold_error < index,
+            "first_error": index == gold_error, "claimed": index == claimed,
+        })
+    return {
+        "kind": kind, "policy": policy, "prompt": problem.prompt, "expected": problem.answer,
+        "answer": chain.trajectory.answer, "right": chain.right, "prm": chain.prm_score, "orm": chain.orm_score,
+        "steps": steps, "id": chain.trajectory.id,
+    }
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _range(estimate: Estimate, points: bool = False) -> str:
+    style = "{:+.1f} to {:+.1f}" if points else "{:.1f} to {:.1f} %"
+    return style.format(100 * estimate.low, 100 * estimate.high)
+
+
+def headlines(data: ReportData) -> list[Headline]:
+    """The figures the project's bars are about, those the run has."""
+    figures, found = data.evaluation.figures, []
+    n = 8 if "prm_best_of_n/accuracy_at_8" in figures else max(point.n for point in data.evaluation.curve)
+    f1, ece = figures.get("prm/first_error_f1"), figures.get("prm/ece")
+    if f1 is not None:
+        found.append(Headline("First-error F1", f"{100 * f1.value:.1f}", "%", _range(f1),
+                              f"random guess {charts.percent(figures['random/first_error_f1'].value)}",
+                              f"at least {charts.percent(F1_BAR)}", f1.value >= F1_BAR))
+    for rival, name, bar, wanted in (("majority", "majority vote", GAIN_BAR, f"at least {_points(GAIN_BAR)} points"),
+                                     ("orm", "best by ORM", 0.0, "at least the ORM")):
+        gain = figures[f"prm_minus_{rival}/accuracy_at_{n}"]
+        other = figures[f"{'majority' if rival == 'majority' else 'orm_best_of_n'}/accuracy_at_{n}"]
+        mine = figures[f"prm_best_of_n/accuracy_at_{n}"]
+        found.append(Headline(f"PRM best-of-{n} over {name}", _points(gain.value), "points", _range(gain, True),
+                              f"{charts.percent(mine.value)} against {charts.percent(other.value)}", wanted,
+                              gain.value >= bar))
+    gain = figures["trained_minus_base/pass_at_1"]
+    found.append(Headline(
+        "Trained policy over base, pass@1", _points(gain.value), "points", _range(gain, True),
+        f"{charts.percent(figures['policy_trained/pass_at_1'].value)} against "
+        f"{charts.percent(figures['policy_base/pass_at_1'].value)}",
+        f"at least {_points(GAIN_BAR)} points, interval above 0", gain.value >= GAIN_BAR and gain.low > 0))
+    if ece is not None:
+        found.append(Headline("Calibration error (ECE)", f"{ece.value:.3f}", "", f"{ece.low:.3f} to {ece.high:.3f}",
+                              "score against share of right steps", f"at most {data.max_ece:.2f}",
+                              ece.value <= data.max_ece))
+    if data.bars:
+        return found
+    return [Headline(h.name, h.figure, h.unit, h.interval, h.note) for h in found]
+
+
+def _curve_series(evaluation: Evaluation) -> list[Series]:
+    return [
+        Series(*NAMES[method], [(p.n, p.estimate) for p in evaluation.curve if p.method == method])
+        for method in METHODS
+    ]
+
+
+def _rows(figures: Mapping[str, Estimate], wanted: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, Estimate]]:
+    return [(label, style, figures[key]) for label, style, key in wanted if key in figures]
+
+
+def _charts(evaluation: Evaluation) -> dict[str, Markup | None]:
+    figures, steps = evaluation.figures, evaluation.steps
+    ns = sorted({point.n for point in evaluation.curve})
+    errors = _rows(figures, [
+        ("PRM: F1", "s-prm", "prm/first_error_f1"), ("error found", "s-prm", "prm/acc_err"),
+        ("sound chain passed", "s-prm", "prm/acc_ok"), ("random guess: F1", "s-majority", "random/first_error_f1"),
+        ("middle step*: F1", "s-majority", "middle/first_error_f1"),
+        ("step accuracy", "s-weighted", "prm/step_accuracy"), ("step AUROC", "s-weighted", "prm/auroc"),
+    ])
+    policies = _rows(figures, [
+        ("base: pass@1", "s-orm", "policy_base/pass_at_1"), ("trained: pass@1", "s-prm", "policy_trained/pass_at_1"),
+        ("base: consistency", "s-orm", "policy_base/process_consistency"),
+        ("trained: consistency", "s-prm", "policy_trained/process_consistency"),
+        ("base: PRM score", "s-orm", "policy_base/prm_score"),
+        ("trained: PRM score", "s-prm", "policy_trained/prm_score"),
+    ])
+    return {
+        "best_of_n": charts.best_of_n_chart(_curve_series(evaluation), ns),
+        "first_error": charts.interval_chart(errors) if steps is not None else None,
+        "reliability": charts.reliability_chart(evaluation.reliability) if evaluation.reliability else None,
+        "scores": charts.score_chart(steps.scores, steps.right, evaluation.numbers["prm/threshold"])
+        if steps is not None else None,
+        "policies": charts.interval_chart(policies),
+    }
+
+
+def render(data: ReportData) -> str:
+    """The page as HTML. Every text of the data is escaped; nothing is fetched from anywhere."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )
+    threshold = data.evaluation.numbers["prm/threshold"]
+    extra = choose_shown(data.trained, threshold, max(2, data.shown // 6), data.seed)
+    cards = [_card(kind, chain, "base policy", data.problems[chain.problem], threshold)
+             for kind, chain in choose_shown(data.chains, threshold, data.shown, data.seed)]
+    cards += [_card(kind, chain, "trained policy", data.problems[chain.problem], threshold) for kind, chain in extra]
+    training: dict[str, list[tuple[str, Markup]]] = {}
+    for stage, name, points in data.training:
+        training.setdefault(stage, []).append((name, charts.curve_chart(name, points)))
+    evaluation = data.evaluation
+    return environment.get_template("report.html.j2").render(
+        title=data.title, facts=data.facts, headlines=headlines(data), alarms=list(evaluation.alarms.values()),
+        charts=_charts(evaluation), ns=sorted({point.n for point in evaluation.curve}),
+        series=_curve_series(evaluation), figures=evaluation.figures, numbers=evaluation.numbers,
+        reasons=evaluation.reasons, lengths=evaluation.lengths, training=training, cards=cards, threshold=threshold,
+        threshold_note=data.threshold_note, step_chains=STEP_CHAINS, percent=charts.percent,
+        policy_rows=POLICY_ROWS, trees=data.trees,
+        scale=[(score / 10, charts.step_colours(score / 10)) for score in range(11)],
+    )

@@ -1,0 +1,242 @@
+"""Reading and writing the domain's types: Parquet shards (atomic), JSONL in and out. One schema per type."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prm_core.errors import InputError
+from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = TypeVar("Row", Problem, Trajectory, StepLabel, StepPreference)
+
+_TYPES: dict[type, dict[str, tuple[type, ...]]] = {
+    Problem: {"id": (str,), "domain": (str,), "prompt": (str,), "answer": (str,), "meta": (dict,)},
+    Trajectory: {"id": (str,), "problem_id": (str,), "policy": (str,), "steps": (list,),
+                 "answer": (str, type(None)), "outcome": (bool, type(None)), "seed": (int,)},
+    StepLabel: {"trajectory_id": (str,), "step_index": (int,), "strategy": (str,),
+                "value": (int, float, type(None)), "is_correct": (bool, type(None)), "confidence": (int, float),
+                "tokens": (int,), "reasoning": (str,), "lineage": (str,)},
+    StepPreference: {"problem_id": (str,), "steps": (list,), "chosen": (dict,), "rejected": (dict,),
+                     "chosen_value": (int, float), "rejected_value": (int, float), "chosen_rollouts": (int,),
+                     "rejected_rollouts": (int,)},
+}
+# Fields that files from people may lack; the type's default stands in.
+_OPTIONAL = {"lineage"}
+
+
+@cache
+def schemas() -> dict[type, pa.Schema]:
+    """The Parquet schema of each type."""
+    import pyarrow as pa
+
+    step = pa.struct([("text", pa.string()), ("observation", pa.string()), ("agent", pa.string())])
+    return {
+        Problem: pa.schema(
+            [("id", pa.string()), ("domain", pa.string()), ("prompt", pa.string()), ("answer", pa.string()),
+             ("meta", pa.string())]
+        ),
+        Trajectory: pa.schema(
+            [("id", pa.string()), ("problem_id", pa.string()), ("policy", pa.string()), ("steps", pa.list_(step)),
+             ("answer", pa.string()), ("outcome", pa.bool_()), ("seed", pa.int64())]
+        ),
+        StepLabel: pa.schema(
+            [("trajectory_id", pa.string()), ("step_index", pa.int32()), ("strategy", pa.string()),
+             ("value", pa.float64()), ("is_correct", pa.bool_()), ("confidence", pa.float64()), ("tokens", pa.int64()),
+             ("reasoning", pa.string()), ("lineage", pa.string())]
+        ),
+        StepPreference: pa.schema(
+            [("problem_id", pa.string()), ("steps", pa.list_(step)), ("chosen", step), ("rejected", step),
+             ("chosen_value", pa.float64()), ("rejected_value", pa.float64()), ("chosen_rollouts", pa.int64()),
+             ("rejected_rollouts", pa.int64())]
+        ),
+    }
+
+
+def to_record(row: Problem | Trajectory | StepLabel | StepPreference) -> dict[str, Any]:
+    """A row as plain JSON values, field names as in `types.py`."""
+    return dataclasses.asdict(row)
+
+
+def parse_steps(raw: Any, where: str) -> tuple[Step, ...]:
+    """Steps from JSON: a list of strings or of objects with `text` (and `observation`, `agent`).
+
+    Raises InputError naming `where` for an empty list, an empty step or a wrong type.
+    """
+    if not isinstance(raw, list) or not raw:
+        raise InputError(f"{where}: `steps` must be a non-empty list of texts or of objects with `text`")
+    steps = []
+    for index, item in enumerate(raw):
+        fields = {"text": item} if isinstance(item, str) else item
+        if not isinstance(fields, dict) or set(fields) - {"text", "observation", "agent"}:
+            raise InputError(f"{where}: step {index} must be a text or an object of text, observation, agent")
+        for name, value in fields.items():
+            if not isinstance(value, str):
+                raise InputError(f"{where}: {name} of step {index} is {value!r}, expected a text")
+        if not fields.get("text", "").strip():
+            raise InputError(f"{where}: step {index} is empty; remove it or give its text")
+        steps.append(Step(**fields))
+    return tuple(steps)
+
+
+def from_record(kind: type[Row], record: Mapping[str, Any], where: str) -> Row:
+    """A row from JSON values. Raises InputError naming `where` and the field at fault."""
+    expected = _TYPES[kind]
+    missing = [name for name in expected if name not in record and name not in _OPTIONAL]
+    if missing:
+        raise InputError(f"{where}: missing field {', '.join(missing)}; a {kind.__name__} has {', '.join(expected)}")
+    unknown = sorted(set(record) - set(expected))
+    if unknown:
+        raise InputError(f"{where}: unknown field {', '.join(unknown)}; a {kind.__name__} has {', '.join(expected)}")
+    for name, value in record.items():
+        types = expected[name]
+        # bool is an int in Python, but `seed: true` is a mistake.
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+            raise InputError(f"{where}: field {name} is {value!r}, expected {wanted}")
+    values = dict(record)
+    if kind is Trajectory:
+        values["steps"] = parse_steps(values["steps"], where)
+    elif kind is StepPreference:
+        # The prefix before the first step is empty.
+        values["steps"] = parse_steps(values["steps"], where) if values["steps"] else ()
+        for name in ("chosen", "rejected"):
+            values[name] = parse_steps([values[name]], f"{where}: {name}")[0]
+    return kind(**values)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, object) for each line, `where` being `file:line`. Raises InputError on a bad or missing line or file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    found = False
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                record = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError:
+                raise InputError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}: not valid JSON ({error.msg}); each line is one JSON object") from None
+            if not isinstance(record, dict):
+                raise InputError(f"{where}: expected a JSON object, found {type(record).__name__}")
+            found = True
+            yield where, record
+    if not found:
+        raise InputError(f"{path}: the file holds no records")
+
+
+def read_jsonl(kind: type[Row], path: Path) -> list[Row]:
+    """All rows of a JSONL file."""
+    return [from_record(kind, record, where) for where, record in read_json_lines(path)]
+
+
+def write_jsonl(
+    path: Path, rows: Iterable[Problem | Trajectory | StepLabel | StepPreference | Mapping[str, Any]]
+) -> None:
+    """Writes one JSON object per line, atomically."""
+    lines = (row if isinstance(row, Mapping) else to_record(row) for row in rows)
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically: a reader sees the old content or the new, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON atomically; NaN is refused, since other readers choke on it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises InputError when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the stage that writes it") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error.msg})") from None
+
+
+def _to_table(rows: Sequence[Row], kind: type[Row]) -> pa.Table:
+    import pyarrow as pa
+
+    records = [to_record(row) for row in rows]
+    if kind is Problem:
+        for record in records:
+            record["meta"] = json.dumps(record["meta"], sort_keys=True)
+    return pa.Table.from_pylist(records, schema=schemas()[kind])
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """The file of shard `index`."""
+    return folder / f"part-{index:05d}.parquet"
+
+
+def write_shard(folder: Path, index: int, kind: type[Row], rows: Sequence[Row]) -> Path:
+    """Writes one whole Parquet shard, atomically (temporary file, then rename)."""
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = shard_path(folder, index)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(_to_table(rows, kind), temporary)
+    os.replace(temporary, path)
+    return path
+
+
+def read_shards(kind: type[Row], folder: Path) -> list[Row]:
+    """All rows of a folder of shards, in shard order.
+
+    Raises InputError when the folder has no shard or a shard lacks a column of the schema.
+    """
+    import pyarrow.parquet as pq
+
+    paths = sorted(folder.glob("part-*.parquet"))
+    if not paths:
+        raise InputError(f"{folder}: no shard (part-*.parquet) there; run the stage that writes it")
+    rows: list[Row] = []
+    for path in paths:
+        table = pq.read_table(path)
+        missing = [name for name in schemas()[kind].names if name not in table.column_names]
+        if missing:
+            raise InputError(f"{path}: missing column {', '.join(missing)} of the {kind.__name__} schema")
+        for record in table.select(schemas()[kind].names).to_pylist():
+            if kind is Problem:
+                record["meta"] = json.loads(record["meta"])
+            elif kind in (Trajectory, StepPreference):
+                record["steps"] = tuple(Step(**step) for step in record["steps"])
+            if kind is StepPreference:
+                record |= {name: Step(**record[name]) for name in ("chosen", "rejected")}
+            rows.append(kind(**record))
+    return rows
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 over the names and contents of files and folders, hex. Temporary files do not count."""
+    sha = hashlib.sha256()
+    for path in paths:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            if file.name.startswith("."):
+                continue
+            sha.update(str(file.relative_to(path) if path.is_dir() else file.name).encode() + b"\0")
+            with file.open("rb") as content:
+                sha.update(hashlib.file_digest(content, "sha256").digest())
+    return sha.hexdigest()

@@ -1,0 +1,227 @@
+"""Workspaces: the folder a run works in, its lock, its dvc.yaml, and a data/ that nobody overwrites by accident.
+
+The default profile works in the repository's root; every other profile, and every problem file, in a folder of its own
+under runs/, which is a DVC repository of its own sharing the root's cache. What goes into one is decided in
+prm_core/problems/prepare.py; nothing here runs a stage.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from prm_core import config as configuration
+from prm_core.errors import InputError
+from prm_core.platform import store
+
+log = logging.getLogger(__name__)
+
+RUNS = "runs"
+LOCK = ".work/run.lock"
+# What data/ of a workspace under runs/ was made from, and its hash then.
+DATA_SOURCE = ".data-source.json"
+_CODE = ("prm_core/", "flows/")
+
+
+def locate(root: Path, profile: str, problems: Path | None = None) -> Path:
+    """The workspace of a profile and, if any, a problem file. Nothing is created."""
+    if profile == "default" and problems is None:
+        return root
+    name = Path(profile).stem if profile.endswith((".yaml", ".yml")) else profile
+    parts = [name] if problems is None else [name, problems.stem]
+    return root / RUNS / re.sub(r"[^\w.-]", "_", "-".join(parts))
+
+
+@contextmanager
+def exclusive(workspace: Path) -> Iterator[int]:
+    """Holds a workspace for one run; yields the lock's file descriptor, to be passed on to child processes.
+
+    The lock goes when the last process that holds it ends, however it ends: after a `kill -9` of the run, a stage it
+    started still guards the workspace until it is done. Raises InputError when another run holds it.
+    """
+    path = workspace / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise InputError(f"{workspace}: another run is at work here (process {holder}, or a stage it left behind); "
+                             "wait until it ends, or stop it") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock.fileno()
+
+
+def is_in_use(workspace: Path) -> bool:
+    """Whether a run, or a stage it left behind, is at work in a workspace."""
+    path = workspace / LOCK
+    if not path.exists():
+        return False
+    with path.open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def derive_graph(root: Path, workspace: Path) -> str:
+    """The root's dvc.yaml for a workspace below it: the same stages, their code found in the root."""
+    graph = configuration.read_yaml(root / "dvc.yaml")
+    up = os.path.relpath(root, workspace)
+    for stage in graph["stages"].values():
+        stage["deps"] = [f"{up}/{path}" if path.startswith(_CODE) else path for path in stage["deps"]]
+    header = "# Derived from the root's dvc.yaml by `prm run`, which overwrites this file: edit that one instead.\n"
+    return header + yaml.safe_dump(graph, sort_keys=False)
+
+
+def data_hash(folder: Path) -> str:
+    """The hash DVC gives a folder in a .dvc file: MD5 over the sorted list of its files' MD5s and paths."""
+    entries = [
+        {"md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
+         "relpath": path.relative_to(folder).as_posix()}
+        for path in folder.rglob("*") if path.is_file()
+    ]
+    entries.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def tracked_hash(folder: Path) -> str | None:
+    """The hash that `<folder>.dvc` records, None where there is no such file."""
+    path = folder.with_name(f"{folder.name}.dvc")
+    return configuration.read_yaml(path)["outs"][0]["md5"] if path.exists() else None
+
+
+def replace_data(folder: Path, make: Callable[[Path], None], *, force: bool = False) -> None:
+    """Writes a data folder anew with `make(folder)`, whole or not at all.
+
+    Raises InputError where the folder holds something else that DVC could not bring back, unless `force`.
+    """
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        make(fresh)
+        if folder.exists() and not force and data_hash(folder) not in (tracked_hash(folder), data_hash(fresh)):
+            raise InputError(f"{folder}: holds other data, which DVC has not recorded; record it with "
+                             f"`dvc add {folder.name}`, move it away, or overwrite it with --force")
+        _swap(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _dvc(workspace: Path, *arguments: str) -> None:
+    """Runs dvc quietly. Raises InputError with its own last line when it fails."""
+    command = [sys.executable, "-m", "dvc", *arguments, "--quiet"]
+    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip()
+        errors = [line for line in said.splitlines() if line.startswith("ERROR")]
+        raise InputError(f"{workspace}: `dvc {' '.join(arguments)}` failed: {errors[-1] if errors else said}")
+
+
+def initialise(workspace: Path, root: Path) -> None:
+    """Makes a folder a DVC repository of its own, without git, on the root's cache."""
+    if not (root / ".dvc").is_dir():
+        raise InputError(f"{root}: not a DVC repository (no .dvc folder); run from a checkout, or `dvc init` there")
+    workspace.mkdir(parents=True, exist_ok=True)
+    if not (workspace / ".dvc").is_dir():
+        _dvc(workspace, "init", "--no-scm")
+    cache = os.path.relpath(root / ".dvc" / "cache", workspace / ".dvc")
+    core = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+    write_changed(workspace / ".dvc" / "config", f"{core}[cache]\n    dir = {cache}\n")
+    write_changed(workspace / ".dvcignore", "mlruns/\n.work/\n")
+    for template in (root / ".dvc" / "plots").glob("*.json"):
+        write_changed(workspace / ".dvc" / "plots" / template.name, template.read_text(encoding="utf-8"))
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Writes a text file, unless it holds just that: DVC and people go by its time."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        store.write_text(path, text)
+
+
+def ensure_data(workspace: Path, source: str, make: Callable[[Path], None]) -> None:
+    """data/ of a workspace under runs/: made again when what it is made from has changed, recorded in data.dvc.
+
+    Args:
+        source: identifies what `make` makes it from.
+
+    Raises InputError where that has changed and the folder was changed by hand.
+    """
+    folder, note = workspace / "data", workspace / DATA_SOURCE
+    made = store.read_json(note) if note.exists() else {}
+    if not folder.exists() or made.get("source") != source:
+        if folder.exists() and data_hash(folder) != made.get("content"):
+            raise InputError(f"{folder}: was changed by hand, and the problems it was made from have changed since; "
+                             "move it away to have it made anew")
+        log.info("writing %s", folder)
+        replace_data(folder, make, force=True)
+        store.write_json(note, {"source": source, "content": data_hash(folder)})
+    if tracked_hash(folder) != data_hash(folder):
+        _dvc(workspace, "add", "data")
+
+
+def restore_data(root: Path, make: Callable[[Path], None]) -> None:
+    """data/ of the root, where it is not there: from DVC's cache, by `make`, or from a DVC remote.
+
+    What data.dvc names is what comes, never anything else; data that is there is the user's and stays as it is.
+    """
+    folder, tracked = root / "data", tracked_hash(root / "data")
+    if folder.exists():
+        return
+    if tracked is not None and _fetch(root, "checkout", tracked):
+        return
+    fresh = root / ".data.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        log.info("making data/")
+        make(fresh)
+        if tracked in (None, data_hash(fresh)):
+            _swap(fresh, folder)
+            _dvc(root, "add", "data")
+            return
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    if not _fetch(root, "pull", tracked):
+        raise InputError(
+            f"{folder}: is missing; data.dvc names other content ({tracked}) than `prm data make` gives with this "
+            "params.yaml, and it is neither in DVC's cache nor in a remote. Put the folder back, or start from made "
+            "problems: remove data.dvc and run again"
+        )
+
+
+def _fetch(root: Path, how: str, tracked: str) -> bool:
+    """Whether `dvc checkout` or `dvc pull` brought data/ with the recorded hash; nothing half-fetched is left."""
+    folder = root / "data"
+    try:
+        _dvc(root, how, "data.dvc")
+    except InputError as error:
+        log.debug("%s", error)
+    if folder.exists() and data_hash(folder) == tracked:
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return False

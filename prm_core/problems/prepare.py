@@ -1,0 +1,89 @@
+"""A run's workspace made ready: which problems its data/ holds, its params.yaml and dvc.yaml.
+
+How a workspace is laid out, locked and kept from being overwritten is prm_core/platform/workspace.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prm_core import config as configuration
+from prm_core import domains, maths
+from prm_core.config import PARAMS_FILE, Config
+from prm_core.domains import DOMAINS
+from prm_core.platform import store, workspace
+from prm_core.problems import embedded, own
+from prm_core.problems.embedded import make_data
+
+
+def check(root: Path, profile: str, problems: Path | None = None) -> Config:
+    """The config of a run. Raises InputError for what `prepare` would refuse of its files; writes nothing."""
+    raw = configuration.resolve(root / PARAMS_FILE, profile)
+    if problems is not None:
+        raw["domain"] = own.read_problems(problems).domain
+    return configuration.parse(raw, f"profile {profile}")
+
+
+def prepare(root: Path, profile: str, problems: Path | None = None) -> Path:
+    """Makes the workspace of a run ready and returns it: params.yaml, dvc.yaml, data/ and data.dvc.
+
+    Args:
+        root: the checkout.
+        profile: as `config.resolve` takes it.
+        problems: a JSONL file of the user's own problems instead of the profile's.
+
+    Raises InputError for an unknown profile, a bad problem file, or data that would have to be overwritten.
+    """
+    raw = configuration.resolve(root / PARAMS_FILE, profile)
+    config = configuration.parse(raw, f"profile {profile}")
+    folder = workspace.locate(root, profile, problems)
+    if folder == root:
+        workspace.restore_data(root, lambda target: make_data(target, config))
+        return root
+    source, make = _made_from(config), lambda target: make_data(target, config)
+    if problems is not None:
+        # Read whole before anything is written.
+        user = own.read_problems(problems)
+        raw = {**raw, "domain": user.domain}
+        # A profile whose domain makes no problems starts from pretrained models, or from the root's warm-up problems.
+        warmup = None if makes_problems(config) else root / "data" / "warmup.jsonl"
+        kept = store.digest(warmup) if warmup is not None and warmup.exists() else ""
+        source, make = f"{source}/{user.source}/{kept}", lambda target: write_user_data(user, target, config, warmup)
+    workspace.initialise(folder, root)
+    header = f"# Profile {profile}, resolved by `prm run`, which overwrites this file: edit the profile instead.\n"
+    workspace.write_changed(folder / PARAMS_FILE, header + yaml.safe_dump(raw, sort_keys=False))
+    workspace.write_changed(folder / "dvc.yaml", workspace.derive_graph(root, folder))
+    workspace.ensure_data(folder, source, make)
+    return folder
+
+
+def write_user_data(user: own.UserProblems, folder: Path, config: Config, warmup: Path | None = None) -> None:
+    """A user's problems as a data folder.
+
+    The problems that train base models from scratch are those of the file `warmup`, else the ones the configured
+    domain makes, unless the user's own solutions are enough (see `own.write_data`).
+    """
+    if warmup is not None and warmup.exists():
+        folder.mkdir(parents=True)
+        shutil.copyfile(warmup, folder / "warmup.jsonl")
+    elif makes_problems(config):
+        make_data(folder, config)
+    own.write_data(user, folder)
+
+
+def makes_problems(config: Config) -> bool:
+    """Whether the configured domain makes problems itself."""
+    return DOMAINS[config.domain].make_problems is not None
+
+
+def _made_from(config: Config) -> str:
+    """Identifies what made data depends on: its config and the code that makes it."""
+    values: dict[str, Any] = {"seed": config.seed, "domain": config.domain, "data": dataclasses.asdict(config.data)}
+    code = store.digest(*(Path(package.__file__).parent for package in (domains, maths)), Path(embedded.__file__))
+    return f"{json.dumps(values, sort_keys=True)}/{code}"

@@ -1,0 +1,113 @@
+"""Policies at work on problems: trajectories with outcomes, accuracy, and rollouts from prefixes of a chain."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prm_core.domains.base import Domain, make_trajectory
+from prm_core.registry import Registry
+from prm_core.sampling.policy import Policy, SampledChain
+from prm_core.types import Problem, Trajectory
+
+if TYPE_CHECKING:
+    from prm_core.sampling.sampler import Continuation
+
+
+def to_trajectory(
+    domain: Domain, problem: Problem, chain: SampledChain, *, trajectory_id: str, policy: str, seed: int
+) -> Trajectory:
+    """The trajectory of a sampled chain. One cut off by the token limit has no answer, whatever its text says."""
+    trajectory = make_trajectory(domain, problem, list(chain.steps), trajectory_id=trajectory_id, policy=policy,
+                                 seed=seed)
+    if chain.finished:
+        return trajectory
+    return Trajectory(trajectory.id, trajectory.problem_id, trajectory.policy, trajectory.steps, None, False, seed)
+
+
+def sample_trajectories(
+    policy: Policy, problems: Sequence[Problem], domains: Registry[Domain], *, samples: int, temperature: float,
+    max_new_tokens: int, batch_size: int, seed: int, prefix: str,
+) -> list[Trajectory]:
+    """`samples` trajectories for each problem, ids `prefix/problem id/number`. Chains without any step are left out."""
+    drawn = policy.sample([p.prompt for p in problems], samples=samples, temperature=temperature,
+                          max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed)
+    return [
+        to_trajectory(domains[problem.domain], problem, chain, trajectory_id=f"{prefix}/{problem.id}/{number}",
+                      policy=policy.version, seed=seed)
+        for problem, chains in zip(problems, drawn, strict=True)
+        for number, chain in enumerate(chains)
+        if chain.steps
+    ]
+
+
+def sampled_accuracy(
+    policy: Policy, problems: Sequence[Problem], domains: Registry[Domain], *, temperature: float,
+    max_new_tokens: int, batch_size: int, seed: int,
+) -> float:
+    """Share of problems answered right by one sampled chain each (pass@1)."""
+    chains = sample_trajectories(policy, problems, domains, samples=1, temperature=temperature,
+                                 max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed, prefix="accuracy")
+    return sum(bool(chain.outcome) for chain in chains) / len(problems)
+
+
+def rollout_succeeds(
+    policy: Policy, domain: Domain, problem: Problem, continuation: Continuation, last_step: str = ""
+) -> bool:
+    """Whether a continuation of one of the problem's chains ends by itself with the right answer.
+
+    `last_step` is the last one of the prefix: it holds the answer when the policy adds no step and only ends.
+    """
+    if not continuation.finished:
+        return False
+    answer = domain.read_answer((last_step, *policy.encoder.decode_steps(continuation.ids))[-1])
+    return answer is not None and domain.same_answer(answer, problem.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A prefix to roll out from: its problem, its token ids and its last step (empty for the bare question)."""
+
+    problem: Problem
+    ids: Sequence[int]
+    last_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A continuation by the policy: its whole steps, whether it ended with the right answer, and its tokens.
+
+    One that the token limit cut off has no success, and its last, unfinished step is left out.
+    """
+
+    steps: tuple[str, ...]
+    finished: bool
+    success: bool
+    tokens: int
+
+
+def roll_out(
+    policy: Policy, domains: Registry[Domain], purchases: Sequence[tuple[Start, int]], *, temperature: float,
+    max_new_tokens: int, batch_size: int, seed: int,
+) -> list[list[Rollout]]:
+    """For each start as many rollouts as its number says, all in the same batches. The same arguments, the same ones.
+    """
+    from prm_core.sampling.sampler import Prefix
+
+    starts = [start for start, _ in purchases]
+    prefixes = [Prefix(row, len(start.ids)) for row, (start, count) in enumerate(purchases) for _ in range(count)]
+    drawn = iter(policy.continue_chains([start.ids for start in starts], prefixes, temperature=temperature,
+                                        max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed))
+    result = []
+    for start, count in purchases:
+        domain = domains[start.problem.domain]
+        group = []
+        for continuation in itertools.islice(drawn, count):
+            steps = policy.encoder.decode_steps(continuation.ids)
+            success = rollout_succeeds(policy, domain, start.problem, continuation, start.last_step)
+            whole = steps if continuation.finished else steps[:-1]
+            group.append(Rollout(whole, continuation.finished, success, len(continuation.ids)))
+        result.append(group)
+    return result

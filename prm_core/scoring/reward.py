@@ -1,0 +1,254 @@
+"""Reward models: a causal backbone and a two-class head read where a step ends, all steps of a chain in one pass.
+
+A model is the library's own token-classification network for the backbone's architecture, so its folder loads with
+plain `AutoModelForTokenClassification`; what it was trained for stands in `config.json` under `prm`. The token-level
+implicit model is in `implicit.py`, loading a saved model of any kind in `kinds.py`, models of other projects in
+`foreign/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
+
+from prm_core.errors import InputError
+from prm_core.models.chains import ChainBatch
+from prm_core.models.loading import first_line, load_pretrained, load_tokenizer, pick_device
+from prm_core.platform import store
+from prm_core.registry import Registry
+from prm_core.scoring.surprisal import Surprisal, mark_numbers
+
+SURPRISAL_FILE = "surprisal.safetensors"
+CLASSES = {0: "wrong", 1: "right"}
+
+
+class RewardModel(nn.Module):
+    """Scores steps or chains with one causal pass; no vocabulary logits but those the surprisal asks for.
+
+    Args:
+        network: a token-classification network with two labels, wrong and right.
+        encoder: the `EncoderConfig` it is trained with, as a dict; whoever scores encodes the same way.
+        surprisal: a further term of the logit, None for none.
+    """
+
+    kind: ClassVar[str]
+    # Whether slot 0 is the bare prompt.
+    prompt_slot: ClassVar[bool] = False
+
+    def __init__(self, network: PreTrainedModel, encoder: dict[str, Any], surprisal: Surprisal | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.surprisal = surprisal
+        self.encoder = encoder
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The network without its head."""
+        return self.network.base_model
+
+    @property
+    def head(self) -> nn.Linear:
+        """hidden → (wrong, right)."""
+        return self.network.get_submodule(_head_name(self.network))
+
+    @classmethod
+    def from_backbone(
+        cls, path: str, *, surprisal: bool, encoder: dict[str, Any], dtype: str, device: str
+    ) -> Self:
+        """A new reward model on the weights of a causal LM (folder or hub id), without an opinion: its logits are 0.
+
+        Raises InputError when the model does not load, its architecture has no token-classification network, or it is
+        not causal.
+        """
+        source = load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device="cpu")
+        config = source.config
+        # A path on this machine: the same model must be the same folder wherever it is trained.
+        config._name_or_path = ""
+        config.num_labels, config.id2label = len(CLASSES), CLASSES
+        config.label2id = {name: label for label, name in CLASSES.items()}
+        try:
+            with torch.device("meta"):
+                network = AutoModelForTokenClassification.from_config(config, dtype=source.dtype)
+        except ValueError:
+            raise InputError(
+                f"model {path}: unknown architecture {config.model_type!r}, the transformers library has no "
+                "token-classification network for it; name a decoder it has one for (Llama, Qwen, Mistral, Gemma, …)"
+            ) from None
+        # The loaded backbone itself, not a copy: two would need the memory of two, which the allocator then keeps.
+        setattr(network, network.base_model_prefix, source.base_model)
+        network.get_submodule(_head_name(network)).to_empty(device="cpu")
+        network.eval()
+        reader = None
+        if surprisal:
+            embeddings = source.get_output_embeddings().weight
+            reader = Surprisal(embeddings.shape[1], embeddings.shape[0]).to(source.dtype)
+            reader.vocabulary.data.copy_(embeddings)
+            mark_numbers(reader, load_tokenizer(path))
+        model = cls(network, encoder, reader)
+        for parameter in model.head.parameters():
+            nn.init.zeros_(parameter)
+        check_causal(model.backbone, path)
+        return model.to(pick_device(device)).eval()
+
+    def forward(self, batch: ChainBatch) -> Tensor:
+        """Logits that each slot's step (for an outcome model: the chain, were it to end there) is right.
+
+        Returns:
+            (batch, slots), undefined where there is no step.
+        """
+        hidden = self._hidden(batch)
+        index = batch.ends.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
+        wrong, right = self.head(hidden.gather(1, index)).float().unbind(-1)
+        logits = right - wrong
+        if self.surprisal is not None:
+            logits = logits + self.surprisal(hidden, batch, self.kind == "outcome").float()
+        return logits
+
+    def surprisal_features(self, batch: ChainBatch) -> Tensor:
+        """What the surprisal's term weighs, (batch, slots, features)."""
+        return self.surprisal.features(self._hidden(batch), batch, self.kind == "outcome")
+
+    def _hidden(self, batch: ChainBatch) -> Tensor:
+        return self.backbone(
+            input_ids=batch.ids, attention_mask=as_mask(batch.mask, self.backbone), position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """A standard Hugging Face folder, safetensors; the surprisal's weights in a file of their own."""
+        self.network.config.prm = {
+            "kind": self.kind, "surprisal": self.surprisal is not None, "encoder": self.encoder,
+        }
+        self.network.save_pretrained(folder)
+        if self.surprisal is not None:
+            save_model(self.surprisal, str(Path(folder) / SURPRISAL_FILE))
+
+    @classmethod
+    def read(cls, path: str, settings: dict[str, Any], dtype: str) -> Self:
+        """The model in a folder of this kind, on the CPU."""
+        network = load_pretrained(AutoModelForTokenClassification, path, dtype=dtype, device="cpu")
+        reader = None
+        if settings["surprisal"]:
+            reader = Surprisal(network.config.hidden_size, network.config.vocab_size).to(network.dtype)
+            try:
+                load_model(reader, Path(path) / SURPRISAL_FILE)
+            except (OSError, SafetensorError, RuntimeError) as error:
+                raise InputError(f"{path}/{SURPRISAL_FILE}: does not load ({first_line(error)}); copy the model's "
+                                 "folder whole or train it again") from error
+        return cls(network, settings["encoder"], reader)
+
+
+REWARD_MODELS: Registry[type[RewardModel]] = Registry("kind of reward model")
+
+
+@REWARD_MODELS.register("process")
+class ProcessRewardModel(RewardModel):
+    """P(step right) of each step, given the prompt and the steps before (Uesato et al. 2022, Lightman et al. 2023)."""
+
+    kind = "process"
+
+
+@REWARD_MODELS.register("outcome")
+class OutcomeRewardModel(RewardModel):
+    """P(final answer right) of a chain, read at its last step (Cobbe et al. 2021)."""
+
+    kind = "outcome"
+
+
+@REWARD_MODELS.register("advantage")
+class ProcessAdvantageModel(RewardModel):
+    """Value of the bare prompt and of each prefix: what share of the policy's continuations succeeds.
+
+    Values under the prover that takes the best of several continuations, and the steps' advantages, follow from them
+    (`prover.py`): the policy's own values can be estimated without bias, powers of noisy estimates cannot.
+
+    Source: Setlur et al. 2024, "Rewarding Progress".
+    """
+
+    kind = "advantage"
+    prompt_slot = True
+
+
+def is_reward_model(path: str) -> bool:
+    """Whether a folder is of a model of this project."""
+    file = Path(path) / "config.json"
+    config = store.read_json(file) if file.is_file() else None
+    return isinstance(config, dict) and "prm" in config
+
+
+def reward_settings(path: str) -> dict[str, Any]:
+    """What `config.json` of a reward model's folder says under `prm`. Raises InputError when it is no such folder."""
+    settings = store.read_json(Path(path) / "config.json")["prm"] if is_reward_model(path) else None
+    if not isinstance(settings, dict) or not {"kind", "surprisal", "encoder"} <= set(settings):
+        raise InputError(f"{path}: not a reward model folder (no config.json with `prm` in it); train one with the "
+                         "stage train_prm or name its folder")
+    return settings
+
+
+def _head_name(network: PreTrainedModel) -> str:
+    """Name of the module that makes the two logits; architectures call it score or classifier."""
+    inside = f"{network.base_model_prefix}."
+    names = [name for name, module in network.named_modules()
+             if isinstance(module, nn.Linear) and module.out_features == len(CLASSES) and not name.startswith(inside)]
+    if len(names) != 1:
+        raise InputError(f"{type(network).__name__}: {len(names)} layers that make {len(CLASSES)} logits, not one; "
+                         "name another architecture")
+    return names[0]
+
+
+def as_mask(mask: Tensor | None, backbone: PreTrainedModel) -> Tensor | None:
+    """The mask in the form the backbone's attention takes: bool for SDPA, added to the scores otherwise."""
+    if mask is None or backbone.config._attn_implementation == "sdpa":
+        return mask
+    return torch.zeros(mask.shape, dtype=backbone.dtype, device=mask.device).masked_fill_(
+        ~mask, torch.finfo(backbone.dtype).min)
+
+
+@torch.inference_mode()
+def check_causal(backbone: PreTrainedModel, name: str) -> None:
+    """Raises InputError when a token's hidden state depends on the tokens after it."""
+    ids = torch.arange(8, device=backbone.device)[None] % backbone.config.vocab_size
+    other = ids.clone()
+    other[0, -1] = 0
+    one, two = (backbone(input_ids=x, use_cache=False).last_hidden_state[0, :-1].float() for x in (ids, other))
+    if not torch.allclose(one, two, rtol=1e-2, atol=1e-2):
+        raise InputError(f"model {name}: it reads ahead (an encoder), so a step's score would depend on later steps; "
+                         "name a causal model")
+
+
+@torch.inference_mode()
+def takes_trees(backbone: PreTrainedModel) -> bool:
+    """Whether the backbone's attention follows a tree mask: two branches after a stem score as the two chains do.
+
+    Sliding windows, position biases computed from columns, recurrent layers and flash attention without masks say no.
+    """
+    # Longer than a small sliding window would be caught by its config, not here.
+    if getattr(backbone.config, "sliding_window", None) or not getattr(backbone, "_supports_sdpa", False):
+        return False
+    size = min(backbone.config.vocab_size, 1000)
+    stem, left, right = (torch.randint(size, (n,), generator=torch.Generator().manual_seed(n)) for n in (5, 3, 4))
+    ids = torch.cat([stem, left, right])[None].to(backbone.device)
+    node = torch.tensor([0] * 5 + [1] * 3 + [2] * 4)
+    mask = ((node[:, None] == node) | (node == 0)).tril()[None, None].to(backbone.device)
+    positions = torch.tensor([[*range(8), *range(5, 9)]], device=backbone.device)
+    try:
+        both = backbone(input_ids=ids, attention_mask=as_mask(mask, backbone), position_ids=positions,
+                        use_cache=False).last_hidden_state[0].float()
+        alone = [backbone(input_ids=torch.cat([stem, branch])[None].to(backbone.device),
+                          use_cache=False).last_hidden_state[0, -1].float() for branch in (left, right)]
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    # Reduced precision rounds either way.
+    slack = 1e-3 if backbone.dtype == torch.float32 else 0.1
+    scale = max(one.abs().max().item() for one in alone)
+    return all((both[at] - one).abs().max().item() <= slack * scale for at, one in zip((7, 11), alone, strict=True))

@@ -1,0 +1,177 @@
+"""Scoring chains with a saved reward model: the one interface training, search, evaluation and serving use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prm_core.config import EncoderConfig
+from prm_core.errors import InputError
+from prm_core.models.encoder import EncodedChain, Encoder
+from prm_core.models.loading import load_tokenizer, model_version
+from prm_core.platform import store
+from prm_core.scoring.calibration import Calibrator
+from prm_core.types import Step
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from prm_core.scoring.reward import RewardModel
+
+CALIBRATOR_FILE = "calibrator.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainScore:
+    """Scores of one chain.
+
+    Attributes:
+        step_scores: calibrated probability that each step is right; an outcome model gives one score for the chain, an
+            advantage model the prover's value after each step.
+        raw_scores: the same before calibration (sigmoid of the head's output).
+        truncated_steps: trailing steps that did not fit the context and have no score.
+        prompt_score: an advantage model's value of the bare prompt, None of other models.
+    """
+
+    step_scores: tuple[float, ...]
+    raw_scores: tuple[float, ...]
+    truncated_steps: int
+    prompt_score: float | None = None
+
+
+class ChainScorer(Protocol):
+    """Anything that scores chains of steps."""
+
+    def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
+        """Scores (prompt, steps) pairs, in order."""
+        ...
+
+
+class ChainEncoder(Protocol):
+    """What callers ask of a scorer's encoder."""
+
+    config: EncoderConfig
+
+
+class LoadedScorer(ChainScorer, Protocol):
+    """A reward model as `load_scorer` returns it.
+
+    Attributes:
+        kind: `process` (a score for each step), `outcome` (one for the chain) or `advantage` (values).
+        version: digest of its folder.
+        encoder: knows the separator that no step may hold.
+    """
+
+    version: str
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def encoder(self) -> ChainEncoder: ...
+
+
+class RewardScorer:
+    """A reward model with its encoder and calibrator. Scoring is thread-safe: it changes nothing.
+
+    Args:
+        model: in eval mode.
+        encoder: the one it was trained with.
+        calibrator: maps raw scores to probabilities.
+        version: names exactly these weights and this calibrator.
+        batch_size: chains a forward pass.
+    """
+
+    def __init__(
+        self, model: RewardModel, encoder: Encoder, calibrator: Calibrator, version: str, batch_size: int
+    ) -> None:
+        self.model = model
+        self.encoder = encoder
+        self.calibrator = calibrator
+        self.version = version
+        self.batch_size = batch_size
+
+    @property
+    def kind(self) -> str:
+        """`process`, `outcome` or `advantage`; an implicit model scores every step, as a process model does."""
+        return "process" if self.model.kind == "implicit" else self.model.kind
+
+    def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
+        """Scores (prompt, steps) pairs, in order, in one causal pass a chain.
+
+        Raises InputError for an empty step, a step holding the separator, or a prompt too long for the context.
+        """
+        return self.score_encoded([self.encoder.encode(prompt, steps) for prompt, steps in chains])
+
+    def score_encoded(self, encoded: Sequence[EncodedChain]) -> list[ChainScore]:
+        """Scores chains that the scorer's own encoder encoded, in order."""
+        import torch
+
+        from prm_core.models.chains import collate
+
+        results: list[ChainScore] = [ChainScore((), (), 0)] * len(encoded)
+        # Batches of like length waste least on padding.
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            batch = [encoded[i] for i in rows]
+            inputs = collate(batch, self.encoder.pad_id, prompt_slot=self.model.prompt_slot).to(self.model.device)
+            with torch.inference_mode():
+                raw = torch.sigmoid(self.model(inputs)).double().cpu().numpy()
+            for row, chain, values in zip(rows, batch, raw, strict=True):
+                results[row] = self._score_of(chain, values)
+        return results
+
+    def _score_of(self, chain: EncodedChain, values: NDArray[np.float64]) -> ChainScore:
+        first = int(self.model.prompt_slot)
+        kept = values[: first + len(chain.step_ends)]
+        if self.kind == "outcome":
+            # The last real step's: never what stands in the padding after it.
+            kept = kept[-1:]
+        scores = tuple(map(float, self.calibrator.apply(kept)))
+        return ChainScore(scores[first:], tuple(map(float, kept[first:])), chain.truncated_steps,
+                          scores[0] if first else None)
+
+
+def save_reward_model(model: RewardModel, encoder: Encoder, calibrator: Calibrator, folder: Path) -> None:
+    """A Hugging Face folder (safetensors) with the tokenizer and the calibrator beside the weights."""
+    model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    store.write_json(folder / CALIBRATOR_FILE, calibrator.to_dict())
+
+
+def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> RewardScorer:
+    """The scorer in a folder `save_reward_model` wrote; models of other projects too: `foreign.load_any_scorer`.
+
+    Raises InputError when the folder is not there, holds pickled weights or is not a reward model.
+    """
+    from prm_core.scoring.kinds import load_reward_model
+
+    path = str(folder)
+    model = load_reward_model(path, device=device)
+    encoder = Encoder(load_tokenizer(path), _encoding(model.encoder, path))
+    values = store.read_json(Path(path) / CALIBRATOR_FILE)
+    try:
+        calibrator = Calibrator.from_dict(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}/{CALIBRATOR_FILE}: not a calibrator ({error!r}); train the model again with the "
+                         "stage train_prm") from error
+    return RewardScorer(model, encoder, calibrator, model_version(path), batch_size)
+
+
+def _encoding(settings: Any, path: str) -> EncoderConfig:
+    """How a saved model encodes. Raises InputError where its `config.json` says anything else than that."""
+    try:
+        encoding = EncoderConfig(**settings)
+    except TypeError as error:
+        raise InputError(f"{path}/config.json: prm.encoder is not how chains are encoded ({error}); copy the model's "
+                         "folder whole or train it again") from None
+    length = encoding.max_length
+    if not (isinstance(encoding.separator, str) and type(length) is int and length >= 16
+            and isinstance(encoding.chat_template, bool)):
+        raise InputError(f"{path}/config.json: prm.encoder must hold a text `separator`, a whole number `max_length` "
+                         f"of 16 or more, and true or false `chat_template`; it holds {settings}")
+    return encoding

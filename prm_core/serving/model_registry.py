@@ -1,0 +1,146 @@
+"""Reward models in MLflow's registry: logged with their code, found again by alias, version or run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prm_core.config import ServeConfig
+from prm_core.errors import InputError
+from prm_core.platform import tracking
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+PACKAGE = Path(__file__).parent.parent
+# What the logged code imports when it serves; versions are those it was logged with.
+SERVING_REQUIREMENTS = (
+    "mlflow", "fastapi", "uvicorn", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "pyyaml",
+    "pyarrow", "cachetools",
+)
+EXAMPLE = {"prompt": "Ann has 3 apples and buys 4 more. How many apples does she have?",
+           "steps": ["Ann has 3 + 4 = 7 apples.", "The answer is 7."]}
+SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/", "s3://", "gs://", "file:/")
+
+
+def pinned_requirements() -> list[str]:
+    """`name==version` of what serving needs, read from what is installed (inferring them took MLflow 25 s)."""
+    # A local label such as 2.13.0+cpu names a build, which an index does not have.
+    return [f"{name}=={version(name).split('+')[0]}" for name in SERVING_REQUIREMENTS]
+
+
+def log_reward_model(
+    workspace: Path, run_id: str, folder: Path, serve: ServeConfig, *, example: Mapping[str, Any] = EXAMPLE
+) -> str:
+    """Logs a reward-model folder as a servable MLflow model, and asks what was logged to score the example.
+
+    Args:
+        workspace: whose tracking store holds the run.
+        run_id: an open run.
+        folder: a reward-model folder; its files are copied as they are, safetensors and JSON.
+        serve: request defaults, cache and batch sizes the server will have.
+        example: a request that MLflow validates the model with and shows to users.
+
+    Returns:
+        The logged model's id, `m-…`.
+
+    Raises:
+        InputError: the folder holds pickled weights or no safetensors.
+    """
+    import mlflow
+
+    from prm_core.serving import pyfunc_model
+
+    pickled = sorted(p.name for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle"})
+    if pickled or not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder}: {'pickled file ' + pickled[0] if pickled else 'no safetensors'}; "
+                         "a served model is a folder of safetensors and JSON")
+    params = {"threshold": float(serve.threshold), "aggregate": serve.aggregate}
+    tracking.use_store(workspace)
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="reward_model",
+            python_model=pyfunc_model.__file__,
+            artifacts={"reward_model": str(folder)},
+            code_paths=[str(PACKAGE)],
+            pip_requirements=pinned_requirements(),
+            # The pair, or MLflow leaves the params out of the signature and ignores them when serving.
+            input_example=([dict(example)], params),
+            model_config={"cache_size": serve.cache_size, "cache_ttl": serve.cache_ttl,
+                          "batch_size": serve.batch_size},
+        )
+    # MLflow only warns when the logged model cannot answer its own example.
+    mlflow.pyfunc.load_model(logged.model_uri).predict([dict(example)], params=params)
+    return logged.model_id
+
+
+def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
+    """Registers a logged model as the next version of `name`, with its tags."""
+    import mlflow
+
+    tracking.use_store(workspace)
+    return mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags))
+
+
+def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version an alias points to, None where there is no such alias or no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        # MLflow answers an unknown model with RESOURCE_DOES_NOT_EXIST and an unknown alias with INVALID_PARAMETER.
+        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            return None
+        raise
+
+
+def known_version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:
+    """A registered version, None where this store has no such model or version."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def reward_model_folder(uri: str, workspace: Path) -> Path:
+    """The local reward-model folder a URI names.
+
+    Args:
+        uri: a folder, or an MLflow model (`models:/prm@champion`, `models:/prm/3`, `runs:/<id>/reward_model`).
+        workspace: whose tracking store knows the model.
+
+    Raises:
+        InputError: no such folder, no such model, or a model that is no reward model of ours.
+    """
+    if not uri.startswith(SCHEMES):
+        folder = Path(uri)
+        if not (folder / "config.json").is_file():
+            raise InputError(f"--model {uri}: no reward model there (no config.json); name a folder, "
+                             "models:/NAME@ALIAS, models:/NAME/VERSION or runs:/ID/PATH")
+        return folder
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    if not tracking.store_exists(workspace):
+        raise InputError(f"--model {uri}: there is no {tracking.tracking_uri(workspace)} to look it up in; run in the "
+                         "workspace that registered it, or set MLFLOW_TRACKING_URI")
+    tracking.use_store(workspace)
+    try:
+        local = Path(mlflow.artifacts.download_artifacts(uri))
+    except (MlflowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(f"--model {uri}: {tracking.tracking_uri(workspace)} has no such model ({reason}); "
+                         "`prm run` registers one and `prm promote` makes it the champion") from error
+    # MLflow keeps an artifact folder under the name it had, whatever that was.
+    found = [path.parent for path in (local / "artifacts").glob("*/config.json")]
+    if len(found) != 1:
+        raise InputError(f"--model {uri}: not a reward model logged by the register stage")
+    return found[0]

@@ -1,0 +1,191 @@
+"""From examples to a trained reward model: split, tokens, rows, backbone, LoRA, training. The loop is `reward.py`."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prm_core.config import Config
+from prm_core.errors import InputError
+from prm_core.models.encoder import Encoder
+from prm_core.models.loading import load_tokenizer, pick_device
+from prm_core.training.augment import with_harmless_steps
+from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
+from prm_core.training.reward.loop import Rows, class_weights, pack_rows, train_reward_model
+from prm_core.training.reward.probe import fit_surprisal
+from prm_core.training.reward.trees import collate_trees
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from prm_core.scoring.reward import RewardModel
+
+
+# Of mallopt(3).
+M_MMAP_THRESHOLD = -3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """What training gives.
+
+    Attributes:
+        model: in eval mode, LoRA merged.
+        encoder: it was trained with.
+        dev: the held-out examples, for calibration.
+        dev_rows: the same as tokens.
+        history: one record an evaluation, see `train_reward_model`.
+        counts: chains, targets, tokens and what was lost.
+        rows_per_pass: rows that fit the memory together.
+    """
+
+    model: RewardModel
+    encoder: Encoder
+    dev: list[Example]
+    dev_rows: Rows
+    history: list[dict[str, Any]]
+    counts: dict[str, float]
+    rows_per_pass: int
+
+
+def train_on(
+    kind: str, backbone: str, examples: Sequence[Example], pairs: Sequence[Pair], config: Config, *, work: Path,
+    report: Callable[[dict[str, float], int], None],
+) -> TrainedModel:
+    """Trains a reward model of a kind on a backbone (folder or hub id).
+
+    Args:
+        kind: process, outcome, advantage or implicit.
+        backbone: a causal LM.
+        examples: of at least two problems.
+        pairs: step preferences, for a Bradley-Terry term of the loss; may be empty.
+        config: its sections seed, models, encoder and train_prm.
+        work: survives a crash; an interrupted training goes on from there.
+        report: gets figures and the update they are of.
+
+    Raises:
+        InputError: what training cannot start on or must not go on with, each with the way out.
+    """
+    from prm_core.scoring.kinds import REWARD_MODELS
+    from prm_core.scoring.reward import takes_trees
+
+    problems = {example.problem_id for example in examples}
+    if len(problems) < 2:
+        raise InputError(f"the training set has chains of {len(problems)} problem(s); training and dev need one each: "
+                         "generate more, or lower calibrate.min_confidence")
+    if kind == "implicit" and not config.train_prm.learning_rate:
+        raise InputError("train_prm.learning_rate 0 freezes the model, and an implicit reward is how far training "
+                         "moves it; set a rate in the profile, for instance 0.00001")
+    encoder = Encoder(load_tokenizer(backbone), config.encoder)
+    # A chain longer than a row trains as far as it fits one; the model may score all of it.
+    fitting = Encoder(encoder.tokenizer, dataclasses.replace(
+        config.encoder, max_length=min(config.encoder.max_length, config.train_prm.row_tokens)))
+    train, dev = split_by_problem(examples, config.train_prm.dev_share, config.seed)
+    held = {example.problem_id for example in dev}
+    train = with_harmless_steps(train, kind, config.train_prm.harmless_steps, config.seed)
+    encoded, lost = encode_examples(fitting, train, kind)
+    dev_encoded, _ = encode_examples(fitting, dev, kind)
+    kept, long_pairs = encode_pairs(fitting, [pair for pair in pairs if pair.problem_id not in held],
+                                    config.train_prm.row_tokens)
+    device = pick_device(config.models.device)
+    if device.type == "cpu":
+        return_freed_memory()
+    model = REWARD_MODELS[kind].from_backbone(
+        backbone, surprisal=kind in config.models.surprisal, encoder=dataclasses.asdict(config.encoder),
+        # Mixed precision trains float32 weights; what is rounded to bfloat16 cannot take small steps.
+        dtype=config.models.dtype if config.train_prm.precision == "float32" else "float32",
+        device=str(device),
+    )
+    context = getattr(model.backbone.config, "max_position_embeddings", None) or config.encoder.max_length
+    if config.encoder.max_length > context:
+        raise InputError(f"encoder.max_length {config.encoder.max_length} is beyond the {context} positions of "
+                         f"{backbone}; lower it")
+    share = takes_trees(model.backbone)
+    rows = pack_rows(encoded, kept, config.train_prm, share=share, seed=config.seed)
+    dev_rows = pack_rows(dev_encoded, [], config.train_prm, share=share, seed=config.seed)
+    counts = {"chains": len(encoded), "dev_chains": len(dev_encoded), **_counts(rows), **lost,
+              "truncated_pairs": long_pairs}
+    # Encoded chains of large trees take more memory than the model.
+    del encoded, dev_encoded, kept
+    if not config.train_prm.learning_rate:
+        model.backbone.requires_grad_(False)
+    if config.train_prm.gradient_checkpointing:
+        model.network.activation_checkpointing_enable()
+    if model.surprisal is not None and config.train_prm.probe_rows:
+        fit_surprisal(model, rows.rows[: config.train_prm.probe_rows], pad_id=encoder.pad_id,
+                      rows_per_pass=config.train_prm.rows_per_pass, mixed=config.train_prm.precision == "bfloat16",
+                      class_weights=class_weights(config.train_prm, rows))
+    with lora(model, config.train_prm.lora_rank, config.seed):
+        history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id, seed=config.seed,
+                                     work=work, report=report)
+    model.network.activation_checkpointing_disable()
+    if config.train_prm.precision == "bfloat16":
+        import torch
+
+        # Not the buffers: rotary frequencies stay float32, as they are when a saved model is loaded.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(getattr(torch, config.models.dtype))
+    return TrainedModel(model, encoder, dev, dev_rows, history, counts,
+                        config.train_prm.rows_per_pass)
+
+
+def _counts(rows: Rows) -> dict[str, float]:
+    return {"targets": rows.targets, "right": rows.right, "pairs": rows.pairs, "rows": len(rows.rows),
+            "tokens": rows.tokens, "chain_tokens": rows.chain_tokens}
+
+
+def return_freed_memory() -> None:
+    """Makes glibc give blocks from a MiB on back to the system when they are freed.
+
+    It learns to keep blocks of up to 32 MiB for later, which leaves a training with a sixteenth more memory than it
+    uses. Elsewhere nothing happens.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 2**20)
+
+
+@contextmanager
+def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
+    """Low-rank adapters on every linear layer of the backbone, merged into its weights when the block ends.
+
+    Args:
+        model: whose network is then frozen, its head not.
+        rank: of the adapters; 0 leaves the model as it is.
+        seed: of their initialisation.
+    """
+    if not rank:
+        yield
+        return
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    # A vocabulary head too, which is no part of what the library calls the base model.
+    model.network.requires_grad_(False)
+    model.head.requires_grad_(True)
+    torch.manual_seed(seed)
+    adapted = get_peft_model(model.backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    try:
+        yield
+    finally:
+        adapted.merge_and_unload()
+
+
+def held_out_scores(trained: TrainedModel) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Raw scores of the held-out targets, and whether each is more likely right than wrong."""
+    import numpy as np
+    import torch
+
+    scores, right = [], []
+    rows, size = trained.dev_rows.rows, trained.rows_per_pass
+    with torch.inference_mode():
+        for start in range(0, len(rows), size):
+            batch = collate_trees(rows[start : start + size], trained.encoder.pad_id).to(trained.model.device)
+            known = batch.weights > 0
+            scores.append(torch.sigmoid(trained.model(batch.chains))[known].double().cpu().numpy())
+            right.append((batch.targets[known] > 0.5).cpu().numpy())
+    return np.concatenate(scores), np.concatenate(right)

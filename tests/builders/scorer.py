@@ -1,0 +1,54 @@
+"""A scorer with a rule instead of a model, for the tests of what lies around the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prm_core.errors import InputError
+from prm_core.scoring.scorer import ChainScore
+from prm_core.types import Step
+
+CONTEXT = 400
+
+
+class FakeScorer:
+    """Scores a step 0.1 when it says "wrong", else 0.9; reads CONTEXT characters; refuses "|", as an encoder would."""
+
+    kind = "process"
+    version = "v1"
+
+    def __init__(self) -> None:
+        self.calls: list[list[tuple[str, Sequence[Step]]]] = []
+        self.inside = 0
+
+    def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
+        self.inside += 1
+        try:
+            assert self.inside == 1, "two threads in the model at once"
+            self.calls.append(list(chains))
+            return [self._score(prompt, steps) for prompt, steps in chains]
+        finally:
+            self.inside -= 1
+
+    def _score(self, prompt: str, steps: Sequence[Step]) -> ChainScore:
+        used, kept = len(prompt), []
+        for index, step in enumerate(steps):
+            if "|" in step.text:
+                raise InputError(f"step {index} holds the step separator")
+            if "crash" in step.text:
+                raise RuntimeError("the model broke")
+            used += len(step.text)
+            if used > CONTEXT:
+                break
+            kept.append(0.1 if "wrong" in step.text else 0.9)
+        return ChainScore(tuple(kept), tuple(kept), len(steps) - len(kept))
+
+
+def fake_model_folder(folder: Path) -> Path:
+    """A folder that looks like a reward model's from outside."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "calibrator.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder

@@ -1,0 +1,170 @@
+"""`prm score` and the checks of `prm serve` before it hands over to MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from prm_core import config as configuration
+from prm_core.cli.score import LINES_PER_BATCH, score
+from prm_core.cli.serve import serve
+from prm_core.errors import InputError
+from tests import ROOT
+from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
+
+LINES = [
+    {"id": 7, "prompt": "p", "steps": ["ok", "wrong"], "meta": {"a": [1]}},
+    {"prompt": "q", "steps": [{"text": "ok", "observation": "seen", "agent": "a"}]},
+]
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> str:
+    monkeypatch.setattr("prm_core.scoring.foreign.load_any_scorer", lambda folder, **_: FakeScorer())
+    return str(fake_model_folder(tmp_path / "prm"))
+
+
+def write(path: Path, *lines: dict | str) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_line_comes_back_whole_with_its_scores(model, tmp_path):
+    out = tmp_path / "new" / "scored.jsonl"
+    score(write(tmp_path / "in.jsonl", *LINES), model, out)
+    first, second = read(out)
+    assert first == {
+        **LINES[0],
+        "step_scores": [0.9, 0.1], "step_confidences": [0.9, 0.9], "overall_score": 0.1, "first_error_step": 1,
+        "error_steps": [{"step_index": 1, "severity": 0.9, "confidence": 0.9, "likely_cause": "logic_jump_error"}],
+        "improvements": first["improvements"],
+    }
+    assert {key: second[key] for key in LINES[1]} == LINES[1]
+    assert second["first_error_step"] == -1
+    assert os.listdir(out.parent) == ["scored.jsonl"]
+
+
+def test_without_out_the_lines_go_to_standard_output(model, tmp_path, capsys):
+    score(write(tmp_path / "in.jsonl", *LINES), model, threshold=0.05, aggregate="mean")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["overall_score"], row["first_error_step"]) for row in rows] == [(0.5, -1), (0.9, -1)]
+
+
+def test_more_lines_than_a_batch_keep_their_order(model, tmp_path):
+    count = LINES_PER_BATCH + 3
+    lines = [{"prompt": str(i), "steps": ["wrong" if i % 3 == 0 else "ok"]} for i in range(count)]
+    score(write(tmp_path / "in.jsonl", *lines), model, tmp_path / "out.jsonl")
+    assert [(row["prompt"], row["first_error_step"]) for row in read(tmp_path / "out.jsonl")] == [
+        (str(i), 0 if i % 3 == 0 else -1) for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "expected a JSON object"),
+        ({"prompt": "p"}, "`prompt` and `steps`"),
+        ({"prompt": "p", "steps": ["ok", ""]}, "step 1 is empty"),
+        ({"prompt": "p", "steps": ["a|b"]}, "step 0 holds the step separator"),
+        ({"prompt": "p", "steps": ["ok", "x" * CONTEXT]}, "longer than the model's context"),
+    ],
+)
+def test_bad_line_is_named_and_nothing_is_written(model, tmp_path, capsys, bad, reason):
+    file = write(tmp_path / "in.jsonl", *LINES, bad)
+    out = tmp_path / "out.jsonl"
+    out.write_text("before")
+    for destination in (out, None):
+        with pytest.raises(InputError, match=reason) as caught:
+            score(file, model, destination)
+        assert str(caught.value).startswith(f"{file}:3: ")
+    assert out.read_text() == "before"
+    assert capsys.readouterr().out == ""
+    assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.jsonl", "prm"]
+
+
+def test_truncate_leaves_null_scores_and_counts_them(model, tmp_path, caplog):
+    lines = [LINES[0], {"prompt": "p", "steps": ["wrong", "x" * CONTEXT, "ok"]}]
+    score(write(tmp_path / "in.jsonl", *lines), model, tmp_path / "out.jsonl", truncate=True)
+    whole, cut = read(tmp_path / "out.jsonl")
+    assert "truncated_steps" not in whole
+    assert (cut["step_scores"], cut["step_confidences"]) == ([0.1, None, None], [0.9, None, None])
+    assert (cut["truncated_steps"], cut["first_error_step"], cut["overall_score"]) == (2, 0, 0.1)
+    assert "2 trailing steps" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"threshold": 2.0}, "threshold is 2.0"),
+        ({"aggregate": "median"}, "unknown aggregation"),
+        ({"model": "no/model"}, "--model no/model: no reward model there"),
+        ({"file": Path("none.jsonl")}, "none.jsonl: no such file"),
+        ({"out": Path()}, "is a folder"),
+    ],
+)
+def test_bad_options_are_named(model, tmp_path, options, reason):
+    file = write(tmp_path / "in.jsonl", *LINES)
+    with pytest.raises(InputError, match=reason):
+        score(**{"file": file, "model": model, **options})
+
+
+def test_empty_file_is_an_error(model, tmp_path):
+    with pytest.raises(InputError, match="holds no records"):
+        score(write(tmp_path / "in.jsonl"), model)
+
+
+# prm serve
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(ROOT / configuration.PARAMS_FILE, tmp_path)
+    return tmp_path
+
+
+def test_serve_without_a_champion_says_how_to_get_one(workspace):
+    with pytest.raises(InputError, match=r"model 'prm' has no champion in sqlite:.*`prm promote`"):
+        serve(workspace=workspace)
+
+
+def test_serve_on_a_busy_port_says_so(workspace):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port}"):
+            serve(model="models:/prm/1", port=port, workspace=workspace)
+
+
+def test_serve_takes_a_model_or_an_alias(workspace):
+    with pytest.raises(InputError, match="--model and --alias"):
+        serve(model="models:/prm/1", alias="challenger", workspace=workspace)
+
+
+def test_serve_starts_mlflow_on_this_workspace_s_store(workspace, monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve(model="models:/prm/1", port=port, workers=2, workspace=workspace)
+    ((program, arguments, environment),) = started
+    assert program == sys.executable
+    assert arguments[1:] == [
+        "-m", "mlflow", "models", "serve", "-m", "models:/prm/1", "--env-manager", "local",
+        "--host", "127.0.0.1", "--port", str(port), "--workers", "2",
+    ]
+    assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{workspace}/mlflow.db"
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)

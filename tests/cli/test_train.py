@@ -1,0 +1,124 @@
+"""`prm train`: from a file of labelled chains to a folder every command loads; what it refuses; resuming."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForTokenClassification
+
+from prm_core.cli.train import train
+from prm_core.errors import InputError
+from prm_core.platform import store
+from prm_core.scoring.scorer import load_scorer
+from tests.builders.training import CHAINS, files, make_encoder, save_lm
+
+PROFILE = {
+    "domain": "general",
+    "models": {"device": "cpu", "surprisal": ["process"]},
+    "encoder": {"max_length": 256},
+    "calibrate": {"method": "platt", "min_labels": 5},
+    "train_prm": {"harmless_steps": 0, "epochs": 2, "row_tokens": 256, "rows_per_update": 1, "learning_rate": 0.001,
+                  "dev_share": 0.3, "log_every": 1, "checkpoint_every": 2},
+}
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """A backbone, a profile and a file of chains whose steps are right when they add."""
+    save_lm(tmp_path / "lm", make_encoder())
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
+    rows = [{"prompt": prompt, "completions": [step.text for step in steps],
+             "labels": ["+" in step.text for step in steps]} for prompt, steps in CHAINS]
+    (tmp_path / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def run(place: Path, name: str = "prm", **options) -> Path:
+    settings = {"format_name": "trl", "profile": str(place / "tiny.yaml"), "backbone": str(place / "lm"),
+                "workspace": place}
+    train([place / "chains.jsonl"], out=place / name, **{**settings, **options})
+    return place / name
+
+
+def test_a_file_becomes_a_model_with_its_figures(place):
+    folder = run(place)
+    assert files(folder) == ["calibrator.json", "config.json", "model.safetensors", "surprisal.safetensors",
+                             "tokenizer.json", "tokenizer_config.json", "training.json"]
+    record = store.read_json(folder / "training.json")
+    assert (record["kind"], record["format"], record["files"]) == ("process", "trl", [str(place / "chains.jsonl")])
+    assert record["counts"]["chains"] + record["counts"]["dev_chains"] == len(CHAINS)
+    assert [row["epoch"] for row in record["history"]] == [1, 2]
+    assert record["held_out"]["loss"] == min(row["dev_loss"] for row in record["history"])
+    assert 0 <= record["held_out"]["auroc"] <= 1
+    scorer = load_scorer(folder, device="cpu")
+    assert (scorer.kind, scorer.calibrator.method) == ("process", "platt")
+    assert len(scorer.score([CHAINS[0]])[0].step_scores) == len(CHAINS[0][1])
+    AutoModelForTokenClassification.from_pretrained(folder)
+    assert not (place / "prm.work").exists(), "nothing is left of the work"
+
+
+def test_outcomes_train_the_other_kinds(place):
+    rows = [{"id": str(i), "generator": "x", "problem": prompt, "steps": [step.text for step in steps],
+             "final_answer_correct": i % 2 == 0, "label": -1 if i % 2 == 0 else 0}
+            for i, (prompt, steps) in enumerate(CHAINS)]
+    (place / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for kind, scores in (("outcome", 1), ("implicit", len(CHAINS[0][1]))):
+        folder = run(place, kind, kind=kind, format_name="processbench")
+        assert len(load_scorer(folder, device="cpu").score([CHAINS[0]])[0].step_scores) == scores
+
+
+def test_an_interrupted_training_goes_on(place, monkeypatch):
+    from prm_core.training.reward import recipe
+
+    genuine, seen = recipe.train_reward_model, []
+
+    def crash(*args, report, **options):
+        def noted(figures, update):
+            seen.append(update)
+            report(figures, update)
+            if len(seen) == 4:
+                raise KeyboardInterrupt
+        return genuine(*args, report=noted, **options)
+
+    monkeypatch.setattr(recipe, "train_reward_model", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run(place)
+    assert not (place / "prm").exists()
+    before = len(seen)
+    run(place)
+    assert seen[before] > 1, "it did not begin again"
+    assert (place / "prm/training.json").is_file()
+
+
+def test_steps_with_the_separator_and_masked_ones(place, caplog):
+    rows = [{"prompt": prompt, "completions": [f"{steps[0].text}\nsame", *[step.text for step in steps[1:]]],
+             "labels": [False] + [True] * (len(steps) - 1)} for prompt, steps in CHAINS]
+    (place / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # All that is left are wrong first steps.
+    assert store.read_json(run(place) / "training.json")["counts"]["targets"] == pytest.approx(
+        store.read_json(place / "prm/training.json")["counts"]["chains"])
+    assert f"{len(CHAINS)} steps hold the separator" in caplog.text
+    whole = store.read_json(run(place, "whole", mask_after_error=False) / "training.json")["counts"]
+    assert whole["targets"] > whole["chains"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"format_name": "nothing"}, "unknown format 'nothing'"),
+    ({"profile": "nothing"}, "unknown profile 'nothing'"),
+    ({"backbone": "./nothing"}, r"nothing: no config\.json there"),
+    ({"kind": "outcome"}, "none of the 12 chains has an outcome, which the outcome model trains on"),
+    ({"neutral": "wrong"}, "trl has no neutral ratings"),
+])
+def test_what_it_refuses(place, change, message):
+    with pytest.raises(InputError, match=message):
+        run(place, **change)
+    assert not (place / "prm").exists()
+
+
+def test_an_existing_folder_is_never_overwritten(place):
+    (place / "prm").mkdir()
+    with pytest.raises(InputError, match="prm: exists; name a new folder"):
+        run(place)

@@ -1,0 +1,235 @@
+"""The report: self-contained, escaped, showing what was measured and a mix of trajectories."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from prm_core.evaluation import judged_chains, protocol
+from prm_core.evaluation.judged_chains import Chain, first_per_problem
+from prm_core.evaluation.metrics import Estimate
+from prm_core.evaluation.report import charts, page
+from prm_core.evaluation.report.tree_drawing import TreeSection, tree_section
+from prm_core.types import Problem, Step, Trajectory
+from tests.builders import evaluation as fakes
+
+PROBLEMS = fakes.problems(40)
+THRESHOLD = 0.45
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory):
+    work = tmp_path_factory.mktemp("chains")
+    plan = judged_chains.Plan(8, 1.0, 64, 64, 20, 0)
+    found = {}
+    for name, rate in (("base", 0.2), ("trained", 0.08)):
+        rows = judged_chains.sample_chains(fakes.FakePolicy(PROBLEMS, rate, name), PROBLEMS, name, plan, work)
+        # A blunt PRM: it must make mistakes of every kind.
+        prm = fakes.FakeScorer(PROBLEMS, "process", 3)
+        rows = judged_chains.score_with_prm(prm, rows, PROBLEMS, "min", work / "p" / name)
+        found[name] = judged_chains.score_with_orm(fakes.FakeScorer(PROBLEMS, "outcome", 2), rows, PROBLEMS,
+                                              work / "o" / name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(chains):
+    evaluation = protocol.measure(chains["base"], chains["trained"], PROBLEMS, threshold=THRESHOLD, best_of=[1, 4, 8],
+                                  bins=10, resamples=200, seed=0)
+    return page.ReportData(
+        title="Evaluation", facts=[("profile", "default")], evaluation=evaluation,
+        chains=first_per_problem(chains["base"], 4), trained=first_per_problem(chains["trained"], 4),
+        problems=PROBLEMS, threshold_note="Chosen on dev.", training=[("policy", "kl", [(1, 0.1), (2, 0.2)])],
+        shown=12, bars=True, max_ece=0.1, trees=TreeSection([], "No trees <here>."), seed=0)
+
+
+class Checker(HTMLParser):
+    """Tags must close in order; collects classes and attributes that could fetch something."""
+
+    VOID = ("meta", "br", "link", "img", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.classes, self.fetches, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.classes += (values.get("class") or "").split()
+        self.fetches += [v for k, v in attrs if k in ("src", "href", "xlink:href", "data", "action")]
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.classes += (dict(attrs).get("class") or "").split()
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+def parse(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    assert checker.stack == []
+    return checker
+
+
+def test_page_is_well_formed_and_fetches_nothing(data):
+    html = page.render(data)
+    checker = parse(html)
+    assert checker.fetches == []
+    assert "script" not in checker.tags
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_shows_the_asked_number_of_trajectories_of_every_kind(data, chains):
+    checker = parse(page.render(data))
+    # Twelve of the base policy, two of the trained one.
+    assert checker.classes.count("card") == 14
+    kinds = {kind for kind, _ in page.choose_shown(data.chains, THRESHOLD, 12, 0)}
+    assert {"every step right", "wrong, first error found", "wrong step, right answer", "PRM mistake: error missed",
+            "PRM mistake: false alarm"} <= kinds
+
+
+def test_choice_is_by_seed_without_a_problem_twice(data):
+    first = page.choose_shown(data.chains, THRESHOLD, 12, 0)
+    assert first == page.choose_shown(data.chains, THRESHOLD, 12, 0)
+    assert first != page.choose_shown(data.chains, THRESHOLD, 12, 1)
+    assert len({chain.problem for _, chain in first}) == 12
+
+
+def one_chain(gold, scores, right):
+    steps = tuple(Step(f"step {index}") for index in range(len(scores)))
+    trajectory = Trajectory("t", "p", "x", steps, "1", right, 0)
+    return Chain(0, trajectory, gold, scores, min(scores), 0.5)
+
+
+@pytest.mark.parametrize(("gold", "scores", "right", "kind"), [
+    ((True, True), (0.9, 0.9), True, "every step right"),
+    ((True, True), (0.9, 0.2), True, "PRM mistake: false alarm"),
+    ((True, False), (0.9, 0.2), False, "wrong, first error found"),
+    ((False, False), (0.9, 0.2), False, "PRM mistake: another step named"),
+    ((True, False), (0.9, 0.9), False, "PRM mistake: error missed"),
+    ((False, True), (0.1, 0.9), True, "wrong step, right answer"),
+    (None, (0.9, 0.2), False, "wrong answer, a step doubted"),
+])
+def test_kinds(gold, scores, right, kind):
+    assert page._kind(one_chain(gold, scores, right), 0.5) == kind
+    assert kind in page.KINDS
+
+
+def test_texts_are_escaped(data):
+    evil = "<script>alert(1)</script> & \"quotes\""
+    problem = Problem("p", "arithmetic", evil, evil, {})
+    chain = Chain(0, Trajectory("t", "p", "x", (Step(evil, observation=evil),), evil, False, 0), (False,), (0.1,), 0.1,
+                  0.2)
+    html = page.render(replace(data, chains=[chain], trained=[], problems=[problem] * 40, title=evil,
+                                 facts=[(evil, evil)], training=[(evil, evil, [(1, 0.1), (2, 0.3)])]))
+    assert "script" not in parse(html).tags
+    assert html.count("&lt;script&gt;") >= 6
+    assert parse(html).classes.count("card") == 1
+
+
+def test_first_error_is_marked_once_a_chain_and_what_follows_is_not_judged(data):
+    chain = one_chain((True, False, True), (0.9, 0.8, 0.2), False)
+    html = page.render(replace(data, chains=[chain], trained=[], shown=1))
+    card = html[html.index("<article"):]
+    assert card.count("flag gold-error") == 1
+    assert card.count("PRM: first error</span>") == 1
+    assert card.count("after error") == 1
+    assert re.search(r"0\.80</span>\s*<span class=\"text\">step 1<span class=\"flag gold-error\">", card)
+
+
+def test_headlines_say_whether_the_bars_hold(data):
+    by_name = {h.name: h for h in page.headlines(data)}
+    assert set(by_name) == {"First-error F1", "PRM best-of-8 over majority vote", "PRM best-of-8 over best by ORM",
+                            "Trained policy over base, pass@1", "Calibration error (ECE)"}
+    f1 = data.evaluation.figures["prm/first_error_f1"]
+    assert by_name["First-error F1"].holds == (f1.value >= 0.88)
+    assert by_name["First-error F1"].figure == f"{100 * f1.value:.1f}"
+    figures = dict(data.evaluation.figures)
+    figures["trained_minus_base/pass_at_1"] = Estimate(0.06, -0.01, 0.13)
+    changed = page.headlines(replace(data, evaluation=replace(data.evaluation, figures=figures)))
+    # Enough points, but the interval reaches below 0.
+    assert next(h for h in changed if h.name.startswith("Trained")).holds is False
+
+
+def test_other_profiles_have_no_bars(data):
+    plain = page.headlines(replace(data, bars=False))
+    assert {h.bar for h in plain} == {""}
+    assert "holds" not in page.render(replace(data, bars=False, chains=[], trained=[])).split("<main>")[1].split(
+        "<h2>Sanity")[0]
+
+
+def test_search_trees_are_shown_or_the_reason_why_there_are_none(data, tmp_path):
+    assert "<p>No trees &lt;here&gt;.</p>" in page.render(data)
+    nodes = [{"id": n, "parent": None if n == 0 else 0, "step": f"step <{n}>" if n else "", "visits": 8, "rollouts": 8,
+              "wins": 4, "value": 0.5, "tokens": 9, "reached": True, "right": None, "chains": []}
+             for n in range(3)]
+    tree = {"problem_id": "p<1>", "prompt": "How <many>?", "answer": "3", "model": "abc", "selection": "omega",
+            "nodes": nodes}
+    (tmp_path / "trees-00000.jsonl").write_text(json.dumps(tree) + "\n")
+    html = page.render(replace(data, trees=tree_section(tmp_path)))
+    checker = parse(html)
+    assert checker.fetches == []
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert checker.classes.count("tree") == 1
+    section = html[html.index("<h2>Search trees"):html.index("<h2>Trajectories")]
+    assert "1 of 1 trees" in section
+    assert "How &lt;many&gt;?" in section
+    assert section.count("step &lt;") == 4
+    # The scale of colours stands beside the trees and beside the trajectories.
+    assert checker.classes.count("scale") == 2
+
+
+def test_alarms_are_shown(data):
+    alarmed = replace(data.evaluation, alarms={"best_of_n_falls": "PRM best-of-N falls <somewhere>"})
+    assert 'role="alert">PRM best-of-N falls &lt;somewhere&gt;</p>' in page.render(replace(data, evaluation=alarmed))
+    assert "No alarm" in page.render(replace(data, evaluation=replace(data.evaluation, alarms={})))
+
+
+def estimates(**values):
+    table = {"policy_base/pass_at_1": 0.6, "prm_best_of_n/accuracy_at_1": 0.6, "prm_best_of_n/accuracy_at_4": 0.7,
+             "prm_minus_random/first_error_f1": 0.5, "prm/length_slope": 0.0, "prm/lowest_is_last": 0.2}
+    return {key: Estimate(value, value - 0.01, value + 0.01) for key, value in (table | values).items()}
+
+
+@pytest.mark.parametrize(("changed", "name"), [
+    ({"prm_best_of_n/accuracy_at_4": 0.59}, "best_of_n_below_pass_at_1"),
+    ({"prm_best_of_n/accuracy_at_1": 0.75}, "best_of_n_falls"),
+    ({"prm_minus_random/first_error_f1": 0.005}, "first_error_near_random"),
+    ({"prm/length_slope": -0.05}, "short_chains_preferred"),
+    ({"prm/lowest_is_last": 0.5}, "orm_drift"),
+])
+def test_every_alarm_goes_off_on_its_cause(changed, name):
+    assert protocol.find_alarms(estimates(), [1, 4]) == {}
+    assert name in protocol.find_alarms(estimates(**changed), [1, 4])
+    assert name in protocol.ALARMS
+
+
+@pytest.mark.parametrize("score", [0.0, 0.3, 0.5, 0.8, 1.0])
+def test_step_colours_run_from_vermilion_over_grey_to_blue(score):
+    edge, background = charts.step_colours(score)
+    red, _, blue = map(int, re.findall(r"\d+", edge))
+    assert (blue > red) == (score > 0.5)
+    assert edge.removeprefix("rgb(").rstrip(")") in background
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [
+    (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0.6, 0.95, [0.6, 0.7, 0.8, 0.9]), (10, 60, [10, 20, 30, 40, 50, 60]),
+    (3, 3, [3])])
+def test_ticks_are_round_and_inside(low, high, expected):
+    assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+def test_labels_do_not_overlap():
+    placed = charts._spread([100, 101, 102, 300], 15, 0, 310)
+    ordered = sorted(placed)
+    assert all(b - a >= 15 - 1e-9 for a, b in pairwise(ordered))
+    assert max(placed) <= 310

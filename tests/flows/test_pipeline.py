@@ -1,0 +1,307 @@
+"""The flow on a graph of trivial stages: order, what is up to date, failures, retries, and DVC agreeing with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from prefect.states import State
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import dvc, pipeline, review
+from prm_core.labeling.human.labels import read_human
+from prm_core.platform import store, workspace
+from prm_core.problems import prepare
+from prm_core.review import pause
+from prm_core.review.session import QUEUE, Session
+from prm_core.review.session import Board as ReviewBoard
+from prm_core.types import Trajectory
+from tests.builders.checkout import copy_stage, make_checkout, write_graph
+from tests.builders.checkout import dvc as run_dvc
+from tests.builders.quality import problem, trajectory
+from tests.builders.review import queue_of
+
+CHAIN = ("first", "second", "third")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_checkout(tmp_path_factory.mktemp("made") / "root")
+    prepare.prepare(root, "default")
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with three stages, in the flow's hands; promotion is left out."""
+    folder = Path(shutil.copytree(made, tmp_path / "root"))
+    use(folder)
+    monkeypatch.setattr(pipeline.environment, "project_root", lambda: folder)
+    monkeypatch.setattr(pipeline, "CHAIN", CHAIN)
+    done = pipeline.Completed(name="Done", message="-")
+    monkeypatch.setattr(pipeline, "promote", lambda workplace, return_state: done)
+    monkeypatch.setattr(pipeline, "open_parent_run", lambda folder: "")
+    return folder
+
+
+def use(folder: Path, second: str | None = None) -> None:
+    """Writes the graph, `second` with another command if given."""
+    sources = ("data/train.jsonl", "artifacts/first/out.txt", "artifacts/second/out.txt")
+    graph = {name: copy_stage(source, f"artifacts/{name}/out.txt") for name, source in zip(CHAIN, sources, strict=True)}
+    if second is not None:
+        graph["second"]["cmd"] = f"{second} && {graph['second']['cmd']}"
+    write_graph(folder, graph)
+
+
+def run(profile: str = "default") -> State:
+    return pipeline.pipeline(profile, return_state=True)
+
+
+def results(shown: str) -> dict[str, str]:
+    """Stage → result, from the table on the terminal."""
+    rows = (line.strip("│ ").split("│") for line in shown.splitlines() if line.startswith("│"))
+    return {cells[0].strip(): cells[1].strip() for cells in rows}
+
+
+def test_a_run_and_dvc_repro_are_interchangeable(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run().is_completed()
+    assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "ran") | {"promote": "done"}
+    assert "up to date" in run_dvc(root, "status")
+    said = run_dvc(root, "repro")
+    assert "Running stage" not in said
+    # Something changes, and DVC brings all up to date: then the flow has nothing to do.
+    (root / "prm_core" / "code.py").write_text("VERSION = 2\n")
+    assert run_dvc(root, "repro").count("Running stage") == 3
+    assert run().is_completed()
+    assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "up to date") | {"promote": "done"}
+
+
+def test_with_nothing_changed_dvc_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    asked = []
+    real = dvc.changed
+    monkeypatch.setattr(dvc, "changed", lambda folder: asked.append(folder) or real(folder))
+    monkeypatch.setattr(dvc, "reproduce", lambda *_: pytest.fail("a stage was run"))
+    assert run().is_completed()
+    assert asked == [root]
+
+
+def test_lost_outputs_come_back_and_stages_behind_them_do_not_run(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    capfd.readouterr()
+    shutil.rmtree(root / "artifacts" / "second")
+    assert run().is_completed()
+    expected = {"first": "up to date", "second": "restored", "third": "up to date", "promote": "done"}
+    assert results(capfd.readouterr().out) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "reason"),
+    [
+        ("(echo 'error: line 7 is bad' >&2; exit 2)", "Bad input", "stage second: line 7 is bad"),
+        ("(echo 'stopped: coverage 0.1' >&2; exit 1)", "Stopped", "stage second: coverage 0.1"),
+        ("(echo 'KeyError: 3' >&2; exit 1)", "Failed", "stage second: KeyError: 3"),
+    ],
+)
+def test_a_failing_stage_ends_the_run_with_its_reason(
+    root: Path, command: str, name: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    use(root, command)
+    state = run()
+    assert (state.is_failed(), state.name, state.message) == (True, name, reason)
+    assert results(capfd.readouterr().out) == {"first": "ran", "second": name.lower()}
+    assert not (root / "artifacts" / "third").exists()
+    # What came before is recorded: mended, the run goes on from there.
+    use(root)
+    assert run().is_completed()
+    expected = {"first": "up to date", "second": "ran", "third": "ran", "promote": "done"}
+    assert results(capfd.readouterr().out) == expected
+
+
+def test_a_killed_stage_is_tried_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "run_stage", pipeline.run_stage.with_options(retry_delay_seconds=0))
+    use(root, "(test -e killed || (touch killed; kill -9 $$))")
+    assert run().is_completed()
+    assert results(capfd.readouterr().out)["second"] == "ran"
+
+
+def test_a_workspace_in_use_is_refused(root: Path) -> None:
+    with workspace.exclusive(root):
+        state = run()
+    assert state.name == pipeline.BAD_INPUT
+    assert f"process {os.getpid()}" in state.message
+
+
+def test_bad_input_to_the_flow(root: Path) -> None:
+    state = run("nope")
+    assert state.name == pipeline.BAD_INPUT
+    assert state.message.startswith("unknown profile 'nope'")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "name"),
+    [
+        (0, "prm version 2 is now champion", "Done"),
+        (1, "stopped: its ECE is above the limit", "Champion stays"),
+        (1, "KeyError: 'x'", "Failed"),
+        (2, "error: no such file", "Bad input"),
+    ],
+)
+def test_promotion(code: int, said: str, name: str, tmp_path: Path) -> None:
+    workplace = dvc.Workplace(tmp_path, 0, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dvc, "run", lambda *_: (code, ["more", said]))
+        patch.setattr(pipeline, "get_run_logger", logging.getLogger)
+        state = pipeline.promote.fn(workplace)
+    assert state.name == name
+    assert state.is_completed() is (name in ("Done", "Champion stays"))
+    assert state.message.endswith(said.partition(": ")[2] or said)
+
+
+# --- a pause for review -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reviewed(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkout with a review queue of four steps; the second stage reads the human labels."""
+    store.write_jsonl(root / QUEUE, queue_of(budget=4))
+    store.write_shard(root / "artifacts/generate/trajectories", 0, Trajectory, [trajectory(n) for n in range(6)])
+    store.write_jsonl(root / "data/train.jsonl", [problem(n) for n in range(6)])
+    run_dvc(root, "add", "data", "--quiet")
+    sources = ("data/train.jsonl", "data/human/labels.jsonl", "artifacts/second/out.txt")
+    write_graph(root, {name: copy_stage(source, f"artifacts/{name}/out.txt")
+                       for name, source in zip(CHAIN, sources, strict=True)})
+    monkeypatch.setattr(pipeline, "REVIEWED", "second")
+    monkeypatch.setattr(review, "POLL_SECONDS", 0.2)
+    # No stage here is a `prm` command.
+    monkeypatch.setattr(pipeline.command_server, "started", nullcontext)
+    return root
+
+
+class Reviewer(threading.Thread):
+    """Waits for the pause, answers, and has the run go on with `prm review finish` in another process."""
+
+    def __init__(self, root: Path, verdicts: tuple[bool, ...]) -> None:
+        super().__init__()
+        self.root, self.verdicts = root, verdicts
+        self.done: subprocess.CompletedProcess[str] | None = None
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 60
+        while pause.waiting(self.root) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        bob = Session(ReviewBoard(self.root), "bob")
+        for verdict in self.verdicts:
+            bob.answer(bob.current.key, verdict)
+        environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        command = [sys.executable, "-m", "prm_core.cli", "review", "finish", "--workspace", str(self.root)]
+        # The note is written before Prefect knows of the pause.
+        while (self.done is None or self.done.returncode == 1) and time.monotonic() < deadline:
+            self.done = subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def run_with_review(root: Path, *verdicts: bool) -> tuple[State, Reviewer]:
+    reviewer = Reviewer(root, verdicts)
+    reviewer.start()
+    state = pipeline.pipeline("default", None, True, return_state=True)
+    reviewer.join()
+    return state, reviewer
+
+
+def lines_shown(shown: str) -> list[tuple[str, str]]:
+    """The table on the terminal, in order."""
+    rows = (line.strip("│ ").split("│") for line in shown.splitlines() if line.startswith("│"))
+    return [(cells[0].strip(), cells[1].strip()) for cells in rows]
+
+
+def test_a_run_waits_for_review_records_it_and_runs_again_what_it_changes(
+    reviewed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state, reviewer = run_with_review(reviewed, True, False)
+    assert (reviewer.done.returncode, reviewer.done.stderr) == (0, "")
+    assert state.is_completed()
+    assert lines_shown(capfd.readouterr().out) == [
+        ("first", "ran"), ("second", "ran"), ("review", "recorded"), ("second", "ran"), ("third", "ran"),
+        ("promote", "done")]
+    given = [r.is_correct for r in read_human(reviewed / "data/human").labels if r.strategy == "human:bob"]
+    assert given == [True, False]
+    # The answers went through the stages, DVC knows all of it, and the next run has nothing to do.
+    assert (reviewed / "artifacts/third/out.txt").read_text() == (reviewed / "data/human/labels.jsonl").read_text()
+    assert "up to date" in run_dvc(reviewed, "status")
+    assert pause.waiting(reviewed) is None
+
+
+def test_a_review_without_answers_runs_nothing_again(reviewed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state, _ = run_with_review(reviewed)
+    assert state.is_completed()
+    assert lines_shown(capfd.readouterr().out) == [
+        ("first", "ran"), ("second", "ran"), ("review", "nothing new"), ("third", "ran"), ("promote", "done")]
+
+
+def test_nobody_comes(reviewed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state = pipeline.pipeline("default", None, True, 1 / 3600, return_state=True)
+    assert state.is_failed()
+    shown = capfd.readouterr().out
+    assert lines_shown(shown)[-1] == ("review", "waiting for review")
+    assert "nobody had the run go on within 0.000278 hours; 4 steps still wait for review" in shown
+    assert pause.waiting(reviewed) is None
+    assert not (reviewed / "artifacts/third").exists()
+
+
+def test_nothing_to_review_is_no_reason_to_wait(reviewed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (reviewed / QUEUE).write_text("")
+    assert pipeline.pipeline("default", None, True, return_state=True).is_completed()
+    assert ("review", "nothing new") in lines_shown(capfd.readouterr().out)
+
+
+# --- subprocesses -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_come_as_they_are_written(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\nw = lambda text: os.write(1, text)\n"
+        "w(b'one\\ntwo'); w(b' more\\n\\n'); w(b'\\r 10%'); w(b'\\r 20%\\n'); w('ü'.encode()); sys.exit(3)"
+    )
+    lines: list[str] = []
+    with (tmp_path / "lock").open("w") as lock:
+        workplace = dvc.Workplace(tmp_path, lock.fileno(), {})
+        code, last = dvc.run([sys.executable, "-c", script], workplace, lines.append)
+    assert code == 3
+    assert lines == last == ["one", "two more", " 10%", " 20%", "ü"]
+
+
+def test_nothing_a_command_starts_outlives_it(tmp_path: Path) -> None:
+    script = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
+    with (tmp_path / "lock").open("w") as lock:
+        workplace = dvc.Workplace(tmp_path, lock.fileno(), {})
+        code, (pid,) = dvc.run([sys.executable, "-c", script], workplace, lambda _: None)
+    assert code == 0
+    deadline = time.monotonic() + 10
+    while (alive := running(int(pid))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
+
+
+def running(pid: int) -> bool:
+    """Whether a process still runs; one that ended and waits to be collected does not."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().split()[2] != "Z"

@@ -1,0 +1,157 @@
+"""A real reward model from the register stage to answers over HTTP: registered, promoted, served, asked, stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from prm_core import config as configuration
+from prm_core.platform import store
+from prm_core.scoring.scorer import load_scorer
+from prm_core.serving.promotion import promote
+from prm_core.stages.base import execute
+from prm_core.types import Step
+from tests import ROOT
+from tests.builders.reward_models import MAX_LENGTH, tiny_reward_model
+
+START_SECONDS = 120
+PROMPT = "Ann has 3 apples and buys 4 more ."
+STEPS = ["3 + 4 = 7 .", "The answer is 7 ."]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose champion is a tiny model with random weights."""
+    root = tmp_path_factory.mktemp("served")
+    shutil.copy(ROOT / configuration.PARAMS_FILE, root)
+    store.write_json(root / "artifacts/evaluate/metrics.json", {"test/prm/first_error_f1": 90.0, "test/prm/ece": 0.01})
+    store.write_text(root / "data/train.jsonl", "{}\n")
+    tiny_reward_model(root / "artifacts/train_prm/prm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        execute("register", root)
+        promote(root, configuration.load(root).promote)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(workspace: Path) -> Iterator[str]:
+    """`prm serve` in that workspace; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TRACKING")}
+    environment["PYTHONPATH"] = str(ROOT)
+    log = workspace / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prm_core.cli", "serve", "--port", str(port)],
+            cwd=workspace, env=environment, stdout=output, stderr=output,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(START_SECONDS * 5):
+            assert process.poll() is None, log.read_text()
+            try:
+                if httpx.get(f"{address}/ping").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        else:
+            pytest.fail(f"no answer in {START_SECONDS} s: {log.read_text()}")
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    # Stopping the command stops the server.
+    for _ in range(100):
+        try:
+            httpx.get(f"{address}/ping")
+            time.sleep(0.1)
+        except httpx.TransportError:
+            return
+    pytest.fail("the server outlives `prm serve`")
+
+
+def ask(server: str, *rows: dict, **params) -> httpx.Response:
+    body = {"inputs": list(rows), **({"params": params} if params else {})}
+    return httpx.post(f"{server}/invocations", json=body, timeout=60)
+
+
+def test_answer_holds_the_calibrated_scores_of_the_saved_model(server, workspace):
+    expected = load_scorer(workspace / "artifacts/train_prm/prm").score([(PROMPT, [Step(text) for text in STEPS])])[0]
+    response = ask(server, {"prompt": PROMPT, "steps": STEPS}, threshold=0.5, aggregate="min")
+    assert response.status_code == 200
+    (prediction,) = response.json()["predictions"]
+    assert set(prediction) == {
+        "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements"
+    }
+    assert prediction["step_scores"] == pytest.approx(expected.step_scores, abs=1e-6)
+    assert prediction["overall_score"] == min(prediction["step_scores"])
+
+
+def test_parameters_reach_the_model(server):
+    row = {"prompt": PROMPT, "steps": STEPS}
+    (strict,) = ask(server, row, threshold=1.0, aggregate="mean").json()["predictions"]
+    (lenient,) = ask(server, row, threshold=0.0).json()["predictions"]
+    assert (strict["first_error_step"], lenient["first_error_step"]) == (0, -1)
+    assert strict["overall_score"] == pytest.approx(sum(strict["step_scores"]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "params", "reason"),
+    [
+        ({"prompt": PROMPT, "steps": ["3 + 4 = 7 .", ""]}, {}, "step 1 is empty"),
+        ({"prompt": PROMPT, "steps": []}, {}, "`steps` must be a non-empty list of texts"),
+        ({"prompt": " ", "steps": STEPS}, {}, "`prompt` is empty"),
+        ({"prompt": PROMPT, "steps": ["two\nlines"]}, {}, "holds the step separator"),
+        ({"prompt": PROMPT, "steps": ["7 .", "7 " * MAX_LENGTH]}, {}, "the chain is longer than the model's context"),
+        ({"prompt": PROMPT, "steps": STEPS}, {"threshold": -1}, "threshold is -1.0"),
+        ({"prompt": PROMPT, "steps": STEPS}, {"aggregate": "sum"}, "unknown aggregation 'sum'"),
+    ],
+)
+def test_bad_request_is_400_with_one_line(server, row, params, reason):
+    response = ask(server, row, **params)
+    assert response.status_code == 400
+    message = response.json()["message"]
+    assert reason in message
+    assert "\n" not in message
+
+
+def test_concurrent_requests_get_their_own_scores(server, workspace):
+    scorer = load_scorer(workspace / "artifacts/train_prm/prm")
+    chains = [(PROMPT, [Step(f"{i} + {j} = {i + j} .") for j in range(1 + i % 4)]) for i in range(12)]
+    expected = [score.step_scores for score in scorer.score(chains)]
+
+    def scores(index: int) -> list[float]:
+        prompt, steps = chains[index % len(chains)]
+        response = ask(server, {"prompt": prompt, "steps": [step.text for step in steps]})
+        return response.json()["predictions"][0]["step_scores"]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(scores, range(48)))
+    for index, answer in enumerate(answers):
+        assert answer == pytest.approx(expected[index % len(chains)], abs=1e-6)
+
+
+def test_scores_of_a_file_are_those_over_http(server, workspace, tmp_path, monkeypatch):
+    from prm_core.cli.score import score
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store.write_jsonl(tmp_path / "in.jsonl", [{"prompt": PROMPT, "steps": STEPS}])
+    score(tmp_path / "in.jsonl", "models:/prm@champion", tmp_path / "out.jsonl", workspace=workspace)
+    ((_, row),) = store.read_json_lines(tmp_path / "out.jsonl")
+    (prediction,) = ask(server, {"prompt": PROMPT, "steps": STEPS}).json()["predictions"]
+    assert row["step_scores"] == pytest.approx(prediction["step_scores"], abs=1e-6)
+    assert row["error_steps"] == prediction["error_steps"]

@@ -1,0 +1,335 @@
+"""How a stage is run: inputs checked, outputs whole or absent, work kept for the next try; and the training stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import prm_core
+from prm_core.errors import GateError, InputError
+from prm_core.platform import store
+from prm_core.sampling.policy import load_policy
+from prm_core.scoring.scorer import load_scorer
+from prm_core.stages import base
+from prm_core.stages.base import CHAIN, Stage, StageIO, execute, load_stage, model_path
+from prm_core.stages.train_prm import MODELS
+from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
+from tests.builders.quality import Tracked
+from tests.builders.training import (
+    Interrupted,
+    changed,
+    files,
+    make_encoder,
+    make_workspace,
+    small_config,
+    small_values,
+)
+
+# How stages are run
+
+
+class Trial:
+    """A workspace with one stage `trial`, which does what it is told."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.set("warmup", {})
+        store.write_text(root / "data/in.txt", "input")
+        self.run: Callable[[StageIO], None] = self.write_all
+        self.ios: list[StageIO] = []
+        outputs = {"file": "artifacts/trial/metrics.json", "folder": "artifacts/trial/parts"}
+        stage = Stage({"data": "data/in.txt"}, outputs, ("seed", "generate"), self._run)
+        monkeypatch.setattr(base, "load_stage", lambda name: stage)
+
+    def set(self, section: str, over: dict) -> None:
+        store.write_text(self.root / "params.yaml", yaml.safe_dump(small_values(**{section: over})))
+
+    def _run(self, config, io: StageIO) -> None:
+        self.ios.append(io)
+        self.run(io)
+
+    @staticmethod
+    def write_all(io: StageIO) -> None:
+        store.write_json(io.outputs["file"], {"value": 1})
+        io.outputs["folder"].mkdir()
+        store.write_text(io.outputs["folder"] / "a.txt", "a")
+
+    @staticmethod
+    def write_half_and_fail(io: StageIO) -> None:
+        store.write_text(io.work / "shard", "done")
+        io.outputs["folder"].mkdir()
+        store.write_text(io.outputs["folder"] / "half.txt", "h")
+        raise Interrupted
+
+    def fail(self) -> Path:
+        """Runs to a failure; returns the work folder."""
+        self.run = self.write_half_and_fail
+        with pytest.raises(Interrupted):
+            execute("trial", self.root)
+        return self.ios[-1].work
+
+
+@pytest.fixture
+def trial(tmp_path, monkeypatch) -> Trial:
+    return Trial(tmp_path, monkeypatch)
+
+
+WRITTEN = ["metrics.json", "parts/a.txt"]
+
+
+def test_outputs_lie_where_they_are_declared_and_nothing_else_is_left(trial) -> None:
+    execute("trial", trial.root)
+    assert files(trial.root / "artifacts/trial") == WRITTEN
+    assert files(trial.root / ".work") == []
+    assert store.read_json(trial.root / "artifacts/trial/metrics.json") == {"value": 1}
+
+
+def test_outputs_of_an_earlier_run_do_not_mix_with_new_ones(trial) -> None:
+    store.write_text(trial.root / "artifacts/trial/parts/old.txt", "old")
+    store.write_text(trial.root / "artifacts/trial/metrics.json", "old")
+    execute("trial", trial.root)
+    assert files(trial.root / "artifacts/trial") == WRITTEN
+    execute("trial", trial.root)
+    assert files(trial.root / "artifacts/trial") == WRITTEN
+
+
+def test_a_stage_that_fails_leaves_no_output_neither_half_nor_old(trial) -> None:
+    execute("trial", trial.root)
+    trial.fail()
+    assert files(trial.root / "artifacts") == []
+
+
+def test_the_next_try_finds_the_work_of_a_failed_one_but_not_its_outputs(trial) -> None:
+    work = trial.fail()
+
+    def go_on(io: StageIO) -> None:
+        assert (io.work, files(io.work)) == (work, ["shard"])
+        trial.write_all(io)
+
+    trial.run = go_on
+    execute("trial", trial.root)
+    assert files(trial.root / "artifacts/trial") == WRITTEN
+    assert not work.exists()
+
+
+@pytest.mark.parametrize(("change", "kept"), [
+    ("nothing", True), ("a param of another stage", True), ("a param of the stage", False), ("the seed", False),
+    ("an input", False), ("the code", False),
+])
+def test_work_is_found_again_only_if_the_result_would_be_the_same(trial, monkeypatch, tmp_path, change, kept) -> None:
+    work = trial.fail()
+    match change:
+        case "a param of another stage":
+            trial.set("warmup", {"max_updates": 11})
+        case "a param of the stage":
+            trial.set("generate", {"samples": 3})
+        case "the seed":
+            store.write_text(trial.root / "params.yaml", yaml.safe_dump(small_values(seed=1)))
+        case "an input":
+            store.write_text(trial.root / "data/in.txt", "other")
+        case "the code":
+            store.write_text(tmp_path / "package/__init__.py", "CHANGED = True")
+            monkeypatch.setattr(prm_core, "__file__", str(tmp_path / "package/__init__.py"))
+    assert (trial.fail() == work) == kept
+
+
+def test_a_stage_that_forgets_an_output_is_at_fault(trial) -> None:
+    trial.run = lambda io: store.write_json(io.outputs["file"], 1)
+    with pytest.raises(RuntimeError, match="did not write artifacts/trial/parts"):
+        execute("trial", trial.root)
+    assert files(trial.root / "artifacts") == []
+
+
+def test_a_missing_input_is_named_before_anything_is_touched(trial) -> None:
+    execute("trial", trial.root)
+    (trial.root / "data/in.txt").unlink()
+    with pytest.raises(InputError, match=r"stage trial needs data/in\.txt, which is not there; run the stage"):
+        execute("trial", trial.root)
+    assert files(trial.root / "artifacts/trial") == WRITTEN
+
+
+def test_an_unknown_stage_is_told_the_known_ones(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"unknown stage 'trane_prm'; known: warmup, .*train_prm"):
+        execute("trane_prm", tmp_path)
+
+
+def test_a_folder_without_params_is_no_workspace(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"params\.yaml: no such file; run from a workspace"):
+        execute("generate", tmp_path)
+
+
+def test_every_output_is_made_by_one_stage_and_every_input_is_made_before() -> None:
+    made: dict[str, str] = {}
+    for name in CHAIN:
+        stage = load_stage(name)
+        for path in stage.inputs.values():
+            assert path.startswith("data/") or path in made, f"{name} reads {path}"
+        for path in stage.outputs.values():
+            assert path.startswith(f"artifacts/{name}/")
+            assert made.setdefault(path, name) == name
+
+
+def test_model_names_are_paths_where_the_workspace_has_them(tmp_path) -> None:
+    (tmp_path / "artifacts/lm").mkdir(parents=True)
+    assert model_path(tmp_path, "artifacts/lm") == str(tmp_path / "artifacts/lm")
+    assert model_path(tmp_path, "org/model") == "org/model"
+
+
+@pytest.mark.parametrize(("section", "key"), [
+    ("warmup", "eval_every"), ("train_prm", "epochs"), ("train_prm", "log_every"), ("train_policy", "updates"),
+    ("train_policy", "temperature"), ("train_policy", "checkpoint_every"),
+])
+def test_training_by_nothing_is_refused_before_it_starts(section: str, key: str) -> None:
+    with pytest.raises(InputError, match=rf"{section}\.{key}: Input should be greater than 0"):
+        small_config(**{section: {key: 0}})
+
+
+# The training stages on tiny models
+
+
+@pytest.fixture
+def tracked(monkeypatch) -> Tracked:
+    stands_in = Tracked()
+    monkeypatch.setattr("prm_core.platform.tracking.stage_run", stands_in.stage_run)
+    return stands_in
+
+
+def workspace(root: Path, **over) -> Path:
+    """One with random base models, a chain for each problem (not about it: the models learn nothing here), and training
+    labels for its steps, with a value of rollouts and a preference for each second one."""
+    config = make_workspace(root, small_values(**over))
+    problems = store.read_jsonl(Problem, root / "data/train.jsonl")
+    chains = store.read_jsonl(Trajectory, root / "data/human/trajectories.jsonl")
+    rows, labels, values, preferences = [], [], [], []
+    for number, problem in enumerate(problems):
+        steps = chains[number % len(chains)].steps
+        rows.append(Trajectory(f"gen/{number}", problem.id, "tiny", steps, None, number % 2 == 0, config.seed))
+        labels += [StepLabel(f"gen/{number}", i, "merged", 0.9, "+" in s.text, 0.9, 1, "") for i, s in enumerate(steps)]
+        values.append(StepLabel(f"gen/{number}", 0, "rollout", 0.5, True, 0.9, 8, ""))
+        if number % 2:
+            preferences.append(StepPreference(problem.id, steps[:1], steps[1], steps[2], 0.75, 0.25, 8, 8))
+    store.write_shard(root / "artifacts/label/labels", 0, StepLabel, values)
+    store.write_shard(root / "artifacts/label/preferences", 0, StepPreference, preferences)
+    store.write_shard(root / "artifacts/generate/trajectories", 0, Trajectory, rows)
+    store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, labels)
+    return root
+
+
+def test_train_prm_writes_three_models_that_score(tmp_path, tracked) -> None:
+    root = workspace(tmp_path / "w", calibrate={"min_labels": 5})
+    execute("train_prm", root)
+    scorers = {name: load_scorer(root / f"artifacts/train_prm/{name}", device="cpu") for name in MODELS}
+    assert {name: scorer.kind for name, scorer in scorers.items()} == MODELS == {
+        "prm": "process", "orm": "outcome", "pav": "advantage"}
+    assert scorers["prm"].calibrator.method == "isotonic"
+    assert scorers["pav"].calibrator.method == "identity", "values are frequencies already"
+    metrics = store.read_json(root / "artifacts/train_prm/metrics.json")
+    # 12 problems, a quarter of them for dev; all models on the same chains.
+    assert [metrics[f"train/{name}/{what}"] for name in MODELS for what in ("chains", "dev_chains")] == [9, 3] * 3
+    steps = len(store.read_shards(StepLabel, root / "artifacts/calibrate/training_set"))
+    assert metrics["train/prm/labels"] == steps
+    assert metrics["train/orm/targets"] == 9
+    # A value for each prefix and one for each prompt.
+    assert metrics["train/pav/targets"] == metrics["train/prm/targets"] + 9
+    assert metrics["train/prm/pairs"] == metrics["train/orm/pairs"] == 0
+    # One for each second problem, those of dev problems left out.
+    assert 3 <= metrics["train/pav/pairs"] <= 6
+    history = store.read_json(root / "artifacts/train_prm/history.json")
+    for name in MODELS:
+        assert metrics[f"dev/{name}/loss"] == min(record["dev_loss"] for record in history[name])
+    assert metrics["dev/pav/advantage_variance"] >= 0
+    assert metrics == {key: tracked.metrics[key] for key in metrics}
+    assert "process/loss" in tracked.metrics
+    assert files(root / ".work") == []
+
+
+def test_too_few_human_labels_leave_the_scores_as_they_are(tmp_path, tracked) -> None:
+    root = workspace(tmp_path / "w", calibrate={"min_labels": 10_000})
+    execute("train_prm", root)
+    assert load_scorer(root / "artifacts/train_prm/prm").calibrator.method == "identity"
+
+
+def test_train_prm_needs_two_problems(tmp_path, tracked) -> None:
+    root = workspace(tmp_path / "w")
+    labels = store.read_shards(StepLabel, root / "artifacts/calibrate/training_set")
+    store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel,
+                      [row for row in labels if row.trajectory_id == "gen/0"])
+    with pytest.raises(InputError, match=r"chains of 1 problem\(s\); training and dev need one each"):
+        execute("train_prm", root)
+
+
+@pytest.mark.parametrize("kind", ["outcome", "advantage"])
+def test_train_prm_resumed_while_a_later_model_trains_ends_the_same(tmp_path, tracked, monkeypatch, kind: str) -> None:
+    root, other = workspace(tmp_path / "a"), workspace(tmp_path / "b")
+    execute("train_prm", root)
+
+    def crash(figures, step=None) -> None:
+        if f"{kind}/loss" in figures and step == 3:
+            raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tracked, "log_metrics", crash)
+        with pytest.raises(Interrupted):
+            execute("train_prm", other)
+    assert files(other / "artifacts/train_prm") == []
+    torch.manual_seed(7)
+    execute("train_prm", other)
+    names = files(root / "artifacts/train_prm")
+    assert names == files(other / "artifacts/train_prm")
+    for name in names:
+        one, two = (folder / "artifacts/train_prm" / name for folder in (root, other))
+        assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_train_policy_writes_a_policy_that_moved(tmp_path, tracked) -> None:
+    root = workspace(tmp_path / "w", train_policy={"kl_coef": 0.1})
+    execute("train_prm", root)
+    execute("train_policy", root)
+    base_folder, folder = root / "artifacts/warmup/models/policy", root / "artifacts/train_policy/policy"
+    before, after = (load_file(path / "model.safetensors") for path in (base_folder, folder))
+    assert changed(before, after)
+    config = base.configuration.load(root)
+    assert len(load_policy(str(folder), config).sample(["How many?"], samples=2, temperature=1.0, max_new_tokens=4,
+                                                       batch_size=4, seed=0)[0]) == 2
+    history = store.read_json(root / "artifacts/train_policy/history.json")
+    metrics = store.read_json(root / "artifacts/train_policy/metrics.json")
+    assert [record["update"] for record in history] == [1, 2, 3, 4]
+    assert metrics["train/policy_trained/reward/process"] == history[-1]["reward/process"]
+    assert {"reward/outcome", "reward/process", "reward/hybrid", "kl"} <= set(tracked.metrics)
+
+
+def test_warmup_trains_the_two_models_from_data(tmp_path, tracked) -> None:
+    root = tmp_path / "w"
+    make_workspace(root, small_values(warmup={"policy_accuracy": 1e-9, "backbone_accuracy": 1.0}))
+    # A model of ten updates answers nothing.
+    with pytest.raises(GateError, match=r"warm-up ended at accuracy 0\.000"):
+        execute("warmup", root)
+    assert files(root / "artifacts/warmup") == []
+
+
+def test_warmup_switched_off_leaves_a_note_and_no_model(tmp_path, tracked) -> None:
+    root = tmp_path / "w"
+    make_workspace(root, small_values(warmup={"enabled": False}, models={"policy": "org/policy"}))
+    execute("warmup", root)
+    assert files(root / "artifacts/warmup") == ["history.json", "metrics.json", "models/named_in_config.json"]
+    assert json.loads((root / "artifacts/warmup/models/named_in_config.json").read_text())["policy"] == "org/policy"
+
+
+def test_warmup_saves_what_it_trained(tmp_path, tracked, monkeypatch) -> None:
+    root = tmp_path / "w"
+    make_workspace(root, small_values())
+    monkeypatch.setattr("prm_core.sampling.rollouts.sampled_accuracy", lambda *args, **kwargs: 0.75)
+    execute("warmup", root)
+    folders = [root / f"artifacts/warmup/models/{name}" for name in ("policy", "backbone")]
+    assert all((folder / "model.safetensors").is_file() for folder in folders)
+    assert len(load_policy(str(folders[0]), base.configuration.load(root)).encoder.tokenizer) != len(
+        make_encoder().tokenizer), "the tokenizer is learned from this workspace's problems"
+    metrics = store.read_json(root / "artifacts/warmup/metrics.json")
+    assert metrics["warmup/policy_update"] == 2
+    assert (metrics["warmup/updates"], metrics["dev/backbone/pass_at_1"]) == (10, 0.75)

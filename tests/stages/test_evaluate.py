@@ -1,0 +1,312 @@
+"""The evaluate stage: what it writes, that it repeats, resumes after a kill, and does without an oracle."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prm_core import config as configuration
+from prm_core.domains.oracle import ORACLES
+from prm_core.errors import InputError
+from prm_core.evaluation import judged_chains
+from prm_core.evaluation.judged_chains import Chain, first_per_problem, latency_ms_per_step, sample_chains
+from prm_core.platform import store
+from prm_core.scoring.scorer import ChainScore
+from prm_core.stages import evaluate as stage
+from prm_core.stages.base import StageIO
+from prm_core.types import Problem, Step, Trajectory
+from tests import ROOT
+from tests.builders import evaluation as fakes
+
+PARAMS = ROOT / "params.yaml"
+TEST, DEV = fakes.problems(30), fakes.problems(20, "dev")
+HISTORY = [{"update": 5, "loss": 0.7, "note": "text"}, {"update": 10, "loss": 0.4, "note": "text"}]
+
+
+@pytest.fixture(scope="module")
+def config():
+    raw = configuration.read_yaml(PARAMS)
+    small = {"evaluate": {"samples": 8, "best_of": [1, 4, 8], "bootstrap": 200, "latency_repeats": 2},
+             "generate": {"shard_size": 10}}
+    return configuration.parse(configuration.merge(raw, small), "test")
+
+
+class Tracked:
+    def __init__(self):
+        self.metrics, self.artifacts = {}, []
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics |= {key: float(value) for key, value in metrics.items()}
+
+    def log_artifact(self, path):
+        assert path.exists()
+        self.artifacts.append(path.name)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Fakes where the stage loads models and opens an MLflow run; returns what they recorded."""
+    seen = {"policies": [], "dies_at": None, "problems": [*TEST, *DEV], "tracked": Tracked()}
+
+    def load_policy(path, config):
+        trained = "train_policy" in path
+        policy = fakes.FakePolicy(seen["problems"], 0.06 if trained else 0.15, "trained" if trained else "base",
+                                  None if trained else seen["dies_at"])
+        seen["policies"].append(policy)
+        return policy
+
+    def load_scorer(folder, *, device, batch_size):
+        outcome = Path(folder).name == "orm"
+        return fakes.FakeScorer(seen["problems"], "outcome" if outcome else "process", 3 if outcome else 8)
+
+    @contextmanager
+    def stage_run(workspace, name, config):
+        assert name == "evaluate"
+        yield seen["tracked"]
+
+    monkeypatch.setattr("prm_core.sampling.policy.load_policy", load_policy)
+    monkeypatch.setattr("prm_core.scoring.scorer.load_scorer", load_scorer)
+    monkeypatch.setattr("prm_core.platform.tracking.stage_run", stage_run)
+    return seen
+
+
+def make_io(folder: Path, dev=DEV, test=TEST) -> StageIO:
+    inputs = {name: folder / path for name, path in stage.STAGE.inputs.items()}
+    store.write_jsonl(inputs["dev"], dev)
+    store.write_jsonl(inputs["test"], test)
+    for name in ("models", "prm", "orm", "policy"):
+        inputs[name].mkdir(parents=True)
+    store.write_json(inputs["prm_history"], {"prm": HISTORY, "orm": HISTORY})
+    store.write_json(inputs["policy_history"], HISTORY)
+    outputs = {name: folder / path for name, path in stage.STAGE.outputs.items()}
+    (folder / "work").mkdir()
+    return StageIO(inputs, outputs, folder / "work", folder)
+
+
+def metrics_of(io: StageIO) -> dict:
+    table = store.read_json(io.outputs["metrics"])
+    return {key: value for key, value in table.items() if "latency" not in key}
+
+
+def test_metrics_contract(world, config, tmp_path):
+    io = make_io(tmp_path)
+    stage.run(config, io)
+    table = store.read_json(io.outputs["metrics"])
+    estimates = [
+        "policy_base/pass_at_1", "policy_trained/pass_at_1", "policy_base/process_consistency",
+        "policy_trained/process_consistency", "trained_minus_base/pass_at_1", "prm_minus_majority/accuracy_at_8",
+        "prm_minus_orm/accuracy_at_8", "prm/first_error_f1", "prm/acc_err", "prm/acc_ok", "prm/step_accuracy",
+        "prm/auroc", "prm/ece", "prm/brier", "random/first_error_f1",
+        *(f"{method}/accuracy_at_{n}" for n in (1, 4, 8)
+          for method in ("majority", "weighted_majority", "orm_best_of_n", "prm_best_of_n", "oracle")),
+    ]
+    for name in estimates:
+        low, value, high = (table[f"test/{name}{end}"] for end in ("_low", "", "_high"))
+        assert low <= value <= high, name
+    assert table["test/n_problems"] == 30
+    assert table["dev/n_problems"] == 20
+    assert table["test/policy_base/n_chains"] == 240
+    assert table["test/n_step_chains"] == 120
+    assert table["test/seed"] == config.seed
+    assert table["test/prm/latency_ms_per_step"] > 0
+    assert 0 < table["test/prm/threshold"] < 1
+    assert table["test/trained_minus_base/pass_at_1"] == pytest.approx(
+        table["test/policy_trained/pass_at_1"] - table["test/policy_base/pass_at_1"])
+    # MLflow gets every number of the file, and the two things people look at.
+    assert world["tracked"].metrics == {k: float(v) for k, v in table.items() if not isinstance(v, str)}
+    assert sorted(world["tracked"].artifacts) == ["plots", "report.html"]
+
+
+def test_figures_agree_with_the_trajectories_written(world, config, tmp_path):
+    io = make_io(tmp_path)
+    stage.run(config, io)
+    table = metrics_of(io)
+    rows = store.read_shards(Trajectory, io.outputs["trajectories"])
+    assert len({row.id for row in rows}) == len(rows) == 30 * 8 * 2 + 20 * 4
+    problems = {problem.id: problem for problem in TEST}
+    base = [row for row in rows if row.id.startswith("test-base/")]
+    assert {row.policy for row in base} == {"base"}
+    assert table["test/policy_base/pass_at_1"] == pytest.approx(sum(row.outcome for row in base) / len(base))
+    right = [row for row in base if row.outcome]
+    clean = [row for row in right if all(ORACLES["arithmetic"](problems[row.problem_id], row.steps))]
+    assert table["test/policy_base/process_consistency"] == pytest.approx(len(clean) / len(right))
+    solved = defaultdict(bool)
+    for row in base:
+        solved[row.problem_id] |= bool(row.outcome)
+    assert table["test/oracle/accuracy_at_8"] == pytest.approx(sum(solved.values()) / 30)
+
+
+def test_plots_are_csv_with_stable_headers(world, config, tmp_path):
+    io = make_io(tmp_path)
+    stage.run(config, io)
+    headers = {path.name: path.read_text().splitlines()[0] for path in io.outputs["plots"].iterdir()}
+    assert headers == {
+        "best_of_n.csv": "method,n,accuracy,low,high",
+        "reliability.csv": "bin_low,bin_high,mean_score,observed_share,count",
+        "length.csv": "steps,chains,mean_score,share_right",
+        "scores.csv": "verdict,bin_low,bin_high,count",
+    }
+    with (io.outputs["plots"] / "best_of_n.csv").open() as file:
+        rows = {(row["method"], row["n"]): float(row["accuracy"]) for row in csv.DictReader(file)}
+    table = metrics_of(io)
+    assert len(rows) == 15
+    assert rows["prm_best_of_n", "8"] == table["test/prm_best_of_n/accuracy_at_8"]
+
+
+def test_killed_and_resumed_gives_the_undisturbed_metrics(world, config, tmp_path):
+    undisturbed = make_io(tmp_path / "a")
+    stage.run(config, undisturbed)
+    # Calls of the base policy: two shards of dev, three of test; it dies in the fourth.
+    disturbed = make_io(tmp_path / "b")
+    world["dies_at"] = 4
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(config, disturbed)
+    assert not any(path.exists() for path in disturbed.outputs.values())
+    world["dies_at"] = None
+    world["policies"].clear()
+    stage.run(config, disturbed)
+    assert [policy.calls for policy in world["policies"]] == [2, 3]
+    assert metrics_of(disturbed) == metrics_of(undisturbed)
+    assert disturbed.outputs["plots"].joinpath("best_of_n.csv").read_text() == (
+        undisturbed.outputs["plots"].joinpath("best_of_n.csv").read_text())
+
+
+def test_without_an_oracle_step_metrics_are_left_out_with_the_reason(world, config, tmp_path, monkeypatch):
+    def general(problems):
+        return [Problem(p.id, "general", p.prompt, p.answer, p.meta) for p in problems]
+
+    # The fake models still know the arithmetic; only the evaluation is without it.
+    io = make_io(tmp_path, general(DEV), general(TEST))
+    stage.run(config, io)
+    table = metrics_of(io)
+    assert "no oracle" in table["test/prm/step_metrics_left_out"]
+    assert "no dev chain has gold" in table["test/prm/chosen_threshold_left_out"]
+    assert table["test/prm/threshold"] == config.serve.threshold
+    assert "test/prm/first_error_f1" not in table
+    assert "test/policy_base/process_consistency" not in table
+    assert table["test/prm_best_of_n/accuracy_at_8"] > table["test/policy_base/pass_at_1"]
+    report = io.outputs["report"].read_text()
+    assert "no oracle judges the steps of domain general" in report
+    assert report.count('<article class="card">') >= config.evaluate.shown_trajectories
+
+
+def test_more_candidates_than_samples_is_refused_before_anything_runs(world, config, tmp_path):
+    wrong = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, best_of=[1, 16]))
+    with pytest.raises(InputError, match=r"lower N or raise evaluate\.samples"):
+        stage.run(wrong, make_io(tmp_path))
+    assert world["policies"] == []
+
+
+def test_chains_that_stop_early_stay_and_are_wrong(tmp_path):
+    class Silent:
+        version = "silent"
+
+        def sample(self, prompts, **settings):
+            return [[fakes.SampledChain((), True, 1), fakes.SampledChain(("The answer is 3.",), False, 5)]
+                    for _ in prompts]
+
+    problem = replace(TEST[0], answer="3")
+    plan = judged_chains.Plan(2, 1.0, 8, 8, 1, 0)
+    chains = sample_chains(Silent(), [problem], "x", plan, tmp_path)
+    assert [chain.right for chain in chains] == [False, False]
+    scorer = fakes.FakeScorer([problem], "process", 8)
+    scored = judged_chains.score_with_prm(scorer, chains, [problem], "min", tmp_path / "s")
+    assert (scored[0].step_scores, scored[0].prm_score) == ((), 0.0)
+    assert judged_chains.counts(scored) == {
+        "n_chains": 2, "n_empty_chains": 1, "n_truncated_chains": 0, "n_chains_without_answer": 2}
+
+
+def test_a_truncated_chain_ranks_last(tmp_path):
+    class Short:
+        def score(self, chains):
+            return [ChainScore((0.9,), (0.9,), len(steps) - 1) for _, steps in chains]
+
+    chains = [Chain(0, Trajectory(f"t{n}", "p", "x", (Step("a"),) * n, "1", True, 0)) for n in (1, 2)]
+    scored = judged_chains.score_with_prm(Short(), chains, TEST[:1], "min", tmp_path)
+    assert [chain.prm_score for chain in scored] == [0.9, 0.0]
+    assert [chain.truncated for chain in scored] == [False, True]
+
+
+def test_shards_of_scores_are_not_scored_twice(tmp_path):
+    chains = [Chain(0, Trajectory(f"t{n}", "p", "x", (Step("The answer is 1."),), "1", True, 0)) for n in range(5)]
+    first, second = (fakes.FakeScorer(TEST[:1], "process", 8) for _ in range(2))
+    once = judged_chains.score_with_prm(first, chains, TEST[:1], "min", tmp_path, shard_size=2)
+    again = judged_chains.score_with_prm(second, chains, TEST[:1], "min", tmp_path, shard_size=2)
+    assert (first.calls, second.calls) == (3, 0)
+    assert once == again
+
+
+def test_shards_draw_unlike_chains_and_the_same_ones_every_time(tmp_path):
+    problem = TEST[0]
+    plan = judged_chains.Plan(6, 1.0, 8, 8, 1, 0)
+    twins = [replace(problem, id="a"), replace(problem, id="b")]
+    policy = fakes.FakePolicy([problem], 0.4, "base")
+    first = sample_chains(policy, twins, "x", plan, tmp_path / "1")
+    assert sample_chains(policy, twins, "x", plan, tmp_path / "2") == first
+    texts = [[step.text for step in chain.trajectory.steps] for chain in first]
+    assert texts[:6] != texts[6:]
+
+
+def test_step_figures_use_the_first_chains_of_each_problem():
+    rows = [Chain(p, Trajectory(f"{p}/{k}", "p", "x", (Step("a"),), None, False, 0)) for p in (0, 1) for k in range(3)]
+    assert [chain.trajectory.id for chain in first_per_problem(rows, 2)] == ["0/0", "0/1", "1/0", "1/1"]
+
+
+def test_latency_is_the_median_round_per_step():
+    times = iter([0.0, 0.3, 1.0, 1.2, 2.0, 3.0])
+    chain = Chain(0, Trajectory("t", "p", "x", (Step("The answer is 1."),) * 2, "1", True, 0))
+    scorer = fakes.FakeScorer(TEST[:1], "process", 8)
+    assert latency_ms_per_step(scorer, [chain], TEST[:1], 3, clock=lambda: next(times)) == pytest.approx(150)
+
+
+def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
+    """Untrained models of real classes: sampling, scoring and MLflow as in production."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from prm_core.models.encoder import Encoder
+    from prm_core.models.tokenizer import train_tokenizer
+    from prm_core.scoring.calibration import Calibrator
+    from prm_core.scoring.scorer import save_reward_model
+    from tests.builders.training import KINDS
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    torch.manual_seed(0)
+    io = make_io(tmp_path, DEV[:3], TEST[:4])
+    texts = [text for p in (*TEST, *DEV) for text in (p.prompt, *p.meta["solution"])]
+    # Untrained models write any bytes; a separator of several cannot turn up in a step by accident.
+    config = configuration.parse(configuration.merge(dataclasses.asdict(config), {
+        "encoder": {"separator": "<step>"}, "generate": {"max_new_tokens": 24},
+        "evaluate": {"samples": 2, "best_of": [1, 2]}}), "test")
+    encoder = Encoder(train_tokenizer(texts, config.encoder.separator), config.encoder)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(encoder.tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, pad_token_id=encoder.pad_id, eos_token_id=encoder.eos_id))
+    base = io.inputs["models"] / "policy"
+    for folder in (base, io.inputs["policy"]):
+        model.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+    for kind, name in (("process", "prm"), ("outcome", "orm")):
+        reward = KINDS[kind].from_backbone(str(base), surprisal=True, encoder=dataclasses.asdict(config.encoder),
+                                           dtype="float32", device="cpu")
+        save_reward_model(reward, encoder, Calibrator("identity", 0), io.inputs[name])
+    stage.run(config, io)
+    table = store.read_json(io.outputs["metrics"])
+    assert table["test/policy_base/n_chains"] == 8
+    assert table["test/policy_base/pass_at_1"] == 0
+    assert table["test/prm/latency_ms_per_step"] > 0
+    json.dumps(table, allow_nan=False)
+    from prm_core.platform.tracking import connect, experiment_id
+
+    client = connect(tmp_path)
+    run, = client.search_runs([experiment_id(client, tmp_path)])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/n_problems"] == 4
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"plots", "report.html"}

@@ -1,0 +1,106 @@
+"""Harmless steps in training chains: what is inserted where, with which target, and what stays."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prm_core.evaluation.adversarial import perturbations
+from prm_core.training import augment
+from prm_core.training.augment import with_harmless_steps
+from prm_core.training.examples import IGNORED, Example
+from prm_core.types import Step
+
+STEPS = tuple(Step(f"step {i}") for i in range(5))
+TARGETS = (1.0, 0.9, IGNORED, 0.0, IGNORED)
+
+
+def copies(example: Example, kind: str, seed: int = 0) -> list[Example]:
+    return with_harmless_steps([example] * 40, kind, 1.0, seed)[40:]
+
+
+def example(targets: tuple[float, ...]) -> Example:
+    return Example("p", "How many?", STEPS, targets)
+
+
+def inserted(copy: Example) -> list[int]:
+    return [index for index, step in enumerate(copy.steps) if step not in STEPS]
+
+
+def shown(targets: tuple[float, ...]) -> list[float | None]:
+    return [None if math.isnan(target) else target for target in targets]
+
+
+def test_own_steps_and_their_targets_stay_in_order() -> None:
+    for copy in copies(example(TARGETS), "process"):
+        new = set(inserted(copy))
+        assert 1 <= len(new) <= augment.MOST_INSERTED
+        kept = [index for index in range(len(copy.steps)) if index not in new]
+        assert tuple(copy.steps[index] for index in kept) == STEPS
+        assert shown(tuple(copy.targets[index] for index in kept)) == shown(TARGETS)
+        assert copy.steps[-1] == STEPS[-1], "the last step is the answer"
+
+
+def test_an_inserted_step_is_right_while_all_before_it_are() -> None:
+    found = {}
+    for copy in copies(example(TARGETS), "process"):
+        for index in inserted(copy):
+            own = sum(step in STEPS for step in copy.steps[:index])
+            found[own] = shown((copy.targets[index],))[0]
+    # First and after steps 0 and 1 right; after step 2, which has no target, and after the wrong step 3 none.
+    assert found == {0: 1.0, 1: 1.0, 2: 1.0, 3: None, 4: None}
+
+
+def test_nothing_is_restated_before_anything_is_said() -> None:
+    firsts = {copy.steps[0].text for seed in range(10) for copy in copies(example(TARGETS), "process", seed)
+              if 0 in inserted(copy)}
+    assert any(text in augment.FILLERS for text in firsts)
+    assert not any(text.startswith(augment.RESTATEMENTS) for text in firsts)
+
+
+def test_an_outcome_stays_and_a_value_goes_on() -> None:
+    assert {copy.targets for copy in copies(example((0.0,)), "outcome")} == {(0.0,)}
+    assert {copy.targets for copy in copies(example((1.0,)), "implicit")} == {(1.0,)}
+    values = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    for copy in copies(example(values), "advantage"):
+        assert len(copy.targets) == len(copy.steps) + 1
+        for index in inserted(copy):
+            assert copy.targets[index + 1] == copy.targets[index]
+        kept = [copy.targets[0], *(copy.targets[i + 1] for i in range(len(copy.steps)) if i not in inserted(copy))]
+        assert tuple(kept) == values
+
+
+def test_every_sort_of_text_comes_and_sums_are_true() -> None:
+    texts = {copy.steps[index].text for seed in range(10) for copy in copies(example(TARGETS), "process", seed)
+             for index in inserted(copy)}
+    assert any(text in augment.FILLERS for text in texts)
+    assert any(text.endswith(tuple(step.text for step in STEPS)) for text in texts)
+    sums = [text for text in texts if text.startswith("Also ")]
+    assert sums
+    for text in sums:
+        a, b, c = (int(word.strip(",.")) for word in text.split() if word.strip(",.").isdigit())
+        assert a + b == c
+
+
+@given(st.floats(0, 1), st.integers(0, 5))
+def test_originals_come_first_and_a_share_is_copied(share: float, seed: int) -> None:
+    rows = [Example(f"p{i}", "?", STEPS, TARGETS) for i in range(200)]
+    found = with_harmless_steps(rows, "process", share, seed)
+    assert found[:200] == rows
+    assert len(found) - 200 == pytest.approx(200 * share, abs=45)
+    again = with_harmless_steps(rows, "process", share, seed)
+    assert [row.steps for row in found] == [row.steps for row in again]
+
+
+def test_chains_of_one_step_have_no_place_for_more() -> None:
+    assert with_harmless_steps([Example("p", "?", STEPS[:1], (1.0,))], "process", 1.0, 0) == [
+        Example("p", "?", STEPS[:1], (1.0,))]
+
+
+def test_the_suite_s_texts_are_never_trained_on() -> None:
+    trained = {*augment.FILLERS, *augment.FACTS, *augment.RESTATEMENTS}
+    measured = {*perturbations.FILLERS, *perturbations.FACTS, *perturbations.SUMS, *perturbations.RESTATEMENTS}
+    assert not trained & measured

@@ -1,0 +1,199 @@
+"""Warm-up: the loss of solution tokens, who optimises what, which checkpoint is the policy, and exact resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prm_core.domains import arithmetic
+from prm_core.errors import GateError, InputError
+from prm_core.models.encoder import Encoder
+from prm_core.models.padding import pad
+from prm_core.training import warmup
+from prm_core.types import Problem
+from tests.builders.training import Interrupted, assert_same_weights, changed, make_encoder, make_lm, small_config
+
+ENCODER = make_encoder()
+CONFIG = small_config()
+PROBLEMS = arithmetic.make_problems("warmup", 24, 0)
+
+
+def train(work: Path, accuracies: dict[int, float], *, config=CONFIG, crash_at: int | None = None, problems=PROBLEMS):
+    """A run in which the evaluations after these updates find these accuracies, and others 0.
+
+    Returns its result and what it reported. Raises Interrupted at the evaluation after `crash_at` updates.
+    """
+    reported: list[tuple[int, dict[str, float]]] = []
+    done = {"update": 0}
+
+    def accuracy(model) -> float:
+        update = done["update"]
+        if update == crash_at:
+            raise Interrupted
+        return accuracies.get(update, 0.0)
+
+    original = warmup.batches_from
+
+    def counted(*args, **kwargs):
+        for update, rows in original(*args, **kwargs):
+            done["update"] = update + 1
+            yield update, rows
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(warmup, "batches_from", counted)
+        result = warmup.train(config, ENCODER, problems, accuracy, work,
+                              lambda figures, update: reported.append((update, figures)))
+    return result, reported
+
+
+# Every second update until the policy is found, then as often as checkpoints are written, and at the end.
+RISING = {2: 0.1, 4: 0.4, 6: 0.6, 9: 0.7, 10: 0.9}
+
+
+def test_the_loss_is_the_cross_entropy_of_the_solution_s_tokens() -> None:
+    model = make_lm(ENCODER)
+    chains = [warmup._encode_solution(ENCODER, problem) for problem in PROBLEMS[:3]]
+    ids = pad([ids for ids, _ in chains], ENCODER.pad_id)
+    solution = pad([flags for _, flags in chains], 0).bool()
+    found = warmup.solution_loss(model, ids, solution).item()
+    losses = []
+    for row, flags in chains:
+        logprobs = torch.log_softmax(model(input_ids=torch.tensor([row])).logits[0], -1)
+        losses += [-logprobs[t - 1, row[t]].item() for t in range(1, len(row)) if flags[t]]
+    assert found == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_a_solution_is_every_step_and_the_end_token() -> None:
+    ids, flags = warmup._encode_solution(ENCODER, PROBLEMS[0])
+    prompt = len(ENCODER.encode_prompt(PROBLEMS[0].prompt))
+    assert flags == [0] * prompt + [1] * (len(ids) - prompt)
+    assert ids[-1] == ENCODER.eos_id
+    assert ENCODER.decode_steps(ids[prompt:]) == tuple(PROBLEMS[0].meta["solution"])
+
+
+def test_remarks_are_read_and_not_learned() -> None:
+    for seed in range(20):
+        ids, flags = warmup._with_remarks(ENCODER, PROBLEMS[0], random.Random(seed))
+        prompt = len(ENCODER.encode_prompt(PROBLEMS[0].prompt))
+        assert flags[:prompt] == [0] * prompt
+        steps = ENCODER.decode_steps(ids[prompt:])
+        learned = [token for token, flag in zip(ids, flags, strict=True) if flag]
+        assert ENCODER.decode_steps(learned) == tuple(PROBLEMS[0].meta["solution"])
+        assert len(steps) > len(PROBLEMS[0].meta["solution"])
+        assert learned[-1] == ENCODER.eos_id
+
+
+def test_a_solution_with_remarks_that_is_too_long_or_has_no_place_for_one_stays_as_it_is() -> None:
+    problem = PROBLEMS[0]
+    one = dataclasses.replace(problem, meta={**problem.meta, "solution": problem.meta["solution"][-1:]})
+    assert warmup._with_remarks(ENCODER, one, random.Random(0)) is None
+    plain = len(warmup._encode_solution(ENCODER, problem)[0])
+    tight = Encoder(ENCODER.tokenizer, dataclasses.replace(ENCODER.config, max_length=plain))
+    assert warmup._with_remarks(tight, problem, random.Random(0)) is None
+
+
+def test_remarks_come_only_after_the_policy_is_taken(tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def remarks(encoder, problem, rng):
+        asked.append(rng.random())
+
+    monkeypatch.setattr(warmup, "_with_remarks", remarks)
+    settings = dataclasses.replace(CONFIG.warmup, harmless_steps=1.0)
+    result, _ = train(tmp_path, RISING, config=dataclasses.replace(CONFIG, warmup=settings))
+    updates = CONFIG.warmup.max_updates - result.policy_update
+    assert 0 < len(asked) <= updates * CONFIG.warmup.batch_size
+    assert len(asked) >= (updates - 1) * CONFIG.warmup.batch_size // 2
+    plain, _ = train(tmp_path / "plain", RISING)
+    assert_same_weights(load_file(result.policy / "model.safetensors"), load_file(plain.policy / "model.safetensors"))
+
+
+def test_muon_has_the_matrices_and_adamw_the_rest_each_once() -> None:
+    model = warmup.build_model(ENCODER, CONFIG)
+    muon, adamw = warmup.build_optimizers(model, CONFIG)
+    names = {id(p): name for name, p in model.named_parameters()}
+    owned = [[names[id(p)] for group in one.param_groups for p in group["params"]] for one in (muon, adamw)]
+    assert sorted(owned[0] + owned[1]) == sorted(names.values())
+    assert all(name.endswith("_proj.weight") for name in owned[0])
+    assert "model.embed_tokens.weight" in owned[1]
+
+
+def test_the_first_checkpoint_past_the_bound_is_the_policy_and_the_last_the_backbone(tmp_path) -> None:
+    result, reported = train(tmp_path, RISING)
+    assert result.policy_update == 4
+    assert [(r["update"], r["accuracy"], r.get("policy", False)) for r in result.history] == [
+        (2, 0.1, False), (4, 0.4, True), (6, 0.6, False), (9, 0.7, False), (10, 0.9, False),
+    ]
+    policy, backbone = load_file(result.policy / "model.safetensors"), load_file(result.backbone / "model.safetensors")
+    assert changed(policy, backbone) == set(policy), "the backbone learned on after the policy was taken"
+    assert [update for update, _ in reported] == [2, 4, 6, 9, 10]
+    # A uniform guess costs log(vocabulary); ten updates are better than that.
+    assert result.history[-1]["loss"] < result.history[0]["loss"] < math.log(len(ENCODER.tokenizer)) + 0.5
+
+
+def test_the_folders_load_as_plain_hugging_face_models(tmp_path) -> None:
+    result, _ = train(tmp_path, RISING)
+    for folder in (result.policy, result.backbone):
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        assert model.config.vocab_size == len(tokenizer) == len(ENCODER.tokenizer)
+        assert tokenizer.encode("Mia has 3 pens") == ENCODER.tokenizer.encode("Mia has 3 pens")
+        assert model.config.max_position_embeddings == ENCODER.config.max_length
+
+
+# Checkpoints are written after 3, 6 and 9 updates: a run goes on from the beginning, from between two evaluations (in
+# the middle of what a record's mean loss is over), from before the policy was taken and from after.
+@pytest.mark.parametrize(("crash_at", "first"), [(2, 2), (4, 4), (6, 4), (9, 9), (10, 10)])
+def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, crash_at: int, first: int) -> None:
+    expected, _ = train(tmp_path / "undisturbed", RISING)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "work", RISING, crash_at=crash_at)
+    torch.manual_seed(99)
+    found, reported = train(tmp_path / "work", RISING)
+    assert reported[0][0] == first
+    assert found.history == expected.history
+    assert found.policy_update == expected.policy_update
+    for one, other in ((found.policy, expected.policy), (found.backbone, expected.backbone)):
+        assert_same_weights(load_file(one / "model.safetensors"), load_file(other / "model.safetensors"))
+
+
+def test_a_run_that_never_reaches_its_bounds_stops_with_the_figures(tmp_path) -> None:
+    with pytest.raises(GateError, match=r"at accuracy 0\.200, the best on the way was 0\.250;.*policy_accuracy 0\.3"):
+        train(tmp_path / "no-policy", {8: 0.25, 10: 0.2})
+    with pytest.raises(GateError, match=r"ended at accuracy 0\.400.*backbone_accuracy 0\.5 at the end"):
+        train(tmp_path / "no-backbone", {4: 0.6, 10: 0.4})
+
+
+def without_solution(problem: Problem) -> Problem:
+    return dataclasses.replace(problem, meta={})
+
+
+@pytest.mark.parametrize(("problems", "over", "reason"), [
+    ([*PROBLEMS, without_solution(PROBLEMS[3])], {}, f"problem {PROBLEMS[3].id} has no worked solution"),
+    (PROBLEMS, {"encoder": {"max_length": 60}}, "its worked solution does not fit encoder.max_length 60"),
+    (PROBLEMS, {"warmup": {"matrix_learning_rate": 1e30}}, "the loss is (nan|inf) at update .*; lower warmup"),
+])
+def test_what_cannot_be_trained_is_an_error(tmp_path, problems, over, reason: str) -> None:
+    encoder = make_encoder(over.get("encoder", {}).get("max_length", 256))
+    with pytest.raises(InputError, match=reason):
+        warmup.train(small_config(**over), encoder, problems, lambda model: 0.0, tmp_path, lambda *_: None)
+
+
+def test_device_auto_trains_where_there_is_no_gpu(tmp_path) -> None:
+    config = small_config(models={"device": "auto"})
+    found, _ = train(tmp_path / "auto", RISING, config=config)
+    expected, _ = train(tmp_path / "cpu", RISING)
+    if not torch.cuda.is_available():
+        assert found.history == expected.history
+
+
+def test_the_seed_decides(tmp_path) -> None:
+    losses = [train(tmp_path / str(i), RISING, config=small_config(seed=seed))[0].history[-1]["loss"]
+              for i, seed in enumerate((0, 0, 1))]
+    assert losses[0] == losses[1] != losses[2]
