@@ -317,8 +317,8 @@ def test_mixed_precision_trains(backbone: Path, tmp_path) -> None:
 
 def test_a_saved_model_is_the_same_model(model, tmp_path) -> None:
     model.save_pretrained(tmp_path)
-    for loader in (RewardModel, ImplicitRewardModel):
-        again = loader.from_pretrained(tmp_path, device="cpu")
+    for of in (RewardModel, ImplicitRewardModel):
+        again = load_reward_model(tmp_path, of, device="cpu")
         assert type(again) is ImplicitRewardModel
         assert_same_weights(weights(again), weights(model))
         assert (again.beta, again.encoder, again.training) == (BETA, SETTINGS, False)
