@@ -7,14 +7,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last by set-up, so that an interrupted one starts over and a finished one is not repeated.
 READY := $(VENV)/.ready
-PYTHON ?= $(shell for p in python3.11 python3 python; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v "$$p" && break; done)
+SUPPORTED := 3.11 3.12 3.13
+IS_SUPPORTED := -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(SUPPORTED)".split())'
+PYTHON ?= $(shell for p in python3 $(foreach v,$(SUPPORTED),python$(v)); do \
+	"$$p" $(IS_SUPPORTED) 2>/dev/null && command -v "$$p" && break; done)
 PROFILE ?= default
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 POOL := local
 
-.PHONY: run test smoke ui deploy worker lint setup clean help
+.PHONY: run test smoke ui deploy worker graph lint bare setup named clean help
 .DEFAULT_GOAL := help
 
 run: $(READY)  ## the whole chain (PROFILE=smoke for another profile)
@@ -45,17 +47,38 @@ deploy: $(READY)  ## register the nightly and the on-demand deployment with the 
 worker: $(READY)  ## run what the deployments schedule, until Ctrl-C
 	$(BIN)/prefect worker start --pool $(POOL)
 
-lint: $(READY)  ## style and import direction
+graph: $(READY)  ## write dvc.yaml's stages anew from what the code declares and imports
+	$(BIN)/python -m prm_core.stages.graph
+
+lint: $(READY)  ## style, import direction, dvc.yaml against the code
 	$(BIN)/ruff check prm_core flows tests benchmarks
 	$(BIN)/lint-imports
+	$(BIN)/python -m prm_core.stages.graph --check
+
+bare:  ## train and score where only PyTorch and transformers are installed, in an environment made for it and removed
+	"$(PYTHON)" -m tests.test_bare_machine
 
 setup: $(READY)  ## install everything, once
 
-$(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed and was not found; install it, or name it: make PYTHON=…"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+# A Python named on the command line is looked at even where everything is installed.
+named:
+	@[[ "$(origin PYTHON)" == file ]] || { \
+		command -v "$(PYTHON)" >/dev/null || { echo "PYTHON=$(PYTHON) is no program here"; exit 1; }; \
+		"$(PYTHON)" $(IS_SUPPORTED) || { \
+			echo "PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1); needed: 3.11, 3.12 or 3.13"; exit 1; }; \
+		test ! -x $(BIN)/python || [[ "$$($(BIN)/python --version)" == "$$("$(PYTHON)" --version)" ]] || { \
+			echo "$(VENV) is of $$($(BIN)/python --version), PYTHON=$(PYTHON) is $$("$(PYTHON)" --version);" \
+				"rm -r $(VENV) has it made anew"; exit 1; }; }
+
+$(READY): requirements.lock pyproject.toml | named
+	@test -n "$(PYTHON)" || { echo "Needed: Python 3.11, 3.12 or 3.13; none of them was found. Install one, or name it:" \
+		"make … PYTHON=/path/to/python3.13"; exit 1; }
+	@test ! -x $(BIN)/python || $(BIN)/python $(IS_SUPPORTED) || { \
+		echo "$(VENV) is of $$($(BIN)/python --version 2>&1), needed: 3.11, 3.12 or 3.13; rm -r $(VENV) has it made anew"; \
+		exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { \
 		rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
-	@echo "Installing into $(VENV): about three minutes, once."
+	@echo "Installing into $(VENV) ($$($(BIN)/python --version)): about three minutes, once."
 	@$(BIN)/python -m pip install --disable-pip-version-check -qq -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check -qq --no-build-isolation --no-deps -e .
 	@# Every Python of this environment starts with telemetry off, so that `dvc` or `mlflow` typed by hand have it too.

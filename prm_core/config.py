@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_origin, get_type_hints
 
 import yaml
 
@@ -330,14 +330,32 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:
-    """Checks raw values. Raises InputError with one line for all faults, naming `source` and the keys."""
-    from pydantic import TypeAdapter, ValidationError
+    """Checks raw values. Raises InputError with one line for all faults, naming `source` and the keys.
 
+    Without pydantic keys are checked, and values are taken as they are.
+    """
+    try:
+        from pydantic import TypeAdapter, ValidationError
+    except ImportError:
+        return _unchecked(Config, raw, source)
     try:
         return TypeAdapter(Config).validate_python(raw)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_fault(e['type'], e['msg'])}" for e in error.errors())
         raise InputError(f"{source}: {faults}. Correct these keys (params.yaml shows each with its meaning).") from None
+
+
+def _unchecked(kind: type[T], raw: Mapping[str, Any], source: str) -> T:
+    """A section from raw values whose types and limits nobody looks at."""
+    hints, values = get_type_hints(kind), {}
+    for name, value in raw.items():
+        if dataclasses.is_dataclass(hints.get(name)):
+            value = _unchecked(hints[name], value, f"{source}: {name}")
+        values[name] = tuple(value) if get_origin(hints.get(name)) is tuple else value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{source}: {error}. Correct these keys (params.yaml shows each with its meaning).") from None
 
 
 def _fault(kind: str, message: str) -> str:

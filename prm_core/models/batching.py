@@ -42,21 +42,27 @@ def in_batches(
     Args:
         what: who works on what, for the warning.
     """
-    import torch
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-
     results: list[Result] = []
     while len(results) < len(items):
         batch, fits = items[len(results) : len(results) + size], True
         try:
             results += work(batch, len(results))
         except RuntimeError as error:
-            fits = not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error))
-            if len(batch) == 1 or fits:
+            if len(batch) == 1 or not _is_out_of_memory(error):
                 raise
+            fits = False
         if not fits:
+            from accelerate.utils.memory import clear_device_cache
+
             # Not while the error is at hand: its traceback holds what the batch had allocated.
             size = len(batch) // 2
             log.warning("%s: out of memory with %d at once; going on with %d", what, len(batch), size)
             clear_device_cache(garbage_collection=True)
     return results
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
