@@ -249,6 +249,7 @@ class PolicyTrainingConfig:
     warmup_updates: NonNegativeInt
     updates: PositiveInt
     problems_per_update: PositiveInt
+    estimator: str = setting("from the rewards of a group to advantages: hybrid")
     group_size: int = setting("chains a question, compared with each other", ge=2)
     learning_rate: float
     clip: float

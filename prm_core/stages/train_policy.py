@@ -35,6 +35,13 @@ def run(config: Config, io: StageIO) -> None:
     store.write_json(io.outputs["metrics"], metrics)
 
 
+def check(config: Config) -> None:
+    """Raises InputError for an advantage estimator that is not registered."""
+    from prm_core.training.policy.estimators import ESTIMATORS
+
+    _ = ESTIMATORS[config.train_policy.estimator]
+
+
 STAGE = Stage(
     inputs={
         "problems": "data/train.jsonl",
@@ -48,4 +55,5 @@ STAGE = Stage(
     },
     params=("seed", "models", "encoder", "generate", "train_policy", "serve"),
     run=run,
+    check=check,
 )

@@ -1,4 +1,4 @@
-"""Training policies with process and outcome rewards: losses and advantages as pure functions, loops that use them.
+"""Training policies with process and outcome rewards: the loops and the losses; advantages are in `estimators`.
 
-Advantage estimators go here, one function each. The rewards' scores come from `prm_core/scoring`.
+The rewards' scores come from `prm_core/scoring`.
 """

@@ -18,7 +18,7 @@ from prm_core.sampling.policy import Policy
 from prm_core.sampling.rollouts import rollout_succeeds
 from prm_core.scoring.scorer import ChainScorer
 from prm_core.training.checkpoint import Checkpoints
-from prm_core.training.policy.loss import clipped_surrogate, hybrid_advantages, k3_kl, masked_mean
+from prm_core.training.policy.loss import clipped_surrogate, k3_kl, masked_mean
 from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def collect(
     import torch
 
     from prm_core.sampling.sampler import Prefix
+    from prm_core.training.policy.estimators import ESTIMATORS, GroupRewards
 
     encoder = policy.encoder
     prompts = [encoder.encode_prompt(problem.prompt) for problem in problems]
@@ -84,10 +85,8 @@ def collect(
         for number, (_, end) in enumerate(steps):
             token_steps[row, begin : start + end + 1] = number
             begin = start + end + 1
-    advantages = hybrid_advantages(
-        outcomes, rewards, exists, token_steps, sampled, group_size=config.group_size,
-        outcome_weight=config.outcome_weight, process_weight=config.process_weight,
-    )
+    advantages = ESTIMATORS[config.estimator](
+        GroupRewards(outcomes, rewards, exists, token_steps, sampled, config.group_size), config)
     process = (rewards.sum() / exists.sum().clamp(min=1)).item()
     figures = {
         "reward/outcome": outcomes.mean().item(),

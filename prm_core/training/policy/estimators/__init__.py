@@ -1,0 +1,11 @@
+"""Advantage estimators, registered by name: from a group's rewards to an advantage for each token. Pure functions.
+
+An estimator is a module of its own with one line below; what it is given and must give is in base.py, its name goes
+into `train_policy.estimator`. Sampling the chains, scoring them and the update are the loops' (`training/policy`).
+"""
+
+# Imported for its registration.
+from prm_core.training.policy.estimators import hybrid
+from prm_core.training.policy.estimators.base import ESTIMATORS, Estimator, GroupRewards
+
+__all__ = ["ESTIMATORS", "Estimator", "GroupRewards", "hybrid"]
