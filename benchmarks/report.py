@@ -50,13 +50,18 @@ def machine() -> str:
 
 def write(name: str, given: argparse.Namespace, bars: list[Bar], **more: Any) -> None:
     """Writes the result and prints it as a table."""
+    seed = f"--seed {given.seed} " if "seed" in given else ""
+    options = f"{'--quick ' if given.quick else ''}--repeats {given.repeats} {seed}--out {given.out.name}"
+    write_as(f"python -m benchmarks.{name} {options}", given.out, bars, **more)
+
+
+def write_as(command: str, out: Path, bars: list[Bar], **more: Any) -> None:
+    """Writes the result of a command and prints it as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    seed = f"--seed {given.seed} " if "seed" in given else ""
-    options = f"{'--quick ' if given.quick else ''}--repeats {given.repeats} {seed}--out {given.out.name}"
-    store.write_json(given.out, {
-        "command": f"python -m benchmarks.{name} {options}",
+    store.write_json(out, {
+        "command": command,
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": code_version(),
