@@ -48,18 +48,29 @@ def process_returns(step_rewards: Tensor, step_mask: Tensor, group_size: int) ->
     return normalised.flip(1).cumsum(1).flip(1) * step_mask
 
 
-@ESTIMATORS.register("hybrid")
-def hybrid_advantages(rewards: GroupRewards, settings: PolicyTrainingConfig) -> Tensor:
+def hybrid_advantages(
+    outcomes: Tensor, step_rewards: Tensor, step_mask: Tensor, token_steps: Tensor, token_mask: Tensor, *,
+    group_size: int, outcome_weight: float, process_weight: float,
+) -> Tensor:
     """Advantage of each token: outcome and process rewards, each normalised in the group on its own, then weighted.
 
     Args:
-        settings: `outcome_weight` and `process_weight`.
+        outcomes, step_rewards, step_mask, token_steps, token_mask, group_size: as in `GroupRewards`.
 
     Returns:
         (chains, tokens), 0 at tokens that were not sampled.
     """
-    grouped = rewards.outcomes.reshape(-1, rewards.group_size)
+    grouped = outcomes.reshape(-1, group_size)
     outcome = normalise_groups(grouped, torch.ones_like(grouped, dtype=torch.bool)).reshape(-1, 1)
-    returns = process_returns(rewards.step_rewards, rewards.step_mask, rewards.group_size)
-    process = returns.gather(1, rewards.token_steps.clamp(min=0)).where(rewards.token_steps >= 0, 0.0)
-    return (settings.outcome_weight * outcome + settings.process_weight * process) * rewards.token_mask
+    returns = process_returns(step_rewards, step_mask, group_size)
+    process = returns.gather(1, token_steps.clamp(min=0)).where(token_steps >= 0, 0.0)
+    return (outcome_weight * outcome + process_weight * process) * token_mask
+
+
+@ESTIMATORS.register("hybrid")
+def hybrid(rewards: GroupRewards, settings: PolicyTrainingConfig) -> Tensor:
+    """`hybrid_advantages` with the configured weights."""
+    return hybrid_advantages(
+        rewards.outcomes, rewards.step_rewards, rewards.step_mask, rewards.token_steps, rewards.token_mask,
+        group_size=rewards.group_size, outcome_weight=settings.outcome_weight, process_weight=settings.process_weight,
+    )
