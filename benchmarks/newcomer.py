@@ -18,29 +18,33 @@ from pathlib import Path
 from benchmarks.report import Bar, write_as
 from prm_core.platform import store
 
-# Question → where it is, in this tree and in the one before the rooms (commit 4a52fd2).
-QUESTIONS: dict[str, tuple[str, ...]] = {
-    "Where is the threshold chosen, below which a step of the held-out chains counts as wrong?": (
-        "prm_core/evaluation/protocol.py", "prm_core/evaluation/metrics.py"),
-    "Where would a reader of a new trace format (agents' runs, with labels) go?": ("prm_core/formats/",),
-    "Two answers, 1/2 and 0.5: where is it decided that they are equal?": (
-        "prm_core/maths/answers.py", "prm_core/domains/answers.py"),
-    "Where are the demands on labels listed whose failure stops the chain?": (
-        "prm_core/labeling/validation/expectations.py", "prm_core/labeling/expectations.py"),
-    "Where is it decided whether the challenger becomes champion?": ("prm_core/serving/promotion.py",),
-    "Where would another advantage estimator for the policy's training go?": (
-        "prm_core/training/policy/estimators/", "prm_core/training/policy_loss.py"),
-    "A reviewer's answers come in from a file: where do they become human labels on disk?": (
-        "prm_core/review/importing.py", "prm_core/labeling/review_import.py"),
-    "Where is a user's own file of problems read and checked?": (
-        "prm_core/problems/own.py", "prm_core/user_problems.py"),
-    "Where would sampling from a vLLM server go?": ("prm_core/sampling/", "prm_core/models/"),
-    "Where does it say which of a language model's tokens surprise it, as part of a step's score?": (
-        "prm_core/scoring/surprisal.py", "prm_core/models/surprisal.py"),
-    "A stage was killed in the middle of training: where is what it goes on from saved and restored?": (
-        "prm_core/training/checkpoint.py",),
-    "Where would a further HTTP interface, such as vLLM's /classify, go?": ("prm_core/serving/",),
-}
+# (question, where that is in this tree, where it was before the rooms, commit 4a52fd2)
+QUESTIONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("Where is the threshold chosen, below which a step of the held-out chains counts as wrong?",
+     ("prm_core/evaluation/protocol.py", "prm_core/evaluation/metrics.py"),
+     ("prm_core/evaluation/protocol.py", "prm_core/evaluation/metrics.py")),
+    ("Where would a reader of a new trace format (agents' runs, with labels) go?",
+     ("prm_core/formats/",), ("prm_core/formats/",)),
+    ("Two answers, 1/2 and 0.5: where is it decided that they are equal?",
+     ("prm_core/maths/answers.py",), ("prm_core/domains/answers.py",)),
+    ("Where are the demands on labels listed whose failure stops the chain?",
+     ("prm_core/labeling/validation/expectations.py",), ("prm_core/labeling/expectations.py",)),
+    ("Where is it decided whether the challenger becomes champion?",
+     ("prm_core/serving/promotion.py",), ("prm_core/serving/promotion.py",)),
+    ("Where would another advantage estimator for the policy's training go?",
+     ("prm_core/training/policy/estimators/",), ("prm_core/training/",)),
+    ("A reviewer's answers come in from a file: where do they become human labels on disk?",
+     ("prm_core/review/importing.py",), ("prm_core/labeling/review_import.py",)),
+    ("Where is a user's own file of problems read and checked?",
+     ("prm_core/problems/own.py",), ("prm_core/user_problems.py",)),
+    ("Where would sampling from a vLLM server go?", ("prm_core/sampling/",), ("prm_core/models/",)),
+    ("Where does it say which of a language model's tokens surprise it, as part of a step's score?",
+     ("prm_core/scoring/surprisal.py",), ("prm_core/models/surprisal.py",)),
+    ("A stage was killed in the middle of training: where is what it goes on from saved and restored?",
+     ("prm_core/training/checkpoint.py",), ("prm_core/training/checkpoint.py",)),
+    ("Where would a further HTTP interface, such as vLLM's /classify, go?",
+     ("prm_core/serving/",), ("prm_core/serving/",)),
+)
 
 
 def sheet(root: Path) -> str:
@@ -52,7 +56,7 @@ def sheet(root: Path) -> str:
         said = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) if init.exists() else None
         names = sorted(path.name for path in package.glob("*.py") if path.name != "__init__.py")
         parts += [f"# {package.relative_to(root)}/", said or "(says nothing of itself)", "Modules: " + " ".join(names)]
-    asked = [f"{number}. {question}" for number, question in enumerate(QUESTIONS, 1)]
+    asked = [f"{number}. {question}" for number, question in enumerate((one for one, *_ in QUESTIONS), 1)]
     return "\n\n".join([*parts, "# Questions", "\n".join(asked)]) + "\n"
 
 
@@ -76,14 +80,14 @@ def main() -> None:
         sys.stdout.write(sheet(given.root))
         return
     bars, answers = [], {}
-    for name, path, bar in (("after", given.answers, "= 12"), ("before", given.before, "reported")):
+    for column, (name, path, bar) in enumerate((("after", given.answers, "= 12"), ("before", given.before, "reported"))):
         if path is not None:
             answers[name] = store.read_json(path)
-            right = [found(one, accepted) for one, accepted in zip(answers[name], QUESTIONS.values(), strict=True)]
-            bars.append(Bar(f"questions of 12 whose file was found, {name}", sum(right), None, None, bar,
-                            sum(right) == len(QUESTIONS) or bar == "reported"))
+            right = sum(found(one, places[column]) for one, (_, *places) in zip(answers[name], QUESTIONS, strict=True))
+            bars.append(Bar(f"questions of {len(QUESTIONS)} whose file was found, {name}", right, None, None, bar,
+                            right == len(QUESTIONS) or column == 1))
     write_as("python -m benchmarks.newcomer score --answers FILE --before FILE --out FILE", given.out, bars,
-             questions=list(QUESTIONS), answers=answers)
+             questions=[question for question, *_ in QUESTIONS], answers=answers)
 
 
 if __name__ == "__main__":
