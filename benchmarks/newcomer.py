@@ -80,7 +80,8 @@ def main() -> None:
         sys.stdout.write(sheet(given.root))
         return
     bars, answers = [], {}
-    for column, (name, path, bar) in enumerate((("after", given.answers, "= 12"), ("before", given.before, "reported"))):
+    sides = (("after", given.answers, "= 12"), ("before", given.before, "reported"))
+    for column, (name, path, bar) in enumerate(sides):
         if path is not None:
             answers[name] = store.read_json(path)
             right = sum(found(one, places[column]) for one, (_, *places) in zip(answers[name], QUESTIONS, strict=True))
