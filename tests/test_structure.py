@@ -69,6 +69,13 @@ def test_heavy_libraries_are_imported_where_they_are_used(module: str) -> None:
     assert python(f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])").split() == []
 
 
+def test_a_config_is_checked_without_heavy_imports() -> None:
+    heavy = [name for name in HEAVY if name != "pydantic"]
+    assert python("import sys; from pathlib import Path\nfrom prm_core import config; from prm_core.stages import base\n"
+                  f"base.check(config.load(Path('.')))\nprint(*[name for name in {heavy} if name in sys.modules])"
+                  ).split() == []
+
+
 def test_every_stage_is_declared_without_heavy_imports() -> None:
     assert python("import sys; from prm_core.stages.base import CHAIN, load_stage\n"
                   f"for name in CHAIN: load_stage(name)\nprint(*[name for name in {HEAVY} if name in sys.modules])"

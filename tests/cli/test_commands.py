@@ -109,6 +109,16 @@ def test_bad_input_to_run_is_told_before_anything_starts(
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
+def test_a_name_that_no_stage_knows_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the flow started"))
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("label: {strategies: [rollout, mc_droput]}\n")
+    assert call(monkeypatch, "run", "--profile", str(profile)) == 2
+    assert "unknown labelling strategy 'mc_droput'; known: judge, mc_dropout," in capsys.readouterr().err
+
+
 def test_data_make_is_deterministic_and_spares_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

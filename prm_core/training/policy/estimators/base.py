@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from prm_core.config import PolicyTrainingConfig
 from prm_core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,5 +35,5 @@ class GroupRewards:
 
 
 # (rewards, settings) → advantages (chains, tokens), 0 at tokens that were not sampled
-Estimator = Callable[[GroupRewards, PolicyTrainingConfig], Tensor]
+Estimator = Callable[[GroupRewards, PolicyTrainingConfig], "Tensor"]
 ESTIMATORS: Registry[Estimator] = Registry("advantage estimator")

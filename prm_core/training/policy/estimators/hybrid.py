@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from prm_core.config import PolicyTrainingConfig
 from prm_core.training.policy.estimators.base import ESTIMATORS, GroupRewards
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Added to standard deviations; a group of equal rewards has no preference and gets advantage 0.
 EPSILON = 1e-6
@@ -22,6 +24,8 @@ def normalise_groups(values: Tensor, known: Tensor) -> Tensor:
     Returns:
         (groups, members), 0 where `known` is False and in groups whose known values are all equal.
     """
+    import torch
+
     count = known.sum(1, keepdim=True).clamp(min=1)
     mean = values.where(known, 0.0).sum(1, keepdim=True) / count
     centred = (values - mean).where(known, 0.0)
@@ -60,6 +64,8 @@ def hybrid_advantages(
     Returns:
         (chains, tokens), 0 at tokens that were not sampled.
     """
+    import torch
+
     grouped = outcomes.reshape(-1, group_size)
     outcome = normalise_groups(grouped, torch.ones_like(grouped, dtype=torch.bool)).reshape(-1, 1)
     returns = process_returns(step_rewards, step_mask, group_size)
