@@ -55,7 +55,7 @@ class DataConfig:
     train: int = setting("problems the chain generates on and trains the policy with", ge=1)
     dev: int = setting("problems on which thresholds are chosen", ge=1)
     test: int = setting("held-out problems every reported figure is measured on", ge=1)
-    human_chains: int = setting("chains with a human label for each step", ge=0)
+    human_chains: int = setting("chains with a human label for each step; made for the domain arithmetic alone", ge=0)
 
 
 @section

@@ -109,8 +109,9 @@ def convert(
     """Convert step-labelled data of other projects, one record at a time: files may be larger than memory.
 
     Formats: trl, math_shepherd, prm800k (as published), prm800k_flat (a rated next step a row), processbench, prmbench,
-    agentprocessbench, bigbench_mistake, math_aps. A format that cannot hold the data is refused, naming what is
-    missing; what is left out is counted in the log. OUT appears when all of it is written.
+    agentprocessbench, bigbench_mistake, math_aps; an unknown name gets the list of all. A format that cannot hold the
+    data is refused, naming what is missing; what is left out is counted in the log. OUT appears when all of it is
+    written.
 
     Example:  prm data convert phase1_train.parquet train.jsonl --from prm800k_flat --to trl --neutral wrong
     """

@@ -39,9 +39,9 @@ def train(
     """Train a reward model on labelled chains and save it as a Hugging Face folder.
 
     Problems are held out to choose the weights and to calibrate the scores; beside the model, training.json tells what
-    was trained on what, and the held-out figures. The folder scores with `prm score`, `prm evaluate` and `prm serve`,
-    and a process model also loads with AutoModelForTokenClassification. On several GPUs, or
-    several processes of a CPU: `accelerate launch --multi_gpu --num_processes N -m prm_core.cli train …`.
+    was trained on what, and the held-out figures. The folder scores with `prm score`, `prm evaluate` and
+    `prm adversarial`, and a process model also loads with AutoModelForTokenClassification. On several GPUs, or with
+    `--cpu` several processes of a CPU: `accelerate launch --multi_gpu --num_processes N -m prm_core.cli train …`.
     """
     from prm_core import config as configuration
     from prm_core.formats import FORMATS

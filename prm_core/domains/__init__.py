@@ -4,7 +4,9 @@ The exact judge of steps is oracle.py, which nothing imports that labels or trai
 simulated users) go here too. Comparing answers is in `prm_core/maths`, writing `data/` in `prm_core/problems`.
 """
 
-from prm_core.domains import arithmetic, general
+# Imported for their registration, a line each.
+from prm_core.domains import arithmetic as arithmetic
+from prm_core.domains import general as general
 from prm_core.domains.base import DOMAINS, Domain, make_trajectory
 
-__all__ = ["DOMAINS", "Domain", "arithmetic", "general", "make_trajectory"]
+__all__ = ["DOMAINS", "Domain", "make_trajectory"]

@@ -6,10 +6,13 @@ Traces of agents go here too. A user's own problems, which have no labels, are r
 
 from __future__ import annotations
 
-# Imported for their registration.
-from prm_core.formats import agents, first_error, math_aps, prm800k, stepwise
+# Imported for their registration, a line each.
+from prm_core.formats import agents as agents
+from prm_core.formats import first_error as first_error
+from prm_core.formats import math_aps as math_aps
+from prm_core.formats import prm800k as prm800k
+from prm_core.formats import stepwise as stepwise
 from prm_core.formats.base import FORMATS, Format, LabelledChain
 from prm_core.formats.trees import labelled_once
 
-__all__ = ["FORMATS", "Format", "LabelledChain", "agents", "first_error", "labelled_once", "math_aps", "prm800k",
-           "stepwise"]
+__all__ = ["FORMATS", "Format", "LabelledChain", "labelled_once"]

@@ -76,7 +76,10 @@ def make_human_labels(
 
 
 def make_data(folder: Path, config: Config) -> None:
-    """Writes every file of `data/` for the configured domain; the same bytes for the same seed and counts."""
+    """Writes every file of `data/` for the configured domain; the same bytes for the same seed and counts.
+
+    Chains with human labels are made for the word problems alone.
+    """
     domain = DOMAINS[config.domain]
     if domain.make_problems is None:
         raise InputError(f"domain {config.domain!r} cannot make problems; bring your own with `prm data import FILE`")
@@ -85,7 +88,9 @@ def make_data(folder: Path, config: Config) -> None:
         problems = domain.make_problems(split, getattr(config.data, split), config.seed, seen)
         seen.update(problem.prompt for problem in problems)
         store.write_jsonl(folder / f"{split}.jsonl", problems)
-    problems, chains, labels = make_human_labels(config.data.human_chains, config.seed, seen)
+    # Mistakes are made of the word problems' events; in another domain people label chains (`prm review`).
+    count = config.data.human_chains if config.domain == arithmetic.NAME else 0
+    problems, chains, labels = make_human_labels(count, config.seed, seen)
     store.write_jsonl(folder / "human" / "problems.jsonl", problems)
     store.write_jsonl(folder / "human" / "trajectories.jsonl", chains)
     store.write_jsonl(folder / "human" / "labels.jsonl", labels)

@@ -25,7 +25,7 @@ class ErrorStep(BaseModel):
 
 
 class TrajectoryAnalysis(BaseModel):
-    """The answer to one scoring request; field names are the HTTP contract (DESIGN, "Scoring over HTTP")."""
+    """The answer to one scoring request; field names are the HTTP contract (docs/serving.md)."""
 
     step_scores: list[float] = Field(description="calibrated probability that each step is right")
     step_confidences: list[float] = Field(description="probability that the verdict on each step is right")

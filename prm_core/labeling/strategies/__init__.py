@@ -5,8 +5,12 @@ too: verdict rules, search trees, uncertainty measures, the judge's clients. How
 `labeling/merging`, the stage that runs them in `stages/label.py`.
 """
 
-# Imported for their registration.
-from prm_core.labeling.strategies import judge, mc_dropout, mcts, rollout, verifier
+# Imported for their registration, a line each.
+from prm_core.labeling.strategies import judge as judge
+from prm_core.labeling.strategies import mc_dropout as mc_dropout
+from prm_core.labeling.strategies import mcts as mcts
+from prm_core.labeling.strategies import rollout as rollout
+from prm_core.labeling.strategies import verifier as verifier
 from prm_core.labeling.strategies.base import (
     STRATEGIES,
     Chain,
@@ -16,5 +20,4 @@ from prm_core.labeling.strategies.base import (
     label_shard,
 )
 
-__all__ = ["STRATEGIES", "Chain", "LabelingTools", "Strategy", "check_failures", "judge", "label_shard", "mc_dropout",
-           "mcts", "rollout", "verifier"]
+__all__ = ["STRATEGIES", "Chain", "LabelingTools", "Strategy", "check_failures", "label_shard"]

@@ -6,8 +6,8 @@ An estimator is a module of its own with one line below; what it is given and mu
 into `train_policy.estimator`. Sampling the chains, scoring them and the update are the loops' (`training/policy`).
 """
 
-# Imported for its registration.
-from prm_core.training.policy.estimators import hybrid
+# Imported for their registration, a line each.
+from prm_core.training.policy.estimators import hybrid as hybrid
 from prm_core.training.policy.estimators.base import ESTIMATORS, Estimator, GroupRewards
 
-__all__ = ["ESTIMATORS", "Estimator", "GroupRewards", "hybrid"]
+__all__ = ["ESTIMATORS", "Estimator", "GroupRewards"]
