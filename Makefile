@@ -16,7 +16,7 @@ MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 POOL := local
 
-.PHONY: run test smoke ui deploy worker graph lint bare setup named clean help
+.PHONY: run test smoke ui deploy worker graph lint docs bare setup named clean help
 .DEFAULT_GOAL := help
 
 run: $(READY)  ## the whole chain (PROFILE=smoke for another profile)
@@ -54,6 +54,9 @@ lint: $(READY)  ## style, import direction, dvc.yaml against the code
 	$(BIN)/ruff check prm_core flows tests benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m prm_core.stages.graph --check
+
+docs: $(READY)  ## run the commands of README.md and docs/ for real, in a scratch clone (half an hour)
+	$(BIN)/python -m tests.run_docs
 
 bare:  ## train and score where only PyTorch and transformers are installed, in an environment made for it and removed
 	"$(PYTHON)" -m tests.test_bare_machine
