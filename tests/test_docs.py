@@ -207,8 +207,8 @@ def test_blocks_say_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    "prm serve --prot 1", "prm nope", "prm stage", "make nothing", "python -m prm_core.no", "prm run --review-hours soon",
-    "pmr run", "cat x | prm score", "A=1 prm data nope",
+    "prm serve --prot 1", "prm nope", "prm stage", "make nothing", "python -m prm_core.no", "pmr run",
+    "prm run --review-hours soon", "cat x | prm score", "A=1 prm data nope",
 ])
 def test_a_command_that_is_none_is_found(wrong: str) -> None:
     *_, last = commands(wrong)
