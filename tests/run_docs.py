@@ -224,7 +224,8 @@ def show(results: list[Result], console: Console) -> None:
 
 def main() -> int:
     """Runs the pages; returns 1 when a block failed."""
-    console = Console(soft_wrap=True)
+    # A pipe is 80 columns wide to it, which breaks the table's rows.
+    console = Console(width=max(Console().width, 140))
     wanted = [page for page in pages() if len(sys.argv) == 1 or page.name == "README.md"
               or page.relative_to(ROOT).as_posix() in sys.argv[1:]]
     results: list[Result] = []
