@@ -1,4 +1,5 @@
-"""People judge steps: the queue, the local page and its state, files out and answers in, a run's pause for all that.
+"""People judge steps: what is asked (queue.py), where (page.py, files.py, label_studio.py), and answers coming in.
 
-What their labels mean and where they lie is in `prm_core/labeling/human`.
+importing.py alone writes human labels; session.py is the state of the page, pause.py a run that waits. What human
+labels mean and how they are read is in `prm_core/labeling/human`.
 """

@@ -1,4 +1,5 @@
-"""Training: warm-up of base models here, reward models in `reward`, policies in `policy`; what they share lies beside.
+"""Training: warm-up of base models here, reward models in `reward`, policies in `policy`.
 
-The models themselves are in `prm_core/scoring` and `prm_core/sampling`.
+What they share lies beside: checkpoints and exact resume, batches, examples, added harmless steps. The models
+themselves are in `prm_core/scoring` and `prm_core/sampling`.
 """
