@@ -20,6 +20,9 @@ from prm_core.review.session import Board, Progress, Session
 HOST = "127.0.0.1"
 # An answer that comes sooner after the step than this was meant for the step before it (a key pressed twice).
 LOOK_SECONDS = 0.3
+# A browser that does not answer for longer, as on a machine that is busy, is given up: its page loads anew, and keys
+# pressed meanwhile are lost.
+RECONNECT_SECONDS = 60.0
 # How often a page looks for what other windows, reviewers and runs have done.
 REFRESH_SECONDS = 3.0
 KEYS = {
@@ -364,4 +367,4 @@ def serve(board: Board, *, reviewer: str | None, port: int, show: bool) -> None:
     # Only this machine's names: a page elsewhere cannot have its name point here.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     ui.run(host=HOST, port=port, show=show, reload=False, title="Step review", dark=None, favicon="⚖️",
-           show_welcome_message=False)
+           show_welcome_message=False, reconnect_timeout=RECONNECT_SECONDS)
