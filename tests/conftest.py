@@ -6,6 +6,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -53,3 +54,18 @@ def quick_dvc() -> Iterator[None]:
     """`python -m dvc` starts at once."""
     with warm_dvc.started():
         yield
+
+
+# A worker that comes to one of these last works on alone; with --no-loadscope-reorder files go out in this order.
+SLOWEST_FIRST = (
+    "flows/test_pipeline.py", "review/test_page.py", "stages/test_base.py", "training/reward/test_loop.py",
+    "training/reward/test_recipe.py", "sampling/test_sampler.py", "training/reward/test_distributed.py",
+    "labeling/validation/test_drift.py", "labeling/validation/test_checks.py", "serving/test_http.py",
+    "stages/test_kill_resume.py", "cli/test_train.py", "problems/test_prepare.py", "labeling/strategies/test_judge.py",
+    "formats/test_files.py", "benchmarks/test_prm_training.py", "scoring/test_implicit.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: number for number, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
