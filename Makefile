@@ -23,7 +23,7 @@ run: $(READY)  ## the whole chain (PROFILE=smoke for another profile)
 	$(BIN)/prm run --profile $(PROFILE)
 
 test: $(READY)  ## every test, file by file on two workers
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 smoke: $(READY)  ## the whole chain in about a minute, in runs/smoke
 	$(BIN)/prm run --profile smoke

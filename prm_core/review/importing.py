@@ -102,6 +102,20 @@ def _writing(human: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def reading(human: Path) -> Iterator[None]:
+    """Keeps writers out of a folder of human labels while it is read: its files are replaced one after the other."""
+    if not human.is_dir():
+        yield
+        return
+    descriptor = os.open(human, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def import_answers(answers: Iterable[Answer], human: Path, generated: Generated) -> ImportReport:
     """Adds answers to a folder of human labels, with the chains and problems they are about.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +20,9 @@ from prm_core.review.session import Board, Progress, Session
 HOST = "127.0.0.1"
 # An answer that comes sooner after the step than this was meant for the step before it (a key pressed twice).
 LOOK_SECONDS = 0.3
+# A browser that does not answer for longer, as on a machine that is busy, is given up: its page loads anew, and keys
+# pressed meanwhile are lost.
+RECONNECT_SECONDS = 60.0
 # How often a page looks for what other windows, reviewers and runs have done.
 REFRESH_SECONDS = 3.0
 KEYS = {
@@ -48,6 +50,23 @@ CSS = """
 """
 
 
+# Browser and server are never at the same step for sure. So the browser says with a key which drawing of a step was
+# before the reader and for how long; and it alone moves the focus, else letters of a note would be taken for answers.
+DRAWN = "() => { if (window.review?.drawing !== NUMBER) window.review = {drawing: NUMBER, at: performance.now()}; }"
+SEEN = "{drawing: window.review?.drawing, seconds: (performance.now() - window.review?.at) / 1000}"
+ON_KEY = """(e) => {
+    if (e.action !== "keydown" || e.ctrlKey || e.altKey || e.metaKey) return;
+    const note = document.querySelector("footer textarea");
+    if (e.key === "m" && note && !document.querySelector(".q-dialog")) {
+        // Else the letter would be the first one of the note.
+        e.event.preventDefault();
+        note.focus();
+        return;
+    }
+    emit({key: e.key, ...SEEN});
+}""".replace("SEEN", SEEN)
+
+
 class ReviewPage:
     """One browser window of a reviewer.
 
@@ -58,9 +77,9 @@ class ReviewPage:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._always = self._revealed = False
-        # The step that is drawn and since when; what else is drawn.
+        # The step that is drawn, as which drawing; what else is drawn.
         self._key: StepKey | None = None
-        self._since = 0.0
+        self._drawing = 0
         self._progress: Progress | None = None
         self._note: ui.textarea | None = None
         ui.add_css(CSS)
@@ -69,21 +88,18 @@ class ReviewPage:
         with ui.element("div").classes("review"):
             self._header()
             self._body()
-        ui.keyboard(self._on_key, repeating=False, ignore=["input", "textarea"])
+        ui.keyboard(repeating=False, ignore=["input", "textarea"]).on("key", self._on_key, js_handler=ON_KEY)
         ui.timer(REFRESH_SECONDS, self._look_again)
 
     # --- what a reviewer does -----------------------------------------------------------------------------------------
 
-    def _on_key(self, event: events.KeyEventArguments) -> None:
-        modifiers = event.modifiers
-        if not event.action.keydown or modifiers.ctrl or modifiers.alt or modifiers.meta:
-            return
+    def _on_key(self, event: events.GenericEventArguments) -> None:
         actions: dict[str, Callable[[], None]] = {
-            "y": partial(self._answer, True), "ArrowRight": partial(self._answer, True),
-            "n": partial(self._answer, False), "ArrowLeft": partial(self._answer, False),
-            "s": self._skip, "u": self._undo, "v": self._reveal, "m": self._write_note, "?": self._help.open,
+            "y": partial(self._answer, True, event), "ArrowRight": partial(self._answer, True, event),
+            "n": partial(self._answer, False, event), "ArrowLeft": partial(self._answer, False, event),
+            "s": partial(self._skip, event), "u": self._undo, "v": partial(self._reveal, event), "?": self._help.open,
         }
-        action = actions.get(event.key.name)
+        action = actions.get(event.args["key"])
         # The dialog closes itself with Esc; a key that is meant for it is no answer.
         if action and not self._help.value:
             action()
@@ -96,19 +112,24 @@ class ReviewPage:
             ui.notify(str(error), type="warning", position="top", multi_line=True, close_button="OK")
         self._show()
 
-    def _answer(self, verdict: bool) -> None:
+    def _was_before_the_reader(self, event: events.GenericEventArguments, seconds: float = 0.0) -> bool:
+        """Whether the current step was drawn, for so long, when the key or button was pressed; tells if not."""
         item = self.session.current
-        if item is None:
-            return
-        if item.key != self._key or time.monotonic() - self._since < LOOK_SECONDS:
-            ui.notify("That was too fast for the new step: nothing recorded", type="info", position="top")
-            self._show()
-            return
-        self._do(lambda: self.session.answer(item.key, verdict, self._draft))
+        if (item is not None and item.key == self._key and event.args.get("drawing") == self._drawing
+                and event.args["seconds"] >= seconds):
+            return True
+        ui.notify("That was too fast for the new step: nothing recorded", type="info", position="top")
+        self._show()
+        return False
 
-    def _skip(self) -> None:
+    def _answer(self, verdict: bool, event: events.GenericEventArguments) -> None:
         item = self.session.current
-        if item is not None:
+        if item is not None and self._was_before_the_reader(event, LOOK_SECONDS):
+            self._do(lambda: self.session.answer(item.key, verdict, self._draft))
+
+    def _skip(self, event: events.GenericEventArguments) -> None:
+        item = self.session.current
+        if item is not None and self._was_before_the_reader(event):
             self._do(lambda: self.session.skip(item.key))
 
     def _undo(self) -> None:
@@ -117,17 +138,14 @@ class ReviewPage:
                 ui.notify("Nothing to undo", type="info", position="top")
         self._do(undo)
 
-    def _reveal(self) -> None:
-        self._revealed = not self._revealed
-        self._show(anew=True)
+    def _reveal(self, event: events.GenericEventArguments) -> None:
+        if self.session.current is not None and self._was_before_the_reader(event):
+            self._revealed = not self._revealed
+            self._show(anew=True)
 
     def _set_always(self, event: events.ValueChangeEventArguments) -> None:
         self._always = event.value
         self._show(anew=True)
-
-    def _write_note(self) -> None:
-        if self._note:
-            self._note.run_method("focus")
 
     def _look_again(self) -> None:
         self._do(self.session.refresh)
@@ -154,7 +172,7 @@ class ReviewPage:
         key = item.key if item else None
         draft = self._draft if key == self._key else None
         if key != self._key:
-            self._key, self._since, self._revealed = key, time.monotonic(), False
+            self._key, self._drawing, self._revealed = key, self._drawing + 1, False
         if item is None:
             self._note = None
             self._finished()
@@ -204,21 +222,23 @@ class ReviewPage:
     def _judgement(self, row: Any, note: str) -> None:
         last, before = self.session.last, self.session.before
         frame = "w-full border-t border-gray-400/40 bg-gray-500/10"
-        with ui.element("footer").classes(frame), ui.column().classes("w-full max-w-6xl mx-auto px-6 py-4 gap-3"):
+        footer = ui.element("footer").classes(frame).on(
+            "vnodeMounted", js_handler=DRAWN.replace("NUMBER", str(self._drawing)))
+        with footer, ui.column().classes("w-full max-w-6xl mx-auto px-6 py-4 gap-3"):
             ui.label(f"Step {row['step_index'] + 1}: is it right?").classes("caption")
             ui.label(row["step"]).classes("text step scroll w-full").style("max-height: 32vh")
             with ui.row().classes("w-full items-center gap-3"):
                 for text, verdict in (("← Wrong (n)", False), ("Right (y) →", True)):
-                    ui.button(text, on_click=partial(self._answer, verdict), color=_COLORS[verdict]).props(
+                    _on_click(ui.button(text, color=_COLORS[verdict]), partial(self._answer, verdict)).props(
                         "no-caps unelevated")
-                ui.button("Skip (s)", on_click=self._skip).props("no-caps outline")
+                _on_click(ui.button("Skip (s)"), self._skip).props("no-caps outline")
                 ui.button("Undo (u)", on_click=self._undo).props("no-caps outline").set_enabled(self.session.can_undo)
                 hidden = not (self._always or self._revealed)
-                ui.button("Show verdicts (v)" if hidden else "Hide verdicts (v)", on_click=self._reveal).props(
+                _on_click(ui.button("Show verdicts (v)" if hidden else "Hide verdicts (v)"), self._reveal).props(
                     "no-caps flat").set_visibility(not self._always)
                 self._note = ui.textarea(placeholder="Note (m)", value=note).props(
                     "dense outlined autogrow rows=1").classes("grow")
-                self._note.on("keydown.esc", lambda: self._note.run_method("blur"))
+                self._note.on("keydown.esc", js_handler="(e) => e.target.blur()")
             if before is not None:
                 ui.label(f"You had answered: {_word(before.is_correct)}").classes("text-sm opacity-70")
             elif last is not None:
@@ -274,6 +294,11 @@ class ReviewPage:
                 ui.label(meaning)
         ui.label("Every answer is saved at once; close the page whenever you like.").classes("opacity-70")
         ui.button("Close", on_click=self._help.close).props("no-caps flat")
+
+
+def _on_click(button: ui.button, action: Callable[[events.GenericEventArguments], None]) -> ui.button:
+    """A button that says, as keys do, what was before the reader."""
+    return button.on("click", action, js_handler=f"() => emit({SEEN})")
 
 
 _COLORS = {True: "positive", False: "negative", None: "grey"}
@@ -342,4 +367,4 @@ def serve(board: Board, *, reviewer: str | None, port: int, show: bool) -> None:
     # Only this machine's names: a page elsewhere cannot have its name point here.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     ui.run(host=HOST, port=port, show=show, reload=False, title="Step review", dark=None, favicon="⚖️",
-           show_welcome_message=False)
+           show_welcome_message=False, reconnect_timeout=RECONNECT_SECONDS)

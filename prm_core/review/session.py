@@ -17,7 +17,7 @@ from prm_core.errors import InputError
 from prm_core.labeling.human.labels import FILES, HUMAN_PREFIX, HumanData, StepKey, read_human
 from prm_core.review import pause
 from prm_core.review.files import parse_answer, read_queue, reviewer_name
-from prm_core.review.importing import Generated, durable_id, import_answers, retract
+from prm_core.review.importing import Generated, durable_id, import_answers, reading, retract
 from prm_core.types import StepLabel
 
 QUEUE = "artifacts/calibrate/review_queue.jsonl"
@@ -81,13 +81,15 @@ class Board:
             shared = shared_steps(list(keyed), self._overlap)
             self.items = {key: Item(key, row, key in shared) for key, row in keyed.items()}
             self.generated = generated(self.workspace)
-        if self._changed(self.workspace / HUMAN / FILES["labels"]) or queue_changed:
+        with reading(self.workspace / HUMAN):
+            if not self._changed(self.workspace / HUMAN / FILES["labels"]) and not queue_changed:
+                return
             self.human = read_human(self.workspace / HUMAN)
-            self.answers = {key: {} for key in self.items}
-            for label in self.human.labels:
-                key = label.trajectory_id, label.step_index
-                if key in self.answers:
-                    self.answers[key][label.strategy.removeprefix(HUMAN_PREFIX)] = label
+        self.answers = {key: {} for key in self.items}
+        for label in self.human.labels:
+            key = label.trajectory_id, label.step_index
+            if key in self.answers:
+                self.answers[key][label.strategy.removeprefix(HUMAN_PREFIX)] = label
 
     def _changed(self, path: Path) -> bool:
         # Files are replaced whole: a new inode.

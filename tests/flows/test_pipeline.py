@@ -25,10 +25,13 @@ from prm_core.review import pause
 from prm_core.review.session import QUEUE, Session
 from prm_core.review.session import Board as ReviewBoard
 from prm_core.types import Trajectory
+from tests.builders import warm_dvc
 from tests.builders.checkout import copy_stage, make_checkout, write_graph
 from tests.builders.checkout import dvc as run_dvc
 from tests.builders.quality import problem, trajectory
 from tests.builders.review import queue_of
+
+pytestmark = pytest.mark.usefixtures("quick_dvc")
 
 CHAIN = ("first", "second", "third")
 
@@ -78,7 +81,11 @@ def results(shown: str) -> dict[str, str]:
     return {cells[0].strip(): cells[1].strip() for cells in rows}
 
 
-def test_a_run_and_dvc_repro_are_interchangeable(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_and_dvc_repro_are_interchangeable(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # DVC as users have it, to the last detail of its start.
+    monkeypatch.delenv(warm_dvc.SOCKET)
     assert run().is_completed()
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "ran") | {"promote": "done"}
     assert "up to date" in run_dvc(root, "status")

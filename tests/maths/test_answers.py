@@ -49,10 +49,11 @@ def test_reading_the_stated_answer(step, answer):
 ])
 def test_reading_is_linear_in_the_step(step):
     """A policy that loops writes such steps; a pattern that trims takes minutes on the first one."""
-    start = time.perf_counter()
+    start = time.process_time()
     read_stated_answer(step)
 
-    assert time.perf_counter() - start < 1.0
+    # Of the processor: a busy machine makes nothing longer.
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize(("left", "right"), [

@@ -11,6 +11,8 @@ from prm_core.platform import workspace
 from prm_core.problems import prepare
 from tests.builders.checkout import make_checkout
 
+pytestmark = pytest.mark.usefixtures("quick_dvc")
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

@@ -15,6 +15,8 @@ from prm_core.platform import workspace
 from prm_core.problems import prepare
 from tests.builders.checkout import SIZES, dvc, make_checkout
 
+pytestmark = pytest.mark.usefixtures("quick_dvc")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 
 from prm_core.labeling.human.labels import read_human
 from prm_core.review.page import LOOK_SECONDS
@@ -90,9 +90,24 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context()
-    yield context.new_page()
-    context.close()
+    page = new_page(browser)
+    yield page
+    page.context.close()
+
+
+def new_page(browser: Browser) -> Page:
+    """A page whose stopwatch `press` sets forward and a test may stop; timers and connection are as ever."""
+    page = browser.new_context().new_page()
+    page.add_init_script("""
+        const real = performance.now.bind(performance);
+        window.stopwatch = {ahead: 0, stoppedAt: null};
+        performance.now = () => (stopwatch.stoppedAt ?? real()) + stopwatch.ahead;
+    """)
+    return page
+
+
+def let_pass(page: Page, seconds: float) -> None:
+    page.evaluate("seconds => { stopwatch.ahead += 1000 * seconds; }", seconds)
 
 
 def labels(root: Path, reviewer: str) -> list[tuple[str, int, bool | None, str]]:
@@ -102,7 +117,7 @@ def labels(root: Path, reviewer: str) -> list[tuple[str, int, bool | None, str]]
 
 def press(page: Page, key: str) -> None:
     """A key, once the step has been before the reader long enough to be judged."""
-    page.wait_for_timeout(1000 * LOOK_SECONDS + 150)
+    let_pass(page, LOOK_SECONDS + 0.01)
     page.keyboard.press(key)
 
 
@@ -197,16 +212,105 @@ def test_a_key_pressed_twice_answers_once(serve: Callable[..., Server], page: Pa
     server = serve("--reviewer", "bob")
     page.goto(server.url)
     expect_progress(page, 0, SIZE, "bob")
+    page.evaluate("stopwatch.stoppedAt = performance.now()")
     press(page, "y")
     page.keyboard.press("y")
     expect(page.get_by_text("too fast")).to_be_visible()
     expect_progress(page, 1, SIZE, "bob")
+    # The new step is there, but not for long enough.
+    let_pass(page, LOOK_SECONDS - 0.05)
+    page.keyboard.press("y")
+    # The same notice again is counted, not shown twice.
+    expect(page.locator(".q-notification__badge")).to_have_text("2")
     assert len(labels(server.root, "bob")) == 1
+    press(page, "y")
+    expect_progress(page, 2, SIZE, "bob")
+
+
+class SlowUpdates:
+    """A page to which the server's messages come only when they are let through; its own go out at once."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.held = page, None
+        page.route_web_socket("**/*", self._connect)
+
+    def _connect(self, socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        self.socket = socket
+        socket.on_message(server.send)
+        server.on_message(lambda message: socket.send(message) if self.held is None else self.held.append(message))
+
+    def hold(self) -> None:
+        self.page.wait_for_function("window.did_handshake")
+        self.held = []
+
+    def release(self) -> None:
+        held, self.held = self.held, None
+        for message in held:
+            self.socket.send(message)
+
+
+def wait_until(page: Page, holds: Callable[[], bool]) -> None:
+    """Waits for what the page does not show."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        page.wait_for_timeout(20)
+
+
+def test_a_key_is_for_the_step_that_is_shown_however_late_the_next_one_comes(
+    serve: Callable[..., Server], page: Page
+) -> None:
+    server, updates = serve("--reviewer", "bob"), SlowUpdates(page)
+    page.goto(server.url)
+    expect_progress(page, 0, SIZE, "bob")
+    first = page.locator(".step").inner_text()
+    updates.hold()
+    press(page, "y")
+    wait_until(page, lambda: len(labels(server.root, "bob")) == 1)
+    for key in ("y", "n", "s", "ArrowLeft"):
+        press(page, key)
+    assert page.locator(".step").inner_text() == first
+    updates.release()
+    # An answer to the second step is the next one that counts; none of the keys before was taken for one.
+    expect(page.get_by_text("too fast").first).to_be_visible()
+    expect_progress(page, 1, SIZE, "bob")
+    press(page, "n")
+    expect_progress(page, 2, SIZE, "bob")
+    keys = list(Board(server.root, 1.0).items)
+    assert labels(server.root, "bob") == [(*keys[0], True, ""), (*keys[1], False, "")]
+
+
+def test_no_key_is_lost_while_the_page_is_busy(serve: Callable[..., Server], page: Page) -> None:
+    """A key on each step as soon as it may be judged, while the page draws at a crawl and looks for news all along."""
+    server = serve("--reviewer", "bob")
+    page.goto(server.url)
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 6})
+    for n in range(SIZE):
+        expect_progress(page, n, SIZE, "bob")
+        press(page, "yn"[n % 2])
+    wait_until(page, lambda: len(labels(server.root, "bob")) == SIZE)
+    assert [ok for _, _, ok, _ in labels(server.root, "bob")] == [n % 2 == 0 for n in range(SIZE)]
+
+
+def test_letters_of_a_note_are_no_answers_however_late_the_server(serve: Callable[..., Server], page: Page) -> None:
+    server, updates = serve("--reviewer", "bob"), SlowUpdates(page)
+    page.goto(server.url)
+    expect_progress(page, 0, SIZE, "bob")
+    updates.hold()
+    press(page, "m")
+    page.keyboard.type("nay, so")
+    page.keyboard.press("Escape")
+    press(page, "y")
+    wait_until(page, lambda: bool(labels(server.root, "bob")))
+    updates.release()
+    expect_progress(page, 1, SIZE, "bob")
+    assert [row[2:] for row in labels(server.root, "bob")] == [(True, "nay, so")]
 
 
 def test_two_reviewers_at_once_and_their_agreement(serve: Callable[..., Server], browser: Browser) -> None:
     servers = [serve("--overlap", "1"), serve("--overlap", "1")]
-    pages = [browser.new_context().new_page() for _ in servers]
+    pages = [new_page(browser) for _ in servers]
     for name, server, page in zip(("bob", "cem"), servers, pages, strict=True):
         page.goto(f"{server.url}/?reviewer={name}")
     verdicts = (("y", "y", "n", "y", "n"), ("y", "n", "n", "y", "n"))

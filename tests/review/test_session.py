@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from typer.testing import CliRunner
@@ -191,6 +196,27 @@ def test_answers_through_another_server_are_seen(root):
     assert here.progress().by_reviewer == {"bob": 1}
     assert give(here, False) == [key]
     assert here.progress().covered == 1
+
+
+def test_files_are_not_read_while_another_server_is_between_two_of_them(root, monkeypatch):
+    board = Board(root)
+    other = write_queue(root / "other", SIZE)
+    give(session(other), True)
+    asked, lock = threading.Event(), fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lambda *args: (asked.set(), lock(*args)))
+    with ThreadPoolExecutor() as pool:
+        folder = os.open(root / HUMAN, os.O_RDONLY)
+        lock(folder, fcntl.LOCK_EX)
+        try:
+            shutil.copy(other / HUMAN / "labels.jsonl", root / HUMAN)
+            refreshed = pool.submit(board.refresh)
+            assert asked.wait(60)
+            for name in ("problems.jsonl", "trajectories.jsonl"):
+                shutil.copy(other / HUMAN / name, root / HUMAN)
+        finally:
+            os.close(folder)
+        refreshed.result()
+    assert board.tally() == {"bob": 1}
 
 
 def _answer_all(root, name):

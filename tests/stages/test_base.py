@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,9 +222,21 @@ def workspace(root: Path, **over) -> Path:
     return root
 
 
-def test_train_prm_writes_three_models_that_score(tmp_path, tracked) -> None:
-    root = workspace(tmp_path / "w", calibrate={"min_labels": 5})
-    execute("train_prm", root)
+CALIBRATED = {"calibrate": {"min_labels": 5}}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, Tracked]:
+    """A workspace whose three models are trained, and what the run reported. Tests that change it copy it."""
+    root, tracked = workspace(tmp_path_factory.mktemp("trained") / "w", **CALIBRATED), Tracked()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prm_core.platform.tracking.stage_run", tracked.stage_run)
+        execute("train_prm", root)
+    return root, tracked
+
+
+def test_train_prm_writes_three_models_that_score(trained) -> None:
+    root, tracked = trained
     scorers = {name: load_scorer(root / f"artifacts/train_prm/{name}", device="cpu") for name in MODELS}
     assert {name: scorer.kind for name, scorer in scorers.items()} == MODELS == {
         "prm": "process", "orm": "outcome", "pav": "advantage"}
@@ -265,9 +278,10 @@ def test_train_prm_needs_two_problems(tmp_path, tracked) -> None:
 
 
 @pytest.mark.parametrize("kind", ["outcome", "advantage"])
-def test_train_prm_resumed_while_a_later_model_trains_ends_the_same(tmp_path, tracked, monkeypatch, kind: str) -> None:
-    root, other = workspace(tmp_path / "a"), workspace(tmp_path / "b")
-    execute("train_prm", root)
+def test_train_prm_resumed_while_a_later_model_trains_ends_the_same(
+    trained, tmp_path, tracked, monkeypatch, kind: str
+) -> None:
+    root, other = trained[0], workspace(tmp_path / "b", **CALIBRATED)
 
     def crash(figures, step=None) -> None:
         if f"{kind}/loss" in figures and step == 3:
@@ -287,9 +301,9 @@ def test_train_prm_resumed_while_a_later_model_trains_ends_the_same(tmp_path, tr
         assert one.read_bytes() == two.read_bytes(), name
 
 
-def test_train_policy_writes_a_policy_that_moved(tmp_path, tracked) -> None:
-    root = workspace(tmp_path / "w", train_policy={"kl_coef": 0.1})
-    execute("train_prm", root)
+def test_train_policy_writes_a_policy_that_moved(trained, tmp_path, tracked) -> None:
+    root = Path(shutil.copytree(trained[0], tmp_path / "w"))
+    store.write_text(root / "params.yaml", yaml.safe_dump(small_values(**CALIBRATED, train_policy={"kl_coef": 0.1})))
     execute("train_policy", root)
     base_folder, folder = root / "artifacts/warmup/models/policy", root / "artifacts/train_policy/policy"
     before, after = (load_file(path / "model.safetensors") for path in (base_folder, folder))

@@ -1,0 +1,63 @@
+"""DVC without its start: one process imports it and forks itself for each `python -m dvc`, as the command server does
+for `prm`. Each call still is a process of its own, with the command line, folder, environment, streams and exit code it
+was given; what is saved is a second of imports, a hundred times.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SOCKET = "PRM_TESTS_DVC"
+# Its package `dvc` is found before the real one by any Python that has it on PYTHONPATH.
+CLIENT = Path(__file__).parent / "warm"
+MODULES = ("dvc.cli.parser", "dvc.repo", "dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.brancher", "dvc.dvcfile",
+           "dvc.stage.loader", "dvc.parsing", "dvc.cachemgr", "dvc.analytics", "dvc.compare", "dvc_data.index",
+           "dvc_data.index.checkout", "dvc_data.index.fetch", "dvc_data.index.collect", "dvc_data.hashfile.db.local")
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """Such a process for every `python -m dvc` that this one and its children start meanwhile."""
+    folder = Path(tempfile.mkdtemp(prefix="prm-tests-dvc-"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.Popen([sys.executable, "-u", "-m", __name__, str(folder / "commands")], env=environment,
+                               cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(CLIENT), before)))
+    os.environ[SOCKET] = str(folder / "commands")
+    try:
+        yield
+    finally:
+        del os.environ[SOCKET], os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run() -> None:
+    from dvc.cli import main
+
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    import importlib
+
+    from prm_core.cli import command_server
+
+    for module in MODULES:
+        importlib.import_module(module)
+    command_server.MODULES = ()
+    print("ready", flush=True)  # noqa: T201
+    command_server.serve(sys.argv[1], _run)
