@@ -27,7 +27,9 @@ def check(root: Path, profile: str, problems: Path | None = None) -> Config:
     raw = configuration.resolve(root / PARAMS_FILE, profile)
     if problems is not None:
         raw["domain"] = own.read_problems(problems).domain
-    return configuration.parse(raw, f"profile {profile}")
+    config = configuration.parse(raw, f"profile {profile}")
+    _ = DOMAINS[config.domain]
+    return config
 
 
 def prepare(root: Path, profile: str, problems: Path | None = None) -> Path:

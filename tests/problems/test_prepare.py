@@ -166,6 +166,13 @@ def test_a_bad_problem_file_leaves_nothing_behind(root: Path, tmp_path: Path) ->
     assert not (root / "runs").exists()
 
 
+def test_an_unknown_domain_is_told_before_anything_is_made(root: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("domain: arithmetik\n")
+    with pytest.raises(InputError, match="unknown domain 'arithmetik'; known: arithmetic, general"):
+        prepare.check(root, str(profile))
+
+
 def test_unknown_profile(root: Path) -> None:
     with pytest.raises(InputError, match=r"unknown profile 'smok'; known: default, .*smoke"):
         prepare.prepare(root, "smok")
