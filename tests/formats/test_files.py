@@ -71,14 +71,14 @@ def test_files_stream_both_ways(name, suffix, tmp_path):
     list(FORMATS[name].read(again))
     tracemalloc.start()
     try:
-        FORMATS[name].write(path, many(2000))
+        FORMATS[name].write(path, many(1000))
         written_at = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
         FORMATS[name].write(again, FORMATS[name].read(path))
         copied_at = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert path.stat().st_size > 8_000_000
+    assert path.stat().st_size > 4_000_000
     assert path.read_bytes() == again.read_bytes()
     # The peak does not know how long the file is.
     assert max(written_at, copied_at) < 1_500_000

@@ -147,7 +147,9 @@ def choose_threshold(scores: Sequence[float], sound: Sequence[bool]) -> tuple[fl
         raise ValueError("a threshold needs sound chains and unsound ones")
     distinct = np.unique(values)
     edges = np.concatenate([[min(distinct[0], 0.0) - 1e-6], distinct, [max(distinct[-1], 1.0) + 1e-6]])
-    candidates = (edges[:-1] + edges[1:]) / 2
+    midway = (edges[:-1] + edges[1:]) / 2
+    # Between two neighbouring floats there is none, and the midpoint may round to the lower.
+    candidates = np.where(midway > edges[:-1], midway, edges[1:])
     passed = 1 - np.searchsorted(np.sort(values[right]), candidates) / right.sum()
     caught = np.searchsorted(np.sort(values[~right]), candidates) / (~right).sum()
     balanced = (passed + caught) / 2

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -172,6 +172,7 @@ def test_threshold_by_hand(scores, sound, threshold, accuracy):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=20))
+@example([(0.0, False), (5e-324, True)])
 def test_no_threshold_is_better(rows):
     scores, sound = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     if sound.all() or not sound.any():
