@@ -116,7 +116,7 @@ def test_a_name_that_no_stage_knows_is_told_before_anything_starts(
     profile = tmp_path / "mine.yaml"
     profile.write_text("label: {strategies: [rollout, mc_droput]}\n")
     assert call(monkeypatch, "run", "--profile", str(profile)) == 2
-    assert "unknown labelling strategy 'mc_droput'; known: judge, mc_dropout," in capsys.readouterr().err
+    assert "unknown labelling strategy 'mc_droput'; known: " in capsys.readouterr().err
 
 
 def test_data_make_is_deterministic_and_spares_other_data(

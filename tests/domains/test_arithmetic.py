@@ -231,7 +231,7 @@ def test_a_domain_without_a_generator_says_how_to_bring_problems(tmp_path):
 
 
 def test_an_unknown_domain_names_the_known_ones():
-    with pytest.raises(InputError, match="unknown domain 'algebra'; known: arithmetic, general"):
+    with pytest.raises(InputError, match=r"unknown domain 'algebra'; known: arithmetic, .*general"):
         DOMAINS["algebra"]
 
 
@@ -240,8 +240,8 @@ def test_a_name_is_registered_once():
         DOMAINS.register("general")(DOMAINS["general"])
 
 
-def test_only_the_embedded_domain_has_an_oracle():
-    assert list(ORACLES) == ["arithmetic"]
+def test_problems_from_outside_have_no_oracle():
+    assert "arithmetic" in ORACLES
     assert "general" not in ORACLES
 
 

@@ -98,7 +98,7 @@ def texts(chain: LabelledChain) -> list[str]:
 
 
 def test_every_row_of_the_table_is_registered():
-    assert set(FORMATS) == set(EXAMPLES)
+    assert set(EXAMPLES) <= set(FORMATS)
 
 
 @pytest.mark.parametrize("neutral", ["right", "wrong"])

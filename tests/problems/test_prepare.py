@@ -169,7 +169,7 @@ def test_a_bad_problem_file_leaves_nothing_behind(root: Path, tmp_path: Path) ->
 def test_an_unknown_domain_is_told_before_anything_is_made(root: Path, tmp_path: Path) -> None:
     profile = tmp_path / "mine.yaml"
     profile.write_text("domain: arithmetik\n")
-    with pytest.raises(InputError, match="unknown domain 'arithmetik'; known: arithmetic, general"):
+    with pytest.raises(InputError, match=r"unknown domain 'arithmetik'; known: arithmetic, .*general"):
         prepare.check(root, str(profile))
 
 
