@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import yaml
 
 from prm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 PROFILES = Path(__file__).parent / "profiles"
@@ -331,13 +335,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:
     """Checks raw values. Raises InputError with one line for all faults, naming `source` and the keys."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(Config).validate_python(raw)
+        return _schema().validate_python(raw)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_fault(e['type'], e['msg'])}" for e in error.errors())
         raise InputError(f"{source}: {faults}. Correct these keys (params.yaml shows each with its meaning).") from None
+
+
+@cache
+def _schema() -> TypeAdapter[Config]:
+    from pydantic import TypeAdapter
+
+    # Building it takes longer than checking by it.
+    return TypeAdapter(Config)
 
 
 def _fault(kind: str, message: str) -> str:
