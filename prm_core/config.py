@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, dataclass_transform, get_origin, get_type_hints
 
 import yaml
 
 from prm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 PROFILES = Path(__file__).parent / "profiles"
@@ -336,11 +340,11 @@ def parse(raw: Mapping[str, Any], source: str) -> Config:
     Without pydantic keys are checked, and values are taken as they are.
     """
     try:
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
     except ImportError:
         return _unchecked(Config, raw, source)
     try:
-        return TypeAdapter(Config).validate_python(raw)
+        return _schema().validate_python(raw)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_fault(e['type'], e['msg'])}" for e in error.errors())
         raise InputError(f"{source}: {faults}. Correct these keys (params.yaml shows each with its meaning).") from None
@@ -357,6 +361,14 @@ def _unchecked(kind: type[T], raw: Mapping[str, Any], source: str) -> T:
         return kind(**values)
     except TypeError as error:
         raise InputError(f"{source}: {error}. Correct these keys (params.yaml shows each with its meaning).") from None
+
+
+@cache
+def _schema() -> TypeAdapter[Config]:
+    from pydantic import TypeAdapter
+
+    # Building it takes longer than checking by it.
+    return TypeAdapter(Config)
 
 
 def _fault(kind: str, message: str) -> str:

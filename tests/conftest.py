@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from prm_core.platform import environment
-from tests.builders import warm_dvc
+from tests.builders import tracking_store, warm_dvc
 
 # Before anything imports Prefect or MLflow.
 for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "PRM_PARENT_RUN_ID"):
@@ -53,6 +53,13 @@ def _imports_are_no_garbage() -> Iterator[None]:
 def quick_dvc() -> Iterator[None]:
     """`python -m dvc` starts at once."""
     with warm_dvc.started():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_store() -> Iterator[None]:
+    """A workspace's MLflow database is there at once."""
+    with tracking_store.copied():
         yield
 
 

@@ -18,11 +18,11 @@ from tests import ROOT
 
 STRATEGIES = ["rollout", "mc_dropout"]
 STEPS = 3
+DEFAULTS = configuration.read_yaml(ROOT / "params.yaml")
 
 
 def make_config(**sections: Mapping[str, Any]) -> Config:
     """The repository's configuration with fixed bounds, so that tuning params.yaml changes no test here."""
-    raw = configuration.read_yaml(ROOT / "params.yaml")
     fixed = {
         "seed": 0,
         "label": {"strategies": STRATEGIES, "merge": "vote", "consensus": False, "lone_vote_factor": 0.6,
@@ -33,7 +33,7 @@ def make_config(**sections: Mapping[str, Any]) -> Config:
         "calibrate": {"method": "isotonic", "stack": False, "min_labels": 50, "bins": 10, "min_confidence": 0.5,
                       "review_share": 0.25},
     }
-    return configuration.parse(configuration.merge(configuration.merge(raw, fixed), sections), "test")
+    return configuration.parse(configuration.merge(configuration.merge(DEFAULTS, fixed), sections), "test")
 
 
 def problem(number: int) -> Problem:

@@ -8,6 +8,7 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,8 @@ def _note(tree: Tree, node: Node, kept: set[int], is_error: bool) -> list[tuple[
     return [line for line in (first, second) if line[0]]
 
 
+# A tree says the same things again and again, and outlines take milliseconds.
+@cache
 def _width(text: str, size: float, bold: bool = False) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
