@@ -69,7 +69,8 @@ SLOWEST_FIRST = (
     "training/reward/test_recipe.py", "sampling/test_sampler.py", "training/reward/test_distributed.py",
     "labeling/validation/test_drift.py", "labeling/validation/test_checks.py", "serving/test_http.py",
     "stages/test_kill_resume.py", "cli/test_train.py", "problems/test_prepare.py", "labeling/strategies/test_judge.py",
-    "formats/test_files.py", "benchmarks/test_prm_training.py", "scoring/test_implicit.py",
+    "test_docs.py", "test_bare_machine.py", "formats/test_files.py", "benchmarks/test_prm_training.py",
+    "scoring/test_implicit.py", "test_structure.py", "stages/test_register.py",
 )
 
 
