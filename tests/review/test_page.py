@@ -174,6 +174,7 @@ def test_a_review_from_the_name_to_the_end_across_a_killed_server(
         press(page, "n")
         expect_progress(page, answered, SIZE, "bob")
     page.get_by_role("button", name="Go through the 1 skipped ones").click()
+    expect(page.get_by_text("is it right?")).to_be_visible()
     # A button has the focus now: keys go on working.
     press(page, "y")
     expect(page.get_by_text("Done", exact=True)).to_be_visible()
