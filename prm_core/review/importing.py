@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,30 +90,25 @@ class Generated:
 
 
 @contextmanager
-def _writing(human: Path) -> Iterator[None]:
-    """Keeps other writers out of a folder of human labels, in this process or another."""
-    human.mkdir(parents=True, exist_ok=True)
+def _locked(human: Path, how: int) -> Iterator[None]:
     # The folder itself is locked: a lock file in it would become part of the data.
     descriptor = os.open(human, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, how)
         yield
     finally:
         os.close(descriptor)
 
 
-@contextmanager
-def reading(human: Path) -> Iterator[None]:
+def _writing(human: Path) -> AbstractContextManager[None]:
+    """Keeps other writers out of a folder of human labels, in this process or another."""
+    human.mkdir(parents=True, exist_ok=True)
+    return _locked(human, fcntl.LOCK_EX)
+
+
+def reading(human: Path) -> AbstractContextManager[None]:
     """Keeps writers out of a folder of human labels while it is read: its files are replaced one after the other."""
-    if not human.is_dir():
-        yield
-        return
-    descriptor = os.open(human, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(descriptor)
+    return _locked(human, fcntl.LOCK_SH) if human.is_dir() else nullcontext()
 
 
 def import_answers(answers: Iterable[Answer], human: Path, generated: Generated) -> ImportReport:
