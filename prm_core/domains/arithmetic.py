@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from prm_core.domains.base import DOMAINS, Domain
-from prm_core.maths.answers import read_stated_answer, same_value
+from prm_core.maths.answers import answer_classes, read_stated_answer, same_value
 from prm_core.types import Problem
 
 NAME = "arithmetic"
@@ -149,4 +149,4 @@ def make_problems(split: str, count: int, seed: int, exclude: Collection[str] = 
     return list(problems.values())
 
 
-DOMAINS.register(NAME)(Domain(make_problems, read_stated_answer, same_value))
+DOMAINS.register(NAME)(Domain(make_problems, read_stated_answer, same_value, answer_classes))

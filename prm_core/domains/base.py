@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from prm_core.registry import Registry
@@ -17,12 +17,14 @@ class Domain:
         make_problems: (split, count, seed, prompts to leave out) → problems with worked solutions; None where problems
             come from outside.
         read_answer: the answer stated by a chain's last step, None when it states none.
-        same_answer: whether two answers are equal by value.
+        same_answer: whether an answer says the same as the reference; symmetric.
+        answer_classes: which of several answers are one and the same, whatever their order: a class number for each.
     """
 
     make_problems: Callable[[str, int, int, Collection[str]], list[Problem]] | None
     read_answer: Callable[[str], str | None]
     same_answer: Callable[[str, str], bool]
+    answer_classes: Callable[[Sequence[str]], Sequence[int]]
 
 
 DOMAINS: Registry[Domain] = Registry("domain")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from prm_core.domains.base import DOMAINS, Domain
-from prm_core.maths.answers import read_stated_answer, same_value
+from prm_core.maths.answers import answer_classes, read_stated_answer, same_value
 
 NAME = "general"
 
-DOMAINS.register(NAME)(Domain(None, read_stated_answer, same_value))
+DOMAINS.register(NAME)(Domain(None, read_stated_answer, same_value, answer_classes))

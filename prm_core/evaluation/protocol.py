@@ -141,7 +141,7 @@ def selection_accuracies(
         prm = [chain.prm_score for chain in group]
         orm = [chain.orm_score for chain in group]
         answers = selection.group_answers([chain.trajectory.answer for chain in group],
-                                          DOMAINS[problems[index].domain].same_answer)
+                                          DOMAINS[problems[index].domain].answer_classes)
         for n in best_of:
             table["majority", n][index] = selection.majority_of_n(answers, right, n, seed=seed)
             table["weighted_majority", n][index] = selection.majority_of_n(answers, right, n, weights=prm, seed=seed)

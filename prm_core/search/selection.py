@@ -21,26 +21,22 @@ MAX_SUBSETS = 20_000
 _TIE = 1e-9
 
 
-def group_answers(answers: Sequence[str | None], same_answer: Callable[[str, str], bool]) -> NDArray[np.int64]:
+def group_answers(
+    answers: Sequence[str | None], answer_classes: Callable[[Sequence[str]], Sequence[int]]
+) -> NDArray[np.int64]:
     """Which answers are one and the same: a group number for each, -1 for chains that state none.
 
     Args:
         answers: (samples,).
-        same_answer: equality by value (1/2 = 0.5), never by substring; it must be an equivalence.
+        answer_classes: a class number for each of several answers, by value (1/2 = 0.5), never by substring, and
+            whatever their order.
 
     Returns:
-        (samples,) numbers from 0 in order of first appearance.
+        (samples,) the class numbers.
     """
-    representatives: list[str] = []
     groups = np.full(len(answers), -1, dtype=np.int64)
-    for i, answer in enumerate(answers):
-        if answer is None:
-            continue
-        known = (g for g, other in enumerate(representatives) if answer == other or same_answer(answer, other))
-        group = next(known, len(representatives))
-        if group == len(representatives):
-            representatives.append(answer)
-        groups[i] = group
+    stated = [i for i, answer in enumerate(answers) if answer is not None]
+    groups[stated] = answer_classes([answer for answer in answers if answer is not None])
     return groups
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import combinations
 
@@ -13,13 +14,14 @@ from hypothesis import strategies as st
 from prm_core.search.selection import best_of_n, group_answers, majority_of_n, oracle_at_n
 
 
-def by_value(a: str, b: str) -> bool:
-    return Fraction(a) == Fraction(b)
+def by_value(answers: Sequence[str]) -> list[int]:
+    values = [Fraction(answer) for answer in answers]
+    return [values.index(value) for value in values]
 
 
 def test_answers_are_grouped_by_value_never_by_substring():
     groups = group_answers(["1/2", "0.5", "1", "11", None, "1.0"], by_value)
-    assert groups.tolist() == [0, 0, 1, 2, -1, 1]
+    assert groups.tolist() == [0, 0, 2, 3, -1, 2]
 
 
 def test_best_of_n_by_hand():

@@ -118,8 +118,8 @@ def _majorities(file: ScoredFile, groups: Sequence[Sequence[int]], right: Sequen
                 ) -> dict[str, Statistic]:
     table: dict[int, list[float]] = {n: [] for n in ns}
     for rows in groups:
-        same = DOMAINS[file.chains[rows[0]].kind].same_answer
-        votes = selection.group_answers([file.chains[i].answer for i in rows], same)
+        classes = DOMAINS[file.chains[rows[0]].kind].answer_classes
+        votes = selection.group_answers([file.chains[i].answer for i in rows], classes)
         for n in ns:
             table[n].append(selection.majority_of_n(votes, [right[i] for i in rows], n))
     return {f"majority/accuracy_at_{n}": metrics.mean(values) for n, values in table.items()}

@@ -1,0 +1,616 @@
+r"""The canonical form of an answer: what it says, however it is written.
+
+| kind | read as |
+|---|---|
+| numbers, expressions | by value (`expressions.py`): `1/2`, `0.5`, `50 %`; `3 1/2`, `10\,000`, `2(3)`, `1e5` |
+| quantities | a number with its unit's name (`units.py`), nothing converted: 7 cm is not 7 m, `€12` is `12 euros` |
+| numbers of a base | digits and base, as a unit: `1011_2` is not `1011_3`; base 10 is a plain number |
+| clocks, ratios | `7:30` is no fraction; `2:4` is `1:2` |
+| lists, sets, unions | any order, joined by commas, semicolons, "and", "or", `\cup` |
+| tuples, intervals, vectors | in their order, ends open or closed; `1 < x \le 3` is `(1, 3]` |
+| equations, inequalities | up to a factor: `2x + 4y = 3` is `4x + 8y - 6 = 0`; `x = 5` is 5 called x |
+| choices | the letter: `(C)`, `C) 12 km`, `\textbf{(C)}` |
+| words | without regard to case, in `\text{}`, dollars, quotes or Markdown |
+
+A capital is another symbol in mathematics and the same word in a text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from prm_core.maths.expressions import MAX_LENGTH, Expression, Unreadable, read_expression, relation_key
+from prm_core.maths.units import CURRENCIES, LETTERS, SHORT, canonical_unit
+
+MAX_NESTING = 12
+
+
+class Answer(NamedTuple):
+    """What an answer says.
+
+    Attributes:
+        value: the value without unit and name.
+        unit: the unit or base, empty where none is given; a tuple where there are several.
+        name: what the value is called (`x` of `x = 5`), empty where it is not named.
+        relation: the equation as a whole, empty where there is none; two equations are compared by it.
+    """
+
+    value: Hashable
+    unit: Hashable = ""
+    name: Hashable = ""
+    relation: Hashable = ""
+
+    def agrees(self, other: Answer) -> bool:
+        """Whether both say the same; a unit or a name that one of them leaves out is no difference."""
+        if self.relation and other.relation:
+            return self.relation == other.relation and _compatible(self.unit, other.unit)
+        return (self.value == other.value and _compatible(self.unit, other.unit)
+                and _compatible(self.name, other.name))
+
+    @property
+    def said(self) -> int:
+        """How much it says beside the value."""
+        return sum(bool(part) for part in (self.unit, self.name, self.relation))
+
+
+def _compatible(left: Hashable, right: Hashable) -> bool:
+    return left == right or not left or not right
+
+
+_UNICODE = str.maketrans({
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "÷": r"\div ", "−": "-", "–": "-", "—": "-",
+    "≤": r"\le ",
+    "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
+    "Δ": r"\Delta ", "δ": r"\delta ", "√": r"\sqrt ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ",
+    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "＝": "=", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
+    "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅛": r"\frac{1}{8}", "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}",
+    "⅞": r"\frac{7}{8}", "⅕": r"\frac{1}{5}", "⅙": r"\frac{1}{6}", "⁄": "/", "\u00a0": " ", "\u202f": " ",
+    "\u2009": " ",
+    "“": '"', "”": '"', "‘": "'", "’": "'", "«": '"', "»": '"', "。": ".", "，": ", ", "：": ":", "％": "%", "∼": "~",
+})
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
+_BLANKS = re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~(?!\s*\d)|\s+")
+_REWRITTEN = (
+    (re.compile(r"\\!|\\(?:left|right|displaystyle|textstyle|[bB]igg?[lr]?)(?![A-Za-z])\.?"), ""),
+    (re.compile(r"\\mathbb\s?\{?R\}?|\\(?:Reals|R)(?![A-Za-z])"), r" \\REALS "),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\([$%#&])"), r"\1"),
+    (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
+    (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
+    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"\\(?:leq|leqslant|le|lte)(?![A-Za-z])|<=|=<"), r" ≤ "),
+    (re.compile(r"\\(?:geq|geqslant|ge|gte)(?![A-Za-z])|>="), r" ≥ "),
+    (re.compile(r"\\(?:neq|ne)(?![A-Za-z])|!=|\\not\s?="), r" ≠ "),
+    (re.compile(r"\\lt(?![A-Za-z])"), " < "),
+    (re.compile(r"\\gt(?![A-Za-z])"), " > "),
+    (re.compile(r"\\(?:approx|simeq|sim|thickapprox)(?![A-Za-z])"), " ≈ "),
+    (re.compile(r"\\in(?![A-Za-z])"), " ∈ "),
+    (re.compile(r":=|\\equiv(?![A-Za-z])"), "="),
+    (re.compile(r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<=[)\]])\s?U\s?(?=[(\[])"), " ∪ "),
+    (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)(?![A-Za-z])\s?\}?|\\degree(?![A-Za-z])"), "°"),
+    (re.compile(r"\\(?:emptyset|varnothing)(?![A-Za-z])"), r"\\{\\}"),
+    (re.compile(r"(?<![A-Za-z\\])infinity\b|(?<![A-Za-z\\])(?:inf|oo)\b", re.IGNORECASE), r"\\infty"),
+    (re.compile(r"(?<=\d)\s+over\s+(?=\d)"), "/"),
+    (re.compile(r"(?<=[\d\s}])(?:per\s?cent|percentage|pct)\b\.?", re.IGNORECASE), "%"),
+)
+_TEXT_MACRO = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|textsf|texttt|mbox|hbox|mathrm|mathit|mathbf|mathsf|emph|bf|rm|fbox|boxed"
+    r"|operatorname)\s{0,3}\{([^{}]*)\}")
+_WRAPPERS = ("**", "__", "$$", "```", "*", "_", "`", "$", '"', "'", "´")
+_PAIRED = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\boxed{", "}"), (r"\fbox{", "}"), ("<answer>", "</answer>"))
+_HEDGE = re.compile(
+    r"(?:≈|~|(?:about|approximately|approx\.?|roughly|around|exactly|only|just|a total of|is)(?=\s))\s*", re.IGNORECASE)
+_REMARK = re.compile(r"(?<=\S)\s+\((?![^)]*\d)(?=[^)]*[A-Za-z]{3})(?!base\b)[^()]*\)$")
+_CHOICE = re.compile(r"[(\[]?\s?([A-Z]|[a-e])\s?[)\]]?[.:]?")
+_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-Za-e])\)|([A-Za-e])[):.])\s+(?![-+*/^=<>≤≥≠])\S.*", re.DOTALL)
+_RELATION = re.compile(r"[=<>≤≥≠≈∈]")
+_TURNED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠"}
+_IN_WORDS = (
+    (re.compile(r"(?:at least|no less than|a minimum of)\s", re.IGNORECASE), "≥ "),
+    (re.compile(r"(?:at most|no more than|up to|a maximum of)\s", re.IGNORECASE), "≤ "),
+    (re.compile(r"(?:more|greater|larger) than\s(?!or\b)", re.IGNORECASE), "> "),
+    (re.compile(r"(?:less|fewer|smaller) than\s(?!or\b)", re.IGNORECASE), "< "),
+)
+_CONJUNCTION = re.compile(r"[\s,](?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$|\s&\s", re.IGNORECASE)
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,000")
+_DECIMAL_COMMA = re.compile(r"\d+,\d{1,2}")
+_MATRIX = re.compile(
+    r"\\begin\s?\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|\s]*\})?(.*)\\end\s?\{[A-Za-z]+\}", re.DOTALL)
+_CURRENCY_NAMES = {"$": "dollars?|USD", "€": "euros?|EUR", "£": "pounds?|GBP"}
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?(?:\s*([ap]\.?\s?m\.?))?", re.IGNORECASE)
+_RATIO = re.compile(r"\d{1,12}(?:\s?:\s?\d{1,12})+|\d{1,12}(?:\sto\s\d{1,12})+")
+_REMAINDER = re.compile(
+    r"(-?\d{1,30})\s*,?\s*(?:(?:with\s)?(?:an?\s)?rem(?:ainder|\.)?(?:\sof)?|[rR])\s*\.?\s*(\d{1,30})",
+    re.IGNORECASE)
+_BASE = re.compile(
+    r"(-?[0-9A-Za-z]{1,60})\s*(?:_\s*\{?\s*(?P<a>\d{1,2}|[a-z]{3,9})\s*\}?|,?\s*\(?(?:in\s)?base[\s-](?P<b>\d{1,2}|[a-z]{3,9})\)?)")
+_BASES = {name: number for number, name in enumerate((
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen").split(), 2)}
+_TAIL = re.compile(
+    r"(?P<head>.*?[\d)}\]%!°π]|.*?\\pi)(?P<gap>\s*)"
+    r"(?P<unit>[A-Za-z°¢$€£¥₹](?:[A-Za-z.'°/·*\s-]|\^\{?[23]\}?|(?<=/)\s*s\^2)*)", re.DOTALL)
+_QUANTITIES = re.compile(r"(?:(?<![\w.])[-+]?\d[\d,.]*(?:\s\d+/\d+)?\s?[A-Za-z][A-Za-z.]*,?\s*){2,}")
+_QUANTITY = re.compile(r"([-+]?\d[\d,.]*(?:\s\d+/\d+)?)\s?([A-Za-z][A-Za-z.]*)")
+_WORDS = re.compile(r"[^\d\\=+*/^<>≤≥≠≈∈_{}|°%$€£¥₹\[\]]+")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_FUNCTION_WORDS = frozenset((
+    "sin cos tan cot sec csc log exp sqrt arcsin arccos arctan sinh cosh tanh lim max min").split())
+_SHORT_WORDS = frozenset((
+    "no up so it he we me us on in at by if or an as is").split())
+_SAME_TEXTS = {
+    "all real numbers": r"\REALS", "all reals": r"\REALS", "real numbers": r"\REALS", "reals": r"\REALS",
+    "the empty set": r"\{\}", "empty set": r"\{\}", "no solutions": "no solution",
+    "no real solutions": "no real solution",
+}
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen  "
+    "seventeen eighteen nineteen").split()
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_NUMBER_WORDS = {name: number for number, name in enumerate(_UNITS)} | {
+    name: 10 * number for number, name in enumerate(_TENS, 2)} | {
+    f"{tens}{gap}{unit}": 10 * number + digit for number, tens in enumerate(_TENS, 2)
+    for digit, unit in enumerate(_UNITS[1:10], 1) for gap in ("-", " ")}
+_PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
+          "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}
+_MAGNITUDES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_MAGNITUDE = re.compile(rf"(?<=[\d ])({'|'.join(_MAGNITUDES)})s?\b(?!\s(?:and\s)?\w*\d)", re.IGNORECASE)
+_LEADING_NUMBER = re.compile(
+    rf"({'|'.join(sorted(_NUMBER_WORDS, key=len, reverse=True))})(?:[\s-]({'|'.join(_PARTS)}))?"
+    r"(?=$|\s(?!of\b|or\b|and\b))", re.IGNORECASE)
+
+
+@lru_cache(maxsize=65536)
+def canonical(text: str) -> Answer:
+    """Reads an answer. Never fails: what is no mathematics is a text."""
+    if len(text) > MAX_LENGTH:
+        return Answer(("text", _folded(text)))
+    return _read(_clean(text), 0)
+
+
+def _clean(text: str) -> str:
+    """The answer without its wrapping, LaTeX and Unicode in one spelling."""
+    text = _SUPERSCRIPT.sub(lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text.strip()).translate(_UNICODE)
+    text = _unwrap(text)
+    if "\\" in text:
+        for _ in range(4):
+            text, changed = _TEXT_MACRO.subn(_macro_content, text)
+            if not changed:
+                break
+    text = _BLANKS.sub(" ", text)
+    for pattern, replacement in _REWRITTEN:
+        text = pattern.sub(replacement, text)
+    return _unwrap(" ".join(text.split()))
+
+
+def _macro_content(match: re.Match[str]) -> str:
+    r"""`\text{ cm}` as a word that stands apart, `\mathbf{2340}` as what it holds."""
+    content = match.group(1)
+    return f" {content} " if re.search(r"[A-Za-z]", content) else content
+
+
+def _unwrap(text: str) -> str:
+    """Without Markdown, quotes, dollars, boxes and the full stop around the whole."""
+    before = None
+    while before != text:
+        before = text
+        text = text.strip().rstrip(",;:").rstrip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        for mark in _WRAPPERS:
+            inner = text[len(mark) : -len(mark)]
+            if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark) and mark not in inner:
+                text = inner
+        for opening, closing in _PAIRED:
+            if text.startswith(opening) and text.endswith(closing) and _spans_all(text, opening, closing):
+                text = text[len(opening) : -len(closing)]
+        if text.startswith("{") and text.endswith("}") and "," not in text and _spans_all(text, "{", "}"):
+            text = text[1:-1]
+    return text
+
+
+def _spans_all(text: str, opening: str, closing: str) -> bool:
+    """Whether the bracket that opens the text is closed by its end."""
+    if closing != "}":
+        return closing not in text[: -len(closing)]
+    depth = 0
+    for index, character in enumerate(text):
+        escaped = index > 0 and text[index - 1] == "\\"
+        depth += ((character == "{") - (character == "}")) * (not escaped)
+        if depth == 0 and index >= len(opening) - 1:
+            return index == len(text) - 1
+    return False
+
+
+def _read(text: str, depth: int) -> Answer:
+    if depth > MAX_NESTING:
+        return Answer(("text", text))
+    text = _REMARK.sub("", text)
+    hedge = _HEDGE.match(text)
+    if hedge and hedge.end() < len(text):
+        text = text[hedge.end() :]
+    text = _SAME_TEXTS.get(text.lower(), text).strip()
+    if text == r"\REALS":
+        return Answer(_span("(", _INFINITE[0], _INFINITE[1], ")"))
+    choice = _CHOICE.fullmatch(text)
+    if choice:
+        return Answer(("choice", choice.group(1).upper())) if not _is_symbol(choice) else _quantity(text)
+    with_text = _CHOICE_WITH_TEXT.fullmatch(text)
+    if with_text:
+        return Answer(("choice", (with_text.group(1) or with_text.group(2)).upper()))
+    for pattern, sign in _IN_WORDS:
+        text = pattern.sub(sign, text, count=1) if pattern.match(text) else text
+    text = _LEADING_NUMBER.sub(_digits, text, count=1) if _LEADING_NUMBER.match(text) else text
+    text = _MAGNITUDE.sub(lambda match: f"* {_MAGNITUDES[match.group(1).lower()]}", text)
+    matrix = _MATRIX.fullmatch(text)
+    if matrix:
+        return _matrix(matrix.group(1), depth)
+    remainder = _REMAINDER.fullmatch(text)
+    if remainder:
+        return Answer(("remainder", int(remainder.group(1)), int(remainder.group(2))))
+    inner = _bracketed(text)
+    if inner is not None:
+        return _brackets(text, inner, depth)
+    items = _items(text)
+    if len(items) > 1:
+        return _list(items, depth)
+    parts = [part.strip() for part in _at_top(text, _RELATION)]
+    if len(parts) > 1:
+        return _relation(parts, [text[i] for i in _tops(text, _RELATION)], depth)
+    if _QUANTITIES.fullmatch(text):
+        return _list([" ".join(pair) for pair in _QUANTITY.findall(text)], depth)
+    return _quantity(text)
+
+
+def _is_symbol(choice: re.Match[str]) -> bool:
+    """Whether a single letter is a variable: small and none of the letters that options have."""
+    return choice.group(1).islower() and choice.group(1) not in "abcde"
+
+
+def _digits(match: re.Match[str]) -> str:
+    number = _NUMBER_WORDS[match.group(1).lower()]
+    return str(number) if match.group(2) is None else f"{number}/{_PARTS[match.group(2).lower()]}"
+
+
+def _tops(text: str, pattern: re.Pattern[str]) -> list[int]:
+    """Where a one-character pattern stands outside all brackets."""
+    depth, found = 0, []
+    for index, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth <= 0 and pattern.match(character):
+            found.append(index)
+    return found
+
+
+def _at_top(text: str, pattern: re.Pattern[str]) -> list[str]:
+    pieces, start = [], 0
+    for index in _tops(text, pattern):
+        pieces.append(text[start:index])
+        start = index + 1
+    return [*pieces, text[start:]]
+
+
+def _bracketed(text: str) -> str | None:
+    r"""What a tuple, an interval, or a set in `\{…\}` or `{…}` holds; None where the brackets are no such thing."""
+    for opening, closing in ((r"\{", r"\}"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]"), ("]", "["), ("{", "}")):
+        inner = text[len(opening) : -len(closing)]
+        if not (text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing)):
+            continue
+        depth = 0
+        for character in inner:
+            depth += (character in "([{") - (character in ")]}")
+            if depth < 0:
+                return None
+        if depth == 0 and (opening == r"\{" or _tops(inner, _SEPARATOR)):
+            return inner
+    return None
+
+
+_SEPARATOR = re.compile(r"[,;]")
+_INFINITE = (("infinite", -1), ("infinite", 1))
+
+
+def _brackets(text: str, inner: str, depth: int) -> Answer:
+    if text[0] in "\\{":
+        items = [item for piece in _at_top(inner, _SEPARATOR) if (item := piece.strip())]
+        return _list(items, depth) if items else Answer(("list",))
+    items = [_read(piece.strip(), depth + 1) for piece in _at_top(inner, _SEPARATOR)]
+    units = tuple(item.unit for item in items)
+    unit: Hashable = units if any(units) else ""
+    values = tuple(item.value for item in items)
+    if len(items) == 2:
+        return Answer(_span(text[0], *values, text[-1]), unit)
+    return Answer(("tuple", *values), unit)
+
+
+def _span(opening: str, low: Hashable, high: Hashable, closing: str) -> Hashable:
+    """An interval, or a pair: they are written alike."""
+    return ("pair", opening == "[", low, high, closing == "]")
+
+
+def _matrix(body: str, depth: int) -> Answer:
+    rows = [[_read(cell.strip(), depth + 1).value for cell in row.split("&")]
+            for row in re.split(r"\\\\", body) if row.strip()]
+    if all(len(row) == 1 for row in rows):
+        values = [row[0] for row in rows]
+        return Answer(_span("(", *values, ")") if len(values) == 2 else ("tuple", *values))
+    return Answer(("matrix", *(tuple(row) for row in rows)))
+
+
+def _items(text: str) -> list[str]:
+    """What commas, semicolons, "and", "or" and unions separate."""
+    starts = [0]
+    ends: list[int] = []
+
+    def cut(begin: int, end: int) -> None:
+        ends.append(begin)
+        starts.append(end)
+
+    depth = index = 0
+    while index < len(text):
+        character = text[index]
+        depth += (character in "([{") - (character in ")]}")
+        word = _CONJUNCTION.match(text, index) if depth == 0 and character in " ,aAoO" else None
+        if word and (index == 0 or character in " ,"):
+            cut(index, word.end())
+            index = word.end()
+            # The blank that ends one conjunction may begin the next.
+            index -= text[index - 1] == " "
+            starts[-1] = index
+            continue
+        if depth == 0 and (character in ";∪" or (character == "," and not _is_in_number(text, index))):
+            cut(index, index + 1)
+        index += 1
+    ends.append(len(text))
+    return [item for begin, end in zip(starts, ends, strict=True) if (item := text[begin:end].strip())]
+
+
+def _is_in_number(text: str, comma: int) -> bool:
+    """Whether a comma marks thousands, or decimals: `€3,50`, `3,5 km`."""
+    start, end = comma, comma
+    while start and (text[start - 1].isdigit() or text[start - 1] == ","):
+        start -= 1
+    while end < len(text) and (text[end].isdigit() or text[end] == ","):
+        end += 1
+    run = text[start:end]
+    if _THOUSANDS.fullmatch(run):
+        return True
+    # 1.234,5 has a dot for its thousands.
+    if start and text[start - 1] == "." and re.search(r"(?<!\d)\d{1,3}(?:\.\d{3})+,\d{1,2}$", text[:end]):
+        return True
+    money = text[:start].strip().lstrip("-") in tuple(CURRENCIES) if start else False
+    tail = re.match(r"\s?(?:[€£]|[A-Za-z]{2,}\b)", text[end:])
+    return bool(_DECIMAL_COMMA.fullmatch(run)) and (money or (tail is not None and not _CONJUNCTION.match(text, end)))
+
+
+def _list(items: Sequence[str], depth: int) -> Answer:
+    answers = [_read(item, depth + 1) for item in items]
+    name = _common(answer.name for answer in answers)
+    # "n = 2, 3, 4" names its first alone, "x = 1 or x = 7" both.
+    named = name is not None and (answers[0].name or not any(answer.name for answer in answers))
+    flat: list[tuple[Hashable, Hashable]] = []
+    for answer in answers:
+        value: Hashable = answer.value if named else (answer.relation or (answer.value, answer.name))
+        if named and isinstance(answer.value, tuple) and answer.value[:1] == ("list",):
+            flat += [(part, answer.unit) for part in answer.value[1:]]
+        else:
+            flat.append((value, answer.unit))
+    flat.sort(key=repr)
+    unit = _common(unit for _, unit in flat)
+    values = [value for value, _ in flat]
+    if len(values) == 1:
+        return Answer(values[0], flat[0][1], name or "" if named else "")
+    units = tuple(unit for _, unit in flat) if unit is None else unit
+    return Answer(("list", *values), units, (name or "") if named else "")
+
+
+def _common(parts: Iterable[Hashable]) -> Hashable | None:
+    """The one thing that all say that say anything; empty where none does, None where they differ."""
+    said = {part for part in parts if part}
+    return None if len(said) > 1 else next(iter(said), "")
+
+
+def _expression(text: str) -> Expression | None:
+    try:
+        return read_expression(text)
+    except Unreadable:
+        return None
+
+
+def _relation(parts: list[str], signs: list[str], depth: int) -> Answer:
+    text = " ".join(piece for pair in zip(parts, [*signs, ""], strict=True) for piece in pair).strip()
+    if "≈" in signs:
+        # 2/3 ≈ 0.67: the exact one is meant.
+        first = signs.index("≈")
+        kept = (parts[: first + 1], signs[:first]) if parts[first] else (parts[first + 1 :], signs[first + 1 :])
+        return _relation(*kept, depth) if kept[1] else _read(kept[0][0], depth + 1)
+    if not all(parts[1:]) or (not parts[0] and (len(parts) > 2 or signs[0] not in "<>≤≥=")):
+        return _text(text)
+    if signs == ["∈"]:
+        return _read(parts[1], depth + 1)._replace(name=_name(parts[0]))
+    if set(signs) == {"="}:
+        return _equation(parts, text, depth)
+    if len(parts) == 2 and not parts[0]:
+        return Answer(_half_line(signs[0], _read(parts[1], depth + 1).value))
+    if len(parts) == 3 and set(signs) in ({"<"}, {"≤"}, {"<", "≤"}, {">"}, {"≥"}, {">", "≥"}):
+        return _between(parts, signs, depth)
+    return _inequality(parts, signs, text, depth) if len(parts) == 2 else _text(text)
+
+
+def _between(parts: list[str], signs: list[str], depth: int) -> Answer:
+    if signs[0] in ">≥":
+        parts, signs = parts[::-1], [_TURNED[sign] for sign in signs[::-1]]
+    low, high = (_read(part, depth + 1) for part in (parts[0], parts[2]))
+    opening, closing = "([" [signs[0] == "≤"], ")]"[signs[1] == "≤"]
+    return Answer(_span(opening, low.value, high.value, closing), low.unit or high.unit, _name(parts[1]))
+
+
+def _half_line(sign: str, bound: Hashable) -> Hashable:
+    if sign in "<≤":
+        return _span("(", _INFINITE[0], bound, "]" if sign == "≤" else ")")
+    if sign in ">≥":
+        return _span("[" if sign == "≥" else "(", bound, _INFINITE[1], ")")
+    return bound
+
+
+def _inequality(parts: list[str], signs: list[str], text: str, depth: int) -> Answer:
+    left, right, sign = parts[0], parts[1], signs[0]
+    sides = _expression(left), _expression(right)
+    if sides[0] and not sides[0].symbols:
+        left, right, sign, sides = right, left, _TURNED[sign], sides[::-1]
+    if sign != "≠" and sides[1] and not sides[1].symbols and _is_name(left):
+        return Answer(_half_line(sign, _read(right, depth + 1).value), "", _name(left))
+    if not (sides[0] and sides[1]):
+        return _text(text)
+    if sign in ">≥":
+        sides, sign = sides[::-1], _TURNED[sign]
+    key = _whole(sides[0], sides[1], {"<": "<", "≤": "<=", "≠": "!="}[sign])
+    return Answer(key, relation=key) if key else _text(text)
+
+
+def _whole(left: Expression, right: Expression, kind: str) -> Hashable:
+    try:
+        return ("relation", *relation_key(left, right, kind))
+    except Unreadable:
+        return ""
+
+
+def _equation(parts: list[str], text: str, depth: int) -> Answer:
+    if not parts[0]:
+        return _read(parts[1], depth + 1) if len(parts) == 2 else _equation(parts[1:], text, depth)
+    sides = [_expression(_without_unit(part)) for part in parts]
+    constant = [side is not None and not side.symbols for side in sides]
+    if all(constant):
+        # 7 + 5 = 12 says 12; 7 + 5 = 13 says nothing.
+        answers = [_read(part, depth + 1) for part in parts]
+        same = all(answers[0].agrees(other) for other in answers[1:])
+        return answers[-1] if same else Answer(("text", text))
+    if len(parts) == 2 and constant[0] and _is_name(parts[1]):
+        parts, sides = parts[::-1], sides[::-1]
+    value = _read(parts[1], depth + 1)
+    first, second = sides[0], sides[1]
+    whole = _whole(first, second, "=") if first and second and len(parts) == 2 else ""
+    if _is_name(parts[0]) or first is None or (_is_sum_of_names(parts[0]) and value.value != ("number", 0, 1)):
+        return Answer(value.value, value.unit, _name(parts[0]), whole)
+    return Answer(whole, relation=whole) if whole else _text(text)
+
+
+_NAME = re.compile(r"(?:\\?[A-Za-z]+|[A-Z]{1,4})'?(?:_\{?[\w+-]{1,6}\}?)?(?:\s?\([\w\s,+-]{1,12}\))?")
+_SUM_OF_NAMES = re.compile(r"[A-Za-z](?:\s?[+*]?\s?[A-Za-z])+")
+
+
+def _is_name(text: str) -> bool:
+    r"""`x`, `a_n`, `f(x)`, `AB`, `\theta`, a word."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _is_sum_of_names(text: str) -> bool:
+    return _SUM_OF_NAMES.fullmatch(text) is not None
+
+
+def _name(text: str) -> Hashable:
+    expression = _expression(text)
+    return expression.keys if expression else ("text", _folded(text))
+
+
+def _without_unit(text: str) -> str:
+    tail = _unit_tail(text)
+    return tail[0] if tail else text.lstrip(CURRENCIES + " ")
+
+
+def _quantity(text: str) -> Answer:
+    infinite = {r"\infty": 1, r"+\infty": 1, r"-\infty": -1}.get(text.replace(" ", ""))
+    if infinite:
+        return Answer(_INFINITE[infinite > 0])
+    clock, ratio, base = _CLOCK.fullmatch(text), _RATIO.fullmatch(text), _BASE.fullmatch(text)
+    if clock and int(clock.group(1)) <= 24 and int(clock.group(2)) < 60:
+        parts = tuple(int(part) for part in clock.groups()[:3] if part)
+        return Answer(("clock", *parts), canonical_unit(clock.group(4) or ""))
+    if ratio:
+        numbers = [int(number) for number in re.findall(r"\d+", text)]
+        shared = math.gcd(*numbers) or 1
+        return Answer(("ratio", *(number // shared for number in numbers)))
+    if base and (number := _based(base)):
+        return number
+    if _is_words(text):
+        return _text(text)
+    unit = ""
+    money = re.match(rf"([-+]?)\s*([{CURRENCIES}])\s*(?=[-+\d.\\(])", text)
+    if money:
+        unit, text = money.group(2), money.group(1) + text[money.end() :]
+        # "$5 dollars"
+        text = re.sub(rf"\s*(?:{_CURRENCY_NAMES.get(unit, unit)})$", "", text, flags=re.IGNORECASE)
+    tail = _unit_tail(text)
+    if tail and not (money and len(tail[1].split()) == 0):
+        head = _value(_decimal(tail[0]))
+        if head is not None:
+            own = canonical_unit(tail[1])
+            return Answer(head, f"{unit} {own}".strip() if unit else own)
+    value = _value(_decimal(text) if unit else text)
+    return _text(text) if value is None else Answer(value, unit)
+
+
+def _decimal(text: str) -> str:
+    """A decimal comma as a point, where money or a unit shows that it is one."""
+    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text.strip().lstrip("+-")) else text
+
+
+def _value(text: str) -> Hashable | None:
+    expression = _expression(text)
+    if expression is None:
+        return None
+    return expression.keys[0] if len(expression.keys) == 1 else ("list", *sorted(expression.keys, key=repr))
+
+
+def _unit_tail(text: str) -> tuple[str, str] | None:
+    """The number and the unit behind it (`12 eggs`, `5 km/h`), None where there is none (`2t`, `3 x`)."""
+    match = _TAIL.fullmatch(text)
+    if match is None:
+        return None
+    head, unit, spaced = match["head"].strip(), match["unit"].strip(), bool(match["gap"])
+    first = re.match(r"[A-Za-z]*", unit)
+    word = first.group() if first else ""
+    lone = re.fullmatch(r"[-+]?[\d.,\s/]+", head) is not None
+    known = word in SHORT or word.lower() in SHORT
+    if (word.lower() in _FUNCTION_WORDS and not known) or word.lower() in ("pi", "theta", "alpha", "beta"):
+        return None
+    # "2xyz" is a product and "12eggs" no symbols.
+    accepted = (not word or (spaced and len(word) > 2) or known or len(word) > 3
+                or (spaced and lone and word in LETTERS) or (spaced and unit[len(word) : len(word) + 1] == "."))
+    return (head, unit) if accepted and not re.search(r"\s[A-Za-z]\s[A-Za-z](?:\s|$)", f" {unit}") else None
+
+
+def _based(match: re.Match[str]) -> Answer | None:
+    digits, name = match.group(1).upper(), (match["a"] or match["b"]).lower()
+    base = _BASES.get(name) or (int(name) if name.isdigit() else 0)
+    # `a_2` and `x_{12}` are symbols with an index.
+    if not 2 <= base <= 36 or not any(character.isdigit() for character in digits) or match.group(1)[0].islower():
+        return None
+    if base == 10:
+        return _quantity(digits)
+    value = _value(digits) if digits.lstrip("-").isdigit() else None
+    return Answer(value or ("digits", digits), f"base {base}")
+
+
+def _is_words(text: str) -> bool:
+    """Whether a text is words and no product of letters: one of them has three letters and is no function's name."""
+    runs = _LETTERS.findall(text)
+    return _WORDS.fullmatch(text) is not None and any(
+        (len(run) > 2 and run.lower() not in _FUNCTION_WORDS) or run.lower() in _SHORT_WORDS for run in runs)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _text(text: str) -> Answer:
+    """A text as it stands; letters alone without regard to case."""
+    if _is_words(text):
+        words = _folded(re.sub(r"[\"'`.,;:!?()]", "", text))
+        return Answer(("text", words.removeprefix("the ").removeprefix("a ").removeprefix("an ") or words))
+    return Answer(("text", re.sub(r"\s+|[{}]|(?<=\\)[dt](?=frac)", "", text)))
