@@ -68,6 +68,10 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _GROUPED = re.compile(
     r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?:[ '’]\d{3})+(?:[.,]\d+)?|\d{1,3}(?:_\d{3})+(?![\d}])"
     r"|\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?|\d{1,3}(?:\.\d{3})+,\d{1,2}|\d{1,2}(?:,\d{2})+,000)(?![\d]|[.,]\d)")
+# 0.\overline{3}, 0.1\dot{6}, 0.333...
+_REPEATED = (re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30}?)\s?\\(?:overline|bar|dot)\s?\{?(\d{1,30})(?!\d)\}?"),
+             re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30}?)(\d{1,12}?)(?:\3){2,30}(?!\d)\s?(?:\.{3}|…|\\(?:l|c)?dots)"),
+             re.compile(r"(?<![\d.])(\d{0,30})\.(\d{0,30}?)(\d{2,12})\3(?!\d)\s?(?:\.{3}|…|\\(?:l|c)?dots)"))
 _REPLACED = (
     (re.compile(r"\\[dtc]frac(?![A-Za-z])|\\nicefrac(?![A-Za-z])|\\sfrac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
@@ -92,7 +96,17 @@ _REPLACED = (
 def _plain(text: str) -> str:
     for pattern, replacement in _REPLACED if "\\" in text or "{" in text or "°" in text or "x" in text.lower() else ():
         text = pattern.sub(replacement, text)
+    for pattern in _REPEATED if "." in text and ("\\" in text or "..." in text or "…" in text) else ():
+        text = pattern.sub(_repeated, text)
     return _GROUPED.sub(_ungrouped, text)
+
+
+def _repeated(match: re.Match[str]) -> str:
+    """A repeating decimal as a fraction: 0.1666... is (0/1 + 1/10 + 6/90)."""
+    whole, fixed, period = match.groups()
+    below = 10 ** len(fixed) * (10 ** len(period) - 1)
+    above = int(whole + fixed + period) - int(whole + fixed or 0)
+    return f"({above}/{below})"
 
 
 def _ungrouped(match: re.Match[str]) -> str:
@@ -591,6 +605,8 @@ def _key_of(value: Any) -> Key:
         return ("number", value.numerator, value.denominator)
     real, imaginary = _mp().re(value), _mp().im(value)
     size = max(abs(real), abs(imaginary))
+    if size == 0:
+        return ("number", 0, 1)
     if not _mp().isfinite(size):
         raise Unreadable("no number")
     parts = []
