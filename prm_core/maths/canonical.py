@@ -73,6 +73,8 @@ _UNICODE = str.maketrans({
     "“": '"', "”": '"', "‘": "'", "’": "'", "«": '"', "»": '"', "。": ".", "，": ", ", "：": ":", "％": "%", "∼": "~",
 })
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUBSCRIPT = re.compile(r"[₀-₉]+")
 _SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
 _BLANKS = re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~(?!\s*\d)|\s+")
 _REWRITTEN = (
@@ -91,6 +93,7 @@ _REWRITTEN = (
     (re.compile(r"\\gt(?![A-Za-z])"), " > "),
     (re.compile(r"\\(?:approx|simeq|sim|thickapprox)(?![A-Za-z])"), " ≈ "),
     (re.compile(r"\\in(?![A-Za-z])"), " ∈ "),
+    (re.compile(r"\\colon(?![A-Za-z])"), ":"),
     (re.compile(r":=|\\equiv(?![A-Za-z])"), "="),
     (re.compile(r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<=[)\]])\s?U\s?(?=[(\[])"), " ∪ "),
     (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)(?![A-Za-z])\s?\}?|\\degree(?![A-Za-z])"), "°"),
@@ -99,13 +102,17 @@ _REWRITTEN = (
     (re.compile(r"(?<=\d)\s+over\s+(?=\d)"), "/"),
     (re.compile(r"(?<=[\d\s}])(?:per\s?cent|percentage|pct)\b\.?", re.IGNORECASE), "%"),
 )
+_INLINE = re.compile(r"(?<!\\)\$((?!\d[\d.,]*\s[A-Za-z])[^$]{1,200}?)(?<![\s\\])\$(?![\d.])")
+_HALF_INLINE = re.compile(r"\$[A-Za-z][^$]*$")
 _TEXT_MACRO = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|textsf|texttt|mbox|hbox|mathrm|mathit|mathbf|mathsf|emph|bf|rm|fbox|boxed"
     r"|operatorname)\s{0,3}\{([^{}]*)\}")
 _WRAPPERS = ("**", "__", "$$", "```", "*", "_", "`", "$", '"', "'", "´")
 _PAIRED = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\boxed{", "}"), (r"\fbox{", "}"), ("<answer>", "</answer>"))
 _HEDGE = re.compile(
-    r"(?:≈|~|(?:about|approximately|approx\.?|roughly|around|exactly|only|just|a total of|is)(?=\s))\s*", re.IGNORECASE)
+    r"(?:≈|~|(?:about|approximately|approx\.?|roughly|around|exactly|only|just"
+    r"|a total of|a ratio of|both|either|is)(?=\s))\s*",
+    re.IGNORECASE)
 _REMARK = re.compile(r"(?<=\S)\s+\((?![^)]*\d)(?=[^)]*[A-Za-z]{3})(?!base\b)[^()]*\)$")
 _CHOICE = re.compile(r"[(\[]?\s?([A-Z]|[a-e])\s?[)\]]?[.:]?")
 _CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-Za-e])\)|([A-Za-e])[):.])\s+(?![-+*/^=<>≤≥≠])\S.*", re.DOTALL)
@@ -123,6 +130,16 @@ _DECIMAL_COMMA = re.compile(r"\d+,\d{1,2}")
 _MATRIX = re.compile(
     r"\\begin\s?\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|\s]*\})?(.*)\\end\s?\{[A-Za-z]+\}", re.DOTALL)
 _CURRENCY_NAMES = {"$": "dollars?|USD", "€": "euros?|EUR", "£": "pounds?|GBP"}
+_MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?\\.?" for name in (
+    "January February March April May June July August September October November December").split())
+_DATE = re.compile(
+    rf"(?:(?P<month>{_MONTH})\s(?:the\s)?(?P<day>\d{{1,2}})(?:st|nd|rd|th)?"
+    rf"|(?:the\s)?(?P<day_before>\d{{1,2}})(?:st|nd|rd|th)?\s(?:of\s)?(?P<month_after>{_MONTH}))(?:,?\s(?P<year>\d{{4}}))?",
+    re.IGNORECASE)
+_MONEY = re.compile(
+    rf"([-+]?)\s*([{CURRENCIES}]|(?:US|AU|CA|[AC])\$|USD|EUR|GBP|JPY|CNY|RMB|INR|CHF|CAD|AUD|Rs\.?)\s*(?=[-+\d.\\(])")
+_SHORT_MAGNITUDES = {"k": 1000, "m": 10**6, "b": 10**9}
+_SHORT_MILLIONS = re.compile(r"^(\d[\d.,]*)\s?([kKmMB])$")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?(?:\s*([ap]\.?\s?m\.?))?", re.IGNORECASE)
 _RATIO = re.compile(r"\d{1,12}(?:\s?:\s?\d{1,12})+|\d{1,12}(?:\sto\s\d{1,12})+")
 _REMAINDER = re.compile(
@@ -130,11 +147,21 @@ _REMAINDER = re.compile(
     re.IGNORECASE)
 _BASE = re.compile(
     r"(-?[0-9A-Za-z]{1,60})\s*(?:_\s*\{?\s*(?P<a>\d{1,2}|[a-z]{3,9})\s*\}?|,?\s*\(?(?:in\s)?base[\s-](?P<b>\d{1,2}|[a-z]{3,9})\)?)")
+_RADIX = {"binary": 2, "octal": 8, "decimal": 10, "hexadecimal": 16, "hex": 16}
+_PREFIXED = re.compile(r"0([bBoOxX])([0-9A-Fa-f]{1,60})")
+_IN_RADIX = re.compile(rf"([0-9A-F]{{1,60}})\s\(?(?:in\s)?({'|'.join(_RADIX)})\)?", re.IGNORECASE)
 _BASES = {name: number for number, name in enumerate((
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen").split(), 2)}
 _TAIL = re.compile(
     r"(?P<head>.*?[\d)}\]%!°π]|.*?\\pi)(?P<gap>\s*)"
-    r"(?P<unit>[A-Za-z°¢$€£¥₹](?:[A-Za-z.'°/·*\s-]|\^\{?[23]\}?|(?<=/)\s*s\^2)*)", re.DOTALL)
+    r"(?P<unit>[A-Za-z°¢$€£¥₹\u3400-\u9fff](?:[A-Za-z.'°/·*\s\u3400-\u9fff-]|\^\{?[23]\}?|(?<=/)\s*s\^2)*)", re.DOTALL)
+# "5 squared", "5 less than x", "5 over x", "3 halves" say another number.
+_NO_UNIT = re.compile(
+    r"(?:squared|cubed|over|than|times\s+\S|not|minus|plus|below|divided|choose|mod|factorial|score|power|point|under"
+    r"|halves|thirds|quarters|fourths|fifths|(?:less|fewer|more|greater)\sthan|zero)\b",
+    re.IGNORECASE)
+_OF_THEM = re.compile(r"of\s(?:an?|the|them|his|her|their|its|all)\b(?:\s[A-Za-z]{2,}){0,4}", re.IGNORECASE)
+_HOLDS_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)")
 _QUANTITIES = re.compile(r"(?:(?<![\w.])[-+]?\d[\d,.]*(?:\s\d+/\d+)?\s?[A-Za-z][A-Za-z.]*,?\s*){2,}")
 _QUANTITY = re.compile(r"([-+]?\d[\d,.]*(?:\s\d+/\d+)?)\s?([A-Za-z][A-Za-z.]*)")
 _WORDS = re.compile(r"[^\d\\=+*/^<>≤≥≠≈∈_{}|°%$€£¥₹\[\]]+")
@@ -153,21 +180,31 @@ _UNITS = (
     "seventeen eighteen nineteen").split()
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _NUMBER_WORDS = {name: number for number, name in enumerate(_UNITS)} | {
-    name: 10 * number for number, name in enumerate(_TENS, 2)} | {
-    f"{tens}{gap}{unit}": 10 * number + digit for number, tens in enumerate(_TENS, 2)
-    for digit, unit in enumerate(_UNITS[1:10], 1) for gap in ("-", " ")}
+    name: 10 * number for number, name in enumerate(_TENS, 2)}
 _PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
           "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}
 _MAGNITUDES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _MAGNITUDE = re.compile(rf"(?<=[\d ])({'|'.join(_MAGNITUDES)})s?\b(?!\s(?:and\s)?\w*\d)", re.IGNORECASE)
-_LEADING_NUMBER = re.compile(
-    rf"({'|'.join(sorted(_NUMBER_WORDS, key=len, reverse=True))})(?:[\s-]({'|'.join(_PARTS)}))?"
-    r"(?=$|\s(?!of\b|or\b|and\b))", re.IGNORECASE)
+_SCALES = "|".join(_MAGNITUDES)
+_ONE_WORD = "|".join(sorted(_NUMBER_WORDS, key=len, reverse=True))
+_PART = "|".join(sorted(_PARTS, key=len, reverse=True))
+_MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
+# "half", "a quarter", "two thirds", "twenty-five", "a dozen", "one hundred and five"; not "half of 10", "one or two".
+_NUMBER_IN_WORDS = re.compile(
+    rf"(?P<number>(?:(?:{_ONE_WORD})|an?(?=\s(?:{_SCALES}|{_PART})\b))\b"
+    rf"(?:(?:[\s-]|(?:(?<=hundred)|(?<=thousand)|(?<=million))\sand\s)(?:(?:{_SCALES})s?|{_ONE_WORD})\b){{0,12}}|(?=half\b))"
+    rf"(?:[\s-]?(?P<part>{_PART})\b)?(?=$|\s(?!of\s(?!an?\b|the\b)|or\b|point\b|over\b)|[.,;])", re.IGNORECASE)
+_AND_A_PART = re.compile(r"(\d{1,9})\sand\s(?:an?|one)[\s-](half|third|quarter|fourth|fifth|sixth|eighth|tenth)\b",
+                         re.IGNORECASE)
+_AND_A_FRACTION = re.compile(r"(\d{1,9})\sand\s(\d{1,4})/(\d{1,4})(?![\d/])(?=$|\s[A-Za-z])")
+_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,30}")
 
 
 @lru_cache(maxsize=65536)
 def canonical(text: str) -> Answer:
     """Reads an answer. Never fails: what is no mathematics is a text."""
+    if _PLAIN_NUMBER.fullmatch(text):
+        return Answer(("number", int(text), 1))
     if len(text) > MAX_LENGTH:
         return Answer(("text", _folded(text)))
     return _read(_clean(text), 0)
@@ -176,7 +213,12 @@ def canonical(text: str) -> Answer:
 def _clean(text: str) -> str:
     """The answer without its wrapping, LaTeX and Unicode in one spelling."""
     text = _SUPERSCRIPT.sub(lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text.strip()).translate(_UNICODE)
+    text = _SUBSCRIPT.sub(lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
     text = _unwrap(text)
+    if "$" in text:
+        # "$x = 5$, $x = 7$", but "$5 and $6" is money.
+        text = _INLINE.sub(r" \1 ", text)
+        text = text[1:] if _HALF_INLINE.match(text) else text
     if "\\" in text:
         for _ in range(4):
             text, changed = _TEXT_MACRO.subn(_macro_content, text)
@@ -245,7 +287,7 @@ def _read(text: str, depth: int) -> Answer:
         return Answer(("choice", (with_text.group(1) or with_text.group(2)).upper()))
     for pattern, sign in _IN_WORDS:
         text = pattern.sub(sign, text, count=1) if pattern.match(text) else text
-    text = _LEADING_NUMBER.sub(_digits, text, count=1) if _LEADING_NUMBER.match(text) else text
+    text = _spelled_out(text)
     text = _MAGNITUDE.sub(lambda match: f"* {_MAGNITUDES[match.group(1).lower()]}", text)
     matrix = _MATRIX.fullmatch(text)
     if matrix:
@@ -256,9 +298,9 @@ def _read(text: str, depth: int) -> Answer:
     inner = _bracketed(text)
     if inner is not None:
         return _brackets(text, inner, depth)
-    items = _items(text)
+    items = [text] if _DATE.fullmatch(text) else _items(text)
     if len(items) > 1:
-        return _list(items, depth)
+        return (_both(items, depth) if _AND.search(text) else None) or _list(items, depth)
     parts = [part.strip() for part in _at_top(text, _RELATION)]
     if len(parts) > 1:
         return _relation(parts, [text[i] for i in _tops(text, _RELATION)], depth)
@@ -267,14 +309,55 @@ def _read(text: str, depth: int) -> Answer:
     return _quantity(text)
 
 
+def _counted(words: Sequence[str]) -> int | None:
+    """The number that words name; None where they are several ("one two")."""
+    total = group = 0
+    largest = 10**15
+    for place, word in enumerate(words):
+        size = _MAGNITUDES.get(word) or _MAGNITUDES.get(word.removesuffix("s"))
+        if size is None:
+            value = 1 if word in ("a", "an") else _NUMBER_WORDS[word]
+            if place and (value == 0 or group % (10 if value < 10 else 100) or group % 100 == 10):
+                return None
+            group += value
+        elif size <= 100:
+            if not 0 < group < 100:
+                return None
+            group *= size
+        else:
+            if group == 0 or size >= largest:
+                return None
+            total, group, largest = total + group * size, 0, size
+    return total + group
+
+
 def _is_symbol(choice: re.Match[str]) -> bool:
     """Whether a single letter is a variable: small and none of the letters that options have."""
     return choice.group(1).islower() and choice.group(1) not in "abcde"
 
 
-def _digits(match: re.Match[str]) -> str:
-    number = _NUMBER_WORDS[match.group(1).lower()]
-    return str(number) if match.group(2) is None else f"{number}/{_PARTS[match.group(2).lower()]}"
+def _spelled_out(text: str) -> str:
+    """A number in words, at the beginning, in digits: "two hundred and fifty eggs", "minus three quarters"."""
+    minus = _MINUS.match(text)
+    sign, rest = ("-", text[minus.end() :]) if minus else ("", text)
+    match = _NUMBER_IN_WORDS.match(rest)
+    if match is None:
+        half = _AND_A_PART.match(rest)
+        if half:
+            return f"{sign}{half.group(1)} 1/{_PARTS[half.group(2).lower()]}{rest[half.end():]}"
+        mixed = _AND_A_FRACTION.match(rest)
+        if mixed and int(mixed.group(2)) < int(mixed.group(3)):
+            return f"{sign}{mixed.group(1)} {mixed.group(2)}/{mixed.group(3)}{rest[mixed.end():]}"
+        return sign + rest if re.match(r"[\d.$\\]", rest) else text
+    words = [word for word in re.split(r"[\s-]+", match["number"].lower()) if word and word != "and"]
+    number, rest = _counted(words or ["one"]), rest[match.end() :]
+    if number is None:
+        return text
+    if match["part"]:
+        return f"{sign}{number}/{_PARTS[match['part'].lower()]}{rest}"
+    half = _AND_A_PART.match(f"{number}{rest}")
+    return f"{sign}{number} 1/{_PARTS[half.group(2).lower()]}{rest[half.end() - len(str(number)):]}" if half else (
+        f"{sign}{number}{rest}")
 
 
 def _tops(text: str, pattern: re.Pattern[str]) -> list[int]:
@@ -409,6 +492,25 @@ def _list(items: Sequence[str], depth: int) -> Answer:
     return Answer(("list", *values), units, (name or "") if named else "")
 
 
+_AND = re.compile(r"[\s,]and\s|\\(?:land|wedge)(?![A-Za-z])", re.IGNORECASE)
+
+
+def _both(items: Sequence[str], depth: int) -> Answer | None:
+    """What "x > 1 and x < 2" leaves: an interval; None where nothing is left, which people write for "or"."""
+    if len(items) != 2 or not all(_RELATION.search(item) for item in items):
+        return None
+    sides = [_read(item, depth + 1) for item in items]
+    spans = [side.value for side in sides]
+    if sides[0].name != sides[1].name or not all(isinstance(span, tuple) and span[0] == "pair" for span in spans):
+        return None
+    low, high = sorted(spans, key=lambda span: span[2] == _INFINITE[0])
+    if high[2] != _INFINITE[0] or low[3] != _INFINITE[1] or low[2][0] != "number" or high[3][0] != "number":
+        return None
+    if low[2][1] * high[3][2] >= high[3][1] * low[2][2]:
+        return None
+    return Answer(("pair", low[1], low[2], high[3], high[4]), name=sides[0].name)
+
+
 def _common(parts: Iterable[Hashable]) -> Hashable | None:
     """The one thing that all say that say anything; empty where none does, None where they differ."""
     said = {part for part in parts if part}
@@ -490,6 +592,10 @@ def _equation(parts: list[str], text: str, depth: int) -> Answer:
         answers = [_read(part, depth + 1) for part in parts]
         same = all(answers[0].agrees(other) for other in answers[1:])
         return answers[-1] if same else Answer(("text", text))
+    numbers = [_read(part, depth + 1) for part, known in zip(parts, constant, strict=True) if known]
+    if not all(numbers[0].agrees(other) for other in numbers[1:]):
+        # x = 5 = 6
+        return Answer(("text", text))
     if len(parts) == 2 and constant[0] and _is_name(parts[1]):
         parts, sides = parts[::-1], sides[::-1]
     value = _read(parts[1], depth + 1)
@@ -527,6 +633,10 @@ def _quantity(text: str) -> Answer:
     infinite = {r"\infty": 1, r"+\infty": 1, r"-\infty": -1}.get(text.replace(" ", ""))
     if infinite:
         return Answer(_INFINITE[infinite > 0])
+    date = _DATE.fullmatch(text)
+    if date:
+        month, day = (date["month"] or date["month_after"])[:3].lower(), int(date["day"] or date["day_before"])
+        return Answer(("date", month, day, int(date["year"] or 0)))
     clock, ratio, base = _CLOCK.fullmatch(text), _RATIO.fullmatch(text), _BASE.fullmatch(text)
     if clock and int(clock.group(1)) <= 24 and int(clock.group(2)) < 60:
         parts = tuple(int(part) for part in clock.groups()[:3] if part)
@@ -535,14 +645,21 @@ def _quantity(text: str) -> Answer:
         numbers = [int(number) for number in re.findall(r"\d+", text)]
         shared = math.gcd(*numbers) or 1
         return Answer(("ratio", *(number // shared for number in numbers)))
+    prefixed, radix = _PREFIXED.fullmatch(text), _IN_RADIX.fullmatch(text)
+    if prefixed:
+        base = _BASE.fullmatch(f"{prefixed.group(2)}_{ {'b': 2, 'o': 8, 'x': 16}[prefixed.group(1).lower()]}".upper())
+    elif radix:
+        base = _BASE.fullmatch(f"{radix.group(1).upper()}_{_RADIX[radix.group(2).lower()]}")
     if base and (number := _based(base)):
         return number
     if _is_words(text):
         return _text(text)
     unit = ""
-    money = re.match(rf"([-+]?)\s*([{CURRENCIES}])\s*(?=[-+\d.\\(])", text)
+    money = _MONEY.match(text)
     if money:
-        unit, text = money.group(2), money.group(1) + text[money.end() :]
+        unit, text = canonical_unit(money.group(2)), money.group(1) + text[money.end() :]
+        short = _SHORT_MILLIONS.match(text)
+        text = f"{short.group(1)} * {_SHORT_MAGNITUDES[short.group(2).lower()]}" if short else text
         # "$5 dollars"
         text = re.sub(rf"\s*(?:{_CURRENCY_NAMES.get(unit, unit)})$", "", text, flags=re.IGNORECASE)
     tail = _unit_tail(text)
@@ -575,7 +692,11 @@ def _unit_tail(text: str) -> tuple[str, str] | None:
     head, unit, spaced = match["head"].strip(), match["unit"].strip(), bool(match["gap"])
     first = re.match(r"[A-Za-z]*", unit)
     word = first.group() if first else ""
-    lone = re.fullmatch(r"[-+]?[\d.,\s/]+", head) is not None
+    if _NO_UNIT.match(unit) or (unit[0] == "°" and _HOLDS_FUNCTION.search(head)):
+        return None
+    if _OF_THEM.fullmatch(unit):
+        return head, ""
+    lone = _LONE.fullmatch(head) is not None
     known = word in SHORT or word.lower() in SHORT
     if (word.lower() in _FUNCTION_WORDS and not known) or word.lower() in ("pi", "theta", "alpha", "beta"):
         return None
@@ -585,14 +706,15 @@ def _unit_tail(text: str) -> tuple[str, str] | None:
     return (head, unit) if accepted and not re.search(r"\s[A-Za-z]\s[A-Za-z](?:\s|$)", f" {unit}") else None
 
 
+_LONE = re.compile(r"[-+]?[\d.,\s/]+(?:(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|\d+))?")
+
+
 def _based(match: re.Match[str]) -> Answer | None:
     digits, name = match.group(1).upper(), (match["a"] or match["b"]).lower()
     base = _BASES.get(name) or (int(name) if name.isdigit() else 0)
     # `a_2` and `x_{12}` are symbols with an index.
-    if not 2 <= base <= 36 or not any(character.isdigit() for character in digits) or match.group(1)[0].islower():
+    if not 2 <= base <= 36 or match.group(1)[0].islower() or (base < 16 and not any(map(str.isdigit, digits))):
         return None
-    if base == 10:
-        return _quantity(digits)
     value = _value(digits) if digits.lstrip("-").isdigit() else None
     return Answer(value or ("digits", digits), f"base {base}")
 

@@ -14,8 +14,10 @@ _ALIASES = {
     "kg": "kilogram kilogramme kilo kgs", "lb": "pound lbs", "oz": "ounce", "t": "tonne",
     "ml": "milliliter millilitre mL",
     "l": "liter litre L", "gal": "gallon", "s": "second sec", "min": "minute", "h": "hour hr", "d": "day", "wk": "week",
-    "yr": "year", "°": "degree deg", "$": "dollar usd buck", "€": "euro eur", "£": "quid gbp", "¥": "yen jpy yuan rmb",
-    "₹": "rupee inr", "¢": "cent", "unit": "", "am": "a.m.", "pm": "p.m.", "%": "percent pct", "person": "people",
+    "yr": "year", "°": "degree deg", "$": "dollar usd buck us$ 美元", "€": "euro eur", "£": "quid gbp",
+    "¥": "yen jpy yuan rmb cny 元 円 圆",
+    "₹": "rupee inr rs Rs", "AUD": "a$ au$", "CAD": "c$ ca$ cad", "CHF": "chf franc",
+    "¢": "cent", "unit": "", "am": "a.m.", "pm": "p.m.", "%": "percent pct", "person": "people",
     "child": "children", "man": "men", "woman": "women",
 }
 # Two capitals of one letter are two units (mW, MW), so short names are looked up as they stand.
@@ -28,6 +30,8 @@ LETTERS = frozenset("mgshlLWVJN")
 SHORT = frozenset({*(name for name in _CANONICAL if 2 <= len(name) <= 3 and name.isalpha()), *_PER_HOUR})
 _POWERS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cu": "^3", "cubed": "^3"}
 _FILLING = frozenset(["a", "an", "the", "of", "in", "total", "altogether", "overall", "approximately", "about", "each"])
+_TEMPERATURE = re.compile(r"(?:°|degrees?|deg)\s*(celsius|fahrenheit|[CF])\b", re.IGNORECASE)
+_INCH = re.compile(r"\b(?:in|IN)\b\.?(?=$|\s*[/^²³*·])")
 _PIECE = re.compile(r"\^\{?\d\}?|[²³]|/|[^\s/^²³*·]+")
 
 
@@ -39,7 +43,10 @@ def canonical_unit(text: str) -> str:
     """
     names: list[str] = []
     power = ""
-    for piece in _PIECE.findall(text.replace("per ", "/ ")):
+    text = _TEMPERATURE.sub(lambda match: f"°{match.group(1)[0].upper()}", text)
+    # "12 in total" is no length, "5 in" and "5 sq in" are.
+    text = _INCH.sub("inch", text.replace("per ", "/ "))
+    for piece in _PIECE.findall(text):
         if piece[0] in "^²³":
             if names:
                 names[-1] += "^" + {"²": "2", "³": "3"}.get(piece, piece.strip("^{}"))

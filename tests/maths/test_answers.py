@@ -92,7 +92,16 @@ def test_reading_the_stated_answer(step, answer):
     ("Answer: None of the above", "none of the above"), ("The answer is 1011 in base 2.", "1011_2"),
     ("答案：12", "12"), ("答案是12。", "12"), ("The answer is 12 and we are done.", "12"),
     ("The answer is 12, and we are done.", "12"), ("The answer is 12 – as we saw above.", "12"),
-    ("The answer is 12 — done", "12"),
+    ("The answer is 12 — done", "12"), ("The answer is x**2 + 2*x.", "x^2+2x"), ("The correct option is (C).", "C"),
+    ("故选C。", "C"), ("Ans: 12", "12"), ("Answer - 12", "12"), ("The answer must therefore be 12.", "12"),
+    ("The answer, rounded to the nearest integer, is 12.", "12"), ("The answer we're looking for is 12.", "12"),
+    ("The answer is given by 12.", "12"), ("The answer is... 12!", "12"), ("The answer is 12?", "12"),
+    ("The answer is 12, right?", "12"), ("The answer is 12 - that's it.", "12"), ("The answer is 12 :)", "12"),
+    ("The answer is **Yes**, it is.", "yes"), ("The answer is 12.</s>", "12"), ("The answer is 12<|im_end|>", "12"),
+    ("The answer is 3*4=<<3*4=12>>12.", "12"), ("Final answer: The value of x is 12.", "12"),
+    ("The answer is 0.333...", "1/3"), (r"$\boxed{5}$ and $\boxed{7}$", "5, 7"),
+    ("The answer is $x = 5$, $x = 7$.", "5, 7"), ("The answer is both 5 and 7.", "5, 7"),
+    ("The answer is a ratio of 3:2.", "3:2"), ("The answer is 12% of the total.", "12%"),
 ])
 def test_a_right_answer_survives_its_wrapping(step, gold):
     said = read_stated_answer(step)
@@ -147,7 +156,15 @@ def test_reading_is_linear_in_the_step(step):
     (r"\text{(E)},", "E"), ("(E)", "E"), (r"240\text{ ways.}", "240"), (r"7\text{ hours}.", "7"), ("43_5.", "43_5"),
     (r"\begin{pmatrix} 1 & 0 \\ 0 & 1 \end{pmatrix}", r"\begin{bmatrix}1&0\\0&1\end{bmatrix}"), ("K=8", "8"),
     ("12 1/2%", "12.5%"), ("2 + 3i", "3i+2"), ("5 km", "5km"), ("5 apples", "5 Apples"), ("12 boys", "twelve boys"),
-    ("$1 million", "1 million"), ("no solution", "No solutions"),
+    ("$1 million", "1 million"), ("no solution", "No solutions"), (r"0.1\overline{6}", "1/6"),
+    ("0.142857142857...", "1/7"), (r"33.\bar{3}\%", "1/3"), ("CHF 20", "20 CHF"), ("US$20", "$20"), ("Rs. 500", "₹500"),
+    ("500円", "¥500"), ("$1.5M", "$1.5 million"), ("$20k", "20000"), ("3 and a half", "3.5"), ("3 and 1/2 cups", "7/2"),
+    ("half", "1/2"), ("a quarter", "0.25"), ("a dozen", "12"), ("one hundred and twenty-five", "125"),
+    ("two hundred fifty eggs", "250"), ("three thousand two hundred", "3200"), ("minus 5", "-5"),
+    ("negative three quarters", "-3/4"), ("1/2 of a cup", "1/2"), ("0xFF", "FF_{16}"), ("1011 in binary", "1011_2"),
+    (r"1.5\times10^3 m/s", "1500 m/s"), ("25 degrees Celsius", "25°C"), (r"\sin 30^\circ", "1/2"),
+    ("5 March 2020", "March 5th, 2020"), (r"3\colon 2", "3:2"), ("x₁", "x_1"), ("x > 1 and x < 2", "(1, 2)"),
+    ("12 in total", "12"), ("5 in", "5 inches"),
 ])
 def test_equal_by_value(left, right):
     assert same_value(left, right)
@@ -172,6 +189,12 @@ def test_equal_by_value(left, right):
     ("Monday", "Tuesday"), ("12 and 13", "12"), ("north", "south"), ("5 km/h", "5 km"), ("5 m/s", "5 m/s^2"),
     ("1 million", "1"), ("5 thousand", "5 million"), ("3 dozen", "3"), ("10 to the power 5", "10"),
     ("2/3 of 9", "2/3"), ("half of 10", "1/2"), ("minus 5", "5"), ("five hundred", "5"),
+    ("0xFF", "0"), (r"\sin 30^\circ", r"\sin 30"), ("5 over x", "5"), ("5 squared", "5"),
+    ("5 factorial", "5"), ("5 less than x", "5"), ("5 times x", "5"), ("5 not", "5"), ("5 below zero", "5"),
+    ("two point five", "2"), ("3 halves", "3"), ("two hundred fifty", "200"), ("one two", "3"), ("five six", "11"),
+    ("5 ft 3 in", "3 ft 5 in"), ("x > 1 and x < 2", "x > 1 or x < 2"), ("x = 5 = 6", "5"), (r"28_{10}", "28_9"),
+    ("0.333", "1/3"), ("0.33", "0.33..."), ("25°C", "25°F"), ("US$5", "A$5"), ("March 5", "5 April"), ("$20k", "20"),
+    (r"0.\overline{3}", "0.3"), ("one hundred and five", "100, 5"), ("x**2", "x2"),
 ])
 def test_unequal_by_value(left, right):
     assert not same_value(left, right)
