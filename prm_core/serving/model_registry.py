@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +29,9 @@ SERVING_REQUIREMENTS = (
 )
 EXAMPLE = {"prompt": "Ann has 3 apples and buys 4 more. How many apples does she have?",
            "steps": ["Ann has 3 + 4 = 7 apples.", "The answer is 7."]}
+# A promotion takes a second or two: one that holds the lock for so long was killed on another machine.
+ABANDONED_SECONDS = 60.0
+POLL_SECONDS = 0.1
 SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/", "s3://", "gs://", "file:/")
 
 
@@ -108,6 +117,78 @@ def known_version(client: MlflowClient, name: str, version: str) -> ModelVersion
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
+
+
+@contextmanager
+def promotion_lock(client: MlflowClient, name: str) -> Iterator[Callable[[], bool]]:
+    """Lets one promotion at a time compare versions of a model and move its alias, whatever machine it runs on.
+
+    MLflow has no transactions and no compare-and-set. But a registry, be it a file, a database or a server's, takes a
+    registered model's name once: the lock is a model `<name>-promotion`, there as long as the lock is held. One whose
+    process is gone from this machine is taken over at once, any other after ABANDONED_SECONDS.
+
+    Yields:
+        A function that says whether the lock is still held, to be asked right before the alias moves.
+    """
+    from mlflow.exceptions import MlflowException
+
+    lock, token = f"{name}-promotion", uuid.uuid4().hex
+    mine = json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid()})
+
+    def holder() -> str | None:
+        try:
+            return client.get_registered_model(lock).description or ""
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def release(description: str) -> None:
+        """Removes the lock if it is still that one."""
+        if holder() == description:
+            try:
+                client.delete_registered_model(lock)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+
+    seen, since = "", time.monotonic()
+    while True:
+        try:
+            client.create_registered_model(lock, description=mine)
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        other = holder()
+        if other is not None and other != seen:
+            seen, since = other, time.monotonic()
+        if other is not None and (_is_gone(other) or time.monotonic() - since > ABANDONED_SECONDS):
+            release(other)
+        else:
+            time.sleep(POLL_SECONDS)
+    try:
+        yield lambda: holder() == mine
+    finally:
+        release(mine)
+
+
+def _is_gone(description: str) -> bool:
+    """Whether a lock's holder ran on this machine and does no longer."""
+    try:
+        noted = json.loads(description)
+        host, pid = noted["host"], int(noted["pid"])
+    except (ValueError, KeyError, TypeError):
+        return False
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def reward_model_folder(uri: str, workspace: Path) -> Path:

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prm_core.config import PromoteConfig
 from prm_core.errors import GateError, InputError
 from prm_core.platform import store, tracking
 from prm_core.serving import model_registry
 
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
 F1 = "test/prm/first_error_f1"
 ECE = "test/prm/ece"
+# After a figure's name: why there is none.
+LEFT_OUT = "_left_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,15 @@ def _figure(tags: Mapping[str, str], key: str) -> float | None:
         return None
 
 
+def _unmeasured(challenger: Mapping[str, str], key: str) -> str:
+    """Why a figure of the gate is missing: the evaluation could not measure it, or there was none."""
+    reason = challenger.get(f"{key}{LEFT_OUT}")
+    if reason is None:
+        return f"the challenger has no {key}; run the evaluate and register stages"
+    return (f"{key} could not be measured on the test chains ({reason}); it takes chains with a wrong step and chains "
+            "without one: more test problems (data.test), more samples, or a policy that gets some of them right")
+
+
 def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, max_ece: float) -> GateDecision:
     """The gate, from the metrics in version tags.
 
@@ -46,7 +61,7 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, ma
     f1, ece = _figure(challenger, F1), _figure(challenger, ECE)
     for key, value in ((F1, f1), (ECE, ece)):
         if value is None or value != value:
-            return GateDecision(False, f"the challenger has no {key}; run the evaluate and register stages")
+            return GateDecision(False, _unmeasured(challenger, key))
     if ece > max_ece:
         return GateDecision(False, f"its {ECE} {ece:.4f} is above the limit promote.max_ece {max_ece:.4f}")
     calibrated = f"{ECE} {ece:.4f} is within {max_ece:.4f}"
@@ -102,22 +117,34 @@ def promote(workspace: Path, config: PromoteConfig) -> Promotion:
         )
     # The database answers versions as numbers, a tracking server as texts.
     version = str(challenger.version)
-    champion = model_registry.version_by_alias(client, challenger.name, config.alias)
-    previous = str(champion.version) if champion else None
-    if previous == version:
-        return Promotion(challenger.name, version, False, previous, "it is the champion already")
-    decision = decide(challenger.tags, champion.tags if champion else None, config.max_ece)
-    if not decision.passed:
-        kept = f"version {previous} stays {config.alias}" if champion else f"there is still no {config.alias}"
-        raise GateError(f"{challenger.name} version {version} is not promoted: {decision.reason}; {kept}")
-    # Tags first: a version that carries the alias then always says who moved it and why.
-    tags = {
-        "promoted_by": tracking.user(),
-        "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "promoted_because": decision.reason,
-        "promoted_over": previous or "none",
-    }
-    for key, value in tags.items():
-        client.set_model_version_tag(challenger.name, version, key, value)
-    client.set_registered_model_alias(challenger.name, config.alias, version)
+    # From the look at the champion to the move of the alias nobody else promotes: of two at once, the later one is
+    # measured against the one that came first.
+    with model_registry.promotion_lock(client, challenger.name) as still_held:
+        champion = model_registry.version_by_alias(client, challenger.name, config.alias)
+        previous = str(champion.version) if champion else None
+        if previous == version:
+            return Promotion(challenger.name, version, False, previous, "it is the champion already")
+        decision = decide(challenger.tags, champion.tags if champion else None, config.max_ece)
+        if not decision.passed:
+            kept = f"version {previous} stays {config.alias}" if champion else f"there is still no {config.alias}"
+            raise GateError(f"{challenger.name} version {version} is not promoted: {decision.reason}; {kept}")
+        # Tags first: a version that carries the alias then always says who moved it and why.
+        tags = {
+            "promoted_by": tracking.user(),
+            "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "promoted_because": decision.reason,
+            "promoted_over": previous or "none",
+        }
+        for key, value in tags.items():
+            client.set_model_version_tag(challenger.name, version, key, value)
+        # The alias may also be moved by hand, which no lock keeps from happening.
+        if not still_held() or _version(client, challenger.name, config.alias) != previous:
+            raise GateError(f"{challenger.name} version {version} is not promoted: {config.alias} was moved by someone "
+                            "else while the two were compared; `prm promote` compares it with the new one")
+        client.set_registered_model_alias(challenger.name, config.alias, version)
     return Promotion(challenger.name, version, True, previous, decision.reason)
+
+
+def _version(client: MlflowClient, name: str, alias: str) -> str | None:
+    found = model_registry.version_by_alias(client, name, alias)
+    return str(found.version) if found else None

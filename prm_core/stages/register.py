@@ -30,11 +30,14 @@ def data_hash(workspace: Path) -> str:
         raise InputError(f"{pointer}: names no md5 under outs; write it again with `dvc add data`") from None
 
 
-def version_tags(metrics: Mapping[str, float], config: Config, workspace: Path) -> dict[str, str]:
-    """Tags of a model version: data hash, git commit, profile and the main metrics."""
+def version_tags(metrics: Mapping[str, float | str], config: Config, workspace: Path) -> dict[str, str]:
+    """Tags of a model version: data hash, git commit, profile, the main metrics, and why one of the gate's is missing."""
     from prm_core.platform.tracking import code_version
+    from prm_core.serving.promotion import ECE, F1, LEFT_OUT
 
-    tagged = {key: str(value) for key, value in metrics.items() if key.startswith(TAGGED_PREFIXES)}
+    missing = {f"{key}{LEFT_OUT}" for key in (F1, ECE)}
+    tagged = {key: str(value) for key, value in metrics.items()
+              if key in missing or (key.startswith(TAGGED_PREFIXES) and not isinstance(value, str))}
     return {"data_hash": data_hash(workspace), "git_commit": code_version(), "profile": config.profile, **tagged}
 
 
@@ -46,7 +49,7 @@ def run(config: Config, io: StageIO) -> None:
     metrics = store.read_json(io.inputs["metrics"])
     numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
     name = config.register.model_name
-    tags = version_tags(numbers, config, io.workspace)
+    tags = version_tags(metrics, config, io.workspace)
     with stage_run(io.workspace, "register", config) as tracked:
         model_id = model_registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve)
         tracked.log_metrics(numbers, model_id=model_id)
