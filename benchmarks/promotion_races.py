@@ -4,9 +4,9 @@
 
 In each race a model has a champion and two challengers, each registered by a workspace of its own in one store. Both
 would pass against that champion, but the weaker one not against the stronger: whichever comes first, the stronger one
-must be the champion in the end. Two processes run `promote` at the same moment, or up to a twentieth of a second apart. Odd races
-talk to the store's database, even ones to an MLflow server in front of it; every tenth finds the lock of a promotion
-that was killed.
+must be the champion in the end. Two processes run `promote` at the same moment, or up to a twentieth of a second apart.
+Even races talk to the store's database, odd ones to an MLflow server in front of it; every third finds the lock of a
+promotion that was killed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def race(folder: Path, number: int, server: str, choose: random.Random) -> dict[
     os.environ["MLFLOW_TRACKING_URI"] = server if number % 2 else f"sqlite:///{folder / 'mlflow.db'}"
     # Forked from this process, which has imported MLflow and holds no connection.
     with multiprocessing.get_context("fork").Pool(4, maxtasksperchild=1) as processes:
-        versions = processes.apply(prepare, (folder, name, number % 10 == 0))
+        versions = processes.apply(prepare, (folder, name, number % 3 == 0))
         begin = time.time() + 0.1
         late = {which: choose.choice((0.0, choose.uniform(0, SPREAD_SECONDS))) for which in versions}
         both = {which: processes.apply_async(compete, (folder / which, begin + late[which])) for which in versions}

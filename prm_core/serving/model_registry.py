@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -96,27 +97,17 @@ def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, st
 
 def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version an alias points to, None where there is no such alias or no such model."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    # MLflow answers an unknown model with RESOURCE_DOES_NOT_EXIST and an unknown alias with INVALID_PARAMETER.
+    with _tolerating("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        # MLflow answers an unknown model with RESOURCE_DOES_NOT_EXIST and an unknown alias with INVALID_PARAMETER.
-        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            return None
-        raise
+    return None
 
 
 def known_version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:
     """A registered version, None where this store has no such model or version."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with _tolerating("RESOURCE_DOES_NOT_EXIST"):
         return client.get_model_version(name, version)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+    return None
 
 
 @contextmanager
@@ -130,47 +121,53 @@ def promotion_lock(client: MlflowClient, name: str) -> Iterator[Callable[[], boo
     Yields:
         A function that says whether the lock is still held, to be asked right before the alias moves.
     """
-    from mlflow.exceptions import MlflowException
-
     lock, token = f"{name}-promotion", uuid.uuid4().hex
     mine = json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid()})
+    removed: list[str] = []
 
     def holder() -> str | None:
-        try:
+        with _tolerating("RESOURCE_DOES_NOT_EXIST"):
             return client.get_registered_model(lock).description or ""
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
+        return None
 
-    def release(description: str) -> None:
-        """Removes the lock if it is still that one."""
-        if holder() == description:
-            try:
-                client.delete_registered_model(lock)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
+    def take_away(abandoned: str) -> None:
+        # Renamed, not deleted, and to a name made of what was there: only one of several that find it succeeds, and
+        # none of them can remove the lock of the one that comes next.
+        name = f"{lock}-{hashlib.sha256(abandoned.encode()).hexdigest()[:16]}"
+        with _tolerating("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
+            client.rename_registered_model(lock, name)
+            removed.append(name)
 
     seen, since = "", time.monotonic()
     while True:
-        try:
+        with _tolerating("RESOURCE_ALREADY_EXISTS"):
             client.create_registered_model(lock, description=mine)
             break
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
         other = holder()
         if other is not None and other != seen:
             seen, since = other, time.monotonic()
         if other is not None and (_is_gone(other) or time.monotonic() - since > ABANDONED_SECONDS):
-            release(other)
+            take_away(other)
         else:
             time.sleep(POLL_SECONDS)
     try:
         yield lambda: holder() == mine
     finally:
-        release(mine)
+        for name in [lock] * (holder() == mine) + removed:
+            with _tolerating("RESOURCE_DOES_NOT_EXIST"):
+                client.delete_registered_model(name)
+
+
+@contextmanager
+def _tolerating(*codes: str) -> Iterator[None]:
+    """Goes on behind the block when MLflow answers with one of these error codes."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in codes:
+            raise
 
 
 def _is_gone(description: str) -> bool:

@@ -20,6 +20,7 @@ F1 = "test/prm/first_error_f1"
 ECE = "test/prm/ece"
 # After a figure's name: why there is none.
 LEFT_OUT = "_left_out"
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +118,31 @@ def promote(workspace: Path, config: PromoteConfig) -> Promotion:
         )
     # The database answers versions as numbers, a tracking server as texts.
     version = str(challenger.version)
-    # From the look at the champion to the move of the alias nobody else promotes: of two at once, the later one is
-    # measured against the one that came first.
-    with model_registry.promotion_lock(client, challenger.name) as still_held:
-        champion = model_registry.version_by_alias(client, challenger.name, config.alias)
+    for _ in range(ATTEMPTS):
+        done = _compare_and_move(client, challenger.name, version, challenger.tags, config)
+        if done is not None:
+            return done
+    raise GateError(f"{challenger.name} version {version} is not promoted: {config.alias} was moved by someone else "
+                    f"each of {ATTEMPTS} times it was compared; try again")
+
+
+def _compare_and_move(
+    client: MlflowClient, name: str, version: str, challenger: Mapping[str, str], config: PromoteConfig
+) -> Promotion | None:
+    """The gate, and what follows from it; None where the champion it was about is no longer the champion.
+
+    From the look at the champion to the move of the alias nobody else promotes: of two at once, the later one is
+    measured against what the first one left.
+    """
+    with model_registry.promotion_lock(client, name) as still_held:
+        champion = model_registry.version_by_alias(client, name, config.alias)
         previous = str(champion.version) if champion else None
         if previous == version:
-            return Promotion(challenger.name, version, False, previous, "it is the champion already")
-        decision = decide(challenger.tags, champion.tags if champion else None, config.max_ece)
+            return Promotion(name, version, False, previous, "it is the champion already")
+        decision = decide(challenger, champion.tags if champion else None, config.max_ece)
         if not decision.passed:
             kept = f"version {previous} stays {config.alias}" if champion else f"there is still no {config.alias}"
-            raise GateError(f"{challenger.name} version {version} is not promoted: {decision.reason}; {kept}")
+            raise GateError(f"{name} version {version} is not promoted: {decision.reason}; {kept}")
         # Tags first: a version that carries the alias then always says who moved it and why.
         tags = {
             "promoted_by": tracking.user(),
@@ -136,15 +151,10 @@ def promote(workspace: Path, config: PromoteConfig) -> Promotion:
             "promoted_over": previous or "none",
         }
         for key, value in tags.items():
-            client.set_model_version_tag(challenger.name, version, key, value)
-        # The alias may also be moved by hand, which no lock keeps from happening.
-        if not still_held() or _version(client, challenger.name, config.alias) != previous:
-            raise GateError(f"{challenger.name} version {version} is not promoted: {config.alias} was moved by someone "
-                            "else while the two were compared; `prm promote` compares it with the new one")
-        client.set_registered_model_alias(challenger.name, config.alias, version)
-    return Promotion(challenger.name, version, True, previous, decision.reason)
-
-
-def _version(client: MlflowClient, name: str, alias: str) -> str | None:
-    found = model_registry.version_by_alias(client, name, alias)
-    return str(found.version) if found else None
+            client.set_model_version_tag(name, version, key, value)
+        # An alias may also be moved by hand, which no lock keeps from happening.
+        now = model_registry.version_by_alias(client, name, config.alias)
+        if (str(now.version) if now else None) != previous or not still_held():
+            return None
+        client.set_registered_model_alias(name, config.alias, version)
+    return Promotion(name, version, True, previous, decision.reason)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_better_version_takes_over(workspace, registered):
 
 
 def locks(registered) -> list[str]:
-    return [model.name for model in registered.client.search_registered_models() if model.name.endswith("-promotion")]
+    return [model.name for model in registered.client.search_registered_models() if "-promotion" in model.name]
 
 
 def test_of_two_at_once_the_later_one_is_measured_against_the_first(workspace, registered, monkeypatch):
@@ -164,20 +165,27 @@ def test_of_two_at_once_the_later_one_is_measured_against_the_first(workspace, r
     assert locks(registered) == []
 
 
-def test_an_alias_moved_by_hand_meanwhile_stays_where_it_was_moved(workspace, registered, monkeypatch):
+@pytest.mark.parametrize(("low", "passes"), [(85, True), (95, False)])
+def test_an_alias_moved_by_hand_meanwhile_is_what_the_challenger_is_compared_with(
+    workspace, registered, monkeypatch, low, passes
+):
     registered(tags(f1=90, low=88))
     promote(workspace, CONFIG)
-    by_hand, _ = registered(tags(f1=70)), registered(tags(f1=91))
-    decided = promotion.decide
+    by_hand, challenger = registered(tags(low=low)), registered(tags(f1=91))
+    decided, moved = promotion.decide, []
 
     def decide_and_move(*given):
-        registered.client.set_registered_model_alias(registered.name, "champion", by_hand)
+        if not moved:
+            moved.append(registered.client.set_registered_model_alias(registered.name, "champion", by_hand))
         return decided(*given)
 
     monkeypatch.setattr(promotion, "decide", decide_and_move)
-    with pytest.raises(GateError, match="was moved by someone else"):
-        promote(workspace, CONFIG)
-    assert champion(registered) == by_hand
+    if passes:
+        assert promote(workspace, CONFIG).previous == by_hand
+    else:
+        with pytest.raises(GateError, match="below 95"):
+            promote(workspace, CONFIG)
+    assert champion(registered) == (challenger if passes else by_hand)
     assert locks(registered) == []
 
 
@@ -191,6 +199,30 @@ def test_the_lock_of_a_killed_promotion_is_taken_over(workspace, registered, mon
     version = registered(tags())
     registered.client.create_registered_model(f"{registered.name}-promotion", description=lock)
     assert promote(workspace, CONFIG).version == version
+    assert locks(registered) == []
+
+
+def test_of_many_that_find_a_killed_promotion_one_at_a_time_goes_on(registered):
+    registered(tags())
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lock = json.dumps({"token": "t", "host": socket.gethostname(), "pid": ended.pid})
+    registered.client.create_registered_model(f"{registered.name}-promotion", description=lock)
+    inside, most = [], []
+
+    def hold() -> None:
+        with model_registry.promotion_lock(registered.client, registered.name) as still_held:
+            inside.append(1)
+            time.sleep(0.02)
+            most.append((len(inside), still_held()))
+            inside.pop()
+
+    threads = [threading.Thread(target=hold) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [(1, True)] * 6
     assert locks(registered) == []
 
 
