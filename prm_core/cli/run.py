@@ -12,7 +12,8 @@ import typer
 
 def run(
     profile: Annotated[
-        str, typer.Option(help="Name of a profile (default, smoke, …; prm_core/profiles/) or path of a YAML file.")
+        str, typer.Option(help="Name of a profile (default, smoke, …; prm_core/profiles/) or path of a YAML file, "
+                          "which may build on another one (extends: smoke).")
     ] = "default",
     problems: Annotated[
         Path | None, typer.Option(help="Your own problems, one JSON object a line: prompt, answer, perhaps solution.")

@@ -30,6 +30,10 @@ SERVING_REQUIREMENTS = (
 )
 EXAMPLE = {"prompt": "Ann has 3 apples and buys 4 more. How many apples does she have?",
            "steps": ["Ann has 3 + 4 = 7 apples.", "The answer is 7."]}
+# Tags of a version that promotion goes by, and what stands after a figure's name where there is only a reason why not.
+F1 = "test/prm/first_error_f1"
+ECE = "test/prm/ece"
+LEFT_OUT = "_left_out"
 # A promotion takes a second or two: one that holds the lock for so long was killed on another machine.
 ABANDONED_SECONDS = 60.0
 POLL_SECONDS = 0.1
@@ -140,7 +144,8 @@ def promotion_lock(client: MlflowClient, name: str) -> Iterator[Callable[[], boo
 
     seen, since = "", time.monotonic()
     while True:
-        with _tolerating("RESOURCE_ALREADY_EXISTS"):
+        # Not there any more: it was, when MLflow looked for what stood in the way.
+        with _tolerating("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             client.create_registered_model(lock, description=mine)
             break
         other = holder()

@@ -12,14 +12,11 @@ from prm_core.config import PromoteConfig
 from prm_core.errors import GateError, InputError
 from prm_core.platform import store, tracking
 from prm_core.serving import model_registry
+from prm_core.serving.model_registry import ECE, F1, LEFT_OUT
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-F1 = "test/prm/first_error_f1"
-ECE = "test/prm/ece"
-# After a figure's name: why there is none.
-LEFT_OUT = "_left_out"
 ATTEMPTS = 5
 
 

@@ -33,7 +33,7 @@ def data_hash(workspace: Path) -> str:
 def version_tags(metrics: Mapping[str, float | str], config: Config, workspace: Path) -> dict[str, str]:
     """Tags of a model version: data hash, git commit, profile, the main metrics, why one of the gate's is missing."""
     from prm_core.platform.tracking import code_version
-    from prm_core.serving.promotion import ECE, F1, LEFT_OUT
+    from prm_core.serving.model_registry import ECE, F1, LEFT_OUT
 
     missing = {f"{key}{LEFT_OUT}" for key in (F1, ECE)}
     tagged = {key: str(value) for key, value in metrics.items()
