@@ -24,10 +24,10 @@ from prm_core.config_values import (
     Text,
     faults,
     is_alias,
-    registered,
     section,
     setting,
     truth_for_a_number,
+    unknown,
 )
 from prm_core.errors import InputError
 
@@ -358,10 +358,8 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     label, evaluate, promote = config.label, config.evaluate, config.promote
     if config.warmup.hidden_size % config.warmup.heads:
         yield "warmup.heads", f"{config.warmup.heads} does not divide warmup.hidden_size {config.warmup.hidden_size}"
-    merges = registered("prm_core.labeling.merging.merge:MERGES")
-    if label.merge not in (*merges, *label.strategies):
-        known = ", ".join(sorted(merges))
-        yield "label.merge", f"unknown name {label.merge!r}; known: {known}, or one of label.strategies"
+    if label.merge not in label.strategies and (fault := unknown("prm_core.labeling.merging.merge:MERGES", label.merge)):
+        yield "label.merge", f"{fault}, or one of label.strategies"
     for name in ("correct_share", "mean_confidence"):
         low, high = getattr(config.validate, name)
         if low > high:

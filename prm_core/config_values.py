@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+
+from prm_core.errors import InputError
 
 T = TypeVar("T")
 
@@ -83,16 +85,21 @@ def faults(values: Any, where: str = "") -> Iterator[tuple[str, str]]:
             yield key, f"{', '.join(twice)} is there twice"
         home = field.metadata.get(_REGISTRY)
         if home is not None and not isinstance(value, int | float):
-            known = registered(home)
-            for name in value if isinstance(value, Mapping) else _flat(value):
-                if name not in known:
-                    yield key, f"unknown name {name!r}; known: {', '.join(sorted(known))}"
+            names = value if isinstance(value, Mapping) else _flat(value)
+            yield from ((key, fault) for name in names if (fault := unknown(home, name)))
 
 
-def registered(home: str) -> Iterable[str]:
-    """The names in a registry, given as "module:NAME"."""
-    module, _, name = home.partition(":")
-    return list(getattr(importlib.import_module(module), name))
+def unknown(home: str, name: str) -> str:
+    """What a registry or mapping, given as "module:NAME", says of a name it does not have; empty where it has it."""
+    module, _, attribute = home.partition(":")
+    registry = getattr(importlib.import_module(module), attribute)
+    try:
+        registry[name]
+    except InputError as error:
+        return str(error)
+    except KeyError:
+        return f"unknown name {name!r}; known: {', '.join(registry)}"
+    return ""
 
 
 def _types(hint: Any) -> set[Any]:
