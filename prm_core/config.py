@@ -40,6 +40,7 @@ PARAMS_FILE = "params.yaml"
 # In a profile: the one it is laid over.
 EXTENDS = "extends"
 STRATEGIES = "prm_core.labeling.strategies:STRATEGIES"
+MERGES = "prm_core.labeling.merging.merge:MERGES"
 AGGREGATIONS = "prm_core.search.aggregate:AGGREGATIONS"
 
 
@@ -358,7 +359,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     label, evaluate, promote = config.label, config.evaluate, config.promote
     if config.warmup.hidden_size % config.warmup.heads:
         yield "warmup.heads", f"{config.warmup.heads} does not divide warmup.hidden_size {config.warmup.hidden_size}"
-    if label.merge not in label.strategies and (fault := unknown("prm_core.labeling.merging.merge:MERGES", label.merge)):
+    if label.merge not in label.strategies and (fault := unknown(MERGES, label.merge)):
         yield "label.merge", f"{fault}, or one of label.strategies"
     for name in ("correct_share", "mean_confidence"):
         low, high = getattr(config.validate, name)
