@@ -138,7 +138,8 @@ def promotion_lock(client: MlflowClient, name: str) -> Iterator[Callable[[], boo
         # Renamed, not deleted, and to a name made of what was there: only one of several that find it succeeds, and
         # none of them can remove the lock of the one that comes next.
         name = f"{lock}-{hashlib.sha256(abandoned.encode()).hexdigest()[:16]}"
-        with _tolerating("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
+        # BAD_REQUEST: renamed by another one between MLflow's look at it and its update.
+        with _tolerating("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"):
             client.rename_registered_model(lock, name)
             removed.append(name)
 
@@ -153,8 +154,7 @@ def promotion_lock(client: MlflowClient, name: str) -> Iterator[Callable[[], boo
             seen, since = other, time.monotonic()
         if other is not None and (_is_gone(other) or time.monotonic() - since > ABANDONED_SECONDS):
             take_away(other)
-        else:
-            time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
     try:
         yield lambda: holder() == mine
     finally:
