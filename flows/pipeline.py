@@ -2,13 +2,10 @@
 
 DVC decides what needs running and runs it (flows/dvc.py); this flow gives it an order, retries, a log and a place in
 Prefect's UI. A run here and `dvc repro` in the same workspace are interchangeable.
-
-    python -m flows.pipeline [--profile P] [--problems FILE] [--review]      (the same as `prm run`)
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
@@ -18,14 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed, State
 from rich.console import Console
 from rich.table import Table
 
-from flows import dvc, review
+from flows import dvc, leftovers, review
 from prm_core.cli import command_server
 from prm_core.errors import InputError
 from prm_core.platform import environment, store, tracking, workspace
@@ -36,9 +33,18 @@ from prm_core.stages.base import CHAIN
 BAD_INPUT = "Bad input"
 KILLED = "Killed"
 STOPPED = "Stopped"
+SKIPPED = "Skipped"
+# Of the promotion, and of the whole run then: done, and nothing new is served.
+CHAMPION_STAYS = "Champion stays"
+CHAMPION_STAYED = "ChampionStayed"
 # A stage that a signal ended goes on from its last whole shard or checkpoint.
 RETRIES = 2
 RETRY_SECONDS = 5
+# The figures of the summary, with what people call them.
+HEADLINES = {
+    "test/prm/first_error_f1": "first-error F1 of the PRM", "test/prm/ece": "calibration error (ECE) of the PRM",
+    "test/policy_base/pass_at_1": "pass@1, base policy", "test/policy_trained/pass_at_1": "pass@1, trained policy",
+}
 # The stage that makes the review queue.
 REVIEWED = "calibrate"
 
@@ -93,6 +99,25 @@ def publish_figures(stage: str, folder: Path) -> None:
         create_table_artifact(table=rows, key=key, description=f"Figures of stage {stage} in {folder}")
 
 
+def publish_summary(folder: Path, rows: Sequence[Row], state: State) -> None:
+    """What the run came to, as a page among Prefect's artifacts: verdict, headline figures, stages, the report."""
+    figures_path, report = folder / "artifacts/evaluate/metrics.json", folder / "artifacts/evaluate/report.html"
+    lines = [f"# {label(folder)}: {'failed' if state.is_failed() else state.name.lower()}", "", state.message or "", ""]
+    # What an earlier run left there is no figure of one that failed.
+    if figures_path.exists() and not state.is_failed():
+        figures = store.read_json(figures_path)
+        lines += ["| figure | value | 95 % interval |", "|---|---|---|"]
+        for key, name in HEADLINES.items():
+            value, low, high = (figures.get(f"{key}{end}") for end in ("", "_low", "_high"))
+            shown = figures.get(f"{key}_left_out", "not measured") if value is None else f"{value:.4g}"
+            lines.append(f"| {name} | {shown} | {'' if low is None else f'{low:.4g} to {high:.4g}'} |")
+        lines += ["", f"Report: [{report}]({report.resolve().as_uri()})", f"All figures: `{figures_path}`", ""]
+    lines += ["| stage | result | seconds |", "|---|---|---|"]
+    lines += [f"| {row.stage} | {row.result} | {row.seconds:.1f} |" for row in rows]
+    key = re.sub(r"[^a-z0-9]+", "-", f"{label(folder)}-summary".lower())
+    create_markdown_artifact("\n".join(lines), key=key, description=f"What the last run in {folder} came to")
+
+
 @step(task_run_name="promote")
 def promote(workplace: dvc.Workplace) -> State:
     """`prm promote`: the champion moves if the gate holds. A gate that does not is an answer, not a failure."""
@@ -103,13 +128,14 @@ def promote(workplace: dvc.Workplace) -> State:
         return Completed(name="Done", message=said)
     failure = dvc.CommandFailed(code, said)
     if failure.gate:
-        return Completed(name="Champion stays", message=f"the champion stays: {said.removeprefix(dvc.GATE)}")
+        return Completed(name=CHAMPION_STAYS, message=f"the champion stays: {said.removeprefix(dvc.GATE)}")
     return failed("promote", failure)
 
 
 @flow(name="pipeline", flow_run_name="{profile}", log_prints=False)
 def pipeline(
-    profile: str = "default", problems: str | None = None, pause_for_review: bool = False, review_hours: float = 24
+    profile: str = "default", problems: str | None = None, pause_for_review: bool = False, review_hours: float = 24,
+    wait_hours: float | None = None,
 ) -> State:
     """The whole chain in the workspace of a profile.
 
@@ -120,14 +146,26 @@ def pipeline(
         pause_for_review: wait for people once the review queue is made, record what they answered, and run again what
             that changes before going on.
         review_hours: how long to wait; then the run fails.
+        wait_hours: how long to wait for another run in the same workspace, say one that waits for review. One run waits
+            at a time; a further one, and one that has waited so long, ends as Skipped. None: 24 where a deployment
+            started this run; 0 else, and then the run is refused.
     """
     root = environment.project_root()
     file = None if problems is None else Path(problems)
+    scheduled = deployment.get_id() is not None
+    hours = wait_hours if wait_hours is not None else 24 if scheduled else 0
+    log = get_run_logger()
     try:
-        with command_server.started(), workspace.exclusive(workspace.locate(root, profile, file)) as lock:
+        where = workspace.locate(root, profile, file)
+        leftovers.note_this(where)
+        for name in leftovers.finish(where):
+            log.warning("flow run %s was killed; it is marked as crashed", name)
+        with command_server.started(), workspace.exclusive(where, patience=3600 * hours, say=log.info) as lock:
             base.check(prepare.check(root, profile, file))
             folder = prepare.prepare(root, profile, file)
             return run_chain(folder, lock, review_hours if pause_for_review else None)
+    except workspace.InUse as error:
+        return Completed(name=SKIPPED, message=str(error)) if hours else Failed(name=BAD_INPUT, message=str(error))
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
     except dvc.CommandFailed as failure:
@@ -172,10 +210,11 @@ def run_chain(folder: Path, lock: int, review_hours: float | None = None) -> Sta
         run.note("promote", promote(run.workplace, return_state=True), started)
     state = run.state
     close_parent_run(folder, run.workplace, failed=state.is_failed())
+    publish_summary(folder, run.rows, state)
     show(folder, run.rows, state)
     if state.is_failed():
         return Failed(name=state.name, message=state.message)
-    return Completed(message=state.message)
+    return Completed(name=CHAMPION_STAYED if state.name == CHAMPION_STAYS else "Completed", message=state.message)
 
 
 def run_stages(run: Run, names: Sequence[str]) -> None:
@@ -244,31 +283,7 @@ def show(folder: Path, rows: list[Row], state: State) -> None:
         table.add_row(row.stage, row.result, f"{row.seconds:.1f}")
     console = Console(soft_wrap=True)
     console.print(table)
-    console.print(state.message, markup=False)
     if not state.is_failed():
         console.print(f"Report   {folder / 'artifacts/evaluate/report.html'}", markup=False)
         console.print(f"Figures  {folder / 'artifacts/evaluate/metrics.json'}   (or `dvc metrics show`)", markup=False)
         console.print("Runs, models, flows: `make ui`; score: `prm score --help`, `prm serve`", markup=False)
-
-
-def main() -> None:
-    """Runs the flow here; exits with 0, 2 on bad input, 130 when interrupted, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
-    parser.add_argument("--profile", default="default")
-    parser.add_argument("--problems")
-    parser.add_argument("--review", action="store_true")
-    parser.add_argument("--review-hours", type=float, default=24)
-    given = parser.parse_args()
-    try:
-        # Before Prefect starts its own server, so that the two start side by side.
-        with command_server.started():
-            state = pipeline(given.profile, given.problems, given.review, given.review_hours, return_state=True)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    if state.is_failed():
-        Console(stderr=True, soft_wrap=True).print(f"error: {state.message}", markup=False)
-    sys.exit(0 if state.is_completed() else 2 if state.name == BAD_INPUT else 1)
-
-
-if __name__ == "__main__":
-    main()

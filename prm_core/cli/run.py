@@ -39,7 +39,7 @@ def run(
 
     # In a second, instead of after Prefect's start.
     base.check(prepare.check(environment.project_root(), profile, problems))
-    command = [sys.executable, "-m", "flows.pipeline", "--profile", profile]
+    command = [sys.executable, "-m", "flows.run", "--profile", profile]
     if problems is not None:
         command += ["--problems", str(problems)]
     if review:

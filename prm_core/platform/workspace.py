@@ -16,9 +16,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import yaml
 
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 
 RUNS = "runs"
 LOCK = ".work/run.lock"
+# Held by the one run that waits for that lock.
+QUEUE_LOCK = ".work/queue.lock"
+POLL_SECONDS = 2.0
 # What data/ of a workspace under runs/ was made from, and its hash then.
 DATA_SOURCE = ".data-source.json"
 _CODE = ("prm_core/", "flows/")
@@ -44,27 +49,59 @@ def locate(root: Path, profile: str, problems: Path | None = None) -> Path:
     return root / RUNS / re.sub(r"[^\w.-]", "_", "-".join(parts))
 
 
+class InUse(InputError):
+    """Another run is at work in a workspace."""
+
+
 @contextmanager
-def exclusive(workspace: Path) -> Iterator[int]:
+def exclusive(
+    workspace: Path, *, patience: float = 0, say: Callable[[str], None] = log.info
+) -> Iterator[int]:
     """Holds a workspace for one run; yields the lock's file descriptor, to be passed on to child processes.
 
     The lock goes when the last process that holds it ends, however it ends: after a `kill -9` of the run, a stage it
-    started still guards the workspace until it is done. Raises InputError when another run holds it.
+    started still guards the workspace until it is done.
+
+    Args:
+        patience: seconds to wait for a run that holds it. One process waits; a second one would do the same work again.
+        say: told what is waited for.
+
+    Raises InUse when another run holds it (still, or one waits for it already).
     """
     path = workspace / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise InputError(f"{workspace}: another run is at work here (process {holder}, or a stage it left behind); "
-                             "wait until it ends, or stop it") from None
+    with path.open("a+") as lock, (workspace / QUEUE_LOCK).open("a+") as queue:
+        if not _taken(lock):
+            holder = _in_use(workspace, lock)
+            if patience <= 0:
+                raise InUse(f"{holder}; wait until it ends, or stop it")
+            if not _taken(queue):
+                raise InUse(f"{holder}, and one waits for it already, which will do what this one would")
+            say(f"{holder}; this one waits until it ends")
+            until = time.monotonic() + patience
+            while not _taken(lock):
+                if time.monotonic() >= until:
+                    raise InUse(f"{holder}, and was still after {patience / 3600:.3g} hours")
+                time.sleep(min(POLL_SECONDS, patience))
+            fcntl.flock(queue, fcntl.LOCK_UN)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _in_use(workspace: Path, lock: IO[str]) -> str:
+    lock.seek(0)
+    holder = lock.read().strip() or "unknown"
+    return f"{workspace}: another run is at work here (process {holder}, or a stage it left behind)"
 
 
 def is_in_use(workspace: Path) -> bool:
