@@ -33,7 +33,8 @@ def main() -> None:
 
 def _run(given: argparse.Namespace) -> int:
     # The server of the commands comes first, so that the two start side by side.
-    with command_server.started(), server.started():
+    with command_server.started():
+        server.start()
         from prefect import tags
 
         from flows import leftovers, pipeline

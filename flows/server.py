@@ -11,6 +11,8 @@ Prefect is imported in the server's own process alone.
 from __future__ import annotations
 
 import argparse
+import atexit
+import importlib
 import ipaddress
 import os
 import signal
@@ -21,8 +23,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from prm_core.cli import failures
 from prm_core.errors import InputError
@@ -33,36 +33,32 @@ START_SECONDS = 120
 _TEMPORARY = "--temporary"
 
 
-@contextmanager
-def started() -> Iterator[None]:
-    """PREFECT_API_URL names a server as long as the block lasts: the user's own, or one started here.
+def start() -> None:
+    """Has PREFECT_API_URL name a server: the user's own, or a temporary one that ends when this process does.
 
-    The server is there once the block is entered; it starts up while this process imports Prefect, and ends when this
-    process does, however it ends. Raises InputError with what it said where it does not start.
+    The server is there on return; it starts up while this process imports Prefect. Raises InputError with what it said
+    where it does not start.
     """
     if os.environ.get(API_URL):
-        yield
         return
     process = subprocess.Popen([sys.executable, "-m", "flows.server", _TEMPORARY], stdin=subprocess.PIPE,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Registered before Prefect registers what it still has to send, and so called after that.
+    atexit.register(_stop, process)
+    os.environ[API_URL] = f"http://127.0.0.1:{process.stdout.readline().strip()}/api"
     said: list[str] = []
-    try:
-        port = process.stdout.readline().strip()
-        threading.Thread(target=lambda: said.extend(process.stderr), daemon=True).start()
-        os.environ[API_URL] = f"http://127.0.0.1:{port}/api"
-        import prefect  # noqa: F401  (it reads the address; the server imports it at the same time)
+    threading.Thread(target=lambda: said.extend(process.stderr), daemon=True).start()
+    importlib.import_module("prefect")
+    _wait_until_it_answers(process, said)
 
-        _wait_until_it_answers(process, said)
-        yield
-    finally:
-        os.environ.pop(API_URL, None)
-        process.stdin.close()
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_until_it_answers(process: subprocess.Popen[str], said: list[str]) -> None:
