@@ -98,7 +98,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def own_names(host: str, port: int) -> list[str]:
+def own_names(host: str) -> list[str]:
     """What a Host header may say, without a port: the address itself and, on loopback, its names."""
     return sorted({host, "127.0.0.1", "localhost", "[::1]"}) if is_loopback(host) else [host]
 
@@ -113,7 +113,7 @@ def check_open_to(host: str) -> None:
 def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
     """Runs the server on a bound socket until it is stopped."""
     port = listener.getsockname()[1]
-    origins = ",".join(f"http://{name}:{port}" for name in own_names(host, port))
+    origins = ",".join(f"http://{name}:{port}" for name in own_names(host))
     # Prefect reads its settings when it is imported. The page asks the API at this address, whatever the port.
     os.environ.setdefault("PREFECT_UI_API_URL", f"http://{host}:{port}/api")
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", origins)
@@ -124,7 +124,7 @@ def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = create_app()
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=own_names(host, port), www_redirect=False)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=own_names(host), www_redirect=False)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=3))
     server.run(sockets=[listener])
     if not server.started:
