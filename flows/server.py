@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import importlib
-import ipaddress
 import os
 import signal
 import socket
@@ -26,6 +25,7 @@ import urllib.request
 
 from prm_core.cli import failures
 from prm_core.errors import InputError
+from prm_core.platform import guard
 
 API_URL = "PREFECT_API_URL"
 KEY = "PREFECT_SERVER_API_AUTH_STRING"
@@ -90,22 +90,9 @@ def is_unreachable(error: BaseException) -> bool:
     return any(isinstance(one, httpx.TransportError) for one in failures.chain(error))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def own_names(host: str) -> list[str]:
-    """What a Host header may say, without a port: the address itself and, on loopback, its names."""
-    return sorted({host, "127.0.0.1", "localhost", "[::1]"}) if is_loopback(host) else [host]
-
-
 def check_open_to(host: str) -> None:
     """Raises InputError where others can reach an address and no key is set."""
-    if not is_loopback(host) and not os.environ.get(KEY):
+    if not guard.is_loopback(host) and not os.environ.get(KEY):
         raise InputError(f"--host {host}: anyone who reaches it could run flows here; set {KEY}=USER:PASSWORD (and "
                          "PREFECT_API_AUTH_STRING for those who use it), or stay on 127.0.0.1")
 
@@ -113,7 +100,7 @@ def check_open_to(host: str) -> None:
 def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
     """Runs the server on a bound socket until it is stopped."""
     port = listener.getsockname()[1]
-    origins = ",".join(f"http://{name}:{port}" for name in own_names(host))
+    origins = ",".join(f"http://{name}:{port}" for name in guard.own_names(host))
     # Prefect reads its settings when it is imported. The page asks the API at this address, whatever the port.
     os.environ.setdefault("PREFECT_UI_API_URL", f"http://{host}:{port}/api")
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", origins)
@@ -121,10 +108,9 @@ def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
         os.environ.update({"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"})
     import uvicorn
     from prefect.server.api.server import create_app
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = create_app()
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=own_names(host), www_redirect=False)
+    app.add_middleware(guard.OnlyOwn, host=host, port=port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=3))
     server.run(sockets=[listener])
     if not server.started:

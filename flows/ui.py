@@ -19,6 +19,7 @@ from pathlib import Path
 from flows import server
 from prm_core.cli import failures
 from prm_core.errors import InputError
+from prm_core.platform import guard
 
 MLFLOW_HOST = "127.0.0.1"
 
@@ -26,7 +27,7 @@ MLFLOW_HOST = "127.0.0.1"
 def mlflow_command(workspace: Path, port: int) -> list[str]:
     """The command line of MLflow's server: on this machine alone, which is what it can guard."""
     folder = workspace.resolve()
-    names = server.own_names(MLFLOW_HOST)
+    names = guard.own_names(MLFLOW_HOST)
     return [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", MLFLOW_HOST, "--port", str(port),
             "--allowed-hosts", ",".join(f"{name}:{port}" for name in names),
             "--cors-allowed-origins", ",".join(f"http://{name}:{port}" for name in names),
