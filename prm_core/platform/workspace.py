@@ -128,14 +128,20 @@ def derive_graph(root: Path, workspace: Path) -> str:
 
 
 def data_hash(folder: Path) -> str:
-    """The hash DVC gives a folder in a .dvc file: MD5 over the sorted list of its files' MD5s and paths."""
+    """The hash DVC gives a folder: MD5 over the sorted list of its files' MD5s and paths. A file's is its MD5."""
+    if folder.is_file():
+        return _md5(folder)
     entries = [
-        {"md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
-         "relpath": path.relative_to(folder).as_posix()}
+        {"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()}
         for path in folder.rglob("*") if path.is_file()
     ]
     entries.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def tracked_hash(folder: Path) -> str | None:
