@@ -34,17 +34,17 @@ def check(uri: str, seconds: float = SECONDS) -> None:
     parts = urlsplit(uri)
     if not parts.hostname or uri in _answered:
         return
-    # As MLflow finds it, proxies included.
-    reason = _ask(uri, seconds) if parts.scheme in ("http", "https") else _connect(uri, seconds)
+    # Without a user and a password, which are not asked for, nor shown.
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    reason = _ask(shown, seconds) if parts.scheme in ("http", "https") else _connect(shown, seconds)
     if reason:
-        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         raise Unreachable(f"the tracking store {shown} cannot be reached ({reason}); start it, or correct "
                           "MLFLOW_TRACKING_URI, or unset it to record in the workspace itself")
     _answered.add(uri)
 
 
 def _ask(uri: str, seconds: float) -> str:
-    """Why an HTTP server does not answer, empty when it does."""
+    """Why an HTTP server does not answer, empty when it does. Found as MLflow finds it, through a proxy if need be."""
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=seconds).close()
     except urllib.error.HTTPError:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from prm_core.config import Config
+    from prm_core.platform.datasets import DataRef
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +59,13 @@ def _own_database(workspace: Path) -> Path:
 
 
 def _create_database(path: Path) -> None:
-    """Makes an empty MLflow database, whole or not at all.
+    """Makes an MLflow database with experiment "prm" and artifacts beside it, whole or not at all.
 
     MLflow migrates a new file table by table and waits for the disk each time: seconds on a busy one, and a process
     killed in between leaves a file that MLflow refuses ever after. So it is built beside, without waiting, and linked
     into place, unless another process was faster.
     """
-    from mlflow.tracking import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from sqlalchemy import Engine, event
 
     def no_waiting(connection: Any, _: Any) -> None:
@@ -75,7 +76,8 @@ def _create_database(path: Path) -> None:
         new = Path(folder) / path.name
         event.listen(Engine, "connect", no_waiting)
         try:
-            MlflowClient(f"sqlite:///{new}").get_experiment_by_name(EXPERIMENT)
+            artifacts = path.with_name(ARTIFACTS).as_uri()
+            SqlAlchemyStore(f"sqlite:///{new}", artifacts).create_experiment(EXPERIMENT, artifacts)
         finally:
             event.remove(Engine, "connect", no_waiting)
         with new.open("rb") as file:
@@ -155,16 +157,16 @@ def use_store(workspace: Path) -> None:
 
 
 def experiment_id(client: MlflowClient, workspace: Path) -> str:
-    """The id of experiment "prm", created with its artifacts under `<workspace>/mlruns` if it is not there.
+    """The id of experiment "prm", created if it is not there.
 
-    Where MLFLOW_TRACKING_URI names the store, that store decides where artifacts lie.
+    Its artifacts lie in `<workspace>/mlruns`; where MLFLOW_TRACKING_URI names the store, that store decides.
     """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         own_store = not os.environ.get("MLFLOW_TRACKING_URI")
-        location = (workspace.resolve() / ARTIFACTS).as_uri() if own_store else None
+        location = _own_database(workspace).with_name(ARTIFACTS).as_uri() if own_store else None
         try:
             return client.create_experiment(EXPERIMENT, artifact_location=location)
         except MlflowException as error:
@@ -219,15 +221,18 @@ class StageRun:
         self._flushed = time.monotonic()
 
     def log_metrics(
-        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None
+        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None,
+        data: DataRef | None = None,
     ) -> None:
         """Buffers metrics; they are written BATCH at a time, at most FLUSH_SECONDS late while more come, and at the
-        end of the run whether it succeeds or fails. `model_id` ties them to a logged model as well."""
+        end of the run whether it succeeds or fails. They are tied to a logged model and to the data they were measured
+        on as well, where these are given."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
+        on = {"dataset_name": data.name, "dataset_digest": data.digest} if data else {}
         self._buffer += [
-            Metric(key, float(value), now, step or 0, model_id=model_id) for key, value in metrics.items()
+            Metric(key, float(value), now, step or 0, model_id=model_id, **on) for key, value in metrics.items()
         ]
         if len(self._buffer) >= BATCH or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
@@ -258,7 +263,8 @@ class _NoRun(StageRun):
         self.run_id = ""
 
     def log_metrics(
-        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None
+        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None,
+        data: DataRef | None = None,
     ) -> None:
         pass
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import ServeConfig
 from prm_core.errors import InputError
 from prm_core.platform import tracking
+from prm_core.serving.model_card import MODEL, ModelCard
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -65,6 +66,7 @@ def log_reward_model(
         InputError: the folder holds pickled weights or no safetensors.
     """
     import mlflow
+    from mlflow.models import Model
 
     from prm_core.serving import pyfunc_model
 
@@ -73,19 +75,29 @@ def log_reward_model(
         raise InputError(f"{folder}: {'pickled file ' + pickled[0] if pickled else 'no safetensors'}; "
                          "a served model is a folder of safetensors and JSON")
     params = {"threshold": float(serve.threshold), "aggregate": serve.aggregate}
+    client = tracking.connect(workspace)
     tracking.use_store(workspace)
-    with mlflow.start_run(run_id=run_id):
-        logged = mlflow.pyfunc.log_model(
-            name="reward_model",
-            python_model=pyfunc_model.__file__,
-            artifacts={"reward_model": str(folder)},
-            code_paths=[str(PACKAGE)],
-            pip_requirements=pinned_requirements(),
-            # The pair, or MLflow leaves the params out of the signature and ignores them when serving.
-            input_example=([dict(example)], params),
-            model_config={"cache_size": serve.cache_size, "cache_ttl": serve.cache_ttl,
-                          "batch_size": serve.batch_size},
-        )
+    made = client.create_logged_model(
+        tracking.experiment_id(client, workspace), name="reward_model", source_run_id=run_id,
+        params=client.get_run(run_id).data.params, tags={"mlflow.user": tracking.user()},
+    )
+    # What mlflow.pyfunc.log_model calls, for a run and a model that are named: it takes the active run, and making ours
+    # that one would have it finished at the end, whatever comes after.
+    logged = Model.log(
+        artifact_path=None,
+        name="reward_model",
+        run_id=run_id,
+        model_id=made.model_id,
+        flavor=mlflow.pyfunc,
+        flavor_name="pyfunc",
+        python_model=pyfunc_model.__file__,
+        artifacts={"reward_model": str(folder)},
+        code_paths=[str(PACKAGE)],
+        pip_requirements=pinned_requirements(),
+        # The pair, or MLflow leaves the params out of the signature and ignores them when serving.
+        input_example=([dict(example)], params),
+        model_config={"cache_size": serve.cache_size, "cache_ttl": serve.cache_ttl, "batch_size": serve.batch_size},
+    )
     # MLflow only warns when the logged model cannot answer its own example.
     mlflow.pyfunc.load_model(logged.model_uri).predict([dict(example)], params=params)
     return logged.model_id
@@ -97,6 +109,39 @@ def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, st
 
     tracking.use_store(workspace)
     return mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags))
+
+
+def describe(client: MlflowClient, version: ModelVersion, card: ModelCard) -> None:
+    """Gives a version its card, and the registered model a description where nobody has written one."""
+    client.update_model_version(version.name, version.version, description=card.render())
+    if not client.get_registered_model(version.name).description:
+        client.update_registered_model(version.name, description=MODEL)
+
+
+def link_runs(workspace: Path, model_id: str, *, trained: Path, measured: Path) -> dict[str, tuple[str, str]]:
+    """Ties a logged model to the runs that trained and measured it.
+
+    MLflow then shows it as the one's output and the other's input, on the pages of all three.
+
+    Args:
+        trained: the folder that a run of train_prm wrote.
+        measured: the figures that a run of evaluate wrote.
+
+    Returns:
+        stage → (experiment id, run id), without those this store does not know, such as runs of another machine.
+    """
+    from mlflow.entities import LoggedModelInput, LoggedModelOutput
+
+    client = tracking.connect(workspace)
+    experiment = tracking.experiment_id(client, workspace)
+    runs = {}
+    if run_id := tracking.find_maker(client, workspace, trained):
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        runs["train_prm"] = (experiment, run_id)
+    if run_id := tracking.find_maker(client, workspace, measured):
+        client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
+        runs["evaluate"] = (experiment, run_id)
+    return runs
 
 
 def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

@@ -23,7 +23,8 @@ def _template() -> Path:
     return path
 
 
-def _copy(path: Path) -> None:
+def place(path: Path) -> None:
+    """Puts a new database there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(_template(), path)
 
@@ -32,5 +33,5 @@ def _copy(path: Path) -> None:
 def copied() -> Iterator[None]:
     """Workspaces of this process get a copy where they would make a database."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "_create_database", _copy)
+        patch.setattr(tracking, "_create_database", place)
         yield

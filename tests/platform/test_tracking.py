@@ -131,17 +131,19 @@ def test_code_version_names_the_commit_and_says_when_the_code_differs(tmp_path, 
 
 
 def test_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
-    import mlflow.tracking
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow.tracking.MlflowClient, "get_experiment_by_name", killed)
+        patch.setattr(SqlAlchemyStore, "create_experiment", killed)
         with pytest.raises(KeyboardInterrupt):
             tracking.connect(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
-    assert tracking.connect(tmp_path / "new").get_experiment_by_name("prm") is None
+    found = tracking.connect(tmp_path / "new").search_experiments()
+    beside = (tmp_path / "new/mlruns").as_uri()
+    assert {one.artifact_location for one in found} == {beside, f"{beside}/0"}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db"]
 
 
