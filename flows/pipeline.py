@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -25,6 +26,7 @@ from rich.table import Table
 from flows import dvc, leftovers, review
 from prm_core.cli import command_server
 from prm_core.errors import InputError
+from prm_core.evaluation.headline import figure_table, headline_figures
 from prm_core.platform import environment, store, tracking, workspace
 from prm_core.problems import prepare
 from prm_core.stages import base
@@ -40,11 +42,6 @@ CHAMPION_STAYED = "ChampionStayed"
 # A stage that a signal ended goes on from its last whole shard or checkpoint.
 RETRIES = 2
 RETRY_SECONDS = 5
-# The figures of the summary, with what people call them.
-HEADLINES = {
-    "test/prm/first_error_f1": "first-error F1 of the PRM", "test/prm/ece": "calibration error (ECE) of the PRM",
-    "test/policy_base/pass_at_1": "pass@1, base policy", "test/policy_trained/pass_at_1": "pass@1, trained policy",
-}
 # The stage that makes the review queue.
 REVIEWED = "calibrate"
 
@@ -99,23 +96,14 @@ def publish_figures(stage: str, folder: Path) -> None:
         create_table_artifact(table=rows, key=key, description=f"Figures of stage {stage} in {folder}")
 
 
-def publish_summary(folder: Path, rows: Sequence[Row], state: State) -> None:
-    """What the run came to, as a page among Prefect's artifacts: verdict, headline figures, stages, the report."""
-    figures_path, report = folder / "artifacts/evaluate/metrics.json", folder / "artifacts/evaluate/report.html"
-    lines = [f"# {label(folder)}: {'failed' if state.is_failed() else state.name.lower()}", "", state.message or "", ""]
-    # What an earlier run left there is no figure of one that failed.
-    if figures_path.exists() and not state.is_failed():
-        figures = store.read_json(figures_path)
-        lines += ["| figure | value | 95 % interval |", "|---|---|---|"]
-        for key, name in HEADLINES.items():
-            value, low, high = (figures.get(f"{key}{end}") for end in ("", "_low", "_high"))
-            shown = figures.get(f"{key}_left_out", "not measured") if value is None else f"{value:.4g}"
-            lines.append(f"| {name} | {shown} | {'' if low is None else f'{low:.4g} to {high:.4g}'} |")
-        lines += ["", f"Report: [{report}]({report.resolve().as_uri()})", f"All figures: `{figures_path}`", ""]
-    lines += ["| stage | result | seconds |", "|---|---|---|"]
-    lines += [f"| {row.stage} | {row.result} | {row.seconds:.1f} |" for row in rows]
+def publish_summary(run: Run, state: State) -> None:
+    """What the run came to, as a page among Prefect's artifacts, with the report."""
+    folder, report = run.workplace.folder, run.workplace.folder / "artifacts/evaluate/report.html"
+    text = f"# {label(folder)}: {'failed' if state.is_failed() else state.name.lower()}\n\n{in_words(run, state)}"
+    if not state.is_failed():
+        text += f"\nReport: [{report}]({report.resolve().as_uri()})\n"
     key = re.sub(r"[^a-z0-9]+", "-", f"{label(folder)}-summary".lower())
-    create_markdown_artifact("\n".join(lines), key=key, description=f"What the last run in {folder} came to")
+    create_markdown_artifact(text, key=key, description=f"What the last run in {folder} came to")
 
 
 @step(task_run_name="promote")
@@ -199,6 +187,8 @@ def run_chain(folder: Path, lock: int, review_hours: float | None = None) -> Sta
         review_hours: how long to wait for review after the stage that makes the queue; None: not at all.
     """
     run = Run(dvc.Workplace(folder, lock, {}))
+    # What an earlier run left open when it was killed, even where this one has nothing to do.
+    tracking.close_abandoned(folder)
     if review_hours is not None:
         run_stages(run, CHAIN[: CHAIN.index(REVIEWED) + 1])
         if not run.state.is_failed():
@@ -209,8 +199,8 @@ def run_chain(folder: Path, lock: int, review_hours: float | None = None) -> Sta
         started = time.monotonic()
         run.note("promote", promote(run.workplace, return_state=True), started)
     state = run.state
-    close_parent_run(folder, run.workplace, failed=state.is_failed())
-    publish_summary(folder, run.rows, state)
+    close_parent_run(run, state)
+    publish_summary(run, state)
     show(folder, run.rows, state)
     if state.is_failed():
         return Failed(name=state.name, message=state.message)
@@ -257,17 +247,36 @@ def wait_for_review(run: Run, hours: float) -> None:
 
 def open_parent_run(folder: Path) -> str:
     """An MLflow run that this flow's stage runs hang under; returns its id."""
+    tags = {"flow_run": flow_run.get_id() or "", "profile": label(folder), "git_commit": tracking.code_version(),
+            "mlflow.source.name": "prm run"}
+    return tracking.start_run(folder, f"{label(folder)} {flow_run.get_name() or ''}".strip(), tags)
+
+
+def close_parent_run(run: Run, state: State) -> None:
+    """Ends the parent run, where there is one, with the headline figures and, in words, what became of the stages."""
+    folder, parent = run.workplace.folder, run.workplace.environment.get(tracking.PARENT_RUN)
+    if not parent:
+        return
     client = tracking.connect(folder)
-    tags = {"flow_run": flow_run.get_id() or "", "mlflow.user": tracking.user(), "mlflow.source.name": "prm run"}
-    name = f"{label(folder)} {flow_run.get_name() or ''}".strip()
-    return client.create_run(tracking.experiment_id(client, folder), tags=tags, run_name=name).info.run_id
+    client.set_tag(parent, "mlflow.note.content", in_words(run, state))
+    for figure in headline_figures(figures(run, state)):
+        if figure.value is not None:
+            client.log_metric(parent, figure.key, figure.value)
+    tracking.end_run(folder, parent, "FAILED" if state.is_failed() else "FINISHED")
 
 
-def close_parent_run(folder: Path, workplace: dvc.Workplace, *, failed: bool) -> None:
-    """Ends the parent run, where there is one."""
-    parent = workplace.environment.get(tracking.PARENT_RUN)
-    if parent:
-        tracking.connect(folder).set_terminated(parent, "FAILED" if failed else "FINISHED")
+def figures(run: Run, state: State) -> dict[str, Any]:
+    """Figures of the evaluation; none of a run that failed, since what lies there is of an earlier one."""
+    path = run.workplace.folder / "artifacts/evaluate/metrics.json"
+    return store.read_json(path) if path.exists() and not state.is_failed() else {}
+
+
+def in_words(run: Run, state: State) -> str:
+    """What a run came to, as Markdown: the outcome first, then the headline figures, then the stages."""
+    table = figure_table(figures(run, state))
+    stages = [f"| {row.stage} | {row.result} | {row.seconds:.1f} |" for row in run.rows]
+    parts = [state.message or "", table, "\n".join(["| stage | result | seconds |", "|---|---|---:|", *stages])]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def label(folder: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # Short name → key of metrics.json and what it says. {n} is how many chains are chosen from.
@@ -29,18 +30,58 @@ CHAINS = 8
 DIGITS = 4
 
 
-def headline_rows(table: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(short name, key, what it says) of the headline figures that were measured.
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A headline figure.
+
+    Attributes:
+        name: short.
+        key: in metrics.json.
+        says: what it is, in words.
+        value: None where it could not be measured.
+        low, high: its 95 % interval, None where it has none.
+        reason: why it could not be measured.
+    """
+
+    name: str
+    key: str
+    says: str
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str
+
+
+def headline_figures(table: Mapping[str, Any]) -> list[Figure]:
+    """The headline figures that were measured, and those that could not be, with the reason.
 
     Args:
         table: metrics.json of the evaluate stage.
     """
     sizes = {int(match[1]) for key in table if (match := re.fullmatch(r"test/majority/accuracy_at_(\d+)", key))}
     n = CHAINS if CHAINS in sizes or not sizes else max(sizes)
-    rows = [(name.format(n=n), key.format(n=n), says.format(n=n)) for name, (key, says) in FIGURES.items()]
-    return [row for row in rows if isinstance(table.get(row[1]), int | float)]
+    found = []
+    for name, (pattern, says) in FIGURES.items():
+        key = pattern.format(n=n)
+        figure = Figure(name.format(n=n), key, says.format(n=n), table.get(key), table.get(f"{key}_low"),
+                        table.get(f"{key}_high"), table.get(f"{key}_left_out", ""))
+        if figure.value is not None or figure.reason:
+            found.append(figure)
+    return found
 
 
 def headline(table: Mapping[str, Any]) -> dict[str, float]:
     """The headline figures that were measured, by short name, rounded to DIGITS decimals."""
-    return {name: round(float(table[key]), DIGITS) for name, key, _ in headline_rows(table)}
+    return {figure.name: round(float(figure.value), DIGITS) for figure in headline_figures(table)
+            if figure.value is not None}
+
+
+def figure_table(table: Mapping[str, Any]) -> str:
+    """The headline figures as a Markdown table, empty where there are none."""
+    lines = ["| on held-out problems | | 95 % interval |", "|---|---|---|"]
+    for figure in headline_figures(table):
+        shown = f"not measured: {figure.reason}" if figure.value is None else f"**{figure.value:.{DIGITS}f}**"
+        known = figure.low is not None and figure.high is not None
+        interval = f"{figure.low:.{DIGITS}f} to {figure.high:.{DIGITS}f}" if known else ""
+        lines.append(f"| {figure.says} | {shown} | {interval} |")
+    return "\n".join(lines) if lines[2:] else ""

@@ -373,8 +373,10 @@ def stage_run(
         run.flush()
     except BaseException as error:
         try:
-            run.flush()
-            end_run(workspace, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            try:
+                run.flush()
+            finally:
+                end_run(workspace, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         except Exception:
             # The stage's own error is what the user must see.
             log.exception("MLflow run %s could not be closed", run_id)

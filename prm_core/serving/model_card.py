@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prm_core.evaluation.headline import DIGITS, headline_rows
+from prm_core.evaluation.headline import figure_table
 from prm_core.platform.datasets import DataRef
 
 # What is told of the registered model as a whole, where nobody has written anything.
@@ -37,17 +37,12 @@ class ModelCard:
 
     def render(self) -> str:
         """The card as Markdown."""
-        lines = ["| on held-out problems | | 95 % interval |", "|---|---|---|"]
-        for _, key, says in headline_rows(self.metrics):
-            low, high = self.metrics.get(f"{key}_low"), self.metrics.get(f"{key}_high")
-            interval = "" if low is None or high is None else f"{low:.{DIGITS}f} to {high:.{DIGITS}f}"
-            lines.append(f"| {says} | **{self.metrics[key]:.{DIGITS}f}** | {interval} |")
         uri = f"models:/{self.name}/{self.version}"
         data = [f"- {one.role}: `{one.name}`, {one.rows:,} rows, `{one.digest}`" for one in self.data]
         runs = [f"- {stage}: [run {run[:8]}](#/experiments/{experiment}/runs/{run})"
                 for stage, (experiment, run) in self.runs.items()]
         parts = [
-            "\n".join(lines),
+            figure_table(self.metrics),
             "\n".join([f"**Data** (`data/` is `{self.tags['data_hash']}`)", "", *data]),
             "\n".join([f"**Made by** profile {self.tags['profile']}, commit `{self.tags['git_commit']}`, "
                        f"from `{self.backbone}`", "", *runs]),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prm_core.platform import tracking
+from prm_core.platform import open_runs, tracking
 
 _create = tracking._create_database
 
@@ -35,3 +35,10 @@ def copied() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracking, "_create_database", place)
         yield
+
+
+def abandon(workspace: Path, name: str) -> str:
+    """An open run as a killed process leaves it: there, and its lock gone. Returns its id."""
+    run_id = tracking.start_run(workspace, name, {})
+    open_runs._held.pop(tracking._locks.pop(run_id)).close()
+    return run_id

@@ -21,13 +21,13 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows import dvc, leftovers, pipeline, review
 from prm_core.labeling.human.labels import read_human
-from prm_core.platform import store, workspace
+from prm_core.platform import store, tracking, workspace
 from prm_core.problems import prepare
 from prm_core.review import pause
 from prm_core.review.session import QUEUE, Session
 from prm_core.review.session import Board as ReviewBoard
 from prm_core.types import Trajectory
-from tests.builders import warm_dvc
+from tests.builders import tracking_store, warm_dvc
 from tests.builders.checkout import copy_stage, make_checkout, write_graph
 from tests.builders.checkout import dvc as run_dvc
 from tests.builders.quality import problem, trajectory
@@ -100,14 +100,19 @@ def test_a_run_and_dvc_repro_are_interchangeable(
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "up to date") | {"promote": "done"}
 
 
-def test_with_nothing_changed_dvc_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick_store")
+def test_with_nothing_changed_dvc_is_asked_once_and_what_a_killed_run_left_open_is_closed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run()
+    left = tracking_store.abandon(root, "left")
     asked = []
     real = dvc.changed
     monkeypatch.setattr(dvc, "changed", lambda folder: asked.append(folder) or real(folder))
     monkeypatch.setattr(dvc, "reproduce", lambda *_: pytest.fail("a stage was run"))
     assert run().is_completed()
     assert asked == [root]
+    assert tracking.connect(root).get_run(left).info.status == "KILLED"
 
 
 def test_lost_outputs_come_back_and_stages_behind_them_do_not_run(
@@ -226,8 +231,8 @@ def test_the_summary_and_the_state_say_that_the_champion_stayed(root: Path, monk
         page = client.request("GET", "/artifacts/{key}/latest", path_params={"key": "default-summary"}).json()["data"]
     assert "default: champion stays" in page
     assert stays.message in page
-    assert "| calibration error (ECE) of the PRM | 0.5714 | 0.49 to 0.66 |" in page
-    assert "| first-error F1 of the PRM | undefined |  |" in page
+    assert "| expected calibration error of single steps | **0.5714** | 0.4900 to 0.6600 |" in page
+    assert "| F1 of finding the first wrong step | not measured: undefined |  |" in page
     assert (root / "artifacts/evaluate/report.html").as_uri() in page
     assert "| third | ran | " in page
 
@@ -256,6 +261,33 @@ def test_promotion(code: int, said: str, name: str, tmp_path: Path) -> None:
     assert state.name == name
     assert state.is_completed() is (name in ("Done", "Champion stays"))
     assert state.message.endswith(said.partition(": ")[2] or said)
+
+
+# --- MLflow -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick_store")
+def test_the_run_of_a_flow_says_what_became_of_it_and_holds_the_headline_figures(tmp_path: Path) -> None:
+    client = tracking.connect(tmp_path)
+    figures = {"test/prm/ece": 0.02, "test/prm/brier": 0.01, "test/policy_base/pass_at_1": 0.5}
+    store.write_json(tmp_path / "artifacts/evaluate/metrics.json", figures)
+    rows = [pipeline.Row("label", "ran", 2.4), pipeline.Row("evaluate", "restored", 1)]
+    good = pipeline.Completed(message="the champion stays: its F1 is below")
+    broken = pipeline.Failed(name="Bad input", message="stage label: no file")
+    # Figures of an earlier evaluation are none of a run that did not get there.
+    for rows_so_far, state, status, expected in (
+        (rows, good, "FINISHED", {key: figures[key] for key in figures if "brier" not in key}),
+        (rows[:1], broken, "FAILED", {}),
+    ):
+        parent = pipeline.open_parent_run(tmp_path)
+        workplace = dvc.Workplace(tmp_path, 0, {tracking.PARENT_RUN: parent})
+        pipeline.close_parent_run(pipeline.Run(workplace, list(rows_so_far)), state)
+        run = client.get_run(parent)
+        assert (run.info.status, run.data.metrics) == (status, expected)
+        said = run.data.tags["mlflow.note.content"].splitlines()
+        assert said[0] == state.message
+        assert "| label | ran | 2.4 |" in said
+        assert ("| right answers, one chain of the base policy | **0.5000** |  |" in said) is bool(expected)
 
 
 # --- a pause for review -----------------------------------------------------------------------------------------------
