@@ -19,7 +19,7 @@ from pathlib import Path
 from flows import server
 from prm_core.cli import failures
 from prm_core.errors import InputError
-from prm_core.platform import guard
+from prm_core.platform import guard, tracking
 
 MLFLOW_HOST = "127.0.0.1"
 
@@ -47,6 +47,9 @@ def run(workspace: Path, host: str, mlflow_port: int, prefect_port: int) -> int:
     server.check_open_to(host)
     failures.check_port(MLFLOW_HOST, mlflow_port)
     failures.check_port(host, prefect_port)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        # A server by itself would show the artifacts of a moved workspace where they were.
+        tracking.connect(workspace)
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     prefect = [sys.executable, "-m", "flows.server", "--host", host, "--port", str(prefect_port)]
     sys.stdout.write(f"MLflow   http://{MLFLOW_HOST}:{mlflow_port}   (runs, models and aliases of {workspace})\n"

@@ -58,5 +58,5 @@ def serve(
         typer.echo(f"serving {model} (version {version.version}) on http://{host}:{port}/invocations", err=True)
     sys.stderr.flush()
     # Replaces this process, so that stopping it stops the server.
-    environment = server_environment(tracking.tracking_uri(workspace))
+    environment = server_environment(tracking.settle(workspace))
     os.execve(sys.executable, server_command(model, host, port, workers), environment)

@@ -22,7 +22,7 @@ class Unreachable(InputError):
     """A tracking store on the network does not answer."""
 
 
-def check(uri: str, seconds: float = SECONDS) -> None:
+def check(uri: str, seconds: float = SECONDS, *, again: bool = False) -> None:
     """Raises Unreachable when the store at a URI does not answer; one on this disk always does.
 
     A server that answers with an error is there. Asked once a process.
@@ -30,9 +30,10 @@ def check(uri: str, seconds: float = SECONDS) -> None:
     Args:
         uri: as in MLFLOW_TRACKING_URI.
         seconds: how long to wait for an answer.
+        again: ask also where it has answered before.
     """
     parts = urlsplit(uri)
-    if not parts.hostname or uri in _answered:
+    if not parts.hostname or (uri in _answered and not again):
         return
     # Without a user and a password, which are not asked for, nor shown.
     shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

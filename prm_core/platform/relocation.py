@@ -56,6 +56,9 @@ def relocate(database: Path, experiment: str, artifacts: Path) -> None:
                 _rewrite(connection, _path(old), str(artifacts))
                 log.info("%s: its artifacts were in %s, and are looked for in %s now", database, _path(old), artifacts)
             connection.execute("COMMIT")
+    except sqlite3.OperationalError:
+        # Full, locked, not ours to write: no fault of the file.
+        raise
     except sqlite3.DatabaseError as error:
         raise InputError(f"{database}: MLflow's database cannot be read ({error}); put it back from a copy, or move it "
                          "away and run the register stage again (`dvc repro --force --single-item register`)") from None

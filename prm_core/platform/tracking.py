@@ -346,7 +346,8 @@ def stage_run(
     """An MLflow run around a stage's work.
 
     The run ends FINISHED, FAILED when the body raises (the error passes through), KILLED on Ctrl-C and, at the next
-    start, where the process was killed; in each case with every metric logged so far. It is a child of the run that
+    start, where the process was killed; in each case with every metric logged so far. Raises Unreachable where the
+    store's server does not answer, or goes. It is a child of the run that
     the environment variable PRM_PARENT_RUN_ID names. Of the processes of a distributed run only the first has one; the
     others get one that logs nothing.
 
@@ -371,7 +372,9 @@ def stage_run(
         _describe(client, workspace, run_id, stage, config, inputs or {})
         yield run
         run.flush()
+        end_run(workspace, run_id, "FINISHED")
     except BaseException as error:
+        _check_answers(workspace, error)
         try:
             try:
                 run.flush()
@@ -381,4 +384,12 @@ def stage_run(
             # The stage's own error is what the user must see.
             log.exception("MLflow run %s could not be closed", run_id)
         raise
-    end_run(workspace, run_id, "FINISHED")
+
+
+def _check_answers(workspace: Path, error: BaseException) -> None:
+    """Raises Unreachable where an error is MLflow's and its server has gone: it would be asked in vain for minutes.
+    The run stays open, until the next start."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        reachable.check(tracking_uri(workspace), again=True)

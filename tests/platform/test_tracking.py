@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prm_core import config as configuration
-from prm_core.platform import open_runs, tracking
+from prm_core.platform import open_runs, reachable, tracking
 from tests import ROOT
 from tests.builders import tracking_store
 
@@ -122,6 +123,21 @@ def test_the_maker_of_an_output_is_the_last_finished_run_that_wrote_these_conten
     assert tracking.find_maker(client, workspace, output) == made[1]
     (output / "deep" / "weights").write_text("2")
     assert tracking.find_maker(client, workspace, output) is None
+
+
+def test_a_server_that_goes_meanwhile_is_one_line_and_not_asked_on_and_on(workspace, config, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def stage() -> None:
+        with tracking.stage_run(workspace, "label", config) as run:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                port = server.getsockname()[1]
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+            monkeypatch.setattr(run, "flush", lambda: pytest.fail("asked in vain"))
+            raise MlflowException("API request failed")
+
+    with pytest.raises(reachable.Unreachable, match="Connection refused"):
+        stage()
 
 
 def test_metrics_are_written_in_batches(workspace, config, monkeypatch):
