@@ -195,9 +195,10 @@ def initialise(workspace: Path, root: Path) -> None:
         _dvc(workspace, "init", "--no-scm")
     cache = os.path.relpath(root / ".dvc" / "cache", workspace / ".dvc")
     core = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
-    write_changed(workspace / ".dvc" / "config", f"{core}[cache]\n    dir = {cache}\n")
+    plots = "[plots]\n    html_template = plots/page.html\n"
+    write_changed(workspace / ".dvc" / "config", f"{core}[cache]\n    dir = {cache}\n{plots}")
     write_changed(workspace / ".dvcignore", "mlruns/\n.work/\n")
-    for template in (root / ".dvc" / "plots").glob("*.json"):
+    for template in (root / ".dvc" / "plots").glob("*.*"):
         write_changed(workspace / ".dvc" / "plots" / template.name, template.read_text(encoding="utf-8"))
 
 

@@ -106,6 +106,8 @@ def stand_in(root: Path) -> None:
     root.mkdir()
     for name in (".gitignore", ".dvcignore", "params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    shutil.copy(ROOT / ".dvc/config", root / ".dvc/config")
     git(root, "init", "-q")
     for stage in GRAPH.values():
         for path in (root / name for name in (*stage["deps"], *stage.get("outs", []), *stage.get("metrics", []))):
@@ -113,7 +115,8 @@ def stand_in(root: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             if path.name != "evidence":
                 file.write_text('{"figure": 0.5}\n')
-    for command in ("init -q", "remote add -q -d store ../remote", "add -q data", "commit -q -f", "push -q"):
+    (root / "artifacts/evaluate/plots/best_of_n.csv").write_text("method,n,accuracy\nmajority,1,0.5\nmajority,8,0.6\n")
+    for command in ("remote add -q -d store ../remote", "add -q data", "commit -q -f", "push -q"):
         dvc(root, *command.split())
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "a run")
@@ -124,7 +127,9 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def test_a_clone_that_pulls_has_everything_and_runs_nothing(tmp_path: Path, quick_dvc: None) -> None:
+def test_a_clone_that_pulls_has_everything_runs_nothing_and_shows_its_figures_offline(
+    tmp_path: Path, quick_dvc: None
+) -> None:
     origin, clone = tmp_path / "origin", tmp_path / "clone"
     stand_in(origin)
     git(tmp_path, "clone", "-q", "origin", "clone")
@@ -141,6 +146,10 @@ def test_a_clone_that_pulls_has_everything_and_runs_nothing(tmp_path: Path, quic
     (clone / HEADLINE).write_text('{"figure": 0.75}')
     diff = json.loads(dvc(clone, "metrics", "diff", "--json"))
     assert diff == {HEADLINE: {"figure": {"old": 0.5, "new": 0.75, "diff": 0.25}}}
+    dvc(clone, "plots", "show", "-q", "artifacts/evaluate/plots/best_of_n.csv")
+    page = (clone / "dvc_plots/index.html").read_text()
+    assert "src=" not in page
+    assert '"usermeta": {"x": "n", "y": "accuracy"}' in page
 
 
 def test_params_exist() -> None:
