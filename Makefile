@@ -14,6 +14,7 @@ PYTHON ?= $(shell for p in python3 $(foreach v,$(SUPPORTED),python$(v)); do \
 PROFILE ?= default
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
+PREFECT_HOST ?= 127.0.0.1
 POOL := local
 
 .PHONY: run test smoke ui deploy worker graph lint docs bare setup named clean help
@@ -28,14 +29,9 @@ test: $(READY)  ## every test, file by file on two workers
 smoke: $(READY)  ## the whole chain in about a minute, in runs/smoke
 	$(BIN)/prm run --profile smoke
 
-ui: $(READY)  ## MLflow and Prefect in the browser, until Ctrl-C (PROFILE, MLFLOW_PORT, PREFECT_PORT)
-	@folder=$(if $(filter default,$(PROFILE)),.,runs/$(PROFILE)); trap 'kill $$(jobs -p) 2>/dev/null' EXIT; \
-	echo "MLflow   http://127.0.0.1:$(MLFLOW_PORT)   (runs, models and aliases of $$folder)"; \
-	echo "Prefect  http://127.0.0.1:$(PREFECT_PORT)   (flow runs and deployments)"; \
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(MLFLOW_PORT) \
-		--backend-store-uri "sqlite:///$$PWD/$$folder/mlflow.db" --default-artifact-root "$$PWD/$$folder/mlruns" & \
-	$(BIN)/prefect --no-prompt server start --host 127.0.0.1 --port $(PREFECT_PORT) & \
-	wait
+ui: $(READY)  ## MLflow and Prefect in the browser, until Ctrl-C (PROFILE, MLFLOW_PORT, PREFECT_PORT, PREFECT_HOST)
+	@exec $(BIN)/python -m flows.ui --workspace $(if $(filter default,$(PROFILE)),.,runs/$(PROFILE)) \
+		--host $(PREFECT_HOST) --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)
 
 # Both talk to the server that `make ui` starts, unless PREFECT_API_URL says otherwise.
 deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:$(PREFECT_PORT)/api)

@@ -2,13 +2,10 @@
 
 DVC decides what needs running and runs it (flows/dvc.py); this flow gives it an order, retries, a log and a place in
 Prefect's UI. A run here and `dvc repro` in the same workspace are interchangeable.
-
-    python -m flows.pipeline [--profile P] [--problems FILE] [--review]      (the same as `prm run`)
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
@@ -16,18 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed, State
 from rich.console import Console
 from rich.table import Table
 
-from flows import dvc, review
+from flows import dvc, leftovers, review
 from prm_core.cli import command_server
 from prm_core.errors import InputError
+from prm_core.evaluation.headline import figure_table, headline_figures
 from prm_core.platform import environment, store, tracking, workspace
 from prm_core.problems import prepare
 from prm_core.stages import base
@@ -36,6 +35,10 @@ from prm_core.stages.base import CHAIN
 BAD_INPUT = "Bad input"
 KILLED = "Killed"
 STOPPED = "Stopped"
+SKIPPED = "Skipped"
+# Of the promotion, and of the whole run then: done, and nothing new is served.
+CHAMPION_STAYS = "Champion stays"
+CHAMPION_STAYED = "ChampionStayed"
 # A stage that a signal ended goes on from its last whole shard or checkpoint.
 RETRIES = 2
 RETRY_SECONDS = 5
@@ -93,6 +96,16 @@ def publish_figures(stage: str, folder: Path) -> None:
         create_table_artifact(table=rows, key=key, description=f"Figures of stage {stage} in {folder}")
 
 
+def publish_summary(run: Run, state: State) -> None:
+    """What the run came to, as a page among Prefect's artifacts, with the report."""
+    folder, report = run.workplace.folder, run.workplace.folder / "artifacts/evaluate/report.html"
+    text = f"# {label(folder)}: {'failed' if state.is_failed() else state.name.lower()}\n\n{in_words(run, state)}"
+    if not state.is_failed():
+        text += f"\nReport: [{report}]({report.resolve().as_uri()})\n"
+    key = re.sub(r"[^a-z0-9]+", "-", f"{label(folder)}-summary".lower())
+    create_markdown_artifact(text, key=key, description=f"What the last run in {folder} came to")
+
+
 @step(task_run_name="promote")
 def promote(workplace: dvc.Workplace) -> State:
     """`prm promote`: the champion moves if the gate holds. A gate that does not is an answer, not a failure."""
@@ -103,13 +116,14 @@ def promote(workplace: dvc.Workplace) -> State:
         return Completed(name="Done", message=said)
     failure = dvc.CommandFailed(code, said)
     if failure.gate:
-        return Completed(name="Champion stays", message=f"the champion stays: {said.removeprefix(dvc.GATE)}")
+        return Completed(name=CHAMPION_STAYS, message=f"the champion stays: {said.removeprefix(dvc.GATE)}")
     return failed("promote", failure)
 
 
 @flow(name="pipeline", flow_run_name="{profile}", log_prints=False)
 def pipeline(
-    profile: str = "default", problems: str | None = None, pause_for_review: bool = False, review_hours: float = 24
+    profile: str = "default", problems: str | None = None, pause_for_review: bool = False, review_hours: float = 24,
+    wait_hours: float | None = None,
 ) -> State:
     """The whole chain in the workspace of a profile.
 
@@ -120,14 +134,26 @@ def pipeline(
         pause_for_review: wait for people once the review queue is made, record what they answered, and run again what
             that changes before going on.
         review_hours: how long to wait; then the run fails.
+        wait_hours: how long to wait for another run in the same workspace, say one that waits for review. One run waits
+            at a time; a further one, and one that has waited so long, ends as Skipped. None: 24 where a deployment
+            started this run; 0 else, and then the run is refused.
     """
     root = environment.project_root()
     file = None if problems is None else Path(problems)
+    scheduled = deployment.get_id() is not None
+    hours = wait_hours if wait_hours is not None else 24 if scheduled else 0
+    log = get_run_logger()
     try:
-        with command_server.started(), workspace.exclusive(workspace.locate(root, profile, file)) as lock:
+        where = workspace.locate(root, profile, file)
+        leftovers.note_this(where)
+        for name in leftovers.finish(where):
+            log.warning("flow run %s was killed; it is marked as crashed", name)
+        with command_server.started(), workspace.exclusive(where, patience=3600 * hours, say=log.info) as lock:
             base.check(prepare.check(root, profile, file))
             folder = prepare.prepare(root, profile, file)
             return run_chain(folder, lock, review_hours if pause_for_review else None)
+    except workspace.InUse as error:
+        return Completed(name=SKIPPED, message=str(error)) if hours else Failed(name=BAD_INPUT, message=str(error))
     except InputError as error:
         return Failed(name=BAD_INPUT, message=str(error))
     except dvc.CommandFailed as failure:
@@ -161,6 +187,8 @@ def run_chain(folder: Path, lock: int, review_hours: float | None = None) -> Sta
         review_hours: how long to wait for review after the stage that makes the queue; None: not at all.
     """
     run = Run(dvc.Workplace(folder, lock, {}))
+    # What an earlier run left open when it was killed, even where this one has nothing to do.
+    tracking.close_abandoned(folder)
     if review_hours is not None:
         run_stages(run, CHAIN[: CHAIN.index(REVIEWED) + 1])
         if not run.state.is_failed():
@@ -171,11 +199,12 @@ def run_chain(folder: Path, lock: int, review_hours: float | None = None) -> Sta
         started = time.monotonic()
         run.note("promote", promote(run.workplace, return_state=True), started)
     state = run.state
-    close_parent_run(folder, run.workplace, failed=state.is_failed())
+    close_parent_run(run, state)
+    publish_summary(run, state)
     show(folder, run.rows, state)
     if state.is_failed():
         return Failed(name=state.name, message=state.message)
-    return Completed(message=state.message)
+    return Completed(name=CHAMPION_STAYED if state.name == CHAMPION_STAYS else "Completed", message=state.message)
 
 
 def run_stages(run: Run, names: Sequence[str]) -> None:
@@ -218,17 +247,36 @@ def wait_for_review(run: Run, hours: float) -> None:
 
 def open_parent_run(folder: Path) -> str:
     """An MLflow run that this flow's stage runs hang under; returns its id."""
+    tags = {"flow_run": flow_run.get_id() or "", "profile": label(folder), "git_commit": tracking.code_version(),
+            "mlflow.source.name": "prm run"}
+    return tracking.start_run(folder, f"{label(folder)} {flow_run.get_name() or ''}".strip(), tags)
+
+
+def close_parent_run(run: Run, state: State) -> None:
+    """Ends the parent run, where there is one, with the headline figures and, in words, what became of the stages."""
+    folder, parent = run.workplace.folder, run.workplace.environment.get(tracking.PARENT_RUN)
+    if not parent:
+        return
     client = tracking.connect(folder)
-    tags = {"flow_run": flow_run.get_id() or "", "mlflow.user": tracking.user(), "mlflow.source.name": "prm run"}
-    name = f"{label(folder)} {flow_run.get_name() or ''}".strip()
-    return client.create_run(tracking.experiment_id(client, folder), tags=tags, run_name=name).info.run_id
+    client.set_tag(parent, "mlflow.note.content", in_words(run, state))
+    for figure in headline_figures(figures(run, state)):
+        if figure.value is not None:
+            client.log_metric(parent, figure.key, figure.value)
+    tracking.end_run(folder, parent, "FAILED" if state.is_failed() else "FINISHED")
 
 
-def close_parent_run(folder: Path, workplace: dvc.Workplace, *, failed: bool) -> None:
-    """Ends the parent run, where there is one."""
-    parent = workplace.environment.get(tracking.PARENT_RUN)
-    if parent:
-        tracking.connect(folder).set_terminated(parent, "FAILED" if failed else "FINISHED")
+def figures(run: Run, state: State) -> dict[str, Any]:
+    """Figures of the evaluation; none of a run that failed, since what lies there is of an earlier one."""
+    path = run.workplace.folder / "artifacts/evaluate/metrics.json"
+    return store.read_json(path) if path.exists() and not state.is_failed() else {}
+
+
+def in_words(run: Run, state: State) -> str:
+    """What a run came to, as Markdown: the outcome first, then the headline figures, then the stages."""
+    table = figure_table(figures(run, state))
+    stages = [f"| {row.stage} | {row.result} | {row.seconds:.1f} |" for row in run.rows]
+    parts = [state.message or "", table, "\n".join(["| stage | result | seconds |", "|---|---|---:|", *stages])]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def label(folder: Path) -> str:
@@ -244,31 +292,7 @@ def show(folder: Path, rows: list[Row], state: State) -> None:
         table.add_row(row.stage, row.result, f"{row.seconds:.1f}")
     console = Console(soft_wrap=True)
     console.print(table)
-    console.print(state.message, markup=False)
     if not state.is_failed():
         console.print(f"Report   {folder / 'artifacts/evaluate/report.html'}", markup=False)
         console.print(f"Figures  {folder / 'artifacts/evaluate/metrics.json'}   (or `dvc metrics show`)", markup=False)
         console.print("Runs, models, flows: `make ui`; score: `prm score --help`, `prm serve`", markup=False)
-
-
-def main() -> None:
-    """Runs the flow here; exits with 0, 2 on bad input, 130 when interrupted, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=__doc__)
-    parser.add_argument("--profile", default="default")
-    parser.add_argument("--problems")
-    parser.add_argument("--review", action="store_true")
-    parser.add_argument("--review-hours", type=float, default=24)
-    given = parser.parse_args()
-    try:
-        # Before Prefect starts its own server, so that the two start side by side.
-        with command_server.started():
-            state = pipeline(given.profile, given.problems, given.review, given.review_hours, return_state=True)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    if state.is_failed():
-        Console(stderr=True, soft_wrap=True).print(f"error: {state.message}", markup=False)
-    sys.exit(0 if state.is_completed() else 2 if state.name == BAD_INPUT else 1)
-
-
-if __name__ == "__main__":
-    main()

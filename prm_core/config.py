@@ -1,20 +1,34 @@
 """Typed configuration: `params.yaml`, a profile over it, and the checks that catch a typo before anything runs.
 
 Sections are plain dataclasses, so that models and trainers take them on a machine without pydantic, which checks what
-`params.yaml` and profiles say. Names that stand for something registered (strategies, rules, …) are checked by the
-stages that look them up (`Stage.check`).
+`params.yaml` and profiles say. What a value may be is declared with it (prm_core/config_values.py); what two values may
+not be together is in `_contradictions`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, dataclass_transform, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import yaml
 
+from prm_core.config_values import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    Text,
+    faults,
+    is_alias,
+    section,
+    setting,
+    truth_for_a_number,
+    unknown,
+)
 from prm_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,34 +37,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PROFILES = Path(__file__).parent / "profiles"
 PARAMS_FILE = "params.yaml"
-
-
-class Bounds:
-    """Limits of a type, in pydantic's words (gt, ge, lt, le); pydantic calls the method where it is installed."""
-
-    def __init__(self, **limits: float) -> None:
-        self.limits = limits
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return {**handler(source), **self.limits}
-
-
-Share = Annotated[float, Bounds(ge=0, le=1)]
-PositiveInt = Annotated[int, Bounds(gt=0)]
-NonNegativeInt = Annotated[int, Bounds(ge=0)]
-PositiveFloat = Annotated[float, Bounds(gt=0)]
-
-
-def setting(description: str = "", *, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
-    """A key of a section: what it means, and its limits in pydantic's words (gt, ge, lt, le, min_length)."""
-    return dataclasses.field(default=default, metadata={"description": description, **limits})
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
-def section(cls: type[T]) -> type[T]:
-    """One block of `params.yaml`: a frozen dataclass whose unknown keys are errors."""
-    cls.__pydantic_config__ = {"extra": "forbid"}
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+# In a profile: the one it is laid over.
+EXTENDS = "extends"
+STRATEGIES = "prm_core.labeling.strategies:STRATEGIES"
+MERGES = "prm_core.labeling.merging.merge:MERGES"
+AGGREGATIONS = "prm_core.search.aggregate:AGGREGATIONS"
 
 
 @section
@@ -64,10 +55,10 @@ class DataConfig:
 
 @section
 class ModelsConfig:
-    policy: str = setting("Hugging Face folder or hub id of the base policy")
-    reward_backbone: str = setting("Hugging Face folder or hub id of the reward models' backbone")
+    policy: Text = setting("Hugging Face folder or hub id of the base policy")
+    reward_backbone: Text = setting("Hugging Face folder or hub id of the reward models' backbone")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = "auto"
+    device: str = setting("auto, cpu, mps, cuda or cuda:N", default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     sampling_memory: PositiveFloat = setting(
         "GiB that sampling may take beside the model; bounds the rows decoded together")
     surprisal: list[Literal["process", "outcome", "advantage"]] = setting(
@@ -76,7 +67,7 @@ class ModelsConfig:
 
 @section
 class EncoderConfig:
-    separator: str = setting("text of the one token that ends the prompt and every step")
+    separator: str = setting("text of the one token that ends the prompt and every step", min_length=1)
     max_length: int = setting("tokens; longer chains lose whole trailing steps, counted", ge=16)
     chat_template: bool = setting("wrap the prompt in the tokenizer's chat template", default=False)
 
@@ -90,9 +81,9 @@ class WarmupConfig:
     intermediate_size: PositiveInt
     batch_size: PositiveInt
     max_updates: PositiveInt = setting("the learning-rate schedule ends here")
-    learning_rate: float = setting("AdamW: embeddings and norms")
-    matrix_learning_rate: float = setting("Muon: weight matrices")
-    weight_decay: float
+    learning_rate: PositiveFloat = setting("AdamW: embeddings and norms")
+    matrix_learning_rate: PositiveFloat = setting("Muon: weight matrices")
+    weight_decay: NonNegativeFloat
     warmup_updates: NonNegativeInt
     decay_share: float = setting("last share of the updates in which the rate falls to zero", gt=0, le=1)
     policy_accuracy: float = setting("first checkpoint at or past this accuracy is the policy", ge=0, lt=1)
@@ -107,7 +98,7 @@ class WarmupConfig:
 
 @section
 class GenerateConfig:
-    problems: int
+    problems: PositiveInt
     samples: int = setting("chains per problem", ge=1)
     temperature: float = setting(ge=0)
     max_new_tokens: int = setting(ge=1)
@@ -118,8 +109,9 @@ class GenerateConfig:
 @section
 class RolloutConfig:
     rollouts: int = setting("K continuations per prefix, at most", ge=1)
-    rule: str = setting("verdict rule: any, majority, relative")
-    temperature: float = 1.0
+    rule: str = setting(
+        "verdict rule: any, majority, relative", registry="prm_core.labeling.strategies.verdicts:VERDICTS")
+    temperature: PositiveFloat = 1.0
     decided: float = setting(
         "posterior probability of a verdict that needs no more rollouts; 1 buys all K for every prefix", gt=0.5, le=1)
     max_tokens: NonNegativeInt = setting("tokens the strategy may generate in all; 0 is no limit")
@@ -128,7 +120,8 @@ class RolloutConfig:
 @section
 class McDropoutConfig:
     samples: int = setting("forward passes with dropout on", ge=2)
-    measure: str = setting("what of a step's passes is mapped: predictive, likelihood, bald, representation")
+    measure: str = setting("what of a step's passes is mapped: predictive, likelihood, bald, representation",
+                           registry="prm_core.labeling.strategies.uncertainty:MEASURES")
     dropout: float = setting(gt=0, lt=1)
     fit_chains: int = setting("chains whose outcomes the map from spread to P(right) is fitted on", ge=20)
     batch_size: int = setting("chains a pass", ge=1)
@@ -138,10 +131,11 @@ class McDropoutConfig:
 class MctsConfig:
     problems: int = setting("questions that get a tree", ge=0)
     simulations: NonNegativeInt = setting("selections per tree after its chains are searched")
-    selection: str = setting("which state is rolled out next: omega, ucb1, puct")
+    selection: str = setting("which state is rolled out next: omega, ucb1, puct",
+                             registry="prm_core.labeling.strategies.tree:SELECTIONS")
     rollouts: int = setting("continuations sampled from a state", ge=1)
     exploration: float = setting("c of ucb1 and c_puct of puct and omega", ge=0)
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     preference_confidence: float = setting(
         "posterior probability that the chosen one of two sibling steps is worth more", gt=0.5, lt=1)
 
@@ -154,8 +148,10 @@ class VerifierConfig:
 @section
 class JudgeConfig:
     model: str = setting("name at the endpoint, or a Hugging Face folder or hub id without one")
-    endpoint: str = setting("base URL of an OpenAI-compatible server (…/v1); empty for a local model")
-    api_key_env: str = setting("environment variable that holds the key; unset is no key")
+    endpoint: str = setting("base URL of an OpenAI-compatible server (…/v1); empty for a local model",
+                            pattern=r"^(https?://\S+)?$")
+    api_key_env: str = setting("environment variable that holds the key; unset is no key",
+                               pattern=r"^[A-Za-z_]\w*$")
     structured: Literal["json_schema", "json_object", "none"]
     temperature: float = setting(ge=0)
     max_new_tokens: PositiveInt
@@ -168,13 +164,13 @@ class JudgeConfig:
 
 @section
 class LabelConfig:
-    strategies: list[str] = setting(min_length=1)
+    strategies: list[str] = setting(min_length=1, registry=STRATEGIES)
     rollout: RolloutConfig
     mc_dropout: McDropoutConfig
     mcts: MctsConfig
     verifier: VerifierConfig
     judge: JudgeConfig
-    merge: str = setting("how strategies combine: first_error, dawid_skene, vote, or one strategy's name")
+    merge: Text = setting("how strategies combine: first_error, dawid_skene, vote, or one strategy's name")
     consensus: bool = setting("keep only chains whose first error two strategies agree on")
     lone_vote_factor: float = setting("confidence of a verdict only one strategy gives", ge=0, le=1)
     max_failed_share: float = setting("a strategy failing on more chains fails the stage", ge=0, le=1)
@@ -189,14 +185,15 @@ class ValidateConfig:
         "share of steps with a merged verdict, up to the first wrong one of a chain", ge=0, le=1)
     max_abstention: Share | dict[str, Share] = setting(
         "share of a strategy's rows without a verdict; one number for all, or by strategy, and then one that is not "
-        "named has no bound")
-    correct_share: tuple[float, float]
-    mean_confidence: tuple[float, float]
+        "named has no bound", registry=STRATEGIES)
+    correct_share: tuple[Share, Share] = setting("share of merged verdicts that say right, from … to …")
+    mean_confidence: tuple[Share, Share] = setting("mean confidence of the merged verdicts, from … to …")
     min_agreement: float = setting("share of steps on which two strategies agree", ge=0, le=1)
     max_drift: float = setting(
         "Jensen-Shannon divergence (base 2) of verdicts and of values, and difference of mean confidences, from the "
         "previous run's", ge=0, le=1)
-    critical: list[str] = setting("expectations whose failure stops the chain")
+    critical: list[str] = setting("expectations whose failure stops the chain",
+                                  registry="prm_core.labeling.validation.expectations:EXPECTATIONS")
 
     def abstention_of(self, strategy: str) -> float:
         """The largest share of its rows that a strategy may leave without a verdict."""
@@ -233,12 +230,12 @@ class RewardTrainingConfig:
     precision: Literal["float32", "bfloat16"] = setting("bfloat16: mixed, the weights stay float32")
     gradient_checkpointing: bool = setting("recompute activations: less memory, a third more time")
     lora_rank: NonNegativeInt = setting("0 trains all weights; else LoRA of that rank on every linear layer")
-    learning_rate: float = setting("of the backbone; 0 freezes it, which trains three times as fast")
-    head_learning_rate: float
-    surprisal_learning_rate: float = setting("of the few weights of the surprisal's term")
-    weight_decay: float
-    warmup_share: float
-    max_grad_norm: float
+    learning_rate: NonNegativeFloat = setting("of the backbone; 0 freezes it, which trains three times as fast")
+    head_learning_rate: PositiveFloat
+    surprisal_learning_rate: NonNegativeFloat = setting("of the few weights of the surprisal's term")
+    weight_decay: NonNegativeFloat
+    warmup_share: Share
+    max_grad_norm: PositiveFloat
     dev_share: float = setting("problems kept for choosing the weights", gt=0, lt=1)
     eval_every: NonNegativeInt = setting("updates between evaluations on them; 0 is once an epoch")
     patience: NonNegativeInt = setting("evaluations without a better dev loss that end training; 0 is never")
@@ -253,16 +250,17 @@ class PolicyTrainingConfig:
     warmup_updates: NonNegativeInt
     updates: PositiveInt
     problems_per_update: PositiveInt
-    estimator: str = setting("from the rewards of a group to advantages: hybrid")
+    estimator: str = setting("from the rewards of a group to advantages: hybrid",
+                             registry="prm_core.training.policy.estimators:ESTIMATORS")
     group_size: int = setting("chains a question, compared with each other", ge=2)
-    learning_rate: float
-    clip: float
-    kl_coef: float
-    outcome_weight: float
-    process_weight: float
+    learning_rate: PositiveFloat
+    clip: float = setting("how far a token's probability ratio may move the loss", gt=0, lt=1)
+    kl_coef: NonNegativeFloat
+    outcome_weight: NonNegativeFloat
+    process_weight: NonNegativeFloat
     temperature: PositiveFloat
     max_new_tokens: PositiveInt
-    max_grad_norm: float
+    max_grad_norm: PositiveFloat
     inner_epochs: PositiveInt
     minibatch_size: PositiveInt
     checkpoint_every: PositiveInt
@@ -272,43 +270,43 @@ class PolicyTrainingConfig:
 @section
 class EvaluateConfig:
     samples: int = setting("chains per problem; N of best-of-N goes up to it", ge=1)
-    best_of: list[int]
-    temperature: float
-    aggregate: str
+    best_of: list[PositiveInt] = setting("the N of best-of-N that are reported", min_length=1)
+    temperature: NonNegativeFloat
+    aggregate: str = setting("step scores to a chain's: min, prod, mean, last", registry=AGGREGATIONS)
     bootstrap: int = setting(ge=100)
     bins: int = setting(ge=2)
     shown_trajectories: int = setting(ge=10)
-    latency_repeats: int
+    latency_repeats: PositiveInt
 
 
 @section
 class RegisterConfig:
-    model_name: str
+    model_name: str = setting("in MLflow's registry", pattern=r"^\w[\w .-]*$")
 
 
 @section
 class PromoteConfig:
-    max_ece: float
+    max_ece: Share = setting("largest expected calibration error of a champion")
     alias: str = "champion"
     challenger_alias: str = "challenger"
 
 
 @section
 class ServeConfig:
-    threshold: float
-    aggregate: str
-    cache_size: int
-    cache_ttl: float = setting("seconds")
-    batch_size: int
+    threshold: Share = setting("a step that scores lower is called wrong, unless a request says otherwise")
+    aggregate: str = setting("step scores to a chain's: min, prod, mean, last", registry=AGGREGATIONS)
+    cache_size: NonNegativeInt = setting("scored chains kept")
+    cache_ttl: PositiveFloat = setting("seconds")
+    batch_size: PositiveInt
 
 
 @section
 class Config:
     """Everything a run is decided by; `params.yaml` of a workspace holds it resolved."""
 
-    profile: str
-    seed: int
-    domain: str
+    profile: Text
+    seed: int = setting(ge=0, lt=2**32)
+    domain: str = setting(registry="prm_core.domains:DOMAINS")
     data: DataConfig
     models: ModelsConfig
     encoder: EncoderConfig
@@ -344,10 +342,40 @@ def parse(raw: Mapping[str, Any], source: str) -> Config:
     except ImportError:
         return _unchecked(Config, raw, source)
     try:
-        return _schema().validate_python(raw)
+        config = _schema().validate_python(raw)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_fault(e['type'], e['msg'])}" for e in error.errors())
-        raise InputError(f"{source}: {faults}. Correct these keys (params.yaml shows each with its meaning).") from None
+        found = [(".".join(map(str, e["loc"])), _fault(e["type"], e["msg"])) for e in error.errors()]
+    else:
+        found = [*faults(config), *_contradictions(config)]
+    found += truth_for_a_number(Config, raw)
+    if found:
+        told = "; ".join(f"{key}: {fault}" for key, fault in found)
+        raise InputError(f"{source}: {told}. Correct these keys (params.yaml shows each with its meaning).")
+    return config
+
+
+def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, fault) of values that each may be, but not beside another one."""
+    label, evaluate, promote = config.label, config.evaluate, config.promote
+    if config.warmup.hidden_size % config.warmup.heads:
+        yield "warmup.heads", f"{config.warmup.heads} does not divide warmup.hidden_size {config.warmup.hidden_size}"
+    if label.merge not in label.strategies and (fault := unknown(MERGES, label.merge)):
+        yield "label.merge", f"{fault}, or one of label.strategies"
+    for name in ("correct_share", "mean_confidence"):
+        low, high = getattr(config.validate, name)
+        if low > high:
+            yield f"validate.{name}", f"from {low:g} to {high:g} there is nothing"
+    if not config.train_policy.outcome_weight and not config.train_policy.process_weight:
+        yield "train_policy.outcome_weight", "is 0, and so is process_weight: nothing would be rewarded"
+    if max(evaluate.best_of) > evaluate.samples:
+        yield "evaluate.best_of", (f"{max(evaluate.best_of)} is more than evaluate.samples {evaluate.samples}: lower N "
+                                   "or raise evaluate.samples")
+    for name in ("alias", "challenger_alias"):
+        if not is_alias(getattr(promote, name)):
+            yield f"promote.{name}", (f"{getattr(promote, name)!r} can be no alias: letters, digits, _ and -, and "
+                                      "neither latest nor v1, v2, …, which MLflow keeps for versions")
+    if promote.alias == promote.challenger_alias:
+        yield "promote.challenger_alias", f"is {promote.alias!r} too: every new version would be the champion"
 
 
 def _unchecked(kind: type[T], raw: Mapping[str, Any], source: str) -> T:
@@ -400,20 +428,57 @@ def profile_names() -> list[str]:
     return ["default", *sorted(path.stem for path in PROFILES.glob("*.yaml"))]
 
 
+def find_profile(profile: str, beside: Path | None = None) -> Path:
+    """The YAML file of a profile: a shipped one's name, or a path. Raises InputError naming the known ones.
+
+    Args:
+        beside: the folder a relative path is looked up in as well, that of the profile which extends this one.
+    """
+    if not profile.endswith((".yaml", ".yml")):
+        path = PROFILES / f"{profile}.yaml"
+    else:
+        path = Path(profile)
+        if beside is not None and not path.is_absolute():
+            path = beside / path
+    if not path.is_file():
+        raise InputError(
+            f"unknown profile {profile!r}; known: {', '.join(profile_names())}, or give the path of a YAML file"
+        )
+    return path
+
+
+def read_profile(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """The values of a profile's file over those of the profile it extends, if it names one, and so on down.
+
+    Raises InputError for a base that is not there, naming the file that extends it, and for a circle.
+    """
+    chain = [*above, path.resolve()]
+    if path.resolve() in above:
+        raise InputError(f"{above[-1]}: {EXTENDS} goes in a circle: {' → '.join(file.stem for file in chain)}")
+    raw = read_yaml(path)
+    base = raw.pop(EXTENDS, "default")
+    if not isinstance(base, str) or not base.strip():
+        raise InputError(f"{path}: {EXTENDS} is {base!r}, expected the name of a profile or the path of a YAML file")
+    if base == "default":
+        return raw
+    try:
+        below = find_profile(base, path.parent)
+    except InputError as error:
+        raise InputError(f"{path}: {EXTENDS}: {error}") from None
+    return merge(read_profile(below, chain), raw)
+
+
 def resolve(base: Path, profile: str) -> dict[str, Any]:
     """The raw values of a profile: `base` (a params.yaml) with the profile's YAML over it, checked.
 
     Args:
         base: the defaults, normally the repository's `params.yaml`.
-        profile: `default`, the name of a shipped profile, or a path to a YAML file.
+        profile: `default`, the name of a shipped profile, or a path to a YAML file. One that says `extends: NAME` is
+            laid over that profile (a name, or a path from its own folder).
     """
     raw = read_yaml(base)
     if profile != "default":
-        path = Path(profile) if profile.endswith((".yaml", ".yml")) else PROFILES / f"{profile}.yaml"
-        if not path.is_file():
-            raise InputError(
-                f"unknown profile {profile!r}; known: {', '.join(profile_names())}, or give the path of a YAML file"
-            )
-        raw = {**merge(raw, read_yaml(path)), "profile": path.stem}
+        path = find_profile(profile)
+        raw = {**merge(raw, read_profile(path)), "profile": path.stem}
     parse(raw, f"profile {profile}")
     return raw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -22,8 +23,11 @@ VALUES = st.recursive(
 MAPPINGS = st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3)
 
 
+DEFAULTS = config.read_yaml(BASE)
+
+
 def raw(**sections):
-    return config.merge(config.read_yaml(BASE), sections)
+    return config.merge(DEFAULTS, sections)
 
 
 @pytest.mark.parametrize("profile", config.profile_names())
@@ -88,6 +92,160 @@ def test_a_wrong_key_or_value_is_one_line_naming_it(sections, fault):
     assert message.startswith("params.yaml: ")
     assert fault in message
     assert "\n" not in message
+
+
+def leaves(values, path=()):
+    """(path, value) of every setting that is no section; a mapping by name (max_abstention) counts as one for each."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+SETTINGS = dict(leaves(DEFAULTS))
+
+
+def faults_of(path, value):
+    """What loading says of the default profile with one setting changed; empty where it is accepted."""
+    changed = value
+    for key in reversed(path):
+        changed = {key: changed}
+    try:
+        config.parse(raw(**changed), "-")
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf"), -1, True, "", None], ids=repr)
+def test_no_number_of_the_configuration_takes_what_is_no_sensible_number(wrong):
+    numbers = [path for path, value in SETTINGS.items() if is_number(value)]
+    assert len(numbers) > 80
+    told = {path: faults_of(path, wrong) for path in numbers}
+    # Where a number or a mapping will do, pydantic names in between what it tried.
+    assert [path for path in numbers if not (path[-1] in told[path] and ".".join(path[:2]) in told[path])] == []
+
+
+def test_no_share_or_probability_takes_more_than_one():
+    shares = [path for path, value in SETTINGS.items() if is_number(value) and any(
+        word in path[-1] for word in ("share", "confidence", "accuracy", "harmless", "ece", "drift", "agreement",
+                                      "coverage", "threshold", "decided", "dropout", "lone_vote", "clip"))]
+    shares += [path for path in SETTINGS if "max_abstention" in path]
+    assert len(shares) > 25
+    assert [path for path in shares if "less than" not in faults_of(path, 1.01)] == []
+
+
+# May be empty: without an endpoint the judge is a local model, and without a judge it has no model either.
+MAY_BE_EMPTY = {("label", "judge", "model"), ("label", "judge", "endpoint")}
+
+
+def test_no_text_of_the_configuration_may_be_empty():
+    texts = {path for path, value in SETTINGS.items() if isinstance(value, str)} - MAY_BE_EMPTY
+    assert len(texts) > 15
+    assert [path for path in texts if ".".join(path) not in faults_of(path, "")] == []
+    blank = texts - {("encoder", "separator")}
+    assert [path for path in blank if ".".join(path) not in faults_of(path, "  ")] == []
+
+
+def test_every_name_of_something_registered_is_looked_up():
+    names = {("domain",), ("label", "merge"), ("label", "rollout", "rule"), ("label", "mc_dropout", "measure"),
+             ("label", "mcts", "selection"), ("train_policy", "estimator"), ("evaluate", "aggregate"),
+             ("serve", "aggregate")}
+    for path in names:
+        assert re.search(rf"{'.'.join(path)}: unknown .* 'nonesuch'; known: ", faults_of(path, "nonesuch")), path
+    for path in (("label", "strategies"), ("validate", "critical")):
+        assert re.search(rf"{'.'.join(path)}: unknown .* 'nonesuch'; known: ", faults_of(path, ["nonesuch"])), path
+    assert "validate.max_abstention: unknown labelling strategy 'nonesuch'" in faults_of(("validate",), {
+        "max_abstention": {"nonesuch": 0.5}})
+
+
+def test_no_list_takes_a_thing_twice():
+    lists = [path for path, value in SETTINGS.items() if isinstance(value, list) and path[0:2] not in {
+        ("validate", "correct_share"), ("validate", "mean_confidence")}]
+    assert len(lists) == 4
+    for path in lists:
+        value = SETTINGS[path]
+        assert f"{'.'.join(path)}: {value[0]} is there twice" in faults_of(path, [*value, value[0]])
+
+
+@pytest.mark.parametrize(("path", "value", "fault"), [
+    (("promote", "alias"), "latest", "can be no alias"),
+    (("promote", "alias"), "Latest", "can be no alias"),
+    (("promote", "challenger_alias"), "v2", "can be no alias"),
+    (("promote", "alias"), "a b", "can be no alias"),
+    (("promote", "alias"), "challenger", "too: every new version"),
+    (("register", "model_name"), "a/b", "pattern"),
+    (("register", "model_name"), "..", "pattern"),
+    (("models", "device"), "gpu", "pattern"),
+    (("models", "device"), "cuda:", "pattern"),
+    (("label", "judge", "endpoint"), "localhost:8000", "pattern"),
+    (("validate", "correct_share"), [0.9, 0.3], "from 0.9 to 0.3 there is nothing"),
+    (("validate", "mean_confidence"), [0.5, 1.5], "less than or equal to 1"),
+    (("validate", "correct_share"), [float("nan"), 0.5], "finite"),
+    (("evaluate", "best_of"), [1, 32], "32 is more than evaluate.samples 16"),
+    (("evaluate", "best_of"), [0, 1], "greater than 0"),
+    (("evaluate", "best_of"), [True, 2], "expected a number"),
+    (("warmup", "heads"), 5, "5 does not divide warmup.hidden_size 96"),
+    (("train_policy",), {"outcome_weight": 0, "process_weight": 0}, "nothing would be rewarded"),
+    (("seed",), 2**32, "less than 4294967296"),
+])
+def test_a_value_that_cannot_work_is_refused(path, value, fault):
+    assert fault in faults_of(path, value)
+
+
+@pytest.mark.parametrize(("path", "value"), [
+    (("promote", "alias"), "prod-2"), (("models", "device"), "cuda:1"), (("models", "device"), "cpu"),
+    (("label", "judge", "endpoint"), "http://127.0.0.1:8000/v1"), (("label", "merge"), "rollout"),
+    (("register", "model_name"), "prm gsm8k-2"), (("serve", "cache_size"), 0), (("train_prm", "learning_rate"), "1e-5"),
+])
+def test_what_works_is_accepted(path, value):
+    assert faults_of(path, value) == ""
+
+
+def profiles(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_profile_is_laid_over_the_one_it_extends(tmp_path):
+    (tmp_path / "deep").mkdir()
+    profiles(tmp_path, top="extends: deep/middle.yaml\nlabel: {mcts: {problems: 7}}\nvalidate: {critical: [schema]}\n")
+    profiles(tmp_path / "deep", middle="extends: smoke\nseed: 5\nlabel: {mcts: {problems: 6, simulations: 1}}\n")
+    values = config.resolve(BASE, str(tmp_path / "top.yaml"))
+    smoke = config.resolve(BASE, "smoke")
+    assert (values["profile"], values["seed"]) == ("top", 5)
+    assert values["label"]["mcts"] == {**smoke["label"]["mcts"], "problems": 7, "simulations": 1}
+    # A list is replaced, not joined; what nobody names is the lowest base's.
+    assert values["validate"] == {**smoke["validate"], "critical": ["schema"]}
+    assert values["data"] == smoke["data"]
+    assert "extends" not in values
+
+
+def test_extends_default_is_what_a_profile_does_anyway(tmp_path):
+    profiles(tmp_path, one="extends: default\nseed: 3\n", two="seed: 3\n")
+    one, two = (config.resolve(BASE, str(tmp_path / f"{name}.yaml")) for name in ("one", "two"))
+    assert one == {**two, "profile": "one"}
+
+
+@pytest.mark.parametrize(("files", "fault"), [
+    ({"a": "extends: a.yaml\n"}, r"a\.yaml: extends goes in a circle: a → a"),
+    ({"a": "extends: b.yaml\n", "b": "extends: c.yaml\n", "c": "extends: b.yaml\n"},
+     r"c\.yaml: extends goes in a circle: a → b → c → b"),
+    ({"a": "extends: nonesuch\n"}, r"a\.yaml: extends: unknown profile 'nonesuch'; known: default, .*smoke"),
+    ({"a": "extends: b.yaml\n"}, r"a\.yaml: extends: unknown profile 'b\.yaml'"),
+    ({"a": "extends: [smoke]\n"}, r"a\.yaml: extends is \['smoke'\], expected the name"),
+    ({"a": "extends: ''\n"}, r"a\.yaml: extends is '', expected the name"),
+    ({"a": "extends: b.yaml\n", "b": "seed: -1\n"}, r"a\.yaml: seed: Input should be greater"),
+])
+def test_a_base_that_cannot_be_used_is_named(tmp_path, files, fault):
+    profiles(tmp_path, **files)
+    with pytest.raises(InputError, match=fault):
+        config.resolve(BASE, str(tmp_path / "a.yaml"))
 
 
 def test_all_faults_are_told_at_once():

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from prm_core.cli import command_server
+from prm_core.cli import command_server, failures
 from prm_core.cli.adversarial import adversarial
 from prm_core.cli.data import app as data_app
 from prm_core.cli.evaluate import evaluate
@@ -21,7 +21,6 @@ from prm_core.cli.score import score
 from prm_core.cli.serve import serve
 from prm_core.cli.stage import stage
 from prm_core.cli.train import train
-from prm_core.errors import GateError, InputError
 from prm_core.platform import environment
 
 app = typer.Typer(
@@ -80,11 +79,5 @@ def run_command_line() -> None:
     """Runs the command in `sys.argv`; ends the process with its exit code."""
     environment.apply()
     configure_logging()
-    try:
+    with failures.told():
         app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except GateError as error:
-        typer.echo(f"stopped: {error}", err=True)
-        sys.exit(1)

@@ -58,7 +58,7 @@ def review(
             raise InputError(f"options of `prm review {context.invoked_subcommand}` go after its name (--{given[0]} "
                              "came before)")
         return
-    from prm_core.cli.serve import check_port
+    from prm_core.cli.failures import check_port
     from prm_core.review.session import Board
 
     check_port("127.0.0.1", port)

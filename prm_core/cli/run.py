@@ -12,7 +12,8 @@ import typer
 
 def run(
     profile: Annotated[
-        str, typer.Option(help="Name of a profile (default, smoke, …; prm_core/profiles/) or path of a YAML file.")
+        str, typer.Option(help="Name of a profile (default, smoke, …; prm_core/profiles/) or path of a YAML file, "
+                          "which may build on another one (extends: smoke).")
     ] = "default",
     problems: Annotated[
         Path | None, typer.Option(help="Your own problems, one JSON object a line: prompt, answer, perhaps solution.")
@@ -38,7 +39,7 @@ def run(
 
     # In a second, instead of after Prefect's start.
     base.check(prepare.check(environment.project_root(), profile, problems))
-    command = [sys.executable, "-m", "flows.pipeline", "--profile", profile]
+    command = [sys.executable, "-m", "flows.run", "--profile", profile]
     if problems is not None:
         command += ["--problems", str(problems)]
     if review:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from prm_core.cli.failures import check_port
 from prm_core.errors import InputError
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises InputError when nothing can listen there."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As uvicorn does: a port in TIME_WAIT is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(f"cannot listen on {host}:{port} ({error.strerror}); stop what runs there or give another "
-                             "--port") from None
 
 
 def server_command(uri: str, host: str, port: int, workers: int) -> list[str]:
@@ -70,5 +58,5 @@ def serve(
         typer.echo(f"serving {model} (version {version.version}) on http://{host}:{port}/invocations", err=True)
     sys.stderr.flush()
     # Replaces this process, so that stopping it stops the server.
-    environment = server_environment(tracking.tracking_uri(workspace))
+    environment = server_environment(tracking.settle(workspace))
     os.execve(sys.executable, server_command(model, host, port, workers), environment)

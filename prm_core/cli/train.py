@@ -88,7 +88,8 @@ def _train(
     from prm_core.training.reward.recipe import held_out_scores, train_on
 
     work.mkdir(parents=True, exist_ok=True)
-    with stage_run(workspace, "train_prm", config) as tracked:
+    data = {f"training_{number}": Path(file) for number, file in enumerate(settings["files"])}
+    with stage_run(workspace, "train_prm", config, data) as tracked:
         trained = train_on(kind, backbone, examples, [], config, work=work, report=tracked.log_metrics)
         if not is_main():
             return

@@ -1,5 +1,6 @@
-"""MLflow runs of stages: one run per stage, metrics written in batches, the code version it ran with.
+"""MLflow runs of stages: one run per stage, the data it read, metrics written in batches, the code version it ran with.
 
+Opening the store has it name this workspace's folders and closes the runs of processes that have ended.
 No model registry here (prm_core/serving/model_registry.py) and nothing that decides what is logged.
 """
 
@@ -17,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prm_core.platform import datasets, open_runs, reachable, relocation
+from prm_core.platform import workspace as workspaces
 from prm_core.platform.ranks import is_main
 
 if TYPE_CHECKING:
@@ -24,12 +27,16 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from prm_core.config import Config
+    from prm_core.platform.datasets import DataRef
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "prm"
+ARTIFACTS = "mlruns"
 # Our own name, because MLFLOW_RUN_ID beats a parent run id in MLflow.
 PARENT_RUN = "PRM_PARENT_RUN_ID"
+# The tag that names an open run's lock (prm_core/platform/open_runs.py).
+LOCK_TAG = "open_run"
 CODE_PATHS = ("prm_core", "flows", "pyproject.toml")
 # One write to SQLite costs about 23 ms whatever its size; MLflow takes at most 1,000 metrics in one.
 BATCH = 500
@@ -52,13 +59,13 @@ def _own_database(workspace: Path) -> Path:
 
 
 def _create_database(path: Path) -> None:
-    """Makes an empty MLflow database, whole or not at all.
+    """Makes an MLflow database with experiment "prm" and artifacts beside it, whole or not at all.
 
     MLflow migrates a new file table by table and waits for the disk each time: seconds on a busy one, and a process
     killed in between leaves a file that MLflow refuses ever after. So it is built beside, without waiting, and linked
     into place, unless another process was faster.
     """
-    from mlflow.tracking import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from sqlalchemy import Engine, event
 
     def no_waiting(connection: Any, _: Any) -> None:
@@ -69,7 +76,8 @@ def _create_database(path: Path) -> None:
         new = Path(folder) / path.name
         event.listen(Engine, "connect", no_waiting)
         try:
-            MlflowClient(f"sqlite:///{new}").get_experiment_by_name(EXPERIMENT)
+            artifacts = path.with_name(ARTIFACTS).as_uri()
+            SqlAlchemyStore(f"sqlite:///{new}", artifacts).create_experiment(EXPERIMENT, artifacts)
         finally:
             event.remove(Engine, "connect", no_waiting)
         with new.open("rb") as file:
@@ -83,21 +91,53 @@ def store_exists(workspace: Path) -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or _own_database(workspace).exists()
 
 
+def settle(workspace: Path) -> str:
+    """The store's URI, with a store of the workspace's own that is there already naming the folders it lies in now.
+
+    Raises InputError where the store cannot be read, Unreachable where it does not answer.
+    """
+    uri, own = tracking_uri(workspace), _own_database(workspace)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        reachable.check(uri)
+    elif own.exists():
+        relocation.relocate(own, EXPERIMENT, own.with_name(ARTIFACTS))
+    return uri
+
+
 def _ready_store(workspace: Path) -> str:
     if not store_exists(workspace):
         _create_database(_own_database(workspace))
-    return tracking_uri(workspace)
+    return settle(workspace)
 
 
 def connect(workspace: Path) -> MlflowClient:
-    """A client of this workspace's tracking store and model registry.
+    """A client of this workspace's tracking store and model registry; runs that were left open are closed first.
 
-    The first call of a process costs about 2 s (imports), 1 s more where the database has yet to be created.
+    The first call of a process costs about 2 s (imports), 1 s more where the database has yet to be created. Raises
+    as `settle` does.
     """
     from mlflow.tracking import MlflowClient
 
     uri = _ready_store(workspace)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    _close_abandoned(client, workspace)
+    return client
+
+
+def close_abandoned(workspace: Path) -> None:
+    """Closes, as killed, the runs whose process has ended without doing so. Costs nothing where there are none."""
+    if open_runs.abandoned(workspace):
+        connect(workspace)
+
+
+def _close_abandoned(client: MlflowClient, workspace: Path) -> None:
+    for name in open_runs.abandoned(workspace):
+        for run in client.search_runs([experiment_id(client, workspace)], f"tags.{LOCK_TAG} = '{name}'"):
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, "KILLED")
+                log.info("MLflow run %s (%s) was left open by a process that has ended; it is closed as killed",
+                         run.info.run_id, run.info.run_name)
+        open_runs.release(workspace, name)
 
 
 def use_store(workspace: Path) -> None:
@@ -117,16 +157,16 @@ def use_store(workspace: Path) -> None:
 
 
 def experiment_id(client: MlflowClient, workspace: Path) -> str:
-    """The id of experiment "prm", created with its artifacts under `<workspace>/mlruns` if it is not there.
+    """The id of experiment "prm", created if it is not there.
 
-    Where MLFLOW_TRACKING_URI names the store, that store decides where artifacts lie.
+    Its artifacts lie in `<workspace>/mlruns`; where MLFLOW_TRACKING_URI names the store, that store decides.
     """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         own_store = not os.environ.get("MLFLOW_TRACKING_URI")
-        location = (workspace.resolve() / "mlruns").as_uri() if own_store else None
+        location = _own_database(workspace).with_name(ARTIFACTS).as_uri() if own_store else None
         try:
             return client.create_experiment(EXPERIMENT, artifact_location=location)
         except MlflowException as error:
@@ -181,15 +221,18 @@ class StageRun:
         self._flushed = time.monotonic()
 
     def log_metrics(
-        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None
+        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None,
+        data: DataRef | None = None,
     ) -> None:
         """Buffers metrics; they are written BATCH at a time, at most FLUSH_SECONDS late while more come, and at the
-        end of the run whether it succeeds or fails. `model_id` ties them to a logged model as well."""
+        end of the run whether it succeeds or fails. They are tied to a logged model and to the data they were measured
+        on as well, where these are given."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
+        on = {"dataset_name": data.name, "dataset_digest": data.digest} if data else {}
         self._buffer += [
-            Metric(key, float(value), now, step or 0, model_id=model_id) for key, value in metrics.items()
+            Metric(key, float(value), now, step or 0, model_id=model_id, **on) for key, value in metrics.items()
         ]
         if len(self._buffer) >= BATCH or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
@@ -200,6 +243,10 @@ class StageRun:
             self._client.log_batch(self.run_id, metrics=self._buffer[:BATCH])
             del self._buffer[:BATCH]
         self._flushed = time.monotonic()
+
+    def note_output(self, path: Path) -> None:
+        """Tags the run with the hash of a file or folder it wrote, as DVC records it, for `find_maker`."""
+        self._client.set_tag(self.run_id, f"output.{path.name}", workspaces.data_hash(path))
 
     def log_artifact(self, path: Path) -> None:
         """Copies a file, or a folder under its own name, to the run's artifacts."""
@@ -216,11 +263,15 @@ class _NoRun(StageRun):
         self.run_id = ""
 
     def log_metrics(
-        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None
+        self, metrics: Mapping[str, float], step: int | None = None, *, model_id: str | None = None,
+        data: DataRef | None = None,
     ) -> None:
         pass
 
     def flush(self) -> None:
+        pass
+
+    def note_output(self, path: Path) -> None:
         pass
 
     def log_artifact(self, path: Path) -> None:
@@ -235,48 +286,110 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         yield prefix, str(value)[:MAX_PARAM_LENGTH]
 
 
-def _open_run(client: MlflowClient, workspace: Path, stage: str, config: Config) -> str:
-    """Creates the run with its tags, and as parameters the seed and the stage's own section of the config."""
-    from mlflow.entities import Param
+def find_maker(client: MlflowClient, workspace: Path, path: Path) -> str | None:
+    """The id of the last finished run that wrote these very contents, None where this store knows none."""
+    found = client.search_runs(
+        [experiment_id(client, workspace)],
+        f"tags.`output.{path.name}` = '{workspaces.data_hash(path)}' and attributes.status = 'FINISHED'",
+        max_results=1, order_by=["attributes.end_time DESC"],
+    )
+    return found[0].info.run_id if found else None
 
-    tags = {
-        "stage": stage,
-        "profile": config.profile,
-        "git_commit": code_version(),
-        "mlflow.user": user(),
-        "mlflow.source.name": f"prm stage {stage}",
-    }
-    if os.environ.get(PARENT_RUN):
-        tags["mlflow.parentRunId"] = os.environ[PARENT_RUN]
-    run_id = client.create_run(experiment_id(client, workspace), tags=tags, run_name=stage).info.run_id
-    values = dataclasses.asdict(config)
-    params = {"seed": str(config.seed), **dict(_flat(stage, values.get(stage, {})))}
-    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+
+# Runs that this process has open → the name of their lock.
+_locks: dict[str, str] = {}
+
+
+def start_run(workspace: Path, name: str, tags: Mapping[str, str]) -> str:
+    """Opens a run in experiment "prm" and returns its id. `end_run` closes it; so does whoever opens the store next,
+    should this process end before that."""
+    client = connect(workspace)
+    # Held before there is a run: at no moment is there one that nobody would close.
+    lock = open_runs.hold(workspace)
+    try:
+        tags = {**tags, "mlflow.user": user(), LOCK_TAG: lock}
+        run_id = client.create_run(experiment_id(client, workspace), tags=tags, run_name=name).info.run_id
+    except BaseException:
+        open_runs.release(workspace, lock)
+        raise
+    _locks[run_id] = lock
     return run_id
 
 
+def end_run(workspace: Path, run_id: str, status: str) -> None:
+    """Closes a run that this process opened: FINISHED, FAILED or KILLED."""
+    client = connect(workspace)
+    client.set_terminated(run_id, status)
+    client.delete_tag(run_id, LOCK_TAG)
+    open_runs.release(workspace, _locks.pop(run_id))
+
+
+def _describe(client: MlflowClient, workspace: Path, run_id: str, stage: str, config: Config,
+              inputs: Mapping[str, Path]) -> None:
+    """Parameters of a run (the seed and the stage's own section of the config) and the data that it reads."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+    values = dataclasses.asdict(config)
+    params = {"seed": str(config.seed), **dict(_flat(stage, values.get(stage, {})))}
+    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+    client.log_inputs(run_id, [
+        DatasetInput(Dataset(data.name, data.digest, "local", data.source, profile=data.profile),
+                     [InputTag("mlflow.data.context", data.role)])
+        for data in datasets.find_data(workspace, inputs)
+    ])
+
+
 @contextmanager
-def stage_run(workspace: Path, stage: str, config: Config) -> Iterator[StageRun]:
+def stage_run(
+    workspace: Path, stage: str, config: Config, inputs: Mapping[str, Path] | None = None
+) -> Iterator[StageRun]:
     """An MLflow run around a stage's work.
 
-    The run ends FINISHED, FAILED when the body raises (the error passes through), KILLED on Ctrl-C; in each case with
-    every metric logged so far. It is a child of the run that the environment variable PRM_PARENT_RUN_ID names. Of the
-    processes of a distributed run only the first has one; the others get one that logs nothing.
+    The run ends FINISHED, FAILED when the body raises (the error passes through), KILLED on Ctrl-C and, at the next
+    start, where the process was killed; in each case with every metric logged so far. Raises Unreachable where the
+    store's server does not answer, or goes. It is a child of the run that
+    the environment variable PRM_PARENT_RUN_ID names. Of the processes of a distributed run only the first has one; the
+    others get one that logs nothing.
+
+    Args:
+        inputs: what the stage reads, role → path; those that are data become the run's datasets.
     """
     if not is_main():
         yield _NoRun()
         return
+    tags = {
+        "stage": stage,
+        "profile": config.profile,
+        "git_commit": code_version(),
+        "mlflow.source.name": f"prm stage {stage}",
+    }
+    if os.environ.get(PARENT_RUN):
+        tags["mlflow.parentRunId"] = os.environ[PARENT_RUN]
+    run_id = start_run(workspace, stage, tags)
     client = connect(workspace)
-    run = StageRun(client, _open_run(client, workspace, stage, config))
+    run = StageRun(client, run_id)
     try:
+        _describe(client, workspace, run_id, stage, config, inputs or {})
         yield run
         run.flush()
+        end_run(workspace, run_id, "FINISHED")
     except BaseException as error:
+        _check_answers(workspace, error)
         try:
-            run.flush()
-            client.set_terminated(run.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            try:
+                run.flush()
+            finally:
+                end_run(workspace, run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         except Exception:
             # The stage's own error is what the user must see.
-            log.exception("MLflow run %s could not be closed", run.run_id)
+            log.exception("MLflow run %s could not be closed", run_id)
         raise
-    client.set_terminated(run.run_id, "FINISHED")
+
+
+def _check_answers(workspace: Path, error: BaseException) -> None:
+    """Raises Unreachable where an error is MLflow's and its server has gone: it would be asked in vain for minutes.
+    The run stays open, until the next start."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        reachable.check(tracking_uri(workspace), again=True)

@@ -16,9 +16,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import yaml
 
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 
 RUNS = "runs"
 LOCK = ".work/run.lock"
+# Held by the one run that waits for that lock.
+QUEUE_LOCK = ".work/queue.lock"
+POLL_SECONDS = 2.0
 # What data/ of a workspace under runs/ was made from, and its hash then.
 DATA_SOURCE = ".data-source.json"
 _CODE = ("prm_core/", "flows/")
@@ -44,27 +49,59 @@ def locate(root: Path, profile: str, problems: Path | None = None) -> Path:
     return root / RUNS / re.sub(r"[^\w.-]", "_", "-".join(parts))
 
 
+class InUse(InputError):
+    """Another run is at work in a workspace."""
+
+
 @contextmanager
-def exclusive(workspace: Path) -> Iterator[int]:
+def exclusive(
+    workspace: Path, *, patience: float = 0, say: Callable[[str], None] = log.info
+) -> Iterator[int]:
     """Holds a workspace for one run; yields the lock's file descriptor, to be passed on to child processes.
 
     The lock goes when the last process that holds it ends, however it ends: after a `kill -9` of the run, a stage it
-    started still guards the workspace until it is done. Raises InputError when another run holds it.
+    started still guards the workspace until it is done.
+
+    Args:
+        patience: seconds to wait for a run that holds it. One process waits; a second one would do the same work again.
+        say: told what is waited for.
+
+    Raises InUse when another run holds it (still, or one waits for it already).
     """
     path = workspace / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise InputError(f"{workspace}: another run is at work here (process {holder}, or a stage it left behind); "
-                             "wait until it ends, or stop it") from None
+    with path.open("a+") as lock, (workspace / QUEUE_LOCK).open("a+") as queue:
+        if not _taken(lock):
+            holder = _in_use(workspace, lock)
+            if patience <= 0:
+                raise InUse(f"{holder}; wait until it ends, or stop it")
+            if not _taken(queue):
+                raise InUse(f"{holder}, and one waits for it already, which will do what this one would")
+            say(f"{holder}; this one waits until it ends")
+            until = time.monotonic() + patience
+            while not _taken(lock):
+                if time.monotonic() >= until:
+                    raise InUse(f"{holder}, and was still after {patience / 3600:.3g} hours")
+                time.sleep(min(POLL_SECONDS, patience))
+            fcntl.flock(queue, fcntl.LOCK_UN)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _in_use(workspace: Path, lock: IO[str]) -> str:
+    lock.seek(0)
+    holder = lock.read().strip() or "unknown"
+    return f"{workspace}: another run is at work here (process {holder}, or a stage it left behind)"
 
 
 def is_in_use(workspace: Path) -> bool:
@@ -91,14 +128,20 @@ def derive_graph(root: Path, workspace: Path) -> str:
 
 
 def data_hash(folder: Path) -> str:
-    """The hash DVC gives a folder in a .dvc file: MD5 over the sorted list of its files' MD5s and paths."""
+    """The hash DVC gives a folder: MD5 over the sorted list of its files' MD5s and paths. A file's is its MD5."""
+    if folder.is_file():
+        return _md5(folder)
     entries = [
-        {"md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
-         "relpath": path.relative_to(folder).as_posix()}
+        {"md5": _md5(path), "relpath": path.relative_to(folder).as_posix()}
         for path in folder.rglob("*") if path.is_file()
     ]
     entries.sort(key=lambda entry: entry["relpath"])
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def tracked_hash(folder: Path) -> str | None:
@@ -152,9 +195,10 @@ def initialise(workspace: Path, root: Path) -> None:
         _dvc(workspace, "init", "--no-scm")
     cache = os.path.relpath(root / ".dvc" / "cache", workspace / ".dvc")
     core = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
-    write_changed(workspace / ".dvc" / "config", f"{core}[cache]\n    dir = {cache}\n")
+    plots = "[plots]\n    html_template = plots/page.html\n"
+    write_changed(workspace / ".dvc" / "config", f"{core}[cache]\n    dir = {cache}\n{plots}")
     write_changed(workspace / ".dvcignore", "mlruns/\n.work/\n")
-    for template in (root / ".dvc" / "plots").glob("*.json"):
+    for template in (root / ".dvc" / "plots").glob("*.*"):
         write_changed(workspace / ".dvc" / "plots" / template.name, template.read_text(encoding="utf-8"))
 
 

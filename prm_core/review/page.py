@@ -8,11 +8,11 @@ from typing import Any
 from urllib.parse import quote
 
 from nicegui import app, events, ui
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from prm_core.errors import InputError
 from prm_core.labeling.human.agreement import agreement, describe
 from prm_core.labeling.human.labels import StepKey
+from prm_core.platform.guard import OnlyOwn
 from prm_core.review import pause
 from prm_core.review.files import reviewer_name
 from prm_core.review.session import Board, Progress, Session
@@ -364,7 +364,6 @@ def serve(board: Board, *, reviewer: str | None, port: int, show: bool) -> None:
         except InputError as error:
             ui.label(str(error)).classes("m-8 text-lg")
 
-    # Only this machine's names: a page elsewhere cannot have its name point here.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.add_middleware(OnlyOwn, host=HOST, port=port)
     ui.run(host=HOST, port=port, show=show, reload=False, title="Step review", dark=None, favicon="⚖️",
            show_welcome_message=False, reconnect_timeout=RECONNECT_SECONDS)

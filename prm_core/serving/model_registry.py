@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import ServeConfig
 from prm_core.errors import InputError
 from prm_core.platform import tracking
+from prm_core.serving.model_card import MODEL, ModelCard
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -23,6 +31,13 @@ SERVING_REQUIREMENTS = (
 )
 EXAMPLE = {"prompt": "Ann has 3 apples and buys 4 more. How many apples does she have?",
            "steps": ["Ann has 3 + 4 = 7 apples.", "The answer is 7."]}
+# Tags of a version that promotion goes by, and what stands after a figure's name where there is only a reason why not.
+F1 = "test/prm/first_error_f1"
+ECE = "test/prm/ece"
+LEFT_OUT = "_left_out"
+# A promotion takes a second or two: one that holds the lock for so long was killed on another machine.
+ABANDONED_SECONDS = 60.0
+POLL_SECONDS = 0.1
 SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/", "s3://", "gs://", "file:/")
 
 
@@ -51,6 +66,7 @@ def log_reward_model(
         InputError: the folder holds pickled weights or no safetensors.
     """
     import mlflow
+    from mlflow.models import Model
 
     from prm_core.serving import pyfunc_model
 
@@ -59,19 +75,29 @@ def log_reward_model(
         raise InputError(f"{folder}: {'pickled file ' + pickled[0] if pickled else 'no safetensors'}; "
                          "a served model is a folder of safetensors and JSON")
     params = {"threshold": float(serve.threshold), "aggregate": serve.aggregate}
+    client = tracking.connect(workspace)
     tracking.use_store(workspace)
-    with mlflow.start_run(run_id=run_id):
-        logged = mlflow.pyfunc.log_model(
-            name="reward_model",
-            python_model=pyfunc_model.__file__,
-            artifacts={"reward_model": str(folder)},
-            code_paths=[str(PACKAGE)],
-            pip_requirements=pinned_requirements(),
-            # The pair, or MLflow leaves the params out of the signature and ignores them when serving.
-            input_example=([dict(example)], params),
-            model_config={"cache_size": serve.cache_size, "cache_ttl": serve.cache_ttl,
-                          "batch_size": serve.batch_size},
-        )
+    made = client.create_logged_model(
+        tracking.experiment_id(client, workspace), name="reward_model", source_run_id=run_id,
+        params=client.get_run(run_id).data.params, tags={"mlflow.user": tracking.user()},
+    )
+    # What mlflow.pyfunc.log_model calls, for a run and a model that are named: it takes the active run, and making ours
+    # that one would have it finished at the end, whatever comes after.
+    logged = Model.log(
+        artifact_path=None,
+        name="reward_model",
+        run_id=run_id,
+        model_id=made.model_id,
+        flavor=mlflow.pyfunc,
+        flavor_name="pyfunc",
+        python_model=pyfunc_model.__file__,
+        artifacts={"reward_model": str(folder)},
+        code_paths=[str(PACKAGE)],
+        pip_requirements=pinned_requirements(),
+        # The pair, or MLflow leaves the params out of the signature and ignores them when serving.
+        input_example=([dict(example)], params),
+        model_config={"cache_size": serve.cache_size, "cache_ttl": serve.cache_ttl, "batch_size": serve.batch_size},
+    )
     # MLflow only warns when the logged model cannot answer its own example.
     mlflow.pyfunc.load_model(logged.model_uri).predict([dict(example)], params=params)
     return logged.model_id
@@ -85,29 +111,131 @@ def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, st
     return mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags))
 
 
+def describe(client: MlflowClient, version: ModelVersion, card: ModelCard) -> None:
+    """Gives a version its card, and the registered model a description where nobody has written one."""
+    client.update_model_version(version.name, version.version, description=card.render())
+    if not client.get_registered_model(version.name).description:
+        client.update_registered_model(version.name, description=MODEL)
+
+
+def link_runs(workspace: Path, model_id: str, *, trained: Path, measured: Path) -> dict[str, tuple[str, str]]:
+    """Ties a logged model to the runs that trained and measured it.
+
+    MLflow then shows it as the one's output and the other's input, on the pages of all three.
+
+    Args:
+        trained: the folder that a run of train_prm wrote.
+        measured: the figures that a run of evaluate wrote.
+
+    Returns:
+        stage → (experiment id, run id), without those this store does not know, such as runs of another machine.
+    """
+    from mlflow.entities import LoggedModelInput, LoggedModelOutput
+
+    client = tracking.connect(workspace)
+    experiment = tracking.experiment_id(client, workspace)
+    runs = {}
+    if run_id := tracking.find_maker(client, workspace, trained):
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        runs["train_prm"] = (experiment, run_id)
+    if run_id := tracking.find_maker(client, workspace, measured):
+        client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
+        runs["evaluate"] = (experiment, run_id)
+    return runs
+
+
 def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version an alias points to, None where there is no such alias or no such model."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    # MLflow answers an unknown model with RESOURCE_DOES_NOT_EXIST and an unknown alias with INVALID_PARAMETER.
+    with _tolerating("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        # MLflow answers an unknown model with RESOURCE_DOES_NOT_EXIST and an unknown alias with INVALID_PARAMETER.
-        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            return None
-        raise
+    return None
 
 
 def known_version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:
     """A registered version, None where this store has no such model or version."""
+    with _tolerating("RESOURCE_DOES_NOT_EXIST"):
+        return client.get_model_version(name, version)
+    return None
+
+
+@contextmanager
+def promotion_lock(client: MlflowClient, name: str) -> Iterator[Callable[[], bool]]:
+    """Lets one promotion at a time compare versions of a model and move its alias, whatever machine it runs on.
+
+    MLflow has no transactions and no compare-and-set. But a registry, be it a file, a database or a server's, takes a
+    registered model's name once: the lock is a model `<name>-promotion`, there as long as the lock is held. One whose
+    process is gone from this machine is taken over at once, any other after ABANDONED_SECONDS.
+
+    Yields:
+        A function that says whether the lock is still held, to be asked right before the alias moves.
+    """
+    lock, token = f"{name}-promotion", uuid.uuid4().hex
+    mine = json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid()})
+    removed: list[str] = []
+
+    def holder() -> str | None:
+        with _tolerating("RESOURCE_DOES_NOT_EXIST"):
+            return client.get_registered_model(lock).description or ""
+        return None
+
+    def take_away(abandoned: str) -> None:
+        # Renamed, not deleted, and to a name made of what was there: only one of several that find it succeeds, and
+        # none of them can remove the lock of the one that comes next.
+        name = f"{lock}-{hashlib.sha256(abandoned.encode()).hexdigest()[:16]}"
+        # BAD_REQUEST: renamed by another one between MLflow's look at it and its update.
+        with _tolerating("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"):
+            client.rename_registered_model(lock, name)
+            removed.append(name)
+
+    seen, since = "", time.monotonic()
+    while True:
+        # Not there any more: it was, when MLflow looked for what stood in the way.
+        with _tolerating("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
+            client.create_registered_model(lock, description=mine)
+            break
+        other = holder()
+        if other is not None and other != seen:
+            seen, since = other, time.monotonic()
+        if other is not None and (_is_gone(other) or time.monotonic() - since > ABANDONED_SECONDS):
+            take_away(other)
+        time.sleep(POLL_SECONDS)
+    try:
+        yield lambda: holder() == mine
+    finally:
+        for name in [lock] * (holder() == mine) + removed:
+            with _tolerating("RESOURCE_DOES_NOT_EXIST"):
+                client.delete_registered_model(name)
+
+
+@contextmanager
+def _tolerating(*codes: str) -> Iterator[None]:
+    """Goes on behind the block when MLflow answers with one of these error codes."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_model_version(name, version)
+        yield
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+        if error.error_code not in codes:
+            raise
+
+
+def _is_gone(description: str) -> bool:
+    """Whether a lock's holder ran on this machine and does no longer."""
+    try:
+        noted = json.loads(description)
+        host, pid = noted["host"], int(noted["pid"])
+    except (ValueError, KeyError, TypeError):
+        return False
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def reward_model_folder(uri: str, workspace: Path) -> Path:

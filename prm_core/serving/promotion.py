@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prm_core.config import PromoteConfig
 from prm_core.errors import GateError, InputError
 from prm_core.platform import store, tracking
 from prm_core.serving import model_registry
+from prm_core.serving.model_registry import ECE, F1, LEFT_OUT
 
-F1 = "test/prm/first_error_f1"
-ECE = "test/prm/ece"
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,15 @@ def _figure(tags: Mapping[str, str], key: str) -> float | None:
         return None
 
 
+def _unmeasured(challenger: Mapping[str, str], key: str) -> str:
+    """Why a figure of the gate is missing: the evaluation could not measure it, or there was none."""
+    reason = challenger.get(f"{key}{LEFT_OUT}")
+    if reason is None:
+        return f"the challenger has no {key}; run the evaluate and register stages"
+    return (f"{key} could not be measured on the test chains ({reason}); it takes chains with a wrong step and chains "
+            "without one: more test problems (data.test), more samples, or a policy that gets some of them right")
+
+
 def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, max_ece: float) -> GateDecision:
     """The gate, from the metrics in version tags.
 
@@ -46,7 +59,7 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, ma
     f1, ece = _figure(challenger, F1), _figure(challenger, ECE)
     for key, value in ((F1, f1), (ECE, ece)):
         if value is None or value != value:
-            return GateDecision(False, f"the challenger has no {key}; run the evaluate and register stages")
+            return GateDecision(False, _unmeasured(challenger, key))
     if ece > max_ece:
         return GateDecision(False, f"its {ECE} {ece:.4f} is above the limit promote.max_ece {max_ece:.4f}")
     calibrated = f"{ECE} {ece:.4f} is within {max_ece:.4f}"
@@ -102,22 +115,43 @@ def promote(workspace: Path, config: PromoteConfig) -> Promotion:
         )
     # The database answers versions as numbers, a tracking server as texts.
     version = str(challenger.version)
-    champion = model_registry.version_by_alias(client, challenger.name, config.alias)
-    previous = str(champion.version) if champion else None
-    if previous == version:
-        return Promotion(challenger.name, version, False, previous, "it is the champion already")
-    decision = decide(challenger.tags, champion.tags if champion else None, config.max_ece)
-    if not decision.passed:
-        kept = f"version {previous} stays {config.alias}" if champion else f"there is still no {config.alias}"
-        raise GateError(f"{challenger.name} version {version} is not promoted: {decision.reason}; {kept}")
-    # Tags first: a version that carries the alias then always says who moved it and why.
-    tags = {
-        "promoted_by": tracking.user(),
-        "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "promoted_because": decision.reason,
-        "promoted_over": previous or "none",
-    }
-    for key, value in tags.items():
-        client.set_model_version_tag(challenger.name, version, key, value)
-    client.set_registered_model_alias(challenger.name, config.alias, version)
-    return Promotion(challenger.name, version, True, previous, decision.reason)
+    for _ in range(ATTEMPTS):
+        done = _compare_and_move(client, challenger.name, version, challenger.tags, config)
+        if done is not None:
+            return done
+    raise GateError(f"{challenger.name} version {version} is not promoted: {config.alias} was moved by someone else "
+                    f"each of {ATTEMPTS} times it was compared; try again")
+
+
+def _compare_and_move(
+    client: MlflowClient, name: str, version: str, challenger: Mapping[str, str], config: PromoteConfig
+) -> Promotion | None:
+    """The gate, and what follows from it; None where the champion it was about is no longer the champion.
+
+    From the look at the champion to the move of the alias nobody else promotes: of two at once, the later one is
+    measured against what the first one left.
+    """
+    with model_registry.promotion_lock(client, name) as still_held:
+        champion = model_registry.version_by_alias(client, name, config.alias)
+        previous = str(champion.version) if champion else None
+        if previous == version:
+            return Promotion(name, version, False, previous, "it is the champion already")
+        decision = decide(challenger, champion.tags if champion else None, config.max_ece)
+        if not decision.passed:
+            kept = f"version {previous} stays {config.alias}" if champion else f"there is still no {config.alias}"
+            raise GateError(f"{name} version {version} is not promoted: {decision.reason}; {kept}")
+        # Tags first: a version that carries the alias then always says who moved it and why.
+        tags = {
+            "promoted_by": tracking.user(),
+            "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "promoted_because": decision.reason,
+            "promoted_over": previous or "none",
+        }
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, key, value)
+        # An alias may also be moved by hand, which no lock keeps from happening.
+        now = model_registry.version_by_alias(client, name, config.alias)
+        if (str(now.version) if now else None) != previous or not still_held():
+            return None
+        client.set_registered_model_alias(name, config.alias, version)
+    return Promotion(name, version, True, previous, decision.reason)

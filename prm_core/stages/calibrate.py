@@ -78,7 +78,7 @@ def run(config: Config, io: StageIO) -> None:
         "training_correct_share": sum(bool(row.is_correct) for row in rows) / len(rows),
         **lost, "review_queue": len(queue),
     }
-    with tracking.stage_run(io.workspace, "calibrate", config) as tracked:
+    with tracking.stage_run(io.workspace, "calibrate", config, io.inputs) as tracked:
         tracked.log_metrics(metrics)
         tracked.log_artifact(io.outputs["plots"])
     store.write_json(io.outputs["metrics"], {**metrics, "method": calibration.map.method,

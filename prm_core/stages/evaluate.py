@@ -123,6 +123,7 @@ def run(config: Config, io: StageIO) -> None:
     from dataclasses import replace
 
     from prm_core.evaluation import protocol
+    from prm_core.evaluation.headline import headline
     from prm_core.evaluation.plots import write_plots
     from prm_core.evaluation.report.tree_drawing import tree_section
     from prm_core.platform.tracking import stage_run
@@ -132,7 +133,7 @@ def run(config: Config, io: StageIO) -> None:
     # Before anything is sampled: a broken file is found in seconds.
     trees = tree_section(io.inputs["evidence"])
     dev, test = (store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test"))
-    with stage_run(io.workspace, "evaluate", config) as tracked:
+    with stage_run(io.workspace, "evaluate", config, io.inputs) as tracked:
         chains = _sample(config, io, dev, test)
         latency = _score(config, io, dev, test, chains)
         threshold, reason = protocol.choose_threshold(chains["dev-base"], config.serve.threshold)
@@ -154,7 +155,9 @@ def run(config: Config, io: StageIO) -> None:
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])
-    store.write_json(io.outputs["metrics"], table)
+        store.write_json(io.outputs["metrics"], table)
+        store.write_json(io.outputs["headline"], headline(table))
+        tracked.note_output(io.outputs["metrics"])
 
 
 def check(config: Config) -> None:
@@ -183,6 +186,7 @@ STAGE = Stage(
         "trajectories": "artifacts/evaluate/trajectories",
         "plots": "artifacts/evaluate/plots",
         "metrics": "artifacts/evaluate/metrics.json",
+        "headline": "artifacts/evaluate/headline.json",
     },
     params=("profile", "seed", "models", "encoder", "generate", "evaluate", "serve", "promote"),
     run=run,

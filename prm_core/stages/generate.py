@@ -20,6 +20,16 @@ def run(config: Config, io: StageIO) -> None:
 
     Raises GateError when no chain has a step.
     """
+    from prm_core.platform.tracking import stage_run
+
+    with stage_run(io.workspace, "generate", config, io.inputs) as tracked:
+        metrics = _generate(config, io)
+        tracked.log_metrics(metrics)
+    store.write_json(io.outputs["metrics"], metrics)
+
+
+def _generate(config: Config, io: StageIO) -> dict[str, float]:
+    """Writes the chains; returns figures."""
     from prm_core.domains import DOMAINS
     from prm_core.platform.progress import track
     from prm_core.sampling.policy import load_policy
@@ -43,14 +53,14 @@ def run(config: Config, io: StageIO) -> None:
     if not chains:
         raise GateError(f"the policy {config.models.policy} wrote no step for any of {len(problems)} problems; "
                         "train it longer or name another")
-    store.write_json(io.outputs["metrics"], {
+    return {
         "train/problems": len(problems),
         "train/trajectories": len(chains),
         "train/policy_base/pass_at_1": sum(bool(chain.outcome) for chain in chains) / len(chains),
         "train/policy_base/unanswered_share": sum(chain.answer is None for chain in chains) / len(chains),
         "train/policy_base/mean_steps": sum(len(chain.steps) for chain in chains) / len(chains),
         "train/policy_base/dropped_empty": len(problems) * settings.samples - len(chains),
-    })
+    }
 
 
 STAGE = Stage(

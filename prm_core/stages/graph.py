@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # A change in one of these, or in a module below them, is no reason to run a stage again.
 PLUMBING = ("prm_core.types", "prm_core.errors", "prm_core.registry", "prm_core.config", "prm_core.platform",
             "prm_core.stages.base", "prm_core.stages.graph")
+# The output that `dvc metrics show` lists. All outputs are in DVC's cache, figures too: kept out of it, they would be
+# lost to whoever clones and pulls.
+HEADLINE = "headline"
 START, END = "\nstages:\n", "\n\n\n"
 
 
@@ -71,15 +74,14 @@ def _entry(name: str, stage: Stage, code: list[str]) -> Iterator[str]:
     """The lines of a stage."""
     yield f"  {name}:"
     yield f"    cmd: prm stage {name}"
-    outputs = [path for key, path in stage.outputs.items() if key != "metrics"]
+    outputs = [path for key, path in stage.outputs.items() if key != HEADLINE]
     for title, items in (("deps", [*stage.inputs.values(), *code]), ("params", stage.params), ("outs", outputs)):
         if items:
             yield f"    {title}:"
             yield from (f"      - {item}" for item in items)
-    if "metrics" in stage.outputs:
+    if HEADLINE in stage.outputs:
         yield "    metrics:"
-        yield f"      - {stage.outputs['metrics']}:"
-        yield "          cache: false"
+        yield f"      - {stage.outputs[HEADLINE]}"
 
 
 def render(text: str) -> str:

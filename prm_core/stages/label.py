@@ -29,6 +29,16 @@ def run(config: Config, io: StageIO) -> None:
 
     Raises GateError when a strategy fails on more than `label.max_failed_share` of the chains.
     """
+    from prm_core.platform.tracking import stage_run
+
+    with stage_run(io.workspace, "label", config, io.inputs) as tracked:
+        metrics = _label_and_merge(config, io)
+        tracked.log_metrics(metrics)
+    store.write_json(io.outputs["metrics"], metrics)
+
+
+def _label_and_merge(config: Config, io: StageIO) -> dict[str, float]:
+    """Writes everything but the figures, and returns those."""
     from prm_core.labeling.merging.merge import merge_labels
     from prm_core.labeling.strategies import Chain, check_failures
     from prm_core.labeling.summary import summarise
@@ -46,10 +56,7 @@ def run(config: Config, io: StageIO) -> None:
     shutil.copytree(evidence, io.outputs["evidence"])
     _write_shards(io.outputs["merged"], StepLabel, merged.labels)
     _write_shards(io.outputs["preferences"], StepPreference, preferences)
-    store.write_json(io.outputs["metrics"], {
-        **summarise(labels, merged, failed), "train/preferences": len(preferences),
-        **_usage(evidence),
-    })
+    return {**summarise(labels, merged, failed), "train/preferences": len(preferences), **_usage(evidence)}
 
 
 def check(config: Config) -> None:

@@ -15,10 +15,6 @@ from prm_core.stages.base import Stage, StageIO
 
 log = logging.getLogger(__name__)
 
-# Metrics a version carries as tags, where they were measured: the gate's, and what a reader compares versions by.
-TAGGED_PREFIXES = ("test/prm/", "test/prm_best_of_n/", "test/policy_trained/pass_at_1")
-
-
 def data_hash(workspace: Path) -> str:
     """DVC's hash of data/, from data.dvc; without one (a workspace of its own), a SHA-256 of the folder's contents."""
     pointer = workspace / "data.dvc"
@@ -30,28 +26,41 @@ def data_hash(workspace: Path) -> str:
         raise InputError(f"{pointer}: names no md5 under outs; write it again with `dvc add data`") from None
 
 
-def version_tags(metrics: Mapping[str, float], config: Config, workspace: Path) -> dict[str, str]:
-    """Tags of a model version: data hash, git commit, profile and the main metrics."""
-    from prm_core.platform.tracking import code_version
+def version_tags(metrics: Mapping[str, float | str], config: Config, workspace: Path) -> dict[str, str]:
+    """Tags of a model version: data hash, git commit, profile, and what the gate compares, or why that is missing.
 
-    tagged = {key: str(value) for key, value in metrics.items() if key.startswith(TAGGED_PREFIXES)}
-    return {"data_hash": data_hash(workspace), "git_commit": code_version(), "profile": config.profile, **tagged}
+    So few that the reason of a promotion, which comes to them, is seen; the other figures are the model's metrics.
+    """
+    from prm_core.platform.tracking import code_version
+    from prm_core.serving.model_registry import ECE, F1, LEFT_OUT
+
+    wanted = (F1, f"{F1}_low", f"{F1}{LEFT_OUT}", ECE, f"{ECE}{LEFT_OUT}")
+    gate = {key: str(metrics[key]) for key in wanted if key in metrics}
+    return {"data_hash": data_hash(workspace), "git_commit": code_version(), "profile": config.profile, **gate}
 
 
 def run(config: Config, io: StageIO) -> None:
     """Logs the model, tries it, registers it, moves the challenger alias and writes `model_version.json`."""
+    from prm_core.platform import datasets
     from prm_core.platform.tracking import connect, stage_run
     from prm_core.serving import model_registry
+    from prm_core.serving.model_card import ModelCard
 
     metrics = store.read_json(io.inputs["metrics"])
     numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
     name = config.register.model_name
-    tags = version_tags(numbers, config, io.workspace)
-    with stage_run(io.workspace, "register", config) as tracked:
+    tags = version_tags(metrics, config, io.workspace)
+    with stage_run(io.workspace, "register", config, io.inputs) as tracked:
+        client = connect(io.workspace)
         model_id = model_registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve)
-        tracked.log_metrics(numbers, model_id=model_id)
+        data = datasets.find_data(io.workspace, io.inputs)
+        measured_on = next(one for one in data if one.role == "test")
+        tracked.log_metrics(numbers, model_id=model_id, data=measured_on)
+        runs = model_registry.link_runs(io.workspace, model_id, trained=io.inputs["prm"], measured=io.inputs["metrics"])
         version = model_registry.add_version(io.workspace, name, model_id, tags)
-        connect(io.workspace).set_registered_model_alias(name, config.promote.challenger_alias, version.version)
+        card = ModelCard(name, str(version.version), metrics, data, tags, config.models.reward_backbone, runs)
+        model_registry.describe(client, version, card)
+        client.set_registered_model_alias(name, config.promote.challenger_alias, version.version)
         log.info("registered %s version %s as %s", name, version.version, config.promote.challenger_alias)
         store.write_json(io.outputs["model_version"], {
             "name": name,
@@ -63,8 +72,14 @@ def run(config: Config, io: StageIO) -> None:
 
 
 STAGE = Stage(
-    inputs={"metrics": "artifacts/evaluate/metrics.json", "prm": "artifacts/train_prm/prm"},
+    inputs={
+        "metrics": "artifacts/evaluate/metrics.json",
+        "prm": "artifacts/train_prm/prm",
+        # What it was trained and tested on, for the record.
+        "training_set": "artifacts/calibrate/training_set",
+        "test": "data/test.jsonl",
+    },
     outputs={"model_version": "artifacts/register/model_version.json"},
-    params=("profile", "register", "serve", "promote"),
+    params=("profile", "models", "register", "serve", "promote"),
     run=run,
 )

@@ -20,7 +20,7 @@ def run(config: Config, io: StageIO) -> None:
     problems = store.read_jsonl(Problem, io.inputs["problems"])
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
     scorer = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
-    with stage_run(io.workspace, "train_policy", config) as tracked:
+    with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
         history = train_policy(policy, scorer, DOMAINS, problems, settings, batch_size=config.generate.batch_size,
                                seed=config.seed, work=io.work, report=tracked.log_metrics)
         policy.model.save_pretrained(io.outputs["policy"])

@@ -40,7 +40,7 @@ def run(config: Config, io: StageIO) -> None:
     backbone = model_path(io.workspace, config.models.reward_backbone)
     metrics: dict[str, float] = {"train/prm/labels": len(labels)}
     curves = {}
-    with stage_run(io.workspace, "train_prm", config) as tracked:
+    with stage_run(io.workspace, "train_prm", config, io.inputs) as tracked:
         for name, kind in MODELS.items():
             trained = train_on(kind, backbone, examples[name], pairs.get(name, []), config, work=io.work / name,
                                report=tracked.log_metrics)
@@ -60,6 +60,7 @@ def run(config: Config, io: StageIO) -> None:
                 **{f"train/{name}/{what}": count for what, count in trained.counts.items()},
             }
         tracked.log_metrics(metrics)
+        tracked.note_output(io.outputs["prm"])
     store.write_json(io.outputs["history"], curves)
     store.write_json(io.outputs["metrics"], metrics)
 

@@ -101,7 +101,7 @@ def _track(
 ) -> None:
     """Records figures, docs and the distributions that the next run compares with."""
     shifts = {shift.figure: shift.amount for shift in report.drift.shifts}
-    with tracking.stage_run(io.workspace, "validate", config) as tracked, TemporaryDirectory() as folder:
+    with tracking.stage_run(io.workspace, "validate", config, io.inputs) as tracked, TemporaryDirectory() as folder:
         tracked.log_metrics({name: value for name, value in {**figures, **shifts}.items() if value is not None})
         tracked.log_artifact(io.outputs["docs"])
         store.write_json(Path(folder) / drift.FILE, record)

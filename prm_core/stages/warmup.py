@@ -45,7 +45,7 @@ def run(config: Config, io: StageIO) -> None:
             max_new_tokens=config.generate.max_new_tokens, batch_size=config.generate.batch_size,
         )
 
-    with stage_run(io.workspace, "warmup", config) as tracked:
+    with stage_run(io.workspace, "warmup", config, io.inputs) as tracked:
         result = warmup.train(config, encoder, problems, accuracy, io.work, tracked.log_metrics)
         shutil.copytree(result.policy, models / "policy")
         shutil.copytree(result.backbone, models / "backbone")

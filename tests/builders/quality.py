@@ -114,11 +114,14 @@ class Tracked:
         self.artifacts: list[Path] = []
 
     @contextmanager
-    def stage_run(self, workspace: Path, stage: str, config: Config):
+    def stage_run(self, workspace: Path, stage: str, config: Config, inputs: Mapping[str, Path] | None = None):
         yield self
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.metrics.update({name: float(value) for name, value in metrics.items()})
+
+    def note_output(self, path: Path) -> None:
+        assert path.exists()
 
     def log_artifact(self, path: Path) -> None:
         assert path.exists()

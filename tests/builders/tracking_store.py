@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prm_core.platform import tracking
+from prm_core.platform import open_runs, tracking
 
 _create = tracking._create_database
 
@@ -23,7 +23,8 @@ def _template() -> Path:
     return path
 
 
-def _copy(path: Path) -> None:
+def place(path: Path) -> None:
+    """Puts a new database there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(_template(), path)
 
@@ -32,5 +33,12 @@ def _copy(path: Path) -> None:
 def copied() -> Iterator[None]:
     """Workspaces of this process get a copy where they would make a database."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "_create_database", _copy)
+        patch.setattr(tracking, "_create_database", place)
         yield
+
+
+def abandon(workspace: Path, name: str) -> str:
+    """An open run as a killed process leaves it: there, and its lock gone. Returns its id."""
+    run_id = tracking.start_run(workspace, name, {})
+    open_runs._held.pop(tracking._locks.pop(run_id)).close()
+    return run_id

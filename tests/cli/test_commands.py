@@ -92,7 +92,7 @@ def test_run_becomes_the_flow(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "execv", execv)
     call(monkeypatch, "run", "--profile", "smoke")
-    flow = [sys.executable, "-m", "flows.pipeline", "--profile", "smoke"]
+    flow = [sys.executable, "-m", "flows.run", "--profile", "smoke"]
     assert started == [(sys.executable, flow)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -14,18 +15,19 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from prefect.states import State
+from prefect.client.orchestration import get_client
+from prefect.states import Running, State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import dvc, pipeline, review
+from flows import dvc, leftovers, pipeline, review
 from prm_core.labeling.human.labels import read_human
-from prm_core.platform import store, workspace
+from prm_core.platform import store, tracking, workspace
 from prm_core.problems import prepare
 from prm_core.review import pause
 from prm_core.review.session import QUEUE, Session
 from prm_core.review.session import Board as ReviewBoard
 from prm_core.types import Trajectory
-from tests.builders import warm_dvc
+from tests.builders import tracking_store, warm_dvc
 from tests.builders.checkout import copy_stage, make_checkout, write_graph
 from tests.builders.checkout import dvc as run_dvc
 from tests.builders.quality import problem, trajectory
@@ -98,14 +100,19 @@ def test_a_run_and_dvc_repro_are_interchangeable(
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "up to date") | {"promote": "done"}
 
 
-def test_with_nothing_changed_dvc_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick_store")
+def test_with_nothing_changed_dvc_is_asked_once_and_what_a_killed_run_left_open_is_closed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run()
+    left = tracking_store.abandon(root, "left")
     asked = []
     real = dvc.changed
     monkeypatch.setattr(dvc, "changed", lambda folder: asked.append(folder) or real(folder))
     monkeypatch.setattr(dvc, "reproduce", lambda *_: pytest.fail("a stage was run"))
     assert run().is_completed()
     assert asked == [root]
+    assert tracking.connect(root).get_run(left).info.status == "KILLED"
 
 
 def test_lost_outputs_come_back_and_stages_behind_them_do_not_run(
@@ -158,6 +165,78 @@ def test_a_workspace_in_use_is_refused(root: Path) -> None:
     assert f"process {os.getpid()}" in state.message
 
 
+def test_a_run_waits_for_another_one_and_a_third_is_skipped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "POLL_SECONDS", 0.05)
+    states: list[State] = []
+    waiting = threading.Thread(target=lambda: states.append(
+        pipeline.pipeline("default", wait_hours=1, return_state=True)))
+    with workspace.exclusive(root):
+        waiting.start()
+        deadline = time.monotonic() + 60
+        while not is_locked(root / workspace.QUEUE_LOCK) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        third = pipeline.pipeline("default", wait_hours=1, return_state=True)
+        assert (third.is_completed(), third.name) == (True, pipeline.SKIPPED)
+        assert f"process {os.getpid()}" in third.message
+        assert "one waits for it already" in third.message
+        assert not states
+    waiting.join(60)
+    assert [state.name for state in states] == ["Completed"]
+    assert not is_locked(root / workspace.QUEUE_LOCK)
+
+
+def test_a_run_that_has_waited_long_enough_is_skipped(root: Path) -> None:
+    with workspace.exclusive(root):
+        state = pipeline.pipeline("default", wait_hours=0.0001, return_state=True)
+    assert (state.is_completed(), state.name) == (True, pipeline.SKIPPED)
+    assert "and was still after 0.0001 hours" in state.message
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_what_a_killed_run_left_open_is_marked_at_the_next_start(root: Path) -> None:
+    """A flow run and a task run that are RUNNING, as a process that was killed leaves them; others stay as they are."""
+    dead, alive = "process-dead", "process-alive"
+    with get_client(sync_client=True) as client:
+        runs = {tag: client.create_flow_run(pipeline.pipeline, tags=[tag], state=Running()) for tag in (dead, alive)}
+        task = client.create_task_run(pipeline.run_stage, runs[dead].id, dynamic_key="0", state=Running())
+        leftovers._note(root, {"tag": dead})
+        # The process's end gives the lock back.
+        leftovers._held.pop().close()
+        leftovers._note(root, {"tag": alive})
+        assert run().is_completed()
+        assert client.read_flow_run(runs[dead].id).state.type.value == "CRASHED"
+        assert "killed" in client.read_flow_run(runs[dead].id).state.message
+        assert client.read_task_run(task.id).state.type.value == "CRASHED"
+        assert client.read_flow_run(runs[alive].id).state.type.value == "RUNNING"
+    assert leftovers.finish(root) == []
+
+
+def test_the_summary_and_the_state_say_that_the_champion_stayed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stays = pipeline.Completed(name=pipeline.CHAMPION_STAYS, message="the champion stays: its ECE is above the limit")
+    monkeypatch.setattr(pipeline, "promote", lambda workplace, return_state: stays)
+    store.write_json(root / "artifacts/evaluate/metrics.json", {
+        "test/prm/first_error_f1_left_out": "undefined", "test/prm/ece": 0.57144, "test/prm/ece_low": 0.49,
+        "test/prm/ece_high": 0.66})
+    state = run()
+    assert (state.is_completed(), state.name, state.message) == (True, pipeline.CHAMPION_STAYED, stays.message)
+    with get_client(sync_client=True) as client:
+        page = client.request("GET", "/artifacts/{key}/latest", path_params={"key": "default-summary"}).json()["data"]
+    assert "default: champion stays" in page
+    assert stays.message in page
+    assert "| expected calibration error of single steps | **0.5714** | 0.4900 to 0.6600 |" in page
+    assert "| F1 of finding the first wrong step | not measured: undefined |  |" in page
+    assert (root / "artifacts/evaluate/report.html").as_uri() in page
+    assert "| third | ran | " in page
+
+
 def test_bad_input_to_the_flow(root: Path) -> None:
     state = run("nope")
     assert state.name == pipeline.BAD_INPUT
@@ -182,6 +261,33 @@ def test_promotion(code: int, said: str, name: str, tmp_path: Path) -> None:
     assert state.name == name
     assert state.is_completed() is (name in ("Done", "Champion stays"))
     assert state.message.endswith(said.partition(": ")[2] or said)
+
+
+# --- MLflow -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick_store")
+def test_the_run_of_a_flow_says_what_became_of_it_and_holds_the_headline_figures(tmp_path: Path) -> None:
+    client = tracking.connect(tmp_path)
+    figures = {"test/prm/ece": 0.02, "test/prm/brier": 0.01, "test/policy_base/pass_at_1": 0.5}
+    store.write_json(tmp_path / "artifacts/evaluate/metrics.json", figures)
+    rows = [pipeline.Row("label", "ran", 2.4), pipeline.Row("evaluate", "restored", 1)]
+    good = pipeline.Completed(message="the champion stays: its F1 is below")
+    broken = pipeline.Failed(name="Bad input", message="stage label: no file")
+    # Figures of an earlier evaluation are none of a run that did not get there.
+    for rows_so_far, state, status, expected in (
+        (rows, good, "FINISHED", {key: figures[key] for key in figures if "brier" not in key}),
+        (rows[:1], broken, "FAILED", {}),
+    ):
+        parent = pipeline.open_parent_run(tmp_path)
+        workplace = dvc.Workplace(tmp_path, 0, {tracking.PARENT_RUN: parent})
+        pipeline.close_parent_run(pipeline.Run(workplace, list(rows_so_far)), state)
+        run = client.get_run(parent)
+        assert (run.info.status, run.data.metrics) == (status, expected)
+        said = run.data.tags["mlflow.note.content"].splitlines()
+        assert said[0] == state.message
+        assert "| label | ran | 2.4 |" in said
+        assert ("| right answers, one chain of the base policy | **0.5000** |  |" in said) is bool(expected)
 
 
 # --- a pause for review -----------------------------------------------------------------------------------------------
@@ -269,7 +375,7 @@ def test_nobody_comes(reviewed: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert state.is_failed()
     shown = capfd.readouterr().out
     assert lines_shown(shown)[-1] == ("review", "waiting for review")
-    assert "nobody had the run go on within 0.000278 hours; 4 steps still wait for review" in shown
+    assert "nobody had the run go on within 0.000278 hours; 4 steps still wait for review" in state.message
     assert pause.waiting(reviewed) is None
     assert not (reviewed / "artifacts/third").exists()
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from prm_core import config as configuration
-from prm_core.platform import tracking
+from prm_core.platform import open_runs, reachable, tracking
 from tests import ROOT
+from tests.builders import tracking_store
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +77,67 @@ def test_error_passes_through_and_the_run_keeps_its_metrics(workspace, config, e
 
 
 def test_a_store_that_fails_while_closing_does_not_hide_the_stage_error(workspace, config, monkeypatch, caplog):
+    runs = []
+
     def stage() -> None:
         with tracking.stage_run(workspace, "label", config) as run:
+            runs.append(run)
             monkeypatch.setattr(run, "flush", lambda: 1 / 0)
             raise ValueError("the stage's own")
 
     with pytest.raises(ValueError, match="the stage's own"):
         stage()
     assert "could not be closed" in caplog.text
+    assert tracking.connect(workspace).get_run(runs[0].run_id).info.status == "FAILED"
+
+
+def test_what_a_dead_process_left_open_is_closed_at_the_next_start_and_nothing_else(workspace, config):
+    left = tracking_store.abandon(workspace, "left")
+    with tracking.stage_run(workspace, "label", config) as run:
+        client = tracking.connect(workspace)
+        assert client.get_run(left).info.status == "KILLED"
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+    # Once closed it says no more of locks, and nobody looks for it again.
+    assert tracking.LOCK_TAG not in client.get_run(run.run_id).data.tags
+    assert list((workspace / open_runs.FOLDER).iterdir()) == []
+
+
+def test_a_run_that_was_never_made_leaves_no_lock(workspace, monkeypatch):
+    monkeypatch.setattr(tracking, "user", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tracking.start_run(workspace, "x", {})
+    assert list((workspace / open_runs.FOLDER).iterdir()) == []
+
+
+def test_the_maker_of_an_output_is_the_last_finished_run_that_wrote_these_contents(workspace, config, tmp_path):
+    output, client = tmp_path / "model", tracking.connect(workspace)
+    (output / "deep").mkdir(parents=True)
+    (output / "deep" / "weights").write_text("1")
+    made = []
+    for error in (None, None, ValueError):
+        with suppress(ValueError), tracking.stage_run(workspace, "train_prm", config) as run:
+            run.note_output(output)
+            made.append(run.run_id)
+            if error:
+                raise error
+    assert tracking.find_maker(client, workspace, output) == made[1]
+    (output / "deep" / "weights").write_text("2")
+    assert tracking.find_maker(client, workspace, output) is None
+
+
+def test_a_server_that_goes_meanwhile_is_one_line_and_not_asked_on_and_on(workspace, config, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def stage() -> None:
+        with tracking.stage_run(workspace, "label", config) as run:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                port = server.getsockname()[1]
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+            monkeypatch.setattr(run, "flush", lambda: pytest.fail("asked in vain"))
+            raise MlflowException("API request failed")
+
+    with pytest.raises(reachable.Unreachable, match="Connection refused"):
+        stage()
 
 
 def test_metrics_are_written_in_batches(workspace, config, monkeypatch):
@@ -131,17 +187,19 @@ def test_code_version_names_the_commit_and_says_when_the_code_differs(tmp_path, 
 
 
 def test_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
-    import mlflow.tracking
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow.tracking.MlflowClient, "get_experiment_by_name", killed)
+        patch.setattr(SqlAlchemyStore, "create_experiment", killed)
         with pytest.raises(KeyboardInterrupt):
             tracking.connect(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
-    assert tracking.connect(tmp_path / "new").get_experiment_by_name("prm") is None
+    found = tracking.connect(tmp_path / "new").search_experiments()
+    beside = (tmp_path / "new/mlruns").as_uri()
+    assert {one.artifact_location for one in found} == {beside, f"{beside}/0"}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db"]
 
 

@@ -21,7 +21,7 @@ from prm_core.platform import store
 from prm_core.scoring.scorer import load_scorer
 from prm_core.serving.promotion import promote
 from prm_core.stages.base import execute
-from prm_core.types import Step
+from prm_core.types import Step, StepLabel
 from tests import ROOT
 from tests.builders.reward_models import MAX_LENGTH, tiny_reward_model
 
@@ -38,7 +38,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("served")
     shutil.copy(ROOT / configuration.PARAMS_FILE, root)
     store.write_json(root / "artifacts/evaluate/metrics.json", {"test/prm/first_error_f1": 90.0, "test/prm/ece": 0.01})
-    store.write_text(root / "data/train.jsonl", "{}\n")
+    store.write_text(root / "data/test.jsonl", "{}\n")
+    store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, [])
     tiny_reward_model(root / "artifacts/train_prm/prm")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +16,7 @@ from prm_core import config as configuration
 from prm_core.config import PromoteConfig
 from prm_core.errors import GateError, InputError
 from prm_core.platform import store, tracking
-from prm_core.serving import model_registry
+from prm_core.serving import model_registry, promotion
 from prm_core.serving.promotion import ECE, F1, decide, promote
 from tests import ROOT
 
@@ -33,6 +39,8 @@ def tags(f1: float | str = 90.0, low: float | str = 88.0, ece: float | str = 0.0
         (tags(f1=99, ece=0.2), tags(), False, "above the limit"),
         ({ECE: "0.05"}, None, False, f"no {F1}"),
         ({F1: "90"}, tags(), False, f"no {ECE}"),
+        ({ECE: "0.05", f"{F1}_left_out": "no right chain"}, None, False,
+         f"{F1} could not be measured on the test chains (no right chain)"),
         (tags(f1="nan"), None, False, f"no {F1}"),
         (tags(ece="nan"), None, False, f"no {ECE}"),
         (tags(f1="good"), None, False, f"no {F1}"),
@@ -117,6 +125,116 @@ def test_better_version_takes_over(workspace, registered):
     done = promote(workspace, CONFIG)
     assert (done.version, done.previous) == (second, first)
     assert champion(registered) == second
+
+
+def locks(registered) -> list[str]:
+    return [model.name for model in registered.client.search_registered_models() if "-promotion" in model.name]
+
+
+def test_of_two_at_once_the_later_one_is_measured_against_the_first(workspace, registered, monkeypatch):
+    """The second promotion starts after the first one has looked at the champion and before it has moved the alias."""
+    registered(tags(f1=90, low=88))
+    promote(workspace, CONFIG)
+    weaker = registered(tags(f1=91, low=89))
+    other = workspace / "other"
+    store.write_json(other / "artifacts/register/model_version.json",
+                     store.read_json(workspace / "artifacts/register/model_version.json"))
+    stronger = registered(tags(f1=97, low=95))
+    outcome, decided = [], promotion.decide
+
+    def second() -> None:
+        try:
+            outcome.append(promote(other, CONFIG).version)
+        except GateError as refused:
+            outcome.append(str(refused))
+
+    thread = threading.Thread(target=second)
+
+    def decide_slowly(challenger, champion, max_ece):
+        if challenger[F1] == "97" and not thread.ident:
+            thread.start()
+            thread.join(3 * model_registry.POLL_SECONDS)
+        return decided(challenger, champion, max_ece)
+
+    monkeypatch.setattr(promotion, "decide", decide_slowly)
+    monkeypatch.setattr(tracking, "tracking_uri", lambda _: f"sqlite:///{workspace / 'mlflow.db'}")
+    promote(workspace, CONFIG)
+    thread.join(60)
+    assert outcome[0].startswith(f"{registered.name} version {weaker} is not promoted: its {F1} 91.0000 is below 95")
+    assert champion(registered) == stronger
+    assert locks(registered) == []
+
+
+@pytest.mark.parametrize(("low", "passes"), [(85, True), (95, False)])
+def test_an_alias_moved_by_hand_meanwhile_is_what_the_challenger_is_compared_with(
+    workspace, registered, monkeypatch, low, passes
+):
+    registered(tags(f1=90, low=88))
+    promote(workspace, CONFIG)
+    by_hand, challenger = registered(tags(low=low)), registered(tags(f1=91))
+    decided, moved = promotion.decide, []
+
+    def decide_and_move(*given):
+        if not moved:
+            moved.append(registered.client.set_registered_model_alias(registered.name, "champion", by_hand))
+        return decided(*given)
+
+    monkeypatch.setattr(promotion, "decide", decide_and_move)
+    if passes:
+        assert promote(workspace, CONFIG).previous == by_hand
+    else:
+        with pytest.raises(GateError, match="below 95"):
+            promote(workspace, CONFIG)
+    assert champion(registered) == (challenger if passes else by_hand)
+    assert locks(registered) == []
+
+
+@pytest.mark.parametrize(("host", "wait"), [(socket.gethostname(), 60.0), ("elsewhere", 0.0)])
+def test_the_lock_of_a_killed_promotion_is_taken_over(workspace, registered, monkeypatch, host, wait):
+    """At once where its process is known to be gone, else after a while."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setattr(model_registry, "ABANDONED_SECONDS", wait)
+    lock = json.dumps({"token": "t", "host": host, "pid": ended.pid})
+    version = registered(tags())
+    registered.client.create_registered_model(f"{registered.name}-promotion", description=lock)
+    assert promote(workspace, CONFIG).version == version
+    assert locks(registered) == []
+
+
+def test_of_many_that_find_a_killed_promotion_one_at_a_time_goes_on(registered):
+    registered(tags())
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    lock = json.dumps({"token": "t", "host": socket.gethostname(), "pid": ended.pid})
+    registered.client.create_registered_model(f"{registered.name}-promotion", description=lock)
+    inside, most = [], []
+
+    def hold() -> None:
+        with model_registry.promotion_lock(registered.client, registered.name) as still_held:
+            inside.append(1)
+            time.sleep(0.02)
+            most.append((len(inside), still_held()))
+            inside.pop()
+
+    threads = [threading.Thread(target=hold) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [(1, True)] * 6
+    assert locks(registered) == []
+
+
+def test_a_lock_taken_away_is_noticed(registered):
+    """As by a machine that took this one for dead: then nothing is moved, and the other's lock stays."""
+    registered(tags())
+    with model_registry.promotion_lock(registered.client, registered.name) as still_held:
+        assert still_held()
+        registered.client.update_registered_model(f"{registered.name}-promotion", description="other")
+        assert not still_held()
+    assert locks(registered) == [f"{registered.name}-promotion"]
+    registered.client.delete_registered_model(f"{registered.name}-promotion")
 
 
 def test_version_this_store_does_not_know(workspace, registered):

@@ -45,6 +45,9 @@ class Tracked:
     def log_metrics(self, metrics, step=None):
         self.metrics |= {key: float(value) for key, value in metrics.items()}
 
+    def note_output(self, path):
+        assert path.exists()
+
     def log_artifact(self, path):
         assert path.exists()
         self.artifacts.append(path.name)
@@ -67,7 +70,7 @@ def world(monkeypatch):
         return fakes.FakeScorer(seen["problems"], "outcome" if outcome else "process", 3 if outcome else 8)
 
     @contextmanager
-    def stage_run(workspace, name, config):
+    def stage_run(workspace, name, config, inputs):
         assert name == "evaluate"
         yield seen["tracked"]
 
@@ -122,6 +125,10 @@ def test_metrics_contract(world, config, tmp_path):
     # MLflow gets every number of the file, and the two things people look at.
     assert world["tracked"].metrics == {k: float(v) for k, v in table.items() if not isinstance(v, str)}
     assert sorted(world["tracked"].artifacts) == ["plots", "report.html"]
+    # What `dvc metrics show` lists is a dozen of them.
+    shown = store.read_json(io.outputs["headline"])
+    assert len(shown) == 12
+    assert shown["prm_at_8"] == round(table["test/prm_best_of_n/accuracy_at_8"], 4)
 
 
 def test_figures_agree_with_the_trajectories_written(world, config, tmp_path):

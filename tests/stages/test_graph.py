@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ from prm_core import stages
 from prm_core.stages import graph
 from prm_core.stages.base import CHAIN, load_stage
 from tests import ROOT
+from tests.builders.checkout import dvc
 
 GRAPH: dict[str, dict[str, Any]] = configuration.read_yaml(ROOT / "dvc.yaml")["stages"]
+HEADLINE = load_stage("evaluate").outputs["headline"]
 TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
 
 
@@ -54,7 +59,9 @@ def test_stage_is_as_declared(name: str) -> None:
     outputs = _names(written.get("outs", [])) + _names(written.get("metrics", []))
     assert sorted(outputs) == sorted(declared.outputs.values())
     assert written.get("params", []) == list(declared.params)
-    assert all(list(entry.values()) == [{"cache": False}] for entry in written.get("metrics", []))
+    # Whatever is kept out of the cache is lost to a clone.
+    assert all(isinstance(entry, str) for kind in ("outs", "metrics") for entry in written.get(kind, []))
+    assert written.get("metrics", []) == [declared.outputs[key] for key in ("headline",) if key in declared.outputs]
 
 
 @pytest.mark.parametrize(("stage", "depends", "not_on"), [
@@ -91,6 +98,58 @@ def test_check_says_what_is_stale_and_changes_nothing(
     monkeypatch.setattr(sys, "argv", ["graph"])
     assert graph.main() == 0
     assert (tmp_path / "dvc.yaml").read_text() == TEXT
+
+
+def stand_in(root: Path) -> None:
+    """A git repository with the real graph and what a run of it leaves, a line in each output, committed and pushed.
+    The folder of search trees is empty, as in a profile without them."""
+    root.mkdir()
+    for name in (".gitignore", ".dvcignore", "params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / ".dvc/plots", root / ".dvc/plots")
+    shutil.copy(ROOT / ".dvc/config", root / ".dvc/config")
+    git(root, "init", "-q")
+    for stage in GRAPH.values():
+        for path in (root / name for name in (*stage["deps"], *stage.get("outs", []), *stage.get("metrics", []))):
+            file = path if path.suffix else path / "part"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if path.name != "evidence":
+                file.write_text('{"figure": 0.5}\n')
+    (root / "artifacts/evaluate/plots/best_of_n.csv").write_text("method,n,accuracy\nmajority,1,0.5\nmajority,8,0.6\n")
+    for command in ("remote add -q -d store ../remote", "add -q data", "commit -q -f", "push -q"):
+        dvc(root, *command.split())
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "a run")
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_a_clone_that_pulls_has_everything_runs_nothing_and_shows_its_figures_offline(
+    tmp_path: Path, quick_dvc: None
+) -> None:
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    stand_in(origin)
+    git(tmp_path, "clone", "-q", "origin", "clone")
+    dvc(clone, "pull", "-q")
+    assert json.loads(dvc(clone, "status", "--json")) == {}
+    assert "Running stage" not in dvc(clone, "repro")
+    for stage in GRAPH.values():
+        for path in (*stage.get("outs", []), *stage.get("metrics", [])):
+            assert (clone / path).exists(), path
+    # Figures of a commit are in the cache: a clone compares with it.
+    (shown,) = json.loads(dvc(clone, "metrics", "show", "--json"))[""]["data"]
+    assert shown == HEADLINE
+    (clone / HEADLINE).unlink()
+    (clone / HEADLINE).write_text('{"figure": 0.75}')
+    diff = json.loads(dvc(clone, "metrics", "diff", "--json"))
+    assert diff == {HEADLINE: {"figure": {"old": 0.5, "new": 0.75, "diff": 0.25}}}
+    dvc(clone, "plots", "show", "-q", "artifacts/evaluate/plots/best_of_n.csv")
+    page = (clone / "dvc_plots/index.html").read_text()
+    assert "src=" not in page
+    assert '"usermeta": {"x": "n", "y": "accuracy"}' in page
 
 
 def test_params_exist() -> None:

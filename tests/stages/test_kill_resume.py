@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from prm_core.platform import store
+from prm_core.platform import store, tracking
 from prm_core.stages.base import execute
 from prm_core.types import Trajectory
 from tests import ROOT
+from tests.builders import tracking_store
 from tests.builders.training import files, make_workspace, small_values
 
 SHARDS = 12
@@ -51,6 +53,7 @@ def kill_after_first_shard(workspace: Path) -> dict[str, int]:
 
 def test_a_killed_stage_goes_on_from_its_last_whole_shard(tmp_path) -> None:
     make_workspace(tmp_path / "killed", small_values(**SIZES))
+    tracking_store.place(tmp_path / "killed/mlflow.db")
     shutil.copytree(tmp_path / "killed", tmp_path / "undisturbed")
     killed = tmp_path / "killed"
 
@@ -61,9 +64,8 @@ def test_a_killed_stage_goes_on_from_its_last_whole_shard(tmp_path) -> None:
     (work,) = (path for path in (killed / ".work/generate").iterdir() if path.name != "outputs")
     (work / f".part-{len(left):05d}.parquet.tmp").write_bytes(b"PAR1 half a shard")
 
-    done = subprocess.run([*COMMAND, str(killed)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    execute("generate", tmp_path / "undisturbed")
+    for workspace in (killed, tmp_path / "undisturbed"):
+        execute("generate", workspace)
 
     found, expected = (folder / "artifacts/generate" for folder in (killed, tmp_path / "undisturbed"))
     assert files(found) == files(expected)
@@ -75,3 +77,13 @@ def test_a_killed_stage_goes_on_from_its_last_whole_shard(tmp_path) -> None:
     assert {name: again[name] for name in left} == left, "shards that were whole were made again"
     assert len(again) == SHARDS
     assert files(killed / ".work") == []
+
+    # The killed run is not left open, and each run says what it read.
+    client = tracking.connect(killed)
+    runs = client.search_runs([tracking.experiment_id(client, killed)], order_by=["attributes.start_time"])
+    assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
+    figures = store.read_json(found / "metrics.json")
+    assert [run.data.metrics for run in runs] == [{}, figures]
+    for run in runs:
+        (data,) = (entry.dataset for entry in run.inputs.dataset_inputs)
+        assert (data.name, json.loads(data.profile)) == ("data/train.jsonl", {"rows": SHARDS})

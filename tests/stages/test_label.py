@@ -17,10 +17,19 @@ from prm_core.stages import base, generate, label
 from prm_core.stages.base import StageIO
 from prm_core.types import StepLabel, StepPreference, Trajectory
 from tests.builders import tiny
-from tests.builders.quality import make_config
+from tests.builders.quality import Tracked, make_config
 
 STRATEGIES = ["rollout", "mc_dropout", "mcts", "verifier"]
 CHAINS = 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tracked():
+    """What stages tell their MLflow runs."""
+    stands_in = Tracked()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prm_core.platform.tracking.stage_run", stands_in.stage_run)
+        yield stands_in
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +96,8 @@ def labelled(models, tmp_path_factory):
     return root, run(label.STAGE, root, configure(models))
 
 
-def test_every_strategy_labels_every_step_once_generated_and_human_alike(labelled):
+def test_every_strategy_labels_every_step_once_generated_and_human_alike(labelled, tracked):
+    assert tracked.metrics == store.read_json(labelled[1]["metrics"])
     labels = store.read_shards(StepLabel, labelled[1]["labels"])
 
     for name in ("rollout", "mc_dropout", "verifier"):

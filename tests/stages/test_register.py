@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from importlib.metadata import version as installed
@@ -15,7 +16,9 @@ from prm_core.platform import store, tracking
 from prm_core.serving import model_registry
 from prm_core.stages import register
 from prm_core.stages.base import StageIO
+from prm_core.types import StepLabel
 from tests import ROOT
+from tests.builders.quality import label
 from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
 
 METRICS = {
@@ -32,7 +35,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("workspace")
     shutil.copy(ROOT / configuration.PARAMS_FILE, root)
     store.write_json(root / "artifacts/evaluate/metrics.json", METRICS)
-    store.write_text(root / "data/train.jsonl", "{}\n")
+    for split in ("train", "test"):
+        store.write_text(root / f"data/{split}.jsonl", "{}\n")
+    store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, [label("gen-0", 0), label("gen-0", 1)])
     fake_model_folder(root / "artifacts/train_prm/prm")
     return root
 
@@ -43,6 +48,10 @@ def registered(workspace: Path) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr("prm_core.scoring.scorer.load_scorer", lambda folder, **_: FakeScorer())
+        config = configuration.load(workspace)
+        for stage, made in (("train_prm", "artifacts/train_prm/prm"), ("evaluate", "artifacts/evaluate/metrics.json")):
+            with tracking.stage_run(workspace, stage, config) as run:
+                run.note_output(workspace / made)
         run_stage(workspace)
     return store.read_json(workspace / "artifacts/register/model_version.json")
 
@@ -72,17 +81,54 @@ def test_version_is_tagged_and_challenger(workspace, registered):
     assert registered["uri"] == f"models:/prm/{registered['version']}"
     assert model_registry.version_by_alias(client, "prm", "champion") is None
     assert version.tags == registered["tags"]
+    # Few enough that the reason of a promotion, which comes to them, is seen.
+    gate = ("test/prm/first_error_f1", "test/prm/first_error_f1_low", "test/prm/ece")
     assert version.tags == {
         "data_hash": f"sha256:{store.digest(workspace / 'data')}",
         "git_commit": tracking.code_version(),
         "profile": "default",
-        **{key: str(value) for key, value in METRICS.items() if key != "test/policy_base/pass_at_1"},
+        **{key: str(METRICS[key]) for key in gate},
     }
     assert client.get_run(registered["run_id"]).data.metrics == METRICS
     (output,) = client.get_run(registered["run_id"]).outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
     assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "prm", "version": version.version}]
     assert {metric.key: metric.value for metric in logged.metrics} == METRICS
+    assert (logged.status, logged.source_run_id) == ("READY", registered["run_id"])
+    assert logged.experiment_id == tracking.experiment_id(client, workspace)
+
+
+def test_model_is_tied_to_its_data_and_to_the_runs_that_made_it(workspace, registered):
+    client = tracking.connect(workspace)
+    found = client.search_runs([tracking.experiment_id(client, workspace)])
+    runs = {run.data.tags["stage"]: client.get_run(run.info.run_id) for run in found}
+    (output,) = runs["register"].outputs.model_outputs
+    assert [one.model_id for one in runs["train_prm"].outputs.model_outputs] == [output.model_id]
+    assert [one.model_id for one in runs["evaluate"].inputs.model_inputs] == [output.model_id]
+    data = {entry.dataset.name: entry.dataset for entry in runs["register"].inputs.dataset_inputs}
+    assert set(data) == {"data/test.jsonl", "artifacts/calibrate/training_set"}
+    test = data["data/test.jsonl"]
+    # The digest is DVC's, and the place has nothing of where the workspace lies.
+    assert test.digest == hashlib.md5((workspace / "data/test.jsonl").read_bytes()).hexdigest()
+    assert json.loads(test.source) == {"uri": "data/test.jsonl"}
+    metrics = client.get_logged_model(output.model_id).metrics
+    assert {(metric.dataset_name, metric.dataset_digest) for metric in metrics} == {(test.name, test.digest)}
+
+
+def test_a_version_says_first_how_good_it_is_and_what_it_was_made_of(workspace, registered):
+    client = tracking.connect(workspace)
+    card = client.get_model_version("prm", registered["version"]).description.splitlines()
+    assert card[2:4] == [
+        "| F1 of finding the first wrong step | **91.5000** | 89.0000 to 94.0000 |",
+        "| expected calibration error of single steps | **0.0300** |  |",
+    ]
+    text = "\n".join(card)
+    assert "artifacts/calibrate/training_set`, 2 rows" in text
+    assert f"commit `{tracking.code_version()}`" in text
+    for run in client.search_runs([tracking.experiment_id(client, workspace)], "tags.stage != 'register'"):
+        assert f"- {run.data.tags['stage']}: [run {run.info.run_id[:8]}](#/experiments/" in text
+    assert f"--model models:/prm/{registered['version']}" in text
+    assert "`champion`" in client.get_registered_model("prm").description
 
 
 def logged_folder(workspace: Path, uri: str) -> Path:
@@ -204,12 +250,19 @@ def test_pickled_model_is_refused(workspace, tmp_path, name, reason):
 
 def test_model_that_cannot_answer_is_not_registered(workspace, registered, monkeypatch):
     def broken(folder, **_):
+        # Whatever happens from here on, the run is not finished yet.
+        client = tracking.connect(workspace)
+        (run,) = client.search_runs([tracking.experiment_id(client, workspace)], max_results=1)
+        assert run.info.status == "RUNNING"
         raise RuntimeError("weights do not fit")
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("prm_core.scoring.scorer.load_scorer", broken)
     with pytest.raises(RuntimeError, match="weights do not fit"):
         run_stage(workspace)
+    client = tracking.connect(workspace)
+    (run,) = client.search_runs([tracking.experiment_id(client, workspace)], max_results=1)
+    assert (run.data.tags["stage"], run.info.status) == ("register", "FAILED")
     version = model_registry.version_by_alias(tracking.connect(workspace), "prm", "challenger")
     assert str(version.version) == registered["version"]
 

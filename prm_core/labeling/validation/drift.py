@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prm_core.errors import InputError
 from prm_core.platform import tracking
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def find_previous(workspace: Path, config: Config, labels_digest: str) -> Previo
                     return Previous(run.info.run_id, f"{started:%Y-%m-%d %H:%M} UTC", found["strategies"])
             if looked == LOOKED_INTO:
                 break
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, InputError, OSError) as error:
         raise StoreUnreachable(str(error).splitlines()[0] if str(error) else repr(error)) from error
     return (f"first run: none of the last {looked} finished validate runs of profile {config.profile} has other labels "
             f"of domain {config.domain} that passed ({same} with these very labels, {refused} refused)")

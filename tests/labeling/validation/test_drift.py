@@ -228,7 +228,6 @@ def test_other_profiles_domains_formats_and_unfinished_runs_are_passed_over(tmp_
 
 
 def test_an_unreachable_store_is_said_and_stops_nothing(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     result = run_validate(write_workspace(tmp_path))
     assert result["success"]

@@ -1,0 +1,150 @@
+"""Prefect's server: a temporary one that ends with the run it is for, and the one of `make ui`.
+
+Both answer only requests that name them: Prefect itself takes any Host header and lets any page's script read its
+answers, so that a page on the web could act through the browser of whoever has the server open.
+
+    python -m flows.server [--host HOST] [--port PORT]
+
+Prefect is imported in the server's own process alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from prm_core.cli import failures
+from prm_core.errors import InputError
+from prm_core.platform import guard
+
+API_URL = "PREFECT_API_URL"
+KEY = "PREFECT_SERVER_API_AUTH_STRING"
+START_SECONDS = 120
+_TEMPORARY = "--temporary"
+
+
+def start() -> None:
+    """Has PREFECT_API_URL name a server: the user's own, or a temporary one that ends when this process does.
+
+    The server is there on return; it starts up while this process imports Prefect. Raises InputError with what it said
+    where it does not start.
+    """
+    if os.environ.get(API_URL):
+        return
+    process = subprocess.Popen([sys.executable, "-m", "flows.server", _TEMPORARY], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Registered before Prefect registers what it still has to send, and so called after that.
+    atexit.register(_stop, process)
+    os.environ[API_URL] = f"http://127.0.0.1:{process.stdout.readline().strip()}/api"
+    said: list[str] = []
+    threading.Thread(target=lambda: said.extend(process.stderr), daemon=True).start()
+    importlib.import_module("prefect")
+    _wait_until_it_answers(process, said)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_it_answers(process: subprocess.Popen[str], said: list[str]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"{os.environ[API_URL]}/health", timeout=5):
+                return
+        except (OSError, urllib.error.URLError):
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            time.sleep(0.2)
+            why = next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
+            home = os.environ.get("PREFECT_HOME", "")
+            raise InputError(f"Prefect's server does not start ({why}); its database is in {home}: mend it, or move "
+                             "that folder away and a new one is made (past runs are then no longer shown)")
+        time.sleep(0.1)
+
+
+def address() -> str:
+    """Of the server this process talks to."""
+    return os.environ.get(API_URL, "")
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether an error, or what it came of, says that the server does not answer."""
+    import httpx
+
+    return any(isinstance(one, httpx.TransportError) for one in failures.chain(error))
+
+
+def check_open_to(host: str) -> None:
+    """Raises InputError where others can reach an address and no key is set."""
+    if not guard.is_loopback(host) and not os.environ.get(KEY):
+        raise InputError(f"--host {host}: anyone who reaches it could run flows here; set {KEY}=USER:PASSWORD (and "
+                         "PREFECT_API_AUTH_STRING for those who use it), or stay on 127.0.0.1")
+
+
+def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
+    """Runs the server on a bound socket until it is stopped."""
+    port = listener.getsockname()[1]
+    origins = ",".join(f"http://{name}:{port}" for name in guard.own_names(host))
+    # Prefect reads its settings when it is imported. The page asks the API at this address, whatever the port.
+    os.environ.setdefault("PREFECT_UI_API_URL", f"http://{host}:{port}/api")
+    os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", origins)
+    if temporary:
+        os.environ.update({"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"})
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    app = create_app()
+    app.add_middleware(guard.OnlyOwn, host=host, port=port)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=3))
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(3)
+
+
+def _end_with_stdin() -> None:
+    """Ends this process when the one that started it has ended."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    os._exit(1)
+
+
+def main() -> None:
+    """The command line; see the module's first lines."""
+    parser = argparse.ArgumentParser(prog="python -m flows.server")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=4200)
+    parser.add_argument(_TEMPORARY, action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    with failures.told():
+        if given.temporary:
+            listener = socket.create_server(("127.0.0.1", 0))
+            # Not the run's Ctrl-C: the run ends first, and says so to this server.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            sys.stdout.write(f"{listener.getsockname()[1]}\n")
+            sys.stdout.flush()
+            threading.Thread(target=_end_with_stdin, daemon=True).start()
+        else:
+            check_open_to(given.host)
+            listener = failures.listen(given.host, given.port)
+        serve(listener, given.host, temporary=given.temporary)
+
+
+if __name__ == "__main__":
+    main()
