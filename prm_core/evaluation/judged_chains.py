@@ -50,6 +50,7 @@ class Chain:
         step_scores: the PRM's score of each step that fits its context, None when the chain was not given to it.
         prm_score: their aggregate, 0 for a chain that is empty or truncated.
         orm_score: the ORM's score of the chain, 0 likewise, None when not given to it.
+        out_of_domain: why the PRM cannot judge the chain, empty where it can, None where that is not known.
     """
 
     problem: int
@@ -58,6 +59,7 @@ class Chain:
     step_scores: tuple[float, ...] | None = None
     prm_score: float | None = None
     orm_score: float | None = None
+    out_of_domain: str | None = None
 
     @property
     def gold_error(self) -> int:
@@ -151,17 +153,18 @@ def first_per_problem(chains: Sequence[Chain], count: int) -> list[Chain]:
 
 def _score_shards(
     scorer: ChainScorer, pairs: Sequence[tuple[str, Sequence[Step]]], folder: Path, shard_size: int
-) -> Iterator[tuple[tuple[float, ...], bool]]:
-    """(step scores, whole chain seen?) of each pair; finished shards are read back instead of scored again."""
+) -> Iterator[tuple[tuple[float, ...], bool, str | None]]:
+    """(step scores, whole chain seen?, why out of domain) of each pair; finished shards are read back, not scored."""
     for shard, part in track(list(_shards(len(pairs), shard_size)), f"scoring {folder.name}", unit="shard"):
         path = folder / f"part-{shard:05d}.json"
         if not path.exists():
             # A chain without a step is nothing a model can score.
             scored = iter(scorer.score([pair for pair in pairs[part] if pair[1]]))
             found = [next(scored) if pair[1] else None for pair in pairs[part]]
-            store.write_json(path, [[list(s.step_scores), s.truncated_steps] if s else [[], 1] for s in found])
-        for scores, truncated in store.read_json(path):
-            yield tuple(scores), truncated == 0
+            store.write_json(path, [[list(s.step_scores), s.truncated_steps, s.out_of_domain] if s else [[], 1, None]
+                                    for s in found])
+        for scores, truncated, doubt in store.read_json(path):
+            yield tuple(scores), truncated == 0, doubt
 
 
 def score_with_prm(
@@ -180,8 +183,8 @@ def score_with_prm(
     pairs = [(problems[chain.problem].prompt, chain.trajectory.steps) for chain in chains]
     found = _score_shards(scorer, pairs, work, shard_size)
     return [
-        replace(chain, step_scores=scores, prm_score=combine(scores) if whole else NO_EVIDENCE)
-        for chain, (scores, whole) in zip(chains, found, strict=True)
+        replace(chain, step_scores=scores, prm_score=combine(scores) if whole else NO_EVIDENCE, out_of_domain=doubt)
+        for chain, (scores, whole, doubt) in zip(chains, found, strict=True)
     ]
 
 
@@ -193,7 +196,7 @@ def score_with_orm(
     found = _score_shards(scorer, pairs, work, shard_size)
     return [
         replace(chain, orm_score=scores[-1] if whole else NO_EVIDENCE)
-        for chain, (scores, whole) in zip(chains, found, strict=True)
+        for chain, (scores, whole, _) in zip(chains, found, strict=True)
     ]
 
 

@@ -33,6 +33,10 @@ class TrajectoryAnalysis(BaseModel):
     first_error_step: int = Field(description="index of the first step judged wrong, -1 where none is")
     error_steps: list[ErrorStep]
     improvements: list[str] = Field(description="one sentence per error step: what to check there")
+    # Left out of an answer where they are None.
+    in_domain: bool | None = Field(None, description="false where the text is unlike what the model was trained on, so "
+                                                     "that no score means anything; None where the model cannot tell")
+    out_of_domain: str | None = Field(None, description="why not, where in_domain is false")
 
 
 def check_parameters(threshold: float, aggregate: str) -> None:

@@ -206,6 +206,7 @@ def estimates(**values):
     ({"prm_minus_random/first_error_f1": 0.005}, "first_error_near_random"),
     ({"prm/length_slope": -0.05}, "short_chains_preferred"),
     ({"prm/lowest_is_last": 0.5}, "orm_drift"),
+    ({"prm/out_of_domain": 0.2}, "out_of_domain"),
 ])
 def test_every_alarm_goes_off_on_its_cause(changed, name):
     assert protocol.find_alarms(estimates(), [1, 4]) == {}
