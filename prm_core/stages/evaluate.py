@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import Config
 from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
-from prm_core.types import Problem, Trajectory
+from prm_core.types import Problem, StepLabel, Trajectory
 
 if TYPE_CHECKING:
     from prm_core.evaluation.judged_chains import Chain
+    from prm_core.evaluation.label_quality import LabelQuality
     from prm_core.evaluation.protocol import Evaluation
+    from prm_core.evaluation.report.charts import Curve
     from prm_core.evaluation.report.tree_drawing import TreeSection
 
 log = logging.getLogger(__name__)
@@ -72,8 +74,13 @@ def _score(
     return latency
 
 
-def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
-    """(stage, curve, points) of every number in the training histories, which are lists of records by update."""
+def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, Curve]]:
+    """(stage, curve) of every number in the training histories, which are lists of records by update.
+
+    A reward model keeps the weights with the lowest loss on dev chains, of equal ones the last; a policy its last.
+    """
+    from prm_core.evaluation.report.charts import Curve
+
     for key, stage in (("prm_history", "reward models"), ("policy_history", "policy")):
         history = store.read_json(inputs[key])
         groups = history if isinstance(history, dict) else {"": history}
@@ -82,22 +89,44 @@ def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, str, lis
                        for record in records]
             for name in dict.fromkeys(name for record in numeric for name in record if name not in ("update", "epoch")):
                 points = [(record["update"], record[name]) for record in numeric if name in record]
+                best = min((record for record in reversed(numeric) if "dev_loss" in record),
+                           key=lambda record: record["dev_loss"], default=numeric[-1])
+                kept = next((point for point in points if point[0] == best["update"]), points[-1])
                 if len(points) > 1:
-                    yield stage, f"{group} {name}".strip(), points
+                    yield stage, Curve(f"{group} {name}".strip(), points, kept)
+
+
+def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
+    from prm_core.evaluation.label_quality import measure_labels
+    from prm_core.labeling.human.labels import all_trajectories, human_verdicts, read_human
+
+    human = read_human(inputs["human"])
+    problems = [*store.read_jsonl(Problem, inputs["train"]), *human.problems]
+    trajectories = all_trajectories(store.read_shards(Trajectory, inputs["generated"]), human.trajectories)
+    labels, merged = (store.read_shards(StepLabel, inputs[name]) for name in ("labels", "merged"))
+    return measure_labels(labels, merged, trajectories, {problem.id: problem for problem in problems},
+                          human_verdicts(human.labels).verdicts)
 
 
 def _report(
     config: Config, io: StageIO, test: Sequence[Problem], chains: Mapping[str, list[Chain]], evaluation: Evaluation,
-    reason: str | None, n_dev: int, trees: TreeSection,
+    reason: str | None, n_dev: int, trees: TreeSection, labels: LabelQuality,
 ) -> str:
     from prm_core.evaluation.judged_chains import first_per_problem
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.evaluation.report.page import ReportData, render
     from prm_core.models.loading import model_version
+    from prm_core.platform.tracking import code_date, code_version
+    from prm_core.platform.workspace import data_hash
 
+    training: dict[str, list[Curve]] = {}
+    for stage, curve in _training_curves(io.inputs):
+        training.setdefault(stage, []).append(curve)
     base = first_per_problem(chains["test-base"], STEP_CHAINS)
     trained = [chain for chain in chains["test-trained"] if chain.step_scores is not None]
     facts = [
+        # Of the code and not of the run: the same commit gives the same page, byte for byte but for the latency.
+        ("commit", code_version()), ("committed", code_date()), ("data", data_hash(io.inputs["test"].parent)),
         ("profile", config.profile), ("seed", str(config.seed)),
         ("test problems", str(len(test))), ("chains a problem", str(config.evaluate.samples)),
         ("base policy", base[0].trajectory.policy), ("trained policy", chains["test-trained"][0].trajectory.policy),
@@ -109,7 +138,7 @@ def _report(
             else f"Threshold: {reason}.")
     return render(ReportData(
         title="Evaluation on held-out problems", facts=facts, evaluation=evaluation, chains=base, trained=trained,
-        problems=test, threshold_note=note, training=list(_training_curves(io.inputs)),
+        problems=test, threshold_note=note, training=training, labels=labels,
         shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
         max_ece=config.promote.max_ece, trees=trees, seed=config.seed,
     ))
@@ -131,6 +160,7 @@ def run(config: Config, io: StageIO) -> None:
     protocol.check_best_of(settings.best_of, settings.samples)
     # Before anything is sampled: a broken file is found in seconds.
     trees = tree_section(io.inputs["evidence"])
+    labels = _measure_labels(io.inputs)
     dev, test = (store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test"))
     with stage_run(io.workspace, "evaluate", config) as tracked:
         chains = _sample(config, io, dev, test)
@@ -149,8 +179,9 @@ def run(config: Config, io: StageIO) -> None:
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
         write_plots(evaluation, io.outputs["plots"])
-        store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees))
-        table: dict[str, Any] = {"dev/n_problems": len(dev), **evaluation.flat("test")}
+        store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees,
+                                                         labels))
+        table: dict[str, Any] = {"dev/n_problems": len(dev), **evaluation.flat("test"), **labels.flat()}
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])
@@ -171,6 +202,11 @@ STAGE = Stage(
         "dev": "data/dev.jsonl",
         "test": "data/test.jsonl",
         "models": "artifacts/warmup/models",
+        "train": "data/train.jsonl",
+        "human": "data/human",
+        "generated": "artifacts/generate/trajectories",
+        "labels": "artifacts/label/labels",
+        "merged": "artifacts/label/merged",
         "evidence": "artifacts/label/evidence",
         "prm": "artifacts/train_prm/prm",
         "orm": "artifacts/train_prm/orm",

@@ -21,7 +21,7 @@ from prm_core.platform import store
 from prm_core.scoring.scorer import ChainScore
 from prm_core.stages import evaluate as stage
 from prm_core.stages.base import StageIO
-from prm_core.types import Problem, Step, Trajectory
+from prm_core.types import Problem, Step, StepLabel, Trajectory
 from tests import ROOT
 from tests.builders import evaluation as fakes
 
@@ -81,8 +81,16 @@ def make_io(folder: Path, dev=DEV, test=TEST) -> StageIO:
     inputs = {name: folder / path for name, path in stage.STAGE.inputs.items()}
     store.write_jsonl(inputs["dev"], dev)
     store.write_jsonl(inputs["test"], test)
-    for name in ("models", "prm", "orm", "policy"):
+    for name in ("models", "prm", "orm", "policy", "human"):
         inputs[name].mkdir(parents=True)
+    chain = Trajectory("gen-0", test[0].id, "base", tuple(map(Step, test[0].meta["solution"])), None, True, 0)
+    store.write_jsonl(inputs["train"], test[:1])
+    store.write_shard(inputs["generated"], 0, Trajectory, [chain])
+    for name, strategy in (("labels", "rollout"), ("merged", "merged")):
+        # Right but for the first step.
+        store.write_shard(inputs[name], 0, StepLabel, [
+            StepLabel("gen-0", index, strategy, 1.0, index > 0, 0.9, 10 if name == "labels" else 0, "")
+            for index in range(len(chain.steps))])
     store.write_json(inputs["prm_history"], {"prm": HISTORY, "orm": HISTORY})
     store.write_json(inputs["policy_history"], HISTORY)
     outputs = {name: folder / path for name, path in stage.STAGE.outputs.items()}
@@ -115,6 +123,9 @@ def test_metrics_contract(world, config, tmp_path):
     assert table["test/policy_base/n_chains"] == 240
     assert table["test/n_step_chains"] == 120
     assert table["test/seed"] == config.seed
+    steps = len(TEST[0].meta["solution"])
+    assert table["labels/rollout/accuracy"] == pytest.approx((steps - 1) / steps)
+    assert (table["labels/rollout/tokens_per_step"], table["labels/merged/tokens_per_step"]) == (10, 10)
     assert table["test/prm/latency_ms_per_step"] > 0
     assert 0 < table["test/prm/threshold"] < 1
     assert table["test/trained_minus_base/pass_at_1"] == pytest.approx(
