@@ -163,13 +163,21 @@ def _card(kind: str, chain: Chain, policy: str, problem: Problem, threshold: flo
     }
 
 
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason → the figures left out for it."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        found.setdefault(reason, []).append(name)
+    return found
+
+
 def _range(estimate: Estimate, points: bool = False) -> str:
     style = "{:+.1f} to {:+.1f}" if points else "{:.1f} to {:.1f} %"
     return style.format(100 * estimate.low, 100 * estimate.high)
 
 
 def headlines(data: ReportData) -> list[Headline]:
-    """The figures the project's bars are about and those that are gates of promotion, as far as the run has them."""
+    """The figures the project's bars are about, and those that are gates of promotion."""
     figures, found = data.evaluation.figures, []
     n = verdict.best_of(figures, [point.n for point in data.evaluation.curve])
     gates = {gate.figure: gate for gate in verdict.judge(data.evaluation, data.max_ece).gates}
@@ -178,6 +186,8 @@ def headlines(data: ReportData) -> list[Headline]:
         found.append(Headline("First-error F1", f"{100 * f1.value:.1f}", "%", _range(f1),
                               f"random guess {charts.percent(figures['random/first_error_f1'].value)}",
                               f"at least {charts.percent(F1_BAR)}", f1.value >= F1_BAR, gates[verdict.F1]))
+    else:
+        found.append(_unmeasured("First-error F1", gates[verdict.F1]))
     for rival, name, bar, wanted in (("majority", "majority vote", GAIN_BAR,
                                       f"at least {verdict.points(GAIN_BAR)} points"),
                                      ("orm", "best by ORM", 0.0, "at least the ORM")):
@@ -196,7 +206,13 @@ def headlines(data: ReportData) -> list[Headline]:
     if ece is not None:
         found.append(Headline("Calibration error (ECE)", f"{ece.value:.3f}", "", f"{ece.low:.3f} to {ece.high:.3f}",
                               "score against share of right steps", gate=gates[verdict.ECE]))
+    else:
+        found.append(_unmeasured("Calibration error (ECE)", gates[verdict.ECE]))
     return found if data.bars else [replace(headline, bar="", holds=None) for headline in found]
+
+
+def _unmeasured(name: str, gate: Gate) -> Headline:
+    return Headline(name, "—", "", "", "could not be measured", gate=gate)
 
 
 def _curve_series(evaluation: Evaluation) -> list[Series]:
@@ -263,7 +279,7 @@ def render(data: ReportData) -> str:
                                        for a, b in ((one.a, one.b), (one.b, one.a))},
         charts=_charts(evaluation), ns=sorted({point.n for point in evaluation.curve}),
         series=_curve_series(evaluation), figures=evaluation.figures, numbers=evaluation.numbers,
-        reasons=evaluation.reasons, lengths=evaluation.lengths, cards=cards, threshold=threshold,
+        reasons=_by_reason(evaluation.reasons), lengths=evaluation.lengths, cards=cards, threshold=threshold,
         training={stage: [(curve, charts.curve_chart(curve)) for curve in curves]
                   for stage, curves in data.training.items()},
         threshold_note=data.threshold_note, step_chains=STEP_CHAINS, percent=charts.percent,

@@ -13,6 +13,8 @@ from prm_core.evaluation.report.charts import percent
 F1, ECE = "prm/first_error_f1", "prm/ece"
 # An F1 below it finds too few errors to be of use, even if it beats chance.
 USEFUL_F1 = 0.5
+# A score further off than this is no probability, whatever a profile lets pass its gate.
+TRUSTED_ECE = 0.1
 # Alarm → what to do about it.
 REMEDIES = {
     "best_of_n_below_pass_at_1": "do not choose by this PRM; look at the labels below first, then at "
@@ -90,7 +92,8 @@ def _shortfall(gate: Gate, reasons: Mapping[str, str]) -> str:
     if gate.measured:
         return f"its {_NAMES[gate.figure]} is {gate.measured}, where {gate.bar} is demanded"
     why = reasons.get(gate.figure) or reasons.get("prm/step_metrics") or "no step was judged"
-    return f"its {_NAMES[gate.figure]} could not be measured ({why})"
+    return (f"its {_NAMES[gate.figure]} could not be measured ({why}); it takes test chains with and without a wrong "
+            "step")
 
 
 _NAMES = {F1: "first-error F1", ECE: "calibration error"}
@@ -122,7 +125,8 @@ def _uses(evaluation: Evaluation, max_ece: float) -> list[tuple[bool, str]]:
                                         f"{points(gain.low)} to {points(gain.high)})"))
     ece = figures.get(ECE)
     if ece is not None:
-        found.append((ece.value <= max_ece, f"reading its scores as probabilities (off by {ece.value:.3f} on average)"))
+        found.append((ece.value <= min(max_ece, TRUSTED_ECE),
+                      f"reading its scores as probabilities (off by {ece.value:.3f} on average)"))
     gain, purer = figures.get("trained_minus_base/pass_at_1"), figures.get("trained_minus_base/process_consistency")
     if gain is not None:
         hacked = purer is not None and purer.high < 0

@@ -206,6 +206,7 @@ def changed(data, **figures):
     ({"prm/ece": (0.213, 0.2, 0.22)}, False,
      "Not good enough to promote: its calibration error is 0.213, where at most 0.10 is demanded."),
     ({"prm/first_error_f1": None}, False, "its first-error F1 could not be measured (no step was judged)"),
+    ({"prm/ece": None}, False, "its calibration error could not be measured"),
 ])
 def test_the_verdict_comes_from_the_gates(data, figures, good, says):
     found = verdict.judge(changed(data, **figures), 0.1)
@@ -214,6 +215,8 @@ def test_the_verdict_comes_from_the_gates(data, figures, good, says):
     html = page.render(replace(data, evaluation=changed(data, **figures), chains=[], trained=[]))
     assert str(Markup.escape(found.sentence)) in html
     assert ("verdict good" in html) == good
+    # A gate is shown where its figure is missing too.
+    assert html.split('class="toc"')[0].count('<span class="badge">gate</span>') == 3
 
 
 @pytest.mark.parametrize(("figures", "use", "good"), [
@@ -222,14 +225,16 @@ def test_the_verdict_comes_from_the_gates(data, figures, good, says):
     ({"prm_minus_orm/accuracy_at_8": (0.0, -0.1, 0.1)}, "instead of an outcome model", False),
     ({"prm/first_error_f1": (0.4, 0.3, 0.5), "prm_minus_random/first_error_f1": (0.2, 0.1, 0.3)},
      "finding the first wrong step of a chain (F1 40.0 %, a random guess 20.0 %)", False),
-    ({"prm/ece": (0.2, 0.1, 0.3)}, "reading its scores as probabilities (off by 0.200 on average)", False),
+    ({"prm/ece": (0.11, 0.1, 0.3)}, "reading its scores as probabilities (off by 0.110 on average)", False),
+    ({"prm/ece": (0.05, 0.01, 0.09)}, "reading its scores as probabilities", True),
     ({"trained_minus_base/pass_at_1": (0.2, 0.1, 0.3), "trained_minus_base/process_consistency": (-0.2, -0.3, -0.1)},
      "its right answers have more wrong steps", False),
     ({"trained_minus_base/pass_at_1": (0.2, 0.1, 0.3), "trained_minus_base/process_consistency": (0.2, 0.1, 0.3)},
      "training a policy (+20.0 points of pass@1, +10.0 to +30.0)", True),
 ])
 def test_uses_follow_from_the_figures(data, figures, use, good):
-    (found,) = [one for one in verdict.judge(changed(data, **figures), 0.1).uses if use in one[1]]
+    # A profile whose gate lets everything pass makes no score a probability.
+    (found,) = [one for one in verdict.judge(changed(data, **figures), 1.0).uses if use in one[1]]
     assert found[0] == good
 
 
