@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES
+from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.platform.progress import track
 from prm_core.sampling.rollouts import to_trajectory
@@ -198,6 +199,40 @@ def score_with_orm(
         replace(chain, orm_score=scores[-1] if whole else NO_EVIDENCE)
         for chain, (scores, whole, _) in zip(chains, found, strict=True)
     ]
+
+
+def save_scores(path: Path, chains: Iterable[Chain]) -> None:
+    """Writes what reward models said of chains, one chain a line, null for what was not asked."""
+    store.write_jsonl(path, [{
+        "trajectory_id": chain.trajectory.id, "step_scores": chain.step_scores, "prm_score": chain.prm_score,
+        "orm_score": chain.orm_score, "out_of_domain": chain.out_of_domain,
+    } for chain in chains])
+
+
+def load_chains(folder: Path, scores: Path, splits: Mapping[str, Sequence[Problem]]) -> dict[str, list[Chain]]:
+    """Chains as they were measured, by the tag they were sampled under; judged again, nothing sampled or scored.
+
+    Args:
+        folder: of their trajectories.
+        scores: what `save_scores` wrote.
+        splits: tag → the problems sampled.
+
+    Raises InputError when the scores are not of these trajectories.
+    """
+    said = {record["trajectory_id"]: record for _, record in store.read_json_lines(scores)}
+    owners = {tag: {problem.id: index for index, problem in enumerate(problems)} for tag, problems in splits.items()}
+    found: dict[str, list[Chain]] = {tag: [] for tag in splits}
+    for trajectory in store.read_shards(Trajectory, folder):
+        tag = trajectory.id.split("/", 1)[0]
+        if trajectory.id not in said or trajectory.problem_id not in owners.get(tag, {}):
+            raise InputError(f"{scores}: is not of the trajectories in {folder} and these problems ({trajectory.id}); "
+                             "run the stage evaluate again")
+        record, problem = said[trajectory.id], owners[tag][trajectory.problem_id]
+        steps = record["step_scores"]
+        found[tag].append(Chain(problem, trajectory, judge(splits[tag][problem], trajectory.steps),
+                                None if steps is None else tuple(steps), record["prm_score"], record["orm_score"],
+                                record["out_of_domain"]))
+    return found
 
 
 def latency_ms_per_step(

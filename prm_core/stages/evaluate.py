@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_core.config import Config
+from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, StepLabel, Trajectory
@@ -108,15 +109,60 @@ def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
                           human_verdicts(human.labels).verdicts)
 
 
+def _measure(
+    config: Config, chains: Mapping[str, list[Chain]], test: Sequence[Problem], latency: float
+) -> tuple[Evaluation, str | None]:
+    """The evaluation, and why its threshold was not chosen on dev."""
+    from dataclasses import replace
+
+    from prm_core.evaluation import protocol
+
+    settings = config.evaluate
+    threshold, reason = protocol.choose_threshold(chains["dev-base"], config.serve.threshold)
+    if reason is not None:
+        log.warning("first-error threshold: %s", reason)
+    evaluation = protocol.measure(
+        chains["test-base"], chains["test-trained"], test, threshold=threshold, best_of=settings.best_of,
+        bins=settings.bins, resamples=settings.bootstrap, seed=config.seed,
+    )
+    numbers = {**evaluation.numbers, "prm/latency_ms_per_step": latency}
+    reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
+    return replace(evaluation, numbers=numbers, reasons=reasons), reason
+
+
+def render_again(config: Config, workspace: Path) -> str:
+    """The report of a finished evaluation, from its saved trajectories, scores and figures: no model is loaded.
+
+    Raises InputError where an artifact that it is made of is missing, or does not belong to the others.
+    """
+    from prm_core.evaluation.judged_chains import load_chains
+    from prm_core.evaluation.report.tree_drawing import tree_section
+
+    inputs, outputs = ({key: workspace / path for key, path in paths.items()} for paths in (STAGE.inputs,
+                                                                                          STAGE.outputs))
+    for path in (*inputs.values(), *(outputs[name] for name in ("trajectories", "scores", "metrics"))):
+        if not path.exists():
+            raise InputError(f"the report needs {path.relative_to(workspace)}, which is not there; run the chain up to "
+                             "the stage evaluate (`prm run`)")
+    dev, test = (store.read_jsonl(Problem, inputs[split]) for split in ("dev", "test"))
+    chains = load_chains(outputs["trajectories"], outputs["scores"],
+                         {"dev-base": dev, "test-base": test, "test-trained": test})
+    table = store.read_json(outputs["metrics"])
+    evaluation, reason = _measure(config, chains, test, table["test/prm/latency_ms_per_step"])
+    io = StageIO(inputs, outputs, workspace, workspace)
+    made_by = table["commit"], table["committed"]
+    return _report(config, io, test, chains, evaluation, reason, len(dev), tree_section(inputs["evidence"]),
+                   _measure_labels(inputs), made_by)
+
+
 def _report(
     config: Config, io: StageIO, test: Sequence[Problem], chains: Mapping[str, list[Chain]], evaluation: Evaluation,
-    reason: str | None, n_dev: int, trees: TreeSection, labels: LabelQuality,
+    reason: str | None, n_dev: int, trees: TreeSection, labels: LabelQuality, made_by: tuple[str, str],
 ) -> str:
     from prm_core.evaluation.judged_chains import first_per_problem
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.evaluation.report.page import ReportData, render
     from prm_core.models.loading import model_version
-    from prm_core.platform.tracking import code_date, code_version
     from prm_core.platform.workspace import data_hash
 
     training: dict[str, list[Curve]] = {}
@@ -126,7 +172,7 @@ def _report(
     trained = [chain for chain in chains["test-trained"] if chain.step_scores is not None]
     facts = [
         # Of the code and not of the run: the same commit gives the same page, byte for byte but for the latency.
-        ("commit", code_version()), ("committed", code_date()), ("data", data_hash(io.inputs["test"].parent)),
+        ("commit", made_by[0]), ("committed", made_by[1]), ("data", data_hash(io.inputs["test"].parent)),
         ("profile", config.profile), ("seed", str(config.seed)),
         ("test problems", str(len(test))), ("chains a problem", str(config.evaluate.samples)),
         ("base policy", base[0].trajectory.policy), ("trained policy", chains["test-trained"][0].trajectory.policy),
@@ -149,15 +195,13 @@ def run(config: Config, io: StageIO) -> None:
 
     Raises InputError when a best-of-N asks for more chains than are sampled.
     """
-    from dataclasses import replace
-
-    from prm_core.evaluation import protocol
+    from prm_core.evaluation.judged_chains import save_scores
     from prm_core.evaluation.plots import write_plots
+    from prm_core.evaluation.protocol import check_best_of
     from prm_core.evaluation.report.tree_drawing import tree_section
-    from prm_core.platform.tracking import stage_run
+    from prm_core.platform.tracking import code_date, code_version, stage_run
 
-    settings = config.evaluate
-    protocol.check_best_of(settings.best_of, settings.samples)
+    check_best_of(config.evaluate.best_of, config.evaluate.samples)
     # Before anything is sampled: a broken file is found in seconds.
     trees = tree_section(io.inputs["evidence"])
     labels = _measure_labels(io.inputs)
@@ -165,23 +209,17 @@ def run(config: Config, io: StageIO) -> None:
     with stage_run(io.workspace, "evaluate", config) as tracked:
         chains = _sample(config, io, dev, test)
         latency = _score(config, io, dev, test, chains)
-        threshold, reason = protocol.choose_threshold(chains["dev-base"], config.serve.threshold)
-        if reason is not None:
-            log.warning("first-error threshold: %s", reason)
-        evaluation = protocol.measure(
-            chains["test-base"], chains["test-trained"], test, threshold=threshold, best_of=settings.best_of,
-            bins=settings.bins, resamples=settings.bootstrap, seed=config.seed,
-        )
-        numbers = {**evaluation.numbers, "prm/latency_ms_per_step": latency}
-        reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
-        evaluation = replace(evaluation, numbers=numbers, reasons=reasons)
+        evaluation, reason = _measure(config, chains, test, latency)
         rows: list[Trajectory] = [chain.trajectory for group in chains.values() for chain in group]
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
+        save_scores(io.outputs["scores"], (chain for group in chains.values() for chain in group))
         write_plots(evaluation, io.outputs["plots"])
+        made_by = code_version(), code_date()
         store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees,
-                                                         labels))
-        table: dict[str, Any] = {"dev/n_problems": len(dev), **evaluation.flat("test"), **labels.flat()}
+                                                       labels, made_by))
+        table: dict[str, Any] = {"commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(dev),
+                                 **evaluation.flat("test"), **labels.flat()}
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])
@@ -217,6 +255,7 @@ STAGE = Stage(
     outputs={
         "report": "artifacts/evaluate/report.html",
         "trajectories": "artifacts/evaluate/trajectories",
+        "scores": "artifacts/evaluate/scores.jsonl",
         "plots": "artifacts/evaluate/plots",
         "metrics": "artifacts/evaluate/metrics.json",
     },

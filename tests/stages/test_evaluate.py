@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from prm_core import config as configuration
+from prm_core.cli.report import report
 from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
 from prm_core.evaluation import judged_chains
 from prm_core.evaluation.judged_chains import Chain, first_per_problem, latency_ms_per_step, sample_chains
 from prm_core.platform import store
+from prm_core.platform.tracking import code_date, code_version
 from prm_core.scoring.scorer import ChainScore
 from prm_core.stages import evaluate as stage
 from prm_core.stages.base import StageIO
@@ -81,7 +83,7 @@ def make_io(folder: Path, dev=DEV, test=TEST) -> StageIO:
     inputs = {name: folder / path for name, path in stage.STAGE.inputs.items()}
     store.write_jsonl(inputs["dev"], dev)
     store.write_jsonl(inputs["test"], test)
-    for name in ("models", "prm", "orm", "policy", "human"):
+    for name in ("models", "prm", "orm", "policy", "human", "evidence"):
         inputs[name].mkdir(parents=True)
     chain = Trajectory("gen-0", test[0].id, "base", tuple(map(Step, test[0].meta["solution"])), None, True, 0)
     store.write_jsonl(inputs["train"], test[:1])
@@ -123,6 +125,9 @@ def test_metrics_contract(world, config, tmp_path):
     assert table["test/policy_base/n_chains"] == 240
     assert table["test/n_step_chains"] == 120
     assert table["test/seed"] == config.seed
+    # The page again, from what was saved.
+    assert stage.render_again(config, tmp_path) == io.outputs["report"].read_text()
+    assert (table["commit"], table["committed"]) == (code_version(), code_date())
     steps = len(TEST[0].meta["solution"])
     assert table["labels/rollout/accuracy"] == pytest.approx((steps - 1) / steps)
     assert (table["labels/rollout/tokens_per_step"], table["labels/merged/tokens_per_step"]) == (10, 10)
@@ -133,6 +138,21 @@ def test_metrics_contract(world, config, tmp_path):
     # MLflow gets every number of the file, and the two things people look at.
     assert world["tracked"].metrics == {k: float(v) for k, v in table.items() if not isinstance(v, str)}
     assert sorted(world["tracked"].artifacts) == ["plots", "report.html"]
+
+
+def test_the_page_again_needs_what_was_saved_and_refuses_what_belongs_to_another(world, config, tmp_path):
+    io = make_io(tmp_path)
+    with pytest.raises(InputError, match=r"the report needs artifacts/evaluate/trajectories, which is not there"):
+        stage.render_again(config, tmp_path)
+    stage.run(config, io)
+    lines = io.outputs["scores"].read_text().splitlines(keepends=True)
+    assert len(lines) == 30 * 8 * 2 + 20 * 4
+    io.outputs["scores"].write_text("".join(lines[1:]))
+    with pytest.raises(InputError, match=r"scores\.jsonl: is not of the trajectories"):
+        stage.render_again(config, tmp_path)
+    page = tmp_path / "artifacts/evaluate/report.html"
+    with pytest.raises(InputError, match="DVC knows it by its contents"):
+        report(page, tmp_path)
 
 
 def test_figures_agree_with_the_trajectories_written(world, config, tmp_path):
