@@ -37,13 +37,15 @@ th { background: #f1f3f5; }
 i { font-style: normal; font-weight: bold; }
 nav, .card, footer, .cooltip .top, [data-toggle="collapse"], .collapse { display: none; }
 .failed, .held { white-space: nowrap; }
-.share { padding: 0.1rem 0.4rem; border-radius: 3px; } small { color: #666; } p { max-width: 70rem; }
+.share { padding: 0.1rem 0.4rem; border-radius: 3px; white-space: nowrap; } small { color: #666; } p { max-width: 70rem; }
+@media (max-width: 700px) { body { margin: 0.8rem; } td, th { padding: 0.2rem 0.3rem; overflow-wrap: anywhere; } }
 """
 # Great Expectations escapes some of what it shows and not the rest. So what could be markup goes through its renderer
 # as letters that no label holds (Gothic ones, which Python's repr leaves alone), and is escaped afterwards, once.
 _SHIELDS = {character: chr(0x10330 + number) for number, character in enumerate("&<>\"'$")}
 _HEAD = (
-    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="UTF-8"><title>{title}</title>'
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="UTF-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
     "<style>{style}</style></head>"
 )
 
