@@ -27,7 +27,9 @@ LINES_PER_BATCH = 256
 
 def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, Any]:
     """A line with its scores; steps that did not fit the context have null scores and are counted."""
-    result = {**record, **answer.analysis.model_dump(exclude_none=True)}
+    # Only some answers have these: another model's, from when the line was scored before, would stay.
+    kept = {name: value for name, value in record.items() if name not in ("in_domain", "out_of_domain")}
+    result = {**kept, **answer.analysis.model_dump()}
     if answer.truncated_steps:
         blank = [None] * answer.truncated_steps
         result["step_scores"] = [*result["step_scores"], *blank]

@@ -69,7 +69,7 @@ class RewardModel(mlflow.pyfunc.PythonModel):
         """
         requests = [parse_request(row.model_dump(), f"inputs[{index}]") for index, row in enumerate(model_input)]
         answers = self.service.answer(requests, threshold=params["threshold"], aggregate=params["aggregate"])
-        return [answer.analysis.model_dump(exclude_none=True) for answer in answers]
+        return [answer.analysis.model_dump() for answer in answers]
 
 
 def check(rows: Any) -> None:

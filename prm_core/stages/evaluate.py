@@ -144,7 +144,10 @@ def render_again(config: Config, workspace: Path) -> str:
         if not path.exists():
             raise InputError(f"the report needs {path.relative_to(workspace)}, which is not there; run the chain up to "
                              "the stage evaluate (`prm run`)")
-    dev, test = (store.read_jsonl(Problem, inputs[split]) for split in ("dev", "test"))
+    # A problem that the evaluation left out has no chain.
+    asked = {trajectory.problem_id for trajectory in store.read_shards(Trajectory, outputs["trajectories"])}
+    dev, test = ([problem for problem in store.read_jsonl(Problem, inputs[split]) if problem.id in asked]
+                 for split in ("dev", "test"))
     chains = load_chains(outputs["trajectories"], outputs["scores"],
                          {"dev-base": dev, "test-base": test, "test-trained": test})
     table = store.read_json(outputs["metrics"])

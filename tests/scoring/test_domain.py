@@ -115,6 +115,9 @@ def test_a_saved_model_says_what_it_cannot_judge_and_scores_as_before(scorer, fi
         analyses = [a.analysis for a in service.answer(requests, threshold=0.5, aggregate="min")]
         assert [a.in_domain for a in analyses] == [False, False, True]
         assert [a.out_of_domain for a in analyses] == [foreign.out_of_domain, salad.out_of_domain, None]
+        # What there is nothing to say of is not in the answer.
+        assert [{"in_domain", "out_of_domain"} & set(a.model_dump()) for a in analyses] == [
+            {"in_domain", "out_of_domain"}, {"in_domain", "out_of_domain"}, {"in_domain"}]
 
 
 @pytest.mark.parametrize("spoil", [
