@@ -50,20 +50,24 @@ class Domain:
     states: NDArray[np.float32]
     max_distance: float
 
-    def doubt(self, chain: EncodedChain, state: NDArray[np.float32]) -> str:
-        """Why the model cannot judge a chain, empty where it can.
+    def doubts(self, chains: Sequence[EncodedChain], states: NDArray[np.float32]) -> list[str]:
+        """Why the model cannot judge each chain, empty where it can.
 
         Args:
-            chain: as encoded for the model.
-            state: its mean hidden state, (width,).
+            chains: as encoded for the model.
+            states: their mean hidden states, (chains, width).
         """
-        shares = [1 - float(self.known[ids].mean()) for ids in parts(chain)]
-        worst = int(np.argmax(shares))
-        if shares[worst] > self.max_unknown:
-            where = f"steps[{worst - 1}]" if worst else "the prompt"
-            return (f"{shares[worst]:.0%} of the tokens of {where} occur nowhere in the text the model was trained on "
-                    f"(usual is up to {self.max_unknown:.0%})")
-        distance = float(_nearest(_units(state[None]) @ self.states.T)[0])
+        distances = _nearest(_units(states) @ self.states.T)
+        return [self._doubt(chain, float(distance)) for chain, distance in zip(chains, distances, strict=True)]
+
+    def _doubt(self, chain: EncodedChain, distance: float) -> str:
+        if not self.known[chain.ids].all():
+            shares = [1 - float(self.known[ids].mean()) for ids in parts(chain)]
+            worst = int(np.argmax(shares))
+            if shares[worst] > self.max_unknown:
+                where = f"steps[{worst - 1}]" if worst else "the prompt"
+                return (f"{shares[worst]:.0%} of the tokens of {where} occur nowhere in the text the model was trained "
+                        f"on (usual is up to {self.max_unknown:.0%})")
         if distance > self.max_distance + ROUNDING:
             return (f"the text is unlike what the model was trained on: its distance {distance:.3f} is above "
                     f"{self.max_distance:.3f}")

@@ -130,7 +130,7 @@ class RewardScorer:
                 logits, states = self.model.judge(inputs) if self.domain else (self.model(inputs), None)
                 raw = torch.sigmoid(logits).double().cpu().numpy()
             if self.domain and states is not None:
-                doubts = list(map(self.domain.doubt, batch, states.cpu().numpy()))
+                doubts: list[str | None] = [*self.domain.doubts(batch, states.cpu().numpy())]
             else:
                 doubts = [unreadable(chain.ids, self.encoder.tokenizer.unk_token_id) for chain in batch]
             for row, chain, values, doubt in zip(rows, batch, raw, doubts, strict=True):

@@ -45,7 +45,7 @@ def test_parts_are_the_prompt_and_each_step_with_its_separator():
     (chain([1, 2], [1, 2, 1, 3]), ""),
 ])
 def test_a_part_with_too_many_tokens_of_no_training_chain_is_named(given, reason):
-    found = of([1, 2], 0.25).doubt(given, EVEN[0])
+    (found,) = of([1, 2], 0.25).doubts([given], EVEN[:1])
     assert found.startswith(reason)
     assert bool(found) == bool(reason)
 
@@ -53,12 +53,16 @@ def test_a_part_with_too_many_tokens_of_no_training_chain_is_named(given, reason
 def test_distance_is_to_the_fifth_nearest_training_chain():
     # Cosines of the state with the six unit vectors: 0.8, 0.6 and four times 0, so the fifth nearest is at 1.
     state = np.array([8, 6, 0, 0, 0, 0], dtype=np.float32)
-    assert of([1], max_distance=0.99).doubt(chain([1], [1]), state).endswith("its distance 1.000 is above 0.990")
-    assert of([1], max_distance=1.01).doubt(chain([1], [1]), state) == ""
+    def doubt(known):
+        (found,) = known.doubts([chain([1], [1])], state[None])
+        return found
+
+    assert doubt(of([1], max_distance=0.99)).endswith("its distance 1.000 is above 0.990")
+    assert doubt(of([1], max_distance=1.01)) == ""
     # 0.6 again and again: at 0.4, whatever the state's length.
     same = np.repeat(EVEN[1:2], 5, axis=0)
-    assert of([1], states=same, max_distance=0.41).doubt(chain([1], [1]), state) == ""
-    assert of([1], states=same, max_distance=0.39).doubt(chain([1], [1]), state) != ""
+    assert doubt(of([1], states=same, max_distance=0.41)) == ""
+    assert doubt(of([1], states=same, max_distance=0.39)) != ""
 
 
 @pytest.fixture(scope="module")
