@@ -15,6 +15,7 @@ from prm_core.cli.adversarial import adversarial
 from prm_core.cli.data import app as data_app
 from prm_core.cli.evaluate import evaluate
 from prm_core.cli.promote import promote
+from prm_core.cli.report import report
 from prm_core.cli.review import app as review_app
 from prm_core.cli.run import run
 from prm_core.cli.score import score
@@ -39,6 +40,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(review_app, name="review")
 app.command("evaluate")(evaluate)
 app.command("promote")(promote)
+app.command("report")(report)
 app.command("score")(score)
 app.command("serve")(serve)
 app.command("train")(train)

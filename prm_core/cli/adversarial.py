@@ -44,7 +44,8 @@ def print_result(result: AdversarialResult) -> None:
         for index, model in enumerate(result.models):
             cells = [_cell(result.figures.get(f"{model}/{what}/{key}"), key) for _, key in COLUMNS]
             table.add_row("" if index else what if count is None else f"{what} ({count:.0f})", model, *cells)
-    Console().print(table)
+    # A model folder's name is no markup.
+    Console(markup=False).print(table)
     for key, estimate in result.figures.items():
         if key.endswith("/all/lost_ratio"):
             typer.echo(f"{key.removesuffix('/all/lost_ratio')}: accuracy lost by the PRM over that lost by the ORM "

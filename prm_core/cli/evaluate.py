@@ -99,7 +99,8 @@ def evaluate(
         store.write_json(out, _result(each, together, protocol.pooled, head))
     if reliability is not None:
         plots.write_reliability(reliability, measured)
-    console = Console()
+    # Names of files and models are no markup.
+    console = Console(markup=False)
     console.print(f"{benchmark}, {model}" + (f", threshold {chosen:.4g} {rule}" if protocol.choose else "")
                   + ". Figures times 100, with 95 % intervals over problems and floors.", highlight=False)
     for table in tables(protocol, each, together):

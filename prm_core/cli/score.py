@@ -27,7 +27,9 @@ LINES_PER_BATCH = 256
 
 def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, Any]:
     """A line with its scores; steps that did not fit the context have null scores and are counted."""
-    result = {**record, **answer.analysis.model_dump()}
+    # Only some answers have these: another model's, from when the line was scored before, would stay.
+    kept = {name: value for name, value in record.items() if name not in ("in_domain", "out_of_domain")}
+    result = {**kept, **answer.analysis.model_dump()}
     if answer.truncated_steps:
         blank = [None] * answer.truncated_steps
         result["step_scores"] = [*result["step_scores"], *blank]
@@ -52,12 +54,14 @@ def score_lines(
             yield scored_record(record, answer)
 
 
-def _write(records: Iterator[dict[str, Any]], out: TextIO) -> int:
-    truncated = 0
+def _write(records: Iterator[dict[str, Any]], out: TextIO) -> tuple[int, int]:
+    """Returns how many steps were truncated, and how many trajectories the model cannot judge."""
+    truncated = strange = 0
     for record in records:
         truncated += record.get("truncated_steps", 0)
+        strange += record.get("in_domain") is False
         out.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return truncated
+    return truncated, strange
 
 
 def score(
@@ -72,8 +76,9 @@ def score(
     """Score every step of the trajectories in a file.
 
     Each line comes back with all its fields and step_scores, step_confidences, overall_score, first_error_step,
-    error_steps and improvements. The whole file is checked and scored before anything is written. A chain longer than
-    the model's context is an error unless --truncate is given, which leaves null scores at its last steps.
+    error_steps, improvements, and in_domain: whether the model can judge it at all. The whole file is checked and
+    scored before anything is written. A chain longer than the model's context is an error unless --truncate is given,
+    which leaves null scores at its last steps.
     """
     from prm_core.platform import store
     from prm_core.scoring.foreign import load_any_scorer
@@ -97,7 +102,7 @@ def score(
     with tempfile.TemporaryDirectory(dir=out.parent if out else None, prefix=".prm-score-") as folder:
         finished = Path(folder) / "scored.jsonl"
         with finished.open("w", encoding="utf-8") as temporary:
-            truncated = _write(records, temporary)
+            truncated, strange = _write(records, temporary)
         if out:
             os.replace(finished, out)
         else:
@@ -105,3 +110,6 @@ def score(
                 shutil.copyfileobj(done, sys.stdout)
     if truncated:
         log.warning("%d trailing steps did not fit the model's context and have no score", truncated)
+    if strange:
+        log.warning("%d of %d trajectories are unlike what the model was trained on, their scores mean nothing: see "
+                    "their out_of_domain", strange, lines)

@@ -83,6 +83,7 @@ def _train(
     from prm_core.platform.ranks import is_main
     from prm_core.platform.tracking import stage_run
     from prm_core.scoring.calibration import fit_calibrator
+    from prm_core.scoring.domain import fit_domain
     from prm_core.scoring.scorer import save_reward_model
     from prm_core.training.checkpoint import replace_folder
     from prm_core.training.reward.recipe import held_out_scores, train_on
@@ -102,7 +103,9 @@ def _train(
         tracked.log_metrics({f"dev/{name}": value for name, value in figures.items()})
         staging = work / "model"
         shutil.rmtree(staging, ignore_errors=True)
-        save_reward_model(trained.model, trained.encoder, calibrator, staging)
+        domain = fit_domain(trained.model, trained.encoder,
+                            [(example.problem_id, example.prompt, example.steps) for example in examples])
+        save_reward_model(trained.model, trained.encoder, calibrator, staging, domain)
         store.write_json(staging / "training.json", {
             **settings, "kind": kind, "config": dataclasses.asdict(config.train_prm), "counts": trained.counts,
             "held_out": figures, "history": trained.history,

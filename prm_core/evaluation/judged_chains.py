@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES
+from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.platform.progress import track
 from prm_core.sampling.rollouts import to_trajectory
@@ -50,6 +51,7 @@ class Chain:
         step_scores: the PRM's score of each step that fits its context, None when the chain was not given to it.
         prm_score: their aggregate, 0 for a chain that is empty or truncated.
         orm_score: the ORM's score of the chain, 0 likewise, None when not given to it.
+        out_of_domain: why the PRM cannot judge the chain, empty where it can, None where that is not known.
     """
 
     problem: int
@@ -58,6 +60,7 @@ class Chain:
     step_scores: tuple[float, ...] | None = None
     prm_score: float | None = None
     orm_score: float | None = None
+    out_of_domain: str | None = None
 
     @property
     def gold_error(self) -> int:
@@ -151,17 +154,18 @@ def first_per_problem(chains: Sequence[Chain], count: int) -> list[Chain]:
 
 def _score_shards(
     scorer: ChainScorer, pairs: Sequence[tuple[str, Sequence[Step]]], folder: Path, shard_size: int
-) -> Iterator[tuple[tuple[float, ...], bool]]:
-    """(step scores, whole chain seen?) of each pair; finished shards are read back instead of scored again."""
+) -> Iterator[tuple[tuple[float, ...], bool, str | None]]:
+    """(step scores, whole chain seen?, why out of domain) of each pair; finished shards are read back, not scored."""
     for shard, part in track(list(_shards(len(pairs), shard_size)), f"scoring {folder.name}", unit="shard"):
         path = folder / f"part-{shard:05d}.json"
         if not path.exists():
             # A chain without a step is nothing a model can score.
             scored = iter(scorer.score([pair for pair in pairs[part] if pair[1]]))
             found = [next(scored) if pair[1] else None for pair in pairs[part]]
-            store.write_json(path, [[list(s.step_scores), s.truncated_steps] if s else [[], 1] for s in found])
-        for scores, truncated in store.read_json(path):
-            yield tuple(scores), truncated == 0
+            store.write_json(path, [[list(s.step_scores), s.truncated_steps, s.out_of_domain] if s else [[], 1, None]
+                                    for s in found])
+        for scores, truncated, doubt in store.read_json(path):
+            yield tuple(scores), truncated == 0, doubt
 
 
 def score_with_prm(
@@ -180,8 +184,8 @@ def score_with_prm(
     pairs = [(problems[chain.problem].prompt, chain.trajectory.steps) for chain in chains]
     found = _score_shards(scorer, pairs, work, shard_size)
     return [
-        replace(chain, step_scores=scores, prm_score=combine(scores) if whole else NO_EVIDENCE)
-        for chain, (scores, whole) in zip(chains, found, strict=True)
+        replace(chain, step_scores=scores, prm_score=combine(scores) if whole else NO_EVIDENCE, out_of_domain=doubt)
+        for chain, (scores, whole, doubt) in zip(chains, found, strict=True)
     ]
 
 
@@ -193,8 +197,42 @@ def score_with_orm(
     found = _score_shards(scorer, pairs, work, shard_size)
     return [
         replace(chain, orm_score=scores[-1] if whole else NO_EVIDENCE)
-        for chain, (scores, whole) in zip(chains, found, strict=True)
+        for chain, (scores, whole, _) in zip(chains, found, strict=True)
     ]
+
+
+def save_scores(path: Path, chains: Iterable[Chain]) -> None:
+    """Writes what reward models said of chains, one chain a line, null for what was not asked."""
+    store.write_jsonl(path, [{
+        "trajectory_id": chain.trajectory.id, "step_scores": chain.step_scores, "prm_score": chain.prm_score,
+        "orm_score": chain.orm_score, "out_of_domain": chain.out_of_domain,
+    } for chain in chains])
+
+
+def load_chains(folder: Path, scores: Path, splits: Mapping[str, Sequence[Problem]]) -> dict[str, list[Chain]]:
+    """Chains as they were measured, by the tag they were sampled under; judged again, nothing sampled or scored.
+
+    Args:
+        folder: of their trajectories.
+        scores: what `save_scores` wrote.
+        splits: tag → the problems sampled.
+
+    Raises InputError when the scores are not of these trajectories.
+    """
+    said = {record["trajectory_id"]: record for _, record in store.read_json_lines(scores)}
+    owners = {tag: {problem.id: index for index, problem in enumerate(problems)} for tag, problems in splits.items()}
+    found: dict[str, list[Chain]] = {tag: [] for tag in splits}
+    for trajectory in store.read_shards(Trajectory, folder):
+        tag = trajectory.id.split("/", 1)[0]
+        if trajectory.id not in said or trajectory.problem_id not in owners.get(tag, {}):
+            raise InputError(f"{scores}: is not of the trajectories in {folder} and these problems ({trajectory.id}); "
+                             "run the stage evaluate again")
+        record, problem = said[trajectory.id], owners[tag][trajectory.problem_id]
+        steps = record["step_scores"]
+        found[tag].append(Chain(problem, trajectory, judge(splits[tag][problem], trajectory.steps),
+                                None if steps is None else tuple(steps), record["prm_score"], record["orm_score"],
+                                record["out_of_domain"]))
+    return found
 
 
 def latency_ms_per_step(

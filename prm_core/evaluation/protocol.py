@@ -29,6 +29,8 @@ STEP_CHAINS = 4
 METHODS = ("majority", "weighted_majority", "orm_best_of_n", "prm_best_of_n", "oracle")
 # More of them than in Math-Shepherd (Zhang et al. 2025) and the PRM is an ORM in all but name.
 MAX_LOWEST_IS_LAST = 0.445
+# Chains of the policy it was trained on that a PRM may be unable to judge; a hundredth or so always is.
+MAX_OUT_OF_DOMAIN = 0.05
 # PRM score a step more may cost a chain with a wrong answer before it is worth an alarm.
 MAX_LENGTH_COST = 0.02
 
@@ -197,7 +199,11 @@ def _chain_statistics(chains: Sequence[Chain], problems: int) -> dict[str, Stati
     slope = metrics.length_slope([chain.prm_score for chain in wrong],
                                  [len(chain.trajectory.steps) for chain in wrong],
                                  [chain.problem for chain in wrong], problems)
+    known = [chain for chain in chains if chain.out_of_domain is not None]
+    strange = metrics.share([bool(chain.out_of_domain) for chain in known], [chain.problem for chain in known],
+                            problems)
     return {
+        **({"prm/out_of_domain": strange} if known else {}),
         "prm/outcome_auroc": metrics.auroc(prm, right, owner),
         "orm/outcome_auroc": metrics.auroc(orm, right, owner),
         "prm/lowest_is_last": metrics.lowest_is_last([chain.step_scores or () for chain in chains], owner, problems),
@@ -243,11 +249,15 @@ def find_alarms(figures: Mapping[str, Estimate], best_of: Sequence[int]) -> dict
     if drift is not None and drift.value > MAX_LOWEST_IS_LAST:
         alarms["orm_drift"] = (f"the lowest score is the last step's in {drift.value:.1%} of chains (limit "
                                f"{MAX_LOWEST_IS_LAST:.1%}): the PRM judges answers, not steps")
+    strange = figures.get("prm/out_of_domain")
+    if strange is not None and strange.value > MAX_OUT_OF_DOMAIN:
+        alarms["out_of_domain"] = (f"{strange.value:.1%} of the test chains are unlike what the PRM was trained on "
+                                   f"(limit {MAX_OUT_OF_DOMAIN:.1%}): its scores of them mean nothing")
     return alarms
 
 
 ALARMS = ("best_of_n_below_pass_at_1", "best_of_n_falls", "first_error_near_random", "short_chains_preferred",
-          "orm_drift")
+          "orm_drift", "out_of_domain")
 
 
 def _comparisons(

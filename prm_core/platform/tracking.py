@@ -183,20 +183,29 @@ def code_version() -> str:
     Only the code counts (CODE_PATHS): a run rewrites dvc.lock, and that must not make its own version look dirty.
     "unknown" without git or outside a repository that tracks this code.
     """
-    root = Path(__file__).parents[2]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
-
     try:
-        git("ls-files", "--error-unmatch", "prm_core/__init__.py")
-        commit = git("rev-parse", "HEAD")
-        dirty = git("status", "--porcelain", "--", *CODE_PATHS)
+        _git("ls-files", "--error-unmatch", "prm_core/__init__.py")
+        commit = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain", "--", *CODE_PATHS)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return f"{commit}-dirty" if dirty else commit
+
+
+def code_date() -> str:
+    """When the commit of `code_version` was made, ISO 8601; "unknown" where that is."""
+    try:
+        _git("ls-files", "--error-unmatch", "prm_core/__init__.py")
+        return _git("log", "-1", "--format=%cI")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=30
+    ).stdout.strip()
 
 
 def user() -> str:

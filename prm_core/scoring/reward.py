@@ -106,7 +106,14 @@ class RewardModel(nn.Module):
         Returns:
             (batch, slots), undefined where there is no step.
         """
+        return self._logits(self._hidden(batch), batch)
+
+    def judge(self, batch: ChainBatch) -> tuple[Tensor, Tensor]:
+        """`forward`, and the mean last hidden state of each chain's tokens, (batch, width) float32; one chain a row."""
         hidden = self._hidden(batch)
+        return self._logits(hidden, batch), mean_over_chain(hidden, batch)
+
+    def _logits(self, hidden: Tensor, batch: ChainBatch) -> Tensor:
         index = batch.ends.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
         wrong, right = self.head(hidden.gather(1, index)).float().unbind(-1)
         logits = right - wrong
@@ -177,6 +184,12 @@ class ProcessAdvantageModel(RewardModel):
 
     kind = "advantage"
     prompt_slot = True
+
+
+def mean_over_chain(hidden: Tensor, batch: ChainBatch) -> Tensor:
+    """Mean state of the tokens up to each row's last step, (batch, width) float32, of states (batch, seq, width)."""
+    inside = torch.arange(hidden.shape[1], device=hidden.device) <= batch.ends.amax(1, keepdim=True).clamp(min=0)
+    return (hidden.float() * inside[:, :, None]).sum(1) / inside.sum(1, keepdim=True)
 
 
 def is_reward_model(path: str) -> bool:

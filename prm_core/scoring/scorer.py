@@ -13,6 +13,7 @@ from prm_core.models.encoder import EncodedChain, Encoder
 from prm_core.models.loading import load_tokenizer, model_version
 from prm_core.platform import store
 from prm_core.scoring.calibration import Calibrator
+from prm_core.scoring.domain import Domain, unreadable
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -34,12 +35,15 @@ class ChainScore:
         raw_scores: the same before calibration (sigmoid of the head's output).
         truncated_steps: trailing steps that did not fit the context and have no score.
         prompt_score: an advantage model's value of the bare prompt, None of other models.
+        out_of_domain: why the model cannot judge the chain, whatever it scores; empty where it can, None where that is
+            not known (scoring/domain.py).
     """
 
     step_scores: tuple[float, ...]
     raw_scores: tuple[float, ...]
     truncated_steps: int
     prompt_score: float | None = None
+    out_of_domain: str | None = None
 
 
 class ChainScorer(Protocol):
@@ -83,16 +87,19 @@ class RewardScorer:
         calibrator: maps raw scores to probabilities.
         version: names exactly these weights and this calibrator.
         batch_size: chains a forward pass.
+        domain: what it was trained on, None where that was not kept.
     """
 
     def __init__(
-        self, model: RewardModel, encoder: Encoder, calibrator: Calibrator, version: str, batch_size: int
+        self, model: RewardModel, encoder: Encoder, calibrator: Calibrator, version: str, batch_size: int,
+        domain: Domain | None = None,
     ) -> None:
         self.model = model
         self.encoder = encoder
         self.calibrator = calibrator
         self.version = version
         self.batch_size = batch_size
+        self.domain = domain
 
     @property
     def kind(self) -> str:
@@ -120,12 +127,17 @@ class RewardScorer:
             batch = [encoded[i] for i in rows]
             inputs = collate(batch, self.encoder.pad_id, prompt_slot=self.model.prompt_slot).to(self.model.device)
             with torch.inference_mode():
-                raw = torch.sigmoid(self.model(inputs)).double().cpu().numpy()
-            for row, chain, values in zip(rows, batch, raw, strict=True):
-                results[row] = self._score_of(chain, values)
+                logits, states = self.model.judge(inputs) if self.domain else (self.model(inputs), None)
+                raw = torch.sigmoid(logits).double().cpu().numpy()
+            if self.domain and states is not None:
+                doubts: list[str | None] = [*self.domain.doubts(batch, states.cpu().numpy())]
+            else:
+                doubts = [unreadable(chain.ids, self.encoder.tokenizer.unk_token_id) for chain in batch]
+            for row, chain, values, doubt in zip(rows, batch, raw, doubts, strict=True):
+                results[row] = self._score_of(chain, values, doubt)
         return results
 
-    def _score_of(self, chain: EncodedChain, values: NDArray[np.float64]) -> ChainScore:
+    def _score_of(self, chain: EncodedChain, values: NDArray[np.float64], doubt: str | None) -> ChainScore:
         first = int(self.model.prompt_slot)
         kept = values[: first + len(chain.step_ends)]
         if self.kind == "outcome":
@@ -133,14 +145,18 @@ class RewardScorer:
             kept = kept[-1:]
         scores = tuple(map(float, self.calibrator.apply(kept)))
         return ChainScore(scores[first:], tuple(map(float, kept[first:])), chain.truncated_steps,
-                          scores[0] if first else None)
+                          scores[0] if first else None, doubt)
 
 
-def save_reward_model(model: RewardModel, encoder: Encoder, calibrator: Calibrator, folder: Path) -> None:
-    """A Hugging Face folder (safetensors) with the tokenizer and the calibrator beside the weights."""
+def save_reward_model(
+    model: RewardModel, encoder: Encoder, calibrator: Calibrator, folder: Path, domain: Domain | None = None
+) -> None:
+    """A Hugging Face folder (safetensors) with the tokenizer, the calibrator and the domain beside the weights."""
     model.save_pretrained(folder)
     encoder.tokenizer.save_pretrained(folder)
     store.write_json(folder / CALIBRATOR_FILE, calibrator.to_dict())
+    if domain:
+        domain.save(folder)
 
 
 def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> RewardScorer:
@@ -159,7 +175,9 @@ def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 6
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}/{CALIBRATOR_FILE}: not a calibrator ({error!r}); train the model again with the "
                          "stage train_prm") from error
-    return RewardScorer(model, encoder, calibrator, model_version(path), batch_size)
+    network = model.network.config
+    domain = Domain.load(Path(path), network.vocab_size, network.hidden_size)
+    return RewardScorer(model, encoder, calibrator, model_version(path), batch_size, domain)
 
 
 def _encoding(settings: Any, path: str) -> EncoderConfig:

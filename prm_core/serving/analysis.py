@@ -6,8 +6,9 @@ Pure functions over calibrated scores; no model, no server.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
 from prm_core.errors import InputError
 from prm_core.search.aggregate import AGGREGATIONS
@@ -33,6 +34,13 @@ class TrajectoryAnalysis(BaseModel):
     first_error_step: int = Field(description="index of the first step judged wrong, -1 where none is")
     error_steps: list[ErrorStep]
     improvements: list[str] = Field(description="one sentence per error step: what to check there")
+    in_domain: bool | None = Field(None, description="false where the text is unlike what the model was trained on, so "
+                                                     "that no score means anything; None where the model cannot tell")
+    out_of_domain: str | None = Field(None, description="why not, where in_domain is false")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_known(self, rest: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in rest(self).items() if value is not None}
 
 
 def check_parameters(threshold: float, aggregate: str) -> None:

@@ -103,6 +103,8 @@ class ScoringService:
                 )
             texts = [step.text for step in request.steps]
             analysis = analyze(score.step_scores, texts, threshold=threshold, aggregate=aggregate)
+            if score.out_of_domain is not None:
+                analysis.in_domain, analysis.out_of_domain = not score.out_of_domain, score.out_of_domain or None
             answers.append(ScoringAnswer(analysis, score.truncated_steps))
         return answers
 

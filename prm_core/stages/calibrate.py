@@ -105,8 +105,12 @@ def _write_plots(calibration: Calibration, folder: Path) -> None:
         line, = axes.plot(x, y, linewidth=1.5, label=f"{SERIES[series]}: ECE {ece:.3f}")
         # Area of a dot in proportion to its share of the labels.
         axes.scatter(x, y, s=[10 + 500 * b.count / labels for b in curve], color=line.get_color(), alpha=0.45)
-    title = f"{calibration.map.method}, {calibration.map.calibrator.labels} human labels"
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", title=f"Merged labels against people ({title})",
+    before, after = (calibration.metrics.get(f"ece_{series}") for series in SERIES)
+    way = "lowers" if None not in (before, after) and after < before else "does not lower"
+    said = "Merged labels against people" if None in (before, after) else (
+        f"Calibration {way} the labels' error: {before:.4f} to {after:.4f}")
+    title = f"{said}\n({calibration.map.method}, {calibration.map.calibrator.labels} human labels)"
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", title=title,
              xlabel="probability that the step is right", ylabel="share of steps that are right")
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", frameon=False)

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_core.config import Config
+from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
-from prm_core.types import Problem, Trajectory
+from prm_core.types import Problem, StepLabel, Trajectory
 
 if TYPE_CHECKING:
     from prm_core.evaluation.judged_chains import Chain
+    from prm_core.evaluation.label_quality import LabelQuality
     from prm_core.evaluation.protocol import Evaluation
+    from prm_core.evaluation.report.charts import Curve
     from prm_core.evaluation.report.tree_drawing import TreeSection
 
 log = logging.getLogger(__name__)
@@ -72,8 +75,13 @@ def _score(
     return latency
 
 
-def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
-    """(stage, curve, points) of every number in the training histories, which are lists of records by update."""
+def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, Curve]]:
+    """(stage, curve) of every number in the training histories, which are lists of records by update.
+
+    A reward model keeps the weights with the lowest loss on dev chains, of equal ones the last; a policy its last.
+    """
+    from prm_core.evaluation.report.charts import Curve
+
     for key, stage in (("prm_history", "reward models"), ("policy_history", "policy")):
         history = store.read_json(inputs[key])
         groups = history if isinstance(history, dict) else {"": history}
@@ -82,22 +90,92 @@ def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, str, lis
                        for record in records]
             for name in dict.fromkeys(name for record in numeric for name in record if name not in ("update", "epoch")):
                 points = [(record["update"], record[name]) for record in numeric if name in record]
+                best = min((record for record in reversed(numeric) if "dev_loss" in record),
+                           key=lambda record: record["dev_loss"], default=numeric[-1])
+                kept = next((point for point in points if point[0] == best["update"]), points[-1])
                 if len(points) > 1:
-                    yield stage, f"{group} {name}".strip(), points
+                    yield stage, Curve(f"{group} {name}".strip(), points, kept)
+
+
+def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
+    from prm_core.evaluation.label_quality import measure_labels
+    from prm_core.labeling.human.labels import all_trajectories, human_verdicts, read_human
+
+    human = read_human(inputs["human"])
+    problems = [*store.read_jsonl(Problem, inputs["train"]), *human.problems]
+    trajectories = all_trajectories(store.read_shards(Trajectory, inputs["generated"]), human.trajectories)
+    labels, merged = (store.read_shards(StepLabel, inputs[name]) for name in ("labels", "merged"))
+    return measure_labels(labels, merged, trajectories, {problem.id: problem for problem in problems},
+                          human_verdicts(human.labels).verdicts)
+
+
+def _measure(
+    config: Config, chains: Mapping[str, list[Chain]], test: Sequence[Problem], latency: float
+) -> tuple[Evaluation, str | None]:
+    """The evaluation, and why its threshold was not chosen on dev."""
+    from dataclasses import replace
+
+    from prm_core.evaluation import protocol
+
+    settings = config.evaluate
+    threshold, reason = protocol.choose_threshold(chains["dev-base"], config.serve.threshold)
+    if reason is not None:
+        log.warning("first-error threshold: %s", reason)
+    evaluation = protocol.measure(
+        chains["test-base"], chains["test-trained"], test, threshold=threshold, best_of=settings.best_of,
+        bins=settings.bins, resamples=settings.bootstrap, seed=config.seed,
+    )
+    numbers = {**evaluation.numbers, "prm/latency_ms_per_step": latency}
+    reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
+    return replace(evaluation, numbers=numbers, reasons=reasons), reason
+
+
+def render_again(config: Config, workspace: Path) -> str:
+    """The report of a finished evaluation, from its saved trajectories, scores and figures: no model is loaded.
+
+    Raises InputError where an artifact that it is made of is missing, or does not belong to the others.
+    """
+    from prm_core.evaluation.judged_chains import load_chains
+    from prm_core.evaluation.report.tree_drawing import tree_section
+
+    inputs, outputs = ({key: workspace / path for key, path in paths.items()} for paths in (STAGE.inputs,
+                                                                                          STAGE.outputs))
+    for path in (*inputs.values(), *(outputs[name] for name in ("trajectories", "scores", "metrics"))):
+        if not path.exists():
+            raise InputError(f"the report needs {path.relative_to(workspace)}, which is not there; run the chain up to "
+                             "the stage evaluate (`prm run`)")
+    # A problem that the evaluation left out has no chain.
+    asked = {trajectory.problem_id for trajectory in store.read_shards(Trajectory, outputs["trajectories"])}
+    dev, test = ([problem for problem in store.read_jsonl(Problem, inputs[split]) if problem.id in asked]
+                 for split in ("dev", "test"))
+    chains = load_chains(outputs["trajectories"], outputs["scores"],
+                         {"dev-base": dev, "test-base": test, "test-trained": test})
+    table = store.read_json(outputs["metrics"])
+    evaluation, reason = _measure(config, chains, test, table["test/prm/latency_ms_per_step"])
+    io = StageIO(inputs, outputs, workspace, workspace)
+    made_by = table["commit"], table["committed"]
+    return _report(config, io, test, chains, evaluation, reason, len(dev), tree_section(inputs["evidence"]),
+                   _measure_labels(inputs), made_by)
 
 
 def _report(
     config: Config, io: StageIO, test: Sequence[Problem], chains: Mapping[str, list[Chain]], evaluation: Evaluation,
-    reason: str | None, n_dev: int, trees: TreeSection,
+    reason: str | None, n_dev: int, trees: TreeSection, labels: LabelQuality, made_by: tuple[str, str],
 ) -> str:
     from prm_core.evaluation.judged_chains import first_per_problem
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.evaluation.report.page import ReportData, render
     from prm_core.models.loading import model_version
+    from prm_core.platform.workspace import data_hash
 
+    training: dict[str, list[Curve]] = {}
+    for stage, curve in _training_curves(io.inputs):
+        training.setdefault(stage, []).append(curve)
     base = first_per_problem(chains["test-base"], STEP_CHAINS)
     trained = [chain for chain in chains["test-trained"] if chain.step_scores is not None]
     facts = [
+        # Of the code and not of the run: the same commit gives the same page, byte for byte but for the latency.
+        ("commit", made_by[0]), ("committed", made_by[1]), ("data", data_hash(io.inputs["test"].parent)),
         ("profile", config.profile), ("seed", str(config.seed)),
         ("test problems", str(len(test))), ("chains a problem", str(config.evaluate.samples)),
         ("base policy", base[0].trajectory.policy), ("trained policy", chains["test-trained"][0].trajectory.policy),
@@ -109,7 +187,7 @@ def _report(
             else f"Threshold: {reason}.")
     return render(ReportData(
         title="Evaluation on held-out problems", facts=facts, evaluation=evaluation, chains=base, trained=trained,
-        problems=test, threshold_note=note, training=list(_training_curves(io.inputs)),
+        problems=test, threshold_note=note, training=training, labels=labels,
         shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
         max_ece=config.promote.max_ece, trees=trees, seed=config.seed,
     ))
@@ -120,38 +198,32 @@ def run(config: Config, io: StageIO) -> None:
 
     Raises InputError when a best-of-N asks for more chains than are sampled.
     """
-    from dataclasses import replace
-
-    from prm_core.evaluation import protocol
     from prm_core.evaluation.headline import headline
+    from prm_core.evaluation.judged_chains import save_scores
     from prm_core.evaluation.plots import write_plots
+    from prm_core.evaluation.protocol import check_best_of
     from prm_core.evaluation.report.tree_drawing import tree_section
-    from prm_core.platform.tracking import stage_run
+    from prm_core.platform.tracking import code_date, code_version, stage_run
 
-    settings = config.evaluate
-    protocol.check_best_of(settings.best_of, settings.samples)
+    check_best_of(config.evaluate.best_of, config.evaluate.samples)
     # Before anything is sampled: a broken file is found in seconds.
     trees = tree_section(io.inputs["evidence"])
+    labels = _measure_labels(io.inputs)
     dev, test = (store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test"))
     with stage_run(io.workspace, "evaluate", config, io.inputs) as tracked:
         chains = _sample(config, io, dev, test)
         latency = _score(config, io, dev, test, chains)
-        threshold, reason = protocol.choose_threshold(chains["dev-base"], config.serve.threshold)
-        if reason is not None:
-            log.warning("first-error threshold: %s", reason)
-        evaluation = protocol.measure(
-            chains["test-base"], chains["test-trained"], test, threshold=threshold, best_of=settings.best_of,
-            bins=settings.bins, resamples=settings.bootstrap, seed=config.seed,
-        )
-        numbers = {**evaluation.numbers, "prm/latency_ms_per_step": latency}
-        reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
-        evaluation = replace(evaluation, numbers=numbers, reasons=reasons)
+        evaluation, reason = _measure(config, chains, test, latency)
         rows: list[Trajectory] = [chain.trajectory for group in chains.values() for chain in group]
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
+        save_scores(io.outputs["scores"], (chain for group in chains.values() for chain in group))
         write_plots(evaluation, io.outputs["plots"])
-        store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees))
-        table: dict[str, Any] = {"dev/n_problems": len(dev), **evaluation.flat("test")}
+        made_by = code_version(), code_date()
+        store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees,
+                                                       labels, made_by))
+        table: dict[str, Any] = {"commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(dev),
+                                 **evaluation.flat("test"), **labels.flat()}
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])
@@ -174,6 +246,11 @@ STAGE = Stage(
         "dev": "data/dev.jsonl",
         "test": "data/test.jsonl",
         "models": "artifacts/warmup/models",
+        "train": "data/train.jsonl",
+        "human": "data/human",
+        "generated": "artifacts/generate/trajectories",
+        "labels": "artifacts/label/labels",
+        "merged": "artifacts/label/merged",
         "evidence": "artifacts/label/evidence",
         "prm": "artifacts/train_prm/prm",
         "orm": "artifacts/train_prm/orm",
@@ -184,6 +261,7 @@ STAGE = Stage(
     outputs={
         "report": "artifacts/evaluate/report.html",
         "trajectories": "artifacts/evaluate/trajectories",
+        "scores": "artifacts/evaluate/scores.jsonl",
         "plots": "artifacts/evaluate/plots",
         "metrics": "artifacts/evaluate/metrics.json",
         "headline": "artifacts/evaluate/headline.json",

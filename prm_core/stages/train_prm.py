@@ -23,6 +23,7 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.labeling.human.labels import read_human
     from prm_core.platform.tracking import stage_run
     from prm_core.scoring.calibration import Calibrator
+    from prm_core.scoring.domain import fit_domain
     from prm_core.scoring.prover import advantage_figures
     from prm_core.scoring.scorer import RewardScorer, save_reward_model
     from prm_core.training.examples import build_examples, build_pairs, build_values
@@ -53,7 +54,9 @@ def run(config: Config, io: StageIO) -> None:
                 figures = advantage_figures([(score.prompt_score, *score.step_scores) for score in scores],
                                             config.train_prm.prover_samples)
                 metrics |= {f"dev/{name}/{what}": value for what, value in figures.items()}
-            save_reward_model(trained.model, trained.encoder, calibrator, io.outputs[name])
+            domain = fit_domain(trained.model, trained.encoder,
+                                [(example.problem_id, example.prompt, example.steps) for example in examples[name]])
+            save_reward_model(trained.model, trained.encoder, calibrator, io.outputs[name], domain)
             metrics |= {
                 f"dev/{name}/loss": min(record["dev_loss"] for record in trained.history),
                 f"dev/{name}/calibration_labels": calibrator.labels,

@@ -39,7 +39,7 @@ ALL = list(_commands(typer.main.get_command(cli.app)))
 
 def test_the_commands_of_the_contract_are_there() -> None:
     expected = {("run",), ("stage",), ("score",), ("evaluate",), ("serve",), ("promote",), ("data", "make"),
-                ("data", "import"), ("data", "export"), ("review", "export"), ("review", "import")}
+                ("data", "import"), ("data", "export"), ("review", "export"), ("review", "import"), ("report",)}
     assert expected <= set(ALL)
 
 

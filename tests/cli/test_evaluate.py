@@ -169,11 +169,13 @@ def test_command_warns_of_a_threshold_from_the_measured_file(command, tmp_path):
 
 
 def test_command_prints_within_the_terminal(command, tmp_path):
-    files = [write(tmp_path / f"{name}.json", ROWS) for name in ("a-file-with-a-long-name", "b")]
+    # A bracketed name is a name, no markup of the terminal.
+    files = [write(tmp_path / f"{name}.json", ROWS) for name in ("a-file-with-a-long-name", "b[b][i]")]
     result = command(*files, "--benchmark", "processbench", "--reliability", tmp_path / "plots" / "r.png")
     assert result.exit_code == 0, result.output
     assert max(map(len, result.stdout.splitlines())) <= 100
     assert "average" in result.output
+    assert "b[b][i].json" in result.stdout
     assert (tmp_path / "plots" / "r.png").read_bytes().startswith(b"\x89PNG")
 
 

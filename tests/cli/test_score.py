@@ -54,6 +54,14 @@ def test_each_line_comes_back_whole_with_its_scores(model, tmp_path):
     assert os.listdir(out.parent) == ["scored.jsonl"]
 
 
+def test_a_line_scored_before_keeps_nothing_that_another_model_said_of_its_domain(model, tmp_path):
+    before = {**LINES[0], "in_domain": False, "out_of_domain": "of the other model"}
+    score(write(tmp_path / "in.jsonl", before), model, tmp_path / "out.jsonl")
+    (after,) = read(tmp_path / "out.jsonl")
+    # This one does not know.
+    assert not {"in_domain", "out_of_domain"} & set(after)
+
+
 def test_without_out_the_lines_go_to_standard_output(model, tmp_path, capsys):
     score(write(tmp_path / "in.jsonl", *LINES), model, threshold=0.05, aggregate="mean")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

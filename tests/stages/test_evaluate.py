@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 
 from prm_core import config as configuration
+from prm_core.cli.report import report
 from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
 from prm_core.evaluation import judged_chains
 from prm_core.evaluation.judged_chains import Chain, first_per_problem, latency_ms_per_step, sample_chains
 from prm_core.platform import store
+from prm_core.platform.tracking import code_date, code_version
 from prm_core.scoring.scorer import ChainScore
 from prm_core.stages import evaluate as stage
 from prm_core.stages.base import StageIO
-from prm_core.types import Problem, Step, Trajectory
+from prm_core.types import Problem, Step, StepLabel, Trajectory
 from tests import ROOT
 from tests.builders import evaluation as fakes
 
@@ -84,8 +86,16 @@ def make_io(folder: Path, dev=DEV, test=TEST) -> StageIO:
     inputs = {name: folder / path for name, path in stage.STAGE.inputs.items()}
     store.write_jsonl(inputs["dev"], dev)
     store.write_jsonl(inputs["test"], test)
-    for name in ("models", "prm", "orm", "policy"):
+    for name in ("models", "prm", "orm", "policy", "human", "evidence"):
         inputs[name].mkdir(parents=True)
+    chain = Trajectory("gen-0", test[0].id, "base", tuple(map(Step, test[0].meta["solution"])), None, True, 0)
+    store.write_jsonl(inputs["train"], test[:1])
+    store.write_shard(inputs["generated"], 0, Trajectory, [chain])
+    for name, strategy in (("labels", "rollout"), ("merged", "merged")):
+        # Right but for the first step.
+        store.write_shard(inputs[name], 0, StepLabel, [
+            StepLabel("gen-0", index, strategy, 1.0, index > 0, 0.9, 10 if name == "labels" else 0, "")
+            for index in range(len(chain.steps))])
     store.write_json(inputs["prm_history"], {"prm": HISTORY, "orm": HISTORY})
     store.write_json(inputs["policy_history"], HISTORY)
     outputs = {name: folder / path for name, path in stage.STAGE.outputs.items()}
@@ -118,6 +128,12 @@ def test_metrics_contract(world, config, tmp_path):
     assert table["test/policy_base/n_chains"] == 240
     assert table["test/n_step_chains"] == 120
     assert table["test/seed"] == config.seed
+    # The page again, from what was saved.
+    assert stage.render_again(config, tmp_path) == io.outputs["report"].read_text()
+    assert (table["commit"], table["committed"]) == (code_version(), code_date())
+    steps = len(TEST[0].meta["solution"])
+    assert table["labels/rollout/accuracy"] == pytest.approx((steps - 1) / steps)
+    assert (table["labels/rollout/tokens_per_step"], table["labels/merged/tokens_per_step"]) == (10, 10)
     assert table["test/prm/latency_ms_per_step"] > 0
     assert 0 < table["test/prm/threshold"] < 1
     assert table["test/trained_minus_base/pass_at_1"] == pytest.approx(
@@ -129,6 +145,21 @@ def test_metrics_contract(world, config, tmp_path):
     shown = store.read_json(io.outputs["headline"])
     assert len(shown) == 12
     assert shown["prm_at_8"] == round(table["test/prm_best_of_n/accuracy_at_8"], 4)
+
+
+def test_the_page_again_needs_what_was_saved_and_refuses_what_belongs_to_another(world, config, tmp_path):
+    io = make_io(tmp_path)
+    with pytest.raises(InputError, match=r"the report needs artifacts/evaluate/trajectories, which is not there"):
+        stage.render_again(config, tmp_path)
+    stage.run(config, io)
+    lines = io.outputs["scores"].read_text().splitlines(keepends=True)
+    assert len(lines) == 30 * 8 * 2 + 20 * 4
+    io.outputs["scores"].write_text("".join(lines[1:]))
+    with pytest.raises(InputError, match=r"scores\.jsonl: is not of the trajectories"):
+        stage.render_again(config, tmp_path)
+    page = tmp_path / "artifacts/evaluate/report.html"
+    with pytest.raises(InputError, match="DVC knows it by its contents"):
+        report(page, tmp_path)
 
 
 def test_figures_agree_with_the_trajectories_written(world, config, tmp_path):

@@ -165,7 +165,8 @@ def test_signature_has_the_contract_s_fields_and_parameters(model):
     assert row["properties"]["steps"]["type"] == "array"
     (answer,) = [column.to_dict() for column in signature.outputs]
     assert set(answer["properties"]) == {
-        "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements"
+        "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements",
+        "in_domain", "out_of_domain"
     }
     assert {p.name: p.default for p in signature.params} == {"threshold": 0.5, "aggregate": "min"}
 

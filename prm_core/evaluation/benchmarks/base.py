@@ -211,5 +211,9 @@ def score_file(scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], sepa
     if truncated:
         log.warning("%s: %d chains do not fit the model's context; their last %d steps have no score", name, truncated,
                     unscored)
+    strange = sum(bool(score.out_of_domain) for score in scored)
+    if strange:
+        log.warning("%s: %d of %d chains are unlike what the model was trained on; its scores of them mean nothing",
+                    name, strange, len(chains))
     return ScoredFile(name, chains, [score.step_scores for score in scored], truncated, unscored,
                       scorer.kind == "outcome")

@@ -17,6 +17,8 @@ from prm_core.scoring.calibration import reliability_curve
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from prm_core.scoring.calibration import ReliabilityBin
+
 HISTOGRAM_BINS = 20
 RIGHT, WRONG, GRID = "#2b6cb0", "#c05621", "#9aa5b1"
 
@@ -29,17 +31,25 @@ def _draw(curve: Axes, histogram: Axes, name: str, steps: JudgedSteps) -> None:
     curve.scatter([b.mean_probability for b in bins], [b.observed_share for b in bins], color=RIGHT,
                   s=[8 + 80 * b.count / largest for b in bins], zorder=3)
     curve.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="step score", ylabel="share of steps that are right",
-              title=f"{name}: reliability (dot area: steps)")
+              title=f"{name}: scores are off by {_error(bins):.3f} on average (dot area: steps)")
     edges = [i / HISTOGRAM_BINS for i in range(HISTOGRAM_BINS + 1)]
     for chosen, label, colour in ((steps.right, "right", RIGHT), (~steps.right, "wrong", WRONG)):
         count = int(chosen.sum())
         if count:
             histogram.hist(steps.scores[chosen], edges, weights=[1 / count] * count, histtype="step", linewidth=1.8,
                            color=colour, label=f"{label} ({count:,})")
-    histogram.set(xlim=(0, 1), xlabel="step score", ylabel="share of the steps of its kind", title=f"{name}: scores")
+    means = [f"{kind} {steps.scores[chosen].mean():.2f}" for kind, chosen in (("right", steps.right),
+                                                                              ("wrong", ~steps.right)) if chosen.any()]
+    histogram.set(xlim=(0, 1), xlabel="step score", ylabel="share of the steps of its kind",
+                  title=f"{name}: mean score of steps: {', '.join(means)}")
     histogram.legend(frameon=False)
     for axes in (curve, histogram):
         axes.spines[["top", "right"]].set_visible(False)
+
+
+def _error(bins: Sequence[ReliabilityBin]) -> float:
+    """The expected calibration error of a curve."""
+    return sum(b.count * abs(b.mean_probability - b.observed_share) for b in bins) / sum(b.count for b in bins)
 
 
 def write_reliability(path: Path, files: Sequence[ScoredFile]) -> None:

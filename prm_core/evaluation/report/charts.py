@@ -33,6 +33,31 @@ class Series:
     points: Sequence[tuple[float, Estimate]]
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A training curve.
+
+    Attributes:
+        name: of the figure.
+        points: (update, value) by increasing update.
+        kept: the point whose weights were kept.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    kept: tuple[float, float]
+
+    @property
+    def title(self) -> str:
+        """What became of the figure, up to the weights that were kept."""
+        (_, start), (update, end) = self.points[0], self.kept
+        if self.kept == self.points[0]:
+            return f"best at the start, {end:.3g}: kept from update {update:g}"
+        way = "rises" if end > start else "falls" if end < start else "stays"
+        span = f"from {start:.3g} to {end:.3g}" if end != start else f"at {end:.3g}"
+        return f"{way} {span}, kept at update {update:g}"
+
+
 def percent(value: float) -> str:
     """0.931 → "93.1 %"."""
     return f"{100 * value:.1f} %"
@@ -205,20 +230,25 @@ def score_chart(scores: np.ndarray, right: np.ndarray, threshold: float, bins: i
                        f"{edges[index + 1]:.2f}")
     at = canvas.px(min(max(threshold, 0), 1))
     canvas.add('<line class="ideal" x1="{}" x2="{}" y1="{}" y2="{}"/>', at, at, canvas.top, canvas.bottom)
-    canvas.text(at + 5, canvas.top + 8, f"threshold {threshold:.3f}", "tick", "start" if threshold < 0.7 else "end")
+    right_of = threshold < 0.7
+    canvas.text(at + (5 if right_of else -5), canvas.top - 4, f"threshold {threshold:.4g}", "tick",
+                "start" if right_of else "end")
     return canvas.svg("Distribution of scores of right and of wrong steps")
 
 
-def curve_chart(name: str, points: Sequence[tuple[float, float]]) -> Markup:
-    """A small training curve."""
-    xs, ys = [x for x, _ in points], [y for _, y in points]
+def curve_chart(curve: Curve) -> Markup:
+    """A small training curve; a ring marks what was kept."""
+    xs, ys = [x for x, _ in curve.points], [y for _, y in curve.points]
     low, high = min(ys), max(ys)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    canvas = _Canvas(300, 170, (min(xs), max(xs)), (low, high), left=56, top=10, bottom=34)
+    canvas = _Canvas(300, 170, (min(xs), max(xs)), (low, high), left=56, top=14, bottom=34)
     canvas.axes(ticks(min(xs), max(xs), 4), ticks(low, high, 3), "update", "", lambda x: f"{x:g}", lambda y: f"{y:.4g}")
-    canvas.add('<path class="line s-prm thin" d="{}"/>', _path([(canvas.px(x), canvas.py(y)) for x, y in points]))
-    return canvas.svg(f"{name} by update, from {ys[0]:.4g} to {ys[-1]:.4g}")
+    canvas.add('<path class="line s-prm thin" d="{}"/>', _path([(canvas.px(x), canvas.py(y)) for x, y in curve.points]))
+    x, y = curve.kept
+    canvas.add('<circle class="kept" cx="{}" cy="{}" r="5"><title>{}</title></circle>', canvas.px(x), canvas.py(y),
+               f"kept: update {x:g}, {y:.4g}")
+    return canvas.svg(f"{curve.name} by update: {curve.title}")
 
 
 def step_colours(score: float) -> tuple[str, str]:

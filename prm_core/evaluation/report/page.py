@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from prm_core.evaluation.judged_chains import Chain
+from prm_core.evaluation.label_quality import LabelQuality
 from prm_core.evaluation.metrics import Estimate, first_error
 from prm_core.evaluation.protocol import METHODS, STEP_CHAINS, Evaluation
-from prm_core.evaluation.report import charts
-from prm_core.evaluation.report.charts import Series
+from prm_core.evaluation.report import charts, verdict
+from prm_core.evaluation.report.charts import Curve, Series
 from prm_core.evaluation.report.tree_drawing import TreeSection
+from prm_core.evaluation.report.verdict import Gate
 from prm_core.types import Problem
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -50,6 +52,7 @@ class Headline:
         note: what to compare it with.
         bar: what it must reach, empty where no bar applies.
         holds: whether it does, None without a bar.
+        gate: of promotion, where the figure is one.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Headline:
     note: str
     bar: str = ""
     holds: bool | None = None
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,14 @@ class ReportData:
 
     Attributes:
         title: of the page.
-        facts: (name, value) lines about the run: profile, seed, model versions, counts.
+        facts: (name, value) lines about the run: commit and its date, data, profile, seed, model versions, counts.
         evaluation: the figures of the test split.
         chains: those with step scores that may be shown, base policy first.
         trained: the same of the trained policy.
         problems: the split.
         threshold_note: where the threshold comes from.
-        training: (stage, curve name, points (update, value)).
+        training: stage → its curves.
+        labels: quality of the labels behind the reward models.
         shown: how many trajectories.
         bars: whether the bars of the default profile apply.
         max_ece: the promotion gate's limit.
@@ -88,7 +93,8 @@ class ReportData:
     trained: Sequence[Chain]
     problems: Sequence[Problem]
     threshold_note: str
-    training: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]
+    training: Mapping[str, Sequence[Curve]]
+    labels: LabelQuality
     shown: int
     bars: bool
     max_ece: float
@@ -140,22 +146,29 @@ def _card(kind: str, chain: Chain, policy: str, problem: Problem, threshold: flo
     steps = []
     for index, step in enumerate(chain.trajectory.steps):
         score = scores[index] if index < len(scores) else None
+        judged = score is not None and gold_error is not None
         edge, background = charts.step_colours(score) if score is not None else ("var(--line)", "transparent")
         steps.append({
             "text": step.text, "observation": step.observation, "score": score, "edge": edge, "background": background,
             "gold": None if chain.gold is None else chain.gold[index],
             "after_error": gold_error is not None and 0 <= gold_error < index,
             "first_error": index == gold_error, "claimed": index == claimed,
+            "missed": judged and index == gold_error and score >= threshold,
+            "false_alarm": judged and index == claimed and (gold_error < 0 or index < gold_error),
         })
     return {
         "kind": kind, "policy": policy, "prompt": problem.prompt, "expected": problem.answer,
         "answer": chain.trajectory.answer, "right": chain.right, "prm": chain.prm_score, "orm": chain.orm_score,
-        "steps": steps, "id": chain.trajectory.id,
+        "steps": steps, "id": chain.trajectory.id, "out_of_domain": chain.out_of_domain,
     }
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason → the figures left out for it."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        found.setdefault(reason, []).append(name)
+    return found
 
 
 def _range(estimate: Estimate, points: bool = False) -> str:
@@ -164,35 +177,42 @@ def _range(estimate: Estimate, points: bool = False) -> str:
 
 
 def headlines(data: ReportData) -> list[Headline]:
-    """The figures the project's bars are about, those the run has."""
+    """The figures the project's bars are about, and those that are gates of promotion."""
     figures, found = data.evaluation.figures, []
-    n = 8 if "prm_best_of_n/accuracy_at_8" in figures else max(point.n for point in data.evaluation.curve)
-    f1, ece = figures.get("prm/first_error_f1"), figures.get("prm/ece")
+    n = verdict.best_of(figures, [point.n for point in data.evaluation.curve])
+    gates = {gate.figure: gate for gate in verdict.judge(data.evaluation, data.max_ece).gates}
+    f1, ece = figures.get(verdict.F1), figures.get(verdict.ECE)
     if f1 is not None:
         found.append(Headline("First-error F1", f"{100 * f1.value:.1f}", "%", _range(f1),
                               f"random guess {charts.percent(figures['random/first_error_f1'].value)}",
-                              f"at least {charts.percent(F1_BAR)}", f1.value >= F1_BAR))
-    for rival, name, bar, wanted in (("majority", "majority vote", GAIN_BAR, f"at least {_points(GAIN_BAR)} points"),
+                              f"at least {charts.percent(F1_BAR)}", f1.value >= F1_BAR, gates[verdict.F1]))
+    else:
+        found.append(_unmeasured("First-error F1", gates[verdict.F1]))
+    for rival, name, bar, wanted in (("majority", "majority vote", GAIN_BAR,
+                                      f"at least {verdict.points(GAIN_BAR)} points"),
                                      ("orm", "best by ORM", 0.0, "at least the ORM")):
         gain = figures[f"prm_minus_{rival}/accuracy_at_{n}"]
         other = figures[f"{'majority' if rival == 'majority' else 'orm_best_of_n'}/accuracy_at_{n}"]
         mine = figures[f"prm_best_of_n/accuracy_at_{n}"]
-        found.append(Headline(f"PRM best-of-{n} over {name}", _points(gain.value), "points", _range(gain, True),
+        found.append(Headline(f"PRM best-of-{n} over {name}", verdict.points(gain.value), "points", _range(gain, True),
                               f"{charts.percent(mine.value)} against {charts.percent(other.value)}", wanted,
                               gain.value >= bar))
     gain = figures["trained_minus_base/pass_at_1"]
     found.append(Headline(
-        "Trained policy over base, pass@1", _points(gain.value), "points", _range(gain, True),
+        "Trained policy over base, pass@1", verdict.points(gain.value), "points", _range(gain, True),
         f"{charts.percent(figures['policy_trained/pass_at_1'].value)} against "
         f"{charts.percent(figures['policy_base/pass_at_1'].value)}",
-        f"at least {_points(GAIN_BAR)} points, interval above 0", gain.value >= GAIN_BAR and gain.low > 0))
+        f"at least {verdict.points(GAIN_BAR)} points, interval above 0", gain.value >= GAIN_BAR and gain.low > 0))
     if ece is not None:
         found.append(Headline("Calibration error (ECE)", f"{ece.value:.3f}", "", f"{ece.low:.3f} to {ece.high:.3f}",
-                              "score against share of right steps", f"at most {data.max_ece:.2f}",
-                              ece.value <= data.max_ece))
-    if data.bars:
-        return found
-    return [Headline(h.name, h.figure, h.unit, h.interval, h.note) for h in found]
+                              "score against share of right steps", gate=gates[verdict.ECE]))
+    else:
+        found.append(_unmeasured("Calibration error (ECE)", gates[verdict.ECE]))
+    return found if data.bars else [replace(headline, bar="", holds=None) for headline in found]
+
+
+def _unmeasured(name: str, gate: Gate) -> Headline:
+    return Headline(name, "—", "", "", "could not be measured", gate=gate)
 
 
 def _curve_series(evaluation: Evaluation) -> list[Series]:
@@ -245,15 +265,23 @@ def render(data: ReportData) -> str:
     cards = [_card(kind, chain, "base policy", data.problems[chain.problem], threshold)
              for kind, chain in choose_shown(data.chains, threshold, data.shown, data.seed)]
     cards += [_card(kind, chain, "trained policy", data.problems[chain.problem], threshold) for kind, chain in extra]
-    training: dict[str, list[tuple[str, Markup]]] = {}
-    for stage, name, points in data.training:
-        training.setdefault(stage, []).append((name, charts.curve_chart(name, points)))
     evaluation = data.evaluation
+    contents = [("sanity", "Sanity"), ("choosing", "Choosing among chains"),
+                *([("errors", "Finding wrong steps")] if evaluation.steps is not None else []),
+                ("policy", "The policy"), ("labels", "Labels"), *([("training", "Training")] if data.training else []),
+                ("trees", "Search trees"), ("trajectories", "Trajectories")]
     return environment.get_template("report.html.j2").render(
-        title=data.title, facts=data.facts, headlines=headlines(data), alarms=list(evaluation.alarms.values()),
+        contents=contents, bars=data.bars,
+        title=data.title, facts=data.facts, headlines=headlines(data),
+        verdict=verdict.judge(evaluation, data.max_ece), titles=verdict.titles(evaluation),
+        alarms=[(message, verdict.REMEDIES[name]) for name, message in evaluation.alarms.items()],
+        labels=data.labels, agreement={(a, b): one for one in data.labels.agreement
+                                       for a, b in ((one.a, one.b), (one.b, one.a))},
         charts=_charts(evaluation), ns=sorted({point.n for point in evaluation.curve}),
         series=_curve_series(evaluation), figures=evaluation.figures, numbers=evaluation.numbers,
-        reasons=evaluation.reasons, lengths=evaluation.lengths, training=training, cards=cards, threshold=threshold,
+        reasons=_by_reason(evaluation.reasons), lengths=evaluation.lengths, cards=cards, threshold=threshold,
+        training={stage: [(curve, charts.curve_chart(curve)) for curve in curves]
+                  for stage, curves in data.training.items()},
         threshold_note=data.threshold_note, step_chains=STEP_CHAINS, percent=charts.percent,
         policy_rows=POLICY_ROWS, trees=data.trees,
         scale=[(score / 10, charts.step_colours(score / 10)) for score in range(11)],

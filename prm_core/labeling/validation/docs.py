@@ -6,10 +6,11 @@ same without a network and tell nobody that they were opened.
 
 from __future__ import annotations
 
+import copy
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -36,10 +37,15 @@ th { background: #f1f3f5; }
 i { font-style: normal; font-weight: bold; }
 nav, .card, footer, .cooltip .top, [data-toggle="collapse"], .collapse { display: none; }
 .failed, .held { white-space: nowrap; }
-.share { padding: 0.1rem 0.4rem; border-radius: 3px; } small { color: #666; } p { max-width: 70rem; }
+.share { padding: 0.1rem 0.4rem; border-radius: 3px; white-space: nowrap; } small { color: #666; } p { max-width: 70rem; }
+@media (max-width: 700px) { body { margin: 0.8rem; } td, th { padding: 0.2rem 0.3rem; overflow-wrap: anywhere; } }
 """
+# Great Expectations escapes some of what it shows and not the rest. So what could be markup goes through its renderer
+# as letters that no label holds (Gothic ones, which Python's repr leaves alone), and is escaped afterwards, once.
+_SHIELDS = {character: chr(0x10330 + number) for number, character in enumerate("&<>\"'$")}
 _HEAD = (
-    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="UTF-8"><title>{title}</title>'
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="UTF-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
     "<style>{style}</style></head>"
 )
 
@@ -61,8 +67,28 @@ def render(result: ExpectationSuiteValidationResult) -> str:
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaPageView
 
-    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    shielded = copy.deepcopy(result)
+    for single in shielded.results:
+        single.result = _shield(single.result)
+        single.exception_info = _shield(single.exception_info)
+        single.expectation_config.kwargs = _shield(single.expectation_config.kwargs)
+        single.expectation_config.meta = _shield(single.expectation_config.meta)
+    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(shielded))
+    for character, shield in _SHIELDS.items():
+        page = page.replace(shield, html.escape(character))
     return localised(page, f"Expectations on {result.suite_name}")
+
+
+def _shield(value: Any) -> Any:
+    """A nest of plain values with every text in it, names too, shielded from being read as markup."""
+    if isinstance(value, str):
+        return value.translate(str.maketrans(_SHIELDS))
+    if isinstance(value, Mapping):
+        return {_shield(name): _shield(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | set):
+        return type(value)(map(_shield, value))
+    # NumPy's scalars show what they are, not what they say.
+    return value.item() if hasattr(value, "item") else value
 
 
 def index_page(report: Report) -> str:

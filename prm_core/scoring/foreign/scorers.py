@@ -10,6 +10,7 @@ from prm_core.errors import InputError
 from prm_core.models.loading import load_tokenizer, model_version
 from prm_core.models.padding import pad
 from prm_core.registry import Registry
+from prm_core.scoring.domain import unreadable
 from prm_core.scoring.foreign.encoders import (
     BoundaryHeadEncoder,
     ForeignChain,
@@ -83,7 +84,8 @@ class ForeignScorer(ABC):
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             for index, scores in zip(batch, self._probabilities([encoded[i] for i in batch]), strict=True):
-                results[index] = ChainScore(scores, scores, encoded[index].truncated_steps)
+                doubt = unreadable(encoded[index].ids, self.encoder.tokenizer.unk_token_id)
+                results[index] = ChainScore(scores, scores, encoded[index].truncated_steps, out_of_domain=doubt)
         return results
 
     def _probabilities(self, batch: Sequence[ForeignChain]) -> list[tuple[float, ...]]:

@@ -9,17 +9,25 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
+from markupsafe import Markup
 
 from prm_core.evaluation import judged_chains, protocol
 from prm_core.evaluation.judged_chains import Chain, first_per_problem
+from prm_core.evaluation.label_quality import Agreement, LabelQuality, StrategyQuality
 from prm_core.evaluation.metrics import Estimate
-from prm_core.evaluation.report import charts, page
+from prm_core.evaluation.report import charts, page, verdict
+from prm_core.evaluation.report.charts import Curve
 from prm_core.evaluation.report.tree_drawing import TreeSection, tree_section
 from prm_core.types import Problem, Step, Trajectory
 from tests.builders import evaluation as fakes
 
 PROBLEMS = fakes.problems(40)
 THRESHOLD = 0.45
+LABELS = LabelQuality(20, 80, "oracle", 60, 0.8, [
+    StrategyQuality("<rollout>", 1.0, 57.25, 60, 0.9, 12, 0.75, None),
+    StrategyQuality("verifier", 0.5, 0.0, 30, 0.95, 6, 0.5, 1.0),
+    StrategyQuality("merged", 1.0, 57.25, 60, 0.98, 12, 0.9, 1.0),
+], [Agreement("<rollout>", "verifier", 0.825, 40)])
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,8 @@ def data(chains):
     return page.ReportData(
         title="Evaluation", facts=[("profile", "default")], evaluation=evaluation,
         chains=first_per_problem(chains["base"], 4), trained=first_per_problem(chains["trained"], 4),
-        problems=PROBLEMS, threshold_note="Chosen on dev.", training=[("policy", "kl", [(1, 0.1), (2, 0.2)])],
+        problems=PROBLEMS, threshold_note="Chosen on dev.", labels=LABELS,
+        training={"policy": [Curve("kl", [(1, 0.1), (2, 0.2)], (2, 0.2))]},
         shown=12, bars=True, max_ece=0.1, trees=TreeSection([], "No trees <here>."), seed=0)
 
 
@@ -55,13 +64,16 @@ class Checker(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.stack, self.classes, self.fetches, self.tags = [], [], [], []
+        self.stack, self.classes, self.fetches, self.tags, self.targets, self.anchors = [], [], [], [], [], set()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         values = dict(attrs)
         self.classes += (values.get("class") or "").split()
-        self.fetches += [v for k, v in attrs if k in ("src", "href", "xlink:href", "data", "action")]
+        self.anchors |= {values["id"]} if tag == "h2" else set()
+        self.fetches += [v for k, v in attrs if k in ("src", "href", "xlink:href", "data", "action")
+                         and not v.startswith("#")]
+        self.targets += [v[1:] for k, v in attrs if k == "href" and v.startswith("#")]
         if tag not in self.VOID:
             self.stack.append(tag)
 
@@ -83,6 +95,8 @@ def test_page_is_well_formed_and_fetches_nothing(data):
     html = page.render(data)
     checker = parse(html)
     assert checker.fetches == []
+    # The contents name every section.
+    assert set(checker.targets) == checker.anchors
     assert "script" not in checker.tags
     assert not re.search(r"https?:|url\(|@import", html)
     assert "prefers-color-scheme: dark" in html
@@ -127,12 +141,12 @@ def test_kinds(gold, scores, right, kind):
 def test_texts_are_escaped(data):
     evil = "<script>alert(1)</script> & \"quotes\""
     problem = Problem("p", "arithmetic", evil, evil, {})
-    chain = Chain(0, Trajectory("t", "p", "x", (Step(evil, observation=evil),), evil, False, 0), (False,), (0.1,), 0.1,
-                  0.2)
+    chain = Chain(0, Trajectory(evil, "p", "x", (Step(evil, observation=evil),), evil, False, 0), (False,), (0.1,), 0.1,
+                  0.2, evil)
     html = page.render(replace(data, chains=[chain], trained=[], problems=[problem] * 40, title=evil,
-                                 facts=[(evil, evil)], training=[(evil, evil, [(1, 0.1), (2, 0.3)])]))
+                                 facts=[(evil, evil)], training={evil: [Curve(evil, [(1, 0.1), (2, 0.3)], (2, 0.3))]}))
     assert "script" not in parse(html).tags
-    assert html.count("&lt;script&gt;") >= 6
+    assert html.count("&lt;script&gt;") >= 12
     assert parse(html).classes.count("card") == 1
 
 
@@ -144,6 +158,99 @@ def test_first_error_is_marked_once_a_chain_and_what_follows_is_not_judged(data)
     assert card.count("PRM: first error</span>") == 1
     assert card.count("after error") == 1
     assert re.search(r"0\.80</span>\s*<span class=\"text\">step 1<span class=\"flag gold-error\">", card)
+    # It scores above the threshold, and what the PRM names instead comes after the error.
+    assert card.count('class="step missed"') == card.count("missed by the PRM") == 1
+    assert "a false alarm" not in card
+
+
+def test_a_step_named_before_the_first_error_is_a_false_alarm_and_one_found_is_not_missed(data):
+    for gold, scores, missed, false in (((True, False), (0.2, 0.9), 1, 1), ((True, True), (0.9, 0.2), 0, 1),
+                                        ((True, False), (0.9, 0.2), 0, 0)):
+        html = page.render(replace(data, chains=[one_chain(gold, scores, False)], trained=[], shown=1))
+        card = html[html.index("<article"):]
+        assert (card.count("missed by the PRM"), card.count("a false alarm")) == (missed, false)
+
+
+def test_labels_have_a_section_of_their_own(data):
+    html = page.render(data)
+    section = html[html.index('<h2 id="labels">'):html.index('<h2 id="training">')]
+    rows = [re.findall(r"<td>(?:<b>)?(.*?)(?:</b>)?</td>", row) for row in section.split("<tr>")]
+    assert ["&lt;rollout&gt;", "100.0 %", "57.2", "90.0 %", "75.0 %", "—", "60"] in rows
+    assert ["merged", "100.0 %", "57.2", "98.0 %", "90.0 %", "100.0 %", "60"] in rows
+    assert section.count('82.5 %<span class="range">of 40</span>') == 2
+    assert "would be right on 80.0 %" in section
+    bare = page.render(replace(data, labels=replace(LABELS, gold="", gold_right=None)))
+    assert "no oracle or person says what is right" in bare
+
+
+def test_what_was_kept_is_marked_in_training_curves(data):
+    html = page.render(replace(data, training={"reward models": [
+        Curve("dev_loss", [(33, 0.103), (66, 0.0592), (99, 0.0594)], (66, 0.0592))]}))
+    assert "falls from 0.103 to 0.0592, kept at update 66" in html
+    assert parse(html).classes.count("kept") == 1
+    assert Curve("x", [(1, 0.2), (2, 0.3)], (1, 0.2)).title == "best at the start, 0.2: kept from update 1"
+
+
+def changed(data, **figures):
+    """The evaluation with figures (value, low, high), None for one that was not measured."""
+    table = {name: Estimate(*value) for name, value in figures.items() if value}
+    kept = {name: value for name, value in data.evaluation.figures.items() if name not in figures}
+    return replace(data.evaluation, figures=kept | table, alarms={})
+
+
+@pytest.mark.parametrize(("figures", "good", "says"), [
+    ({"prm/ece": (0.05, 0.04, 0.06), "prm/first_error_f1": (0.9, 0.8, 0.95)}, True,
+     "Good enough to promote, unless the champion is clearly better at finding first errors: calibration error 0.050 "
+     "(at most 0.10), first-error F1 90.0 %."),
+    ({"prm/ece": (0.1, 0.04, 0.16)}, True, "calibration error 0.100 (at most 0.10)"),
+    ({"prm/ece": (0.213, 0.2, 0.22)}, False,
+     "Not good enough to promote: its calibration error is 0.213, where at most 0.10 is demanded."),
+    ({"prm/first_error_f1": None}, False, "its first-error F1 could not be measured (no step was judged)"),
+    ({"prm/ece": None}, False, "its calibration error could not be measured"),
+])
+def test_the_verdict_comes_from_the_gates(data, figures, good, says):
+    found = verdict.judge(changed(data, **figures), 0.1)
+    assert found.good == good
+    assert says in found.sentence
+    html = page.render(replace(data, evaluation=changed(data, **figures), chains=[], trained=[]))
+    assert str(Markup.escape(found.sentence)) in html
+    assert ("verdict good" in html) == good
+    # A gate is shown where its figure is missing too.
+    assert html.split('class="toc"')[0].count('<span class="badge">gate</span>') == 3
+
+
+@pytest.mark.parametrize(("figures", "use", "good"), [
+    ({"prm_minus_majority/accuracy_at_8": (0.1, 0.02, 0.2)}, "instead of a majority vote (+10.0 points, +2.0 to", True),
+    ({"prm_minus_majority/accuracy_at_8": (0.1, -0.02, 0.2)}, "instead of a majority vote", False),
+    ({"prm_minus_orm/accuracy_at_8": (0.0, -0.1, 0.1)}, "instead of an outcome model", False),
+    ({"prm/first_error_f1": (0.4, 0.3, 0.5), "prm_minus_random/first_error_f1": (0.2, 0.1, 0.3)},
+     "finding the first wrong step of a chain (F1 40.0 %, a random guess 20.0 %)", False),
+    ({"prm/ece": (0.11, 0.1, 0.3)}, "reading its scores as probabilities (off by 0.110 on average)", False),
+    ({"prm/ece": (0.05, 0.01, 0.09)}, "reading its scores as probabilities", True),
+    ({"trained_minus_base/pass_at_1": (0.2, 0.1, 0.3), "trained_minus_base/process_consistency": (-0.2, -0.3, -0.1)},
+     "its right answers have more wrong steps", False),
+    ({"trained_minus_base/pass_at_1": (0.2, 0.1, 0.3), "trained_minus_base/process_consistency": (0.2, 0.1, 0.3)},
+     "training a policy (+20.0 points of pass@1, +10.0 to +30.0)", True),
+])
+def test_uses_follow_from_the_figures(data, figures, use, good):
+    # A profile whose gate lets everything pass makes no score a probability.
+    (found,) = [one for one in verdict.judge(changed(data, **figures), 1.0).uses if use in one[1]]
+    assert found[0] == good
+
+
+def test_chart_titles_say_what_to_see(data):
+    def curve(*values):
+        points = [protocol.CurvePoint("prm_best_of_n", n, Estimate(value, value, value))
+                  for n, value in zip((1, 4, 8), values, strict=True)]
+        return verdict.titles(replace(data.evaluation, curve=points))["best_of_n"]
+
+    assert curve(0.4, 0.5, 0.6) == (
+        "The more chains the PRM chooses from, the better: 40.0 % right at N = 1, 60.0 % at N = 8")
+    assert curve(0.4, 0.6, 0.5).startswith("Choosing by the PRM pays up to N = 4, no further")
+    assert curve(0.4, 0.3, 0.2) == "Choosing by the PRM brings nothing: 40.0 % right with one chain"
+    titles = verdict.titles(changed(data, **{"prm/length_slope": (-0.02, -0.03, -0.01)}))
+    assert titles["lengths"] == "Longer wrong chains score lower: -0.020 a step (-0.030 to -0.010)"
+    assert set(titles) == {"best_of_n", "first_error", "scores", "reliability", "lengths", "policies"}
 
 
 def test_headlines_say_whether_the_bars_hold(data):
@@ -152,6 +259,9 @@ def test_headlines_say_whether_the_bars_hold(data):
                             "Trained policy over base, pass@1", "Calibration error (ECE)"}
     f1 = data.evaluation.figures["prm/first_error_f1"]
     assert by_name["First-error F1"].holds == (f1.value >= 0.88)
+    ece = by_name["Calibration error (ECE)"]
+    assert (ece.bar, ece.gate.bar, ece.gate.holds) == (
+        "", "at most 0.10", data.evaluation.figures["prm/ece"].value <= 0.1)
     assert by_name["First-error F1"].figure == f"{100 * f1.value:.1f}"
     figures = dict(data.evaluation.figures)
     figures["trained_minus_base/pass_at_1"] = Estimate(0.06, -0.01, 0.13)
@@ -162,9 +272,11 @@ def test_headlines_say_whether_the_bars_hold(data):
 
 def test_other_profiles_have_no_bars(data):
     plain = page.headlines(replace(data, bars=False))
-    assert {h.bar for h in plain} == {""}
-    assert "holds" not in page.render(replace(data, bars=False, chains=[], trained=[])).split("<main>")[1].split(
-        "<h2>Sanity")[0]
+    assert {(h.bar, h.holds) for h in plain} == {("", None)}
+    # Gates are everyone's.
+    assert [h.name for h in plain if h.gate] == ["First-error F1", "Calibration error (ECE)"]
+    tiles = page.render(replace(data, bars=False, chains=[], trained=[])).split('class="tiles"')[1].split("</nav>")[0]
+    assert tiles.count('<span class="bar">') == 2
 
 
 def test_search_trees_are_shown_or_the_reason_why_there_are_none(data, tmp_path):
@@ -180,7 +292,7 @@ def test_search_trees_are_shown_or_the_reason_why_there_are_none(data, tmp_path)
     assert checker.fetches == []
     assert not re.search(r"https?:|url\(|@import", html)
     assert checker.classes.count("tree") == 1
-    section = html[html.index("<h2>Search trees"):html.index("<h2>Trajectories")]
+    section = html[html.index('<h2 id="trees">'):html.index('<h2 id="trajectories">')]
     assert "1 of 1 trees" in section
     assert "How &lt;many&gt;?" in section
     assert section.count("step &lt;") == 4
@@ -188,9 +300,12 @@ def test_search_trees_are_shown_or_the_reason_why_there_are_none(data, tmp_path)
     assert checker.classes.count("scale") == 2
 
 
-def test_alarms_are_shown(data):
-    alarmed = replace(data.evaluation, alarms={"best_of_n_falls": "PRM best-of-N falls <somewhere>"})
-    assert 'role="alert">PRM best-of-N falls &lt;somewhere&gt;</p>' in page.render(replace(data, evaluation=alarmed))
+def test_alarms_are_shown_with_their_remedy(data):
+    alarmed = replace(data.evaluation, alarms={"best_of_n_falls": "it falls <somewhere>"})
+    html = page.render(replace(data, evaluation=alarmed))
+    assert 'role="alert">It falls &lt;somewhere&gt;. <b>What to do:</b> choose from fewer chains' in html
+    assert set(verdict.REMEDIES) == set(protocol.ALARMS)
+    assert "with 1 alarm to look at first" in verdict.judge(alarmed, 1.0).sentence
     assert "No alarm" in page.render(replace(data, evaluation=replace(data.evaluation, alarms={})))
 
 
@@ -206,6 +321,7 @@ def estimates(**values):
     ({"prm_minus_random/first_error_f1": 0.005}, "first_error_near_random"),
     ({"prm/length_slope": -0.05}, "short_chains_preferred"),
     ({"prm/lowest_is_last": 0.5}, "orm_drift"),
+    ({"prm/out_of_domain": 0.2}, "out_of_domain"),
 ])
 def test_every_alarm_goes_off_on_its_cause(changed, name):
     assert protocol.find_alarms(estimates(), [1, 4]) == {}

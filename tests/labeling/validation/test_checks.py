@@ -365,6 +365,25 @@ def test_an_extra_column_fails_the_schema(tmp_path, tracked):
 
 
 def test_data_docs_open_offline_and_name_every_expectation(tmp_path, tracked):
+    markup = "<b>x</b> & $y 'z'"
+
+    def change(table, rows):
+        spoiled = {4: {"confidence": 1.5}} if table == "merged" else {
+            3: {"trajectory_id": markup}, 9: {"strategy": markup}, 15: {"lineage": markup}}
+        return [dataclasses.replace(row, **spoiled.get(i, {})) for i, row in enumerate(rows)]
+
+    write_workspace(tmp_path, change=change)
+    # A table whose schema does not hold shows the columns it has.
+    rewrite(tmp_path, "merged", lambda t: t.append_column(markup, pa.array([markup] * t.num_rows)))
+    checked(tmp_path, make_config(label={"strategies": [*STRATEGIES, "<b>unheard of</b>"]}))
+    docs = tmp_path / "artifacts/validate/docs"
+    for path in docs.iterdir():
+        page = path.read_text()
+        assert "<b>" not in page
+        assert not re.search("&amp;(lt|amp|#)|[\ue000-\uf8ff]", page)
+        assert "&lt;b&gt;x&lt;/b&gt; &amp; $y &#" in page
+    assert "&lt;b&gt;unheard of" in (docs / "labels.html").read_text()
+
     checked(write_workspace(tmp_path, change=replaced("merged", 4, confidence=1.5)))
     docs = tmp_path / "artifacts/validate/docs"
     pages = {path.name: path.read_text() for path in docs.iterdir()}

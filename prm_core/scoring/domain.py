@@ -1,0 +1,174 @@
+"""Whether a reward model can judge a chain: how far it lies from the chains the model was trained on.
+
+A reward model gives any text a score, and a confident one as easily as not. Two measurements say when it means nothing:
+tokens that no training chain held, and the distance of the chain's mean hidden state from theirs. Their limits are
+what training chains themselves keep, each measured against the chains of other problems.
+
+Source: Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors" (the distance, on unit vectors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prm_core.errors import InputError
+from prm_core.models.encoder import EncodedChain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prm_core.models.encoder import Encoder
+    from prm_core.scoring.reward import RewardModel
+    from prm_core.types import Step
+
+FILE = "domain.safetensors"
+# Distance to this nearest chain; share of training chains that each limit takes in; chains kept to measure from.
+NEIGHBOUR, WITHIN, KEPT = 5, 0.995, 1000
+BATCH = 64
+# Of a distance: another batch, device or precision rounds hidden states differently.
+ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What a model was trained on, as far as telling other texts needs it.
+
+    Attributes:
+        known: whether a token occurs in the training chains, (vocabulary,).
+        max_unknown: the largest share of other tokens in a prompt or step, in [0, 1].
+        states: mean hidden states of training chains as unit vectors, (chains, width) float32.
+        max_distance: the largest distance, 1 - cosine, to the NEIGHBOUR-nearest of them; infinity for no limit.
+    """
+
+    known: NDArray[np.bool_]
+    max_unknown: float
+    states: NDArray[np.float32]
+    max_distance: float
+
+    def doubts(self, chains: Sequence[EncodedChain], states: NDArray[np.float32]) -> list[str]:
+        """Why the model cannot judge each chain, empty where it can.
+
+        Args:
+            chains: as encoded for the model.
+            states: their mean hidden states, (chains, width).
+        """
+        distances = _nearest(_units(states) @ self.states.T)
+        return [self._doubt(chain, float(distance)) for chain, distance in zip(chains, distances, strict=True)]
+
+    def _doubt(self, chain: EncodedChain, distance: float) -> str:
+        if not self.known[chain.ids].all():
+            shares = [1 - float(self.known[ids].mean()) for ids in parts(chain)]
+            worst = int(np.argmax(shares))
+            if shares[worst] > self.max_unknown:
+                where = f"steps[{worst - 1}]" if worst else "the prompt"
+                return (f"{shares[worst]:.0%} of the tokens of {where} occur nowhere in the text the model was trained "
+                        f"on (usual is up to {self.max_unknown:.0%})")
+        if distance > self.max_distance + ROUNDING:
+            return (f"the text is unlike what the model was trained on: its distance {distance:.3f} is above "
+                    f"{self.max_distance:.3f}")
+        return ""
+
+    def save(self, folder: Path) -> None:
+        """Writes the file beside a model's weights."""
+        from safetensors.numpy import save_file
+
+        limits = np.array([self.max_unknown, self.max_distance])
+        save_file({"known": self.known, "states": self.states, "limits": limits}, folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path, vocabulary: int, width: int) -> Domain | None:
+        """What `save` wrote; None for a model saved without.
+
+        Raises InputError when the file does not load or is not of a model of this vocabulary and width.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = folder / FILE
+        if not path.exists():
+            return None
+        try:
+            tensors = load_file(path)
+            known, states, limits = (tensors[name] for name in ("known", "states", "limits"))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise InputError(f"{path}: does not load ({error}); copy the model's folder whole or train it again"
+                             ) from error
+        if known.shape != (vocabulary,) or known.dtype != bool or states.shape[1:] != (width,) or (
+                limits.shape != (2,) or not np.isfinite(states).all() or not (limits >= 0).all()):
+            raise InputError(f"{path}: is not of this model, of {vocabulary} tokens and width {width}; copy the "
+                             "model's folder whole or train it again")
+        return cls(known, float(limits[0]), states, float(limits[1]))
+
+
+def parts(chain: EncodedChain) -> list[list[int]]:
+    """Token ids of the prompt and of each step with its observation, each with the separator that ends it."""
+    ends = [chain.prompt_length, *(end + 1 for end in chain.step_ends)]
+    return [chain.ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def unreadable(ids: Sequence[int], unknown_id: int | None) -> str | None:
+    """Why a model saved without its domain cannot judge a chain: its tokenizer has no token for some of the text. None
+    where nothing says that it cannot, which is not to say that it can."""
+    count = list(ids).count(unknown_id)
+    return f"the model's tokenizer cannot read {count} of {len(ids)} tokens" if count else None
+
+
+def fit_domain(model: RewardModel, encoder: Encoder, chains: Sequence[tuple[str, str, Sequence[Step]]]) -> Domain:
+    """The domain of a trained model.
+
+    Args:
+        model: in eval mode.
+        encoder: it was trained with.
+        chains: (problem, prompt, steps) of all it knows, those held out of training too; at least one.
+    """
+    encoded = [encoder.encode(prompt, steps, may_be_empty=True) for _, prompt, steps in chains]
+    _, problem = np.unique([problem for problem, _, _ in chains], return_inverse=True)
+    # A token that one problem alone holds is new to it; 0 is of no problem yet, -1 of several.
+    size = model.network.config.vocab_size
+    owner = np.zeros(size, dtype=np.int64)
+    for chain, number in zip(encoded, problem, strict=True):
+        ids = np.unique(chain.ids)
+        owner[ids] = np.where((owner[ids] == 0) | (owner[ids] == number + 1), number + 1, -1)
+    if encoder.tokenizer.unk_token_id is not None:
+        owner[encoder.tokenizer.unk_token_id] = 0
+    unknown = [max(float((owner[ids] != -1).mean()) for ids in parts(chain)) for chain in encoded]
+    chosen = np.unique(np.linspace(0, len(encoded) - 1, min(KEPT, len(encoded))).astype(int))
+    states = _units(mean_states(model, encoder, [encoded[i] for i in chosen]))
+    similar = states @ states.T
+    similar[problem[chosen][:, None] == problem[chosen]] = -np.inf
+    return Domain(owner != 0, _limit(unknown), states, _limit(_nearest(similar)))
+
+
+def mean_states(model: RewardModel, encoder: Encoder, chains: Sequence[EncodedChain]) -> NDArray[np.float32]:
+    """Mean last hidden state of each chain's tokens, (chains, width)."""
+    import torch
+
+    from prm_core.models.chains import collate
+
+    found = []
+    for start in range(0, len(chains), BATCH):
+        batch = collate(chains[start : start + BATCH], encoder.pad_id).to(model.device)
+        with torch.inference_mode():
+            found.append(model.judge(batch)[1].cpu().numpy())
+    return np.concatenate(found)
+
+
+def _limit(values: Iterable[float]) -> float:
+    # One of the values: nothing can be interpolated towards infinity.
+    return float(np.quantile(list(values), WITHIN, method="higher"))
+
+
+def _nearest(similar: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distance to the NEIGHBOUR-nearest in each row of cosines, infinity where there are fewer."""
+    if similar.shape[1] < NEIGHBOUR:
+        return np.full(len(similar), np.inf, dtype=np.float32)
+    return 1 - np.partition(similar, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR]
+
+
+def _units(states: NDArray[np.float32]) -> NDArray[np.float32]:
+    return states / np.maximum(np.linalg.norm(states, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,146 @@
+"""Texts a reward model cannot judge: limits from training chains, and what scorers, services and folders make of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prm_core.errors import InputError
+from prm_core.models.encoder import EncodedChain
+from prm_core.scoring import domain
+from prm_core.scoring.domain import Domain, fit_domain, parts, unreadable
+from prm_core.scoring.scorer import load_scorer, save_reward_model
+from prm_core.serving.cache import ScoreCache
+from prm_core.serving.service import ScoringRequest, ScoringService
+from prm_core.types import Step
+from tests.builders.reward_models import tiny_reward_model
+
+# (problem, prompt, steps): words of `tiny_reward_model`'s tokenizer in ordinary sentences.
+CHAINS = [(f"p{n}", f"Ann has {a} apples and buys {b} more .", (Step(f"{a} + {b} = 7 ."), Step("The answer is 7 .")))
+          for n, (a, b) in enumerate([("3", "4"), ("4", "3")] * 10)]
+EVEN = np.eye(6, dtype=np.float32)
+
+
+def chain(prompt, *steps):
+    ids, ends = list(prompt), []
+    for step in steps:
+        ids += step
+        ends.append(len(ids) - 1)
+    return EncodedChain(ids, len(prompt), ends, [], 0)
+
+
+def of(known, max_unknown=0.0, states=EVEN, max_distance=np.inf):
+    return Domain(np.isin(np.arange(10), known), max_unknown, states, max_distance)
+
+
+def test_parts_are_the_prompt_and_each_step_with_its_separator():
+    assert parts(chain([1, 2, 9], [3, 9], [4, 5, 9])) == [[1, 2, 9], [3, 9], [4, 5, 9]]
+
+
+@pytest.mark.parametrize(("given", "reason"), [
+    (chain([1, 2], [1, 2]), ""),
+    (chain([1, 3], [1, 2]), "50% of the tokens of the prompt occur nowhere in the text the model was trained on (usual "
+                            "is up to 25%)"),
+    (chain([1, 2], [1, 2], [2, 3, 4, 5]), "75% of the tokens of steps[1]"),
+    (chain([1, 2], [1, 2, 1, 3]), ""),
+])
+def test_a_part_with_too_many_tokens_of_no_training_chain_is_named(given, reason):
+    (found,) = of([1, 2], 0.25).doubts([given], EVEN[:1])
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
+
+
+def test_distance_is_to_the_fifth_nearest_training_chain():
+    # Cosines of the state with the six unit vectors: 0.8, 0.6 and four times 0, so the fifth nearest is at 1.
+    state = np.array([8, 6, 0, 0, 0, 0], dtype=np.float32)
+    def doubt(known):
+        (found,) = known.doubts([chain([1], [1])], state[None])
+        return found
+
+    assert doubt(of([1], max_distance=0.99)).endswith("its distance 1.000 is above 0.990")
+    assert doubt(of([1], max_distance=1.01)) == ""
+    # 0.6 again and again: at 0.4, whatever the state's length.
+    same = np.repeat(EVEN[1:2], 5, axis=0)
+    assert doubt(of([1], states=same, max_distance=0.41)) == ""
+    assert doubt(of([1], states=same, max_distance=0.39)) != ""
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    return load_scorer(tiny_reward_model(tmp_path_factory.mktemp("model") / "prm"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def fitted(scorer):
+    return fit_domain(scorer.model, scorer.encoder, CHAINS)
+
+
+def test_limits_are_what_training_chains_keep_against_other_problems(scorer, fitted):
+    encoded = [scorer.encoder.encode(prompt, steps) for _, prompt, steps in CHAINS]
+    assert set(np.flatnonzero(fitted.known)) == {token for one in encoded for token in one.ids}
+    # Ten problems hold each chain, so no token is new and every chain has its equals.
+    assert (fitted.max_unknown, fitted.max_distance) == (0.0, pytest.approx(0.0, abs=1e-5))
+    # With one problem more, whose words nobody else has: its own share of them is what may be unknown.
+    odd = ("odd", "How many does she have ?", (Step("7 ."),))
+    wider = fit_domain(scorer.model, scorer.encoder, [*CHAINS, odd])
+    assert wider.max_unknown == pytest.approx(6 / 8)
+    assert wider.max_distance > 0.01
+    # All of one problem: nothing to measure from, so nothing is told by distance.
+    alone = fit_domain(scorer.model, scorer.encoder, [("p", prompt, steps) for _, prompt, steps in CHAINS])
+    assert (alone.max_unknown, alone.max_distance) == (1.0, np.inf)
+    assert domain.NEIGHBOUR > 1
+
+
+def test_states_do_not_depend_on_the_batch(scorer, fitted):
+    encoded = [scorer.encoder.encode(prompt, steps) for _, prompt, steps in (
+        *CHAINS[:2], ("long", "Ann has 3 apples .", (Step("3 + 4 = 7 . " * 6),)))]
+    together = domain.mean_states(scorer.model, scorer.encoder, encoded)
+    for one, state in zip(encoded, together, strict=True):
+        np.testing.assert_allclose(domain.mean_states(scorer.model, scorer.encoder, [one])[0], state, atol=1e-5)
+
+
+def test_a_saved_model_says_what_it_cannot_judge_and_scores_as_before(scorer, fitted, tmp_path):
+    save_reward_model(scorer.model, scorer.encoder, scorer.calibrator, tmp_path, fitted)
+    found = load_scorer(tmp_path, device="cpu")
+    assert found.version != scorer.version
+    for _, prompt, steps in CHAINS[:2]:
+        assert found.score([(prompt, steps)])[0].out_of_domain == ""
+    strange = [("Ann has 3 apples and buys 4 more .", (Step("zyx qwv ."),)),
+               ("apples apples 7 7 .", (Step("7 7 7 7 ."),))]
+    (foreign, salad), (plain, _) = found.score(strange), scorer.score(strange)
+    assert "of the tokens of steps[0] occur nowhere" in foreign.out_of_domain
+    assert "unlike what the model was trained on" in salad.out_of_domain
+    assert foreign.step_scores == pytest.approx(plain.step_scores)
+    # A model saved without its domain cannot say.
+    assert plain.out_of_domain is None
+    service = ScoringService(found, ScoreCache(8, 60.0))
+    requests = [ScoringRequest("a", prompt, steps) for prompt, steps in (*strange, CHAINS[0][1:])]
+    for _ in range(2):  # The second time from the cache.
+        analyses = [a.analysis for a in service.answer(requests, threshold=0.5, aggregate="min")]
+        assert [a.in_domain for a in analyses] == [False, False, True]
+        assert [a.out_of_domain for a in analyses] == [foreign.out_of_domain, salad.out_of_domain, None]
+        # What there is nothing to say of is not in the answer.
+        assert [{"in_domain", "out_of_domain"} & set(a.model_dump()) for a in analyses] == [
+            {"in_domain", "out_of_domain"}, {"in_domain", "out_of_domain"}, {"in_domain"}]
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda d: Domain(d.known[:-1], d.max_unknown, d.states, d.max_distance),
+    lambda d: Domain(d.known, d.max_unknown, d.states[:, 1:].copy(), d.max_distance),
+    lambda d: Domain(d.known, d.max_unknown, d.states * np.float32(np.nan), d.max_distance),
+    lambda d: Domain(d.known, -1.0, d.states, d.max_distance),
+    None,
+])
+def test_a_domain_of_another_model_is_refused(scorer, fitted, tmp_path, spoil):
+    width = fitted.states.shape[1]
+    (tmp_path / domain.FILE).write_bytes(b"no tensors")
+    if spoil:
+        spoil(fitted).save(tmp_path)
+    with pytest.raises(InputError, match=r"domain\.safetensors: (is not of this model|does not load)"):
+        Domain.load(tmp_path, len(fitted.known), width)
+
+
+def test_without_a_domain_unknown_tokens_are_all_that_tells():
+    assert unreadable([1, 0, 2, 0], 0) == "the model's tokenizer cannot read 2 of 4 tokens"
+    assert unreadable([1, 2], 0) is None
+    assert unreadable([1, 2], None) is None
