@@ -209,7 +209,14 @@ def converted(equation: Equation, left: Fraction, right: Fraction) -> bool:
     wraps = "clock" in equation.cues and any(difference == day and not 0 < left <= day for day in (12, 24))
     if wraps or ("degree" in named and difference % 180 == 0):
         return True
-    return _is_modular(equation, right) or _leaves_rest(equation, left - right)
+    return _is_modular(equation, right) or _leaves_rest(equation, left - right) or _is_range(named, left, right)
+
+
+def _is_range(named: set[str], left: Fraction, right: Fraction) -> bool:
+    """`2010 - 2020 = 10 years`, `3-7 = 5 pages` with both ends counted, `9 - 5 = 8 hours`."""
+    if "hour" in named and right in (12 - left, 24 + left):
+        return True
+    return bool(named) and left < 0 < right and right in (-left, 1 - left)
 
 
 def _is_modular(equation: Equation, right: Fraction) -> bool:
