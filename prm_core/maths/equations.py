@@ -17,7 +17,7 @@ MAX_TEXT = 20_000
 MAX_SIDE_TOKENS = 200
 
 _CHARACTERS = str.maketrans({
-    "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "−": "-", "–": "-", "＝": "=", "—": "\n",  # noqa: RUF001
+    "×": "*", "·": "*", "⋅": "*", "∗": "*", "÷": "/", "−": "-", "–": "-", "＝": "=", "—": "\n",
     "≡": "≠", "&": " ", "`": " ", '"': " ", "“": " ", "”": " ", "#": " ", "\u00a0": " ", "\u202f": " ", "~": "≈",
     **{power: f"^{digit}" for digit, power in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
     **{sign: rf"\frac{{{above}}}{{{below}}}" for sign, above, below in (
@@ -69,7 +69,7 @@ _TOKEN = re.compile(
     r"|(?P<fraction>\\frac(?![A-Za-z]))"
     r"|(?P<function>\\(?:sqrt|binom|pi|ln)(?![A-Za-z])|π)"
     r"|(?P<macro>\\[A-Za-z]+)"
-    r"|(?P<word>/?[^\W\d_]+(?:['’/][^\W\d_]+|-[^\W\d_]{3,})*)"  # noqa: RUF001
+    r"|(?P<word>/?[^\W\d_]+(?:['’/][^\W\d_]+|-[^\W\d_]{3,})*)"
     r"|(?P<currency>[$€£])"
     r"|(?P<open>[(\[{])|(?P<close>[)\]}])"
     r"|(?P<operator>\*\*|//|[-+*/^])"

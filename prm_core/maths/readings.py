@@ -111,10 +111,12 @@ def _divided(side: Tokens, division: str) -> Tokens:
     depth = 0
     for index, token in enumerate(side):
         depth += (token.kind == "open") - (token.kind == "close")
-        if depth == 0 and (token.text == "/" or token.kind == "fraction"):
+        if depth:
+            continue
+        if token.text in ("^", "**", "*"):
+            return side
+        if token.text == "/" or token.kind == "fraction":
             made[index] = token._replace(text=division)
-    if any(token.text in ("^", "**") or (token.text == "*" and depth == 0) for token in side):
-        return side
     return tuple(made)
 
 

@@ -3,7 +3,6 @@
 The lists are written by hand, in the wordings of models and people.
 """
 
-# ruff: noqa: RUF001
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ from prm_core.maths.equations import find_equations
 from prm_core.maths.symbolic import to_latex
 
 RIGHT = [
-    "2(3) = 6", "(2)(3) = 6", "2(3)(4) = 24", "(1)(13) + (-2)(-4) + (-5)(17) = -64", "2(3 + 4) - 1 = 13",
+    "2(3) = 6", "(2)(3) = 6", "2(3)(4) = 24", "(1)(3) + (-2)(-5) + (-4)(7) = -15", "2(3 + 4) - 1 = 13",
     r"3\sqrt{4} = 6", r"\sqrt{2}\sqrt{8} = 4", r"\sqrt{2}(3) = 3\sqrt{2}", r"2\sqrt{3}(4) = 8\sqrt{3}",
     r"\frac{1}{2}(6) = 3", r"\frac{1}{2}\cdot 6 = 3", r"\frac{1}{2}\sqrt{16} = 2",
     r"\left(\frac{1}{2}\right)^2 = \frac{1}{4}", r"4\pi(3) = 12\pi", r"2\pi \cdot 3 = 6\pi",
-    r"(1)(\sqrt{7}) + (-2)(4) + (-5)(-1) = \sqrt{7} - 8 + 5 = \sqrt{7} - 3",
-    r"2+2\sqrt{961} + 2(962) = 2 + 2(31) + 2(962)", "(2)3 = 6", "5!19! = 5! * 19!", "5!(24-5)! = 5!19!",
+    r"(1)(\sqrt{3}) + (-2)(5) + (-4)(-1) = \sqrt{3} - 10 + 4 = \sqrt{3} - 6",
+    r"3+2\sqrt{144} + 5(62) = 3 + 2(12) + 5(62)", "(2)3 = 6", "5!19! = 5! * 19!", "5!(24-5)! = 5!19!",
     "10*9*8*7*6*5*4*3*2*1=10!", "So there are 10*9*8*7*6*5*4*3*2*1=10! ways.",
     "So there are $10*9*8*7*6*5*4*3*2*1=10!$ ways to do it.", "5! = 120!", "5! = 120.", "3! + 4! = 30", "3 + 4 = 7!",
     "3 + 4 = 7! Great.", "Wow! 3 + 4 = 7!", "(5 - 2)! = 6", r"\binom{5}{2} = 10", r"\dbinom{5}{2} \cdot 2 = 20",
@@ -39,7 +38,7 @@ RIGHT = [
 # Not one is false in every ordinary reading.
 NOT_WRONG = [
     "3y-x-15=0", "2x-y+4=0", "$2x-y+4=0$", "The line is $3y-x-15=0$.", "$10z-z^2=6$", "7y-y^3=10", "2ab-cd+4 = 6",
-    "2x/y + 4 = 0", r"And substituting $r=2$ into $ar^4=7!$, we find that $a=\frac{7!}{2^4}$.", "3abc + 1 = 2",
+    "2x/y + 4 = 0", r"Put $q=3$ into $bq^5=6!$, then $b=\frac{6!}{3^5}$.", "3abc + 1 = 2",
     r"\sqrt{50} = 7.07", r"\sqrt{50} = 7.1", r"\pi * 4 = 12.57", r"\pi \cdot 4 = 12.57", r"4\pi = 12.57",
     r"4\pi = 12.566", r"\pi * 4 = 12.56", r"\pi \times 5^2 = 78.5", "π * 10 = 31.4", r"\pi \cdot 49 = 154",
     r"\sqrt{2} = 1.41", r"\sqrt{2} = 1.414", r"\sqrt{2} + 1 = 2.41", r"\ln 2 = 0.69", r"\ln(10) = 2.3",
@@ -82,9 +81,9 @@ NOT_WRONG = [
     "3 + 4 = 8. Wait, 3 + 4 = 7.", "Oops, 3 + 4 = 8 should be 7.", "Define a * b = a + 2b, then 3 * 4 = 11.",
     r"3 \star 4 = 11", "1 + 2 + ... + 100 = 5051", r"1 + 2 + \dots + 100 = 5051", r"1 + 2 + \cdots + 100 = 5051",
     r"\sqrt[3]{6^3+8^3} = \sqrt[3]{2^391}",
-    r"\begin{pmatrix} 1 \\ 2 \end{pmatrix} + \begin{pmatrix} 3 \\ 4 \end{pmatrix} = \begin{pmatrix} 4 \\ 7 \end{pmatrix}",
+    r"\begin{pmatrix} 1 \\ 2 \end{pmatrix} + \begin{pmatrix} 3 \\ 4 \end{pmatrix} = \begin{pmatrix} 4 \\ 7 \end{pmatrix}",  # noqa: E501
     r"\begin{vmatrix} 1 & 2 \\ 3 & 4 \end{vmatrix} = -3", r"6.02 \times 10^{23} \cdot 2 = 1.2 \times 10^{24}",
-    "37/6=6 and 6*6=36. So, now we have 37-36=1.", r"f(5) < \frac{1024}{4 \cdot 5} = 51", "1000/3 = 333",
+    "45/7=6 and 6*7=42, which leaves 45-42=3.", r"g(7) < \frac{1000}{3 \cdot 7} = 47", "1000/3 = 333",
     "i^2 + 1 = 1", "Monday + 3 days = Thursday", "17 ÷ 5 = 3 with 2 remaining.",
     "17 ÷ 5 equals 3 with remainder 2, so 17 ÷ 5 = 3.", "17 / 5 = 3 rem. 2", "17 / 5 = 3 Rem 2",
     "17 / 5 = 3 Remainder: 2", "17 / 5 = 3 remainder=2", "17 / 5 = 3 (r 2)", "17 / 5 = 3 [R2]",
@@ -177,7 +176,7 @@ def test_plainly_wrong_arithmetic_is_called_wrong(check):
 
 
 @pytest.mark.parametrize("text", [
-    r"\sqrt{50} = 7.07", r"\pi \cdot 4 = 12.57", "10/3 = 3.33", "89/3 = 29", "2x-y+4=0", "1.500 + 200 = 1.700",
+    r"\sqrt{50} = 7.07", r"\pi \cdot 4 = 12.57", "10/3 = 3.33", "89/3 = 29 boxes", "2x-y+4=0", "1.500 + 200 = 1.700",
     "1 hour - 20 minutes = 40 minutes", "$5 + 50 cents = $5.50",
 ])
 def test_a_reading_that_is_not_the_plain_one_confirms_nothing(check, text):
