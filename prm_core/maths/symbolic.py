@@ -7,15 +7,17 @@ import logging
 import select
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Sequence
+from fractions import Fraction
 
-from prm_core.maths import sympy_worker
+from prm_core.maths import readings, sympy_worker
 from prm_core.maths.equations import Equation, Token
+from prm_core.maths.exact import Undecided, as_latex, slack, value_of
 
 log = logging.getLogger(__name__)
 START_SECONDS = 60.0
-_LATEX = {"*": r"\cdot", "**": "^", "π": r"\pi"}
 
 
 def needs_sympy(equation: Equation) -> bool:
@@ -24,17 +26,12 @@ def needs_sympy(equation: Equation) -> bool:
 
 
 def to_latex(tokens: Sequence[Token]) -> str:
-    """A side as LaTeX, without its units, products written out: the parser misreads `2\\binom{3}{2}`."""
-    parts: list[str] = []
-    before = ""
-    for token in tokens:
-        if token.kind in ("unit", "currency"):
-            continue
-        if token.kind == "function" and before in ("number", "close"):
-            parts.append(r"\cdot")
-        parts.append(_LATEX.get(token.text, token.text.replace(",", "")))
-        before = token.kind
-    return " ".join(parts)
+    """A side as LaTeX with its rational parts calculated, every product and bracket written out.
+
+    The parser adds what stands beside each other: it takes `2(3)` for 5 and `\\sqrt{2}(3)` for a sum. Raises Undecided
+    where a side has no value.
+    """
+    return as_latex(value_of(tokens))
 
 
 class SympyProcess:
@@ -43,17 +40,40 @@ class SympyProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def equal(self, left: str, right: str, timeout: float) -> bool | None:
+    def holds(self, equation: Equation, timeout: float) -> bool | None:
+        """`exact.holds` for sides that are no rational numbers; None also after `timeout` seconds.
+
+        Raises Undecided when a side has no value.
+        """
+        deadline = time.monotonic() + timeout
+        left, right = to_latex(equation.left), to_latex(equation.right)
+        allowed = slack(equation)
+        verdict = self.equal(left, right, timeout, allowed or Fraction(0))
+        if verdict is not False:
+            return verdict
+        if allowed is None:
+            return None
+        for sides in readings.others(equation):
+            try:
+                texts = to_latex(sides[0]), to_latex(sides[1])
+            except Undecided:
+                continue
+            if self.equal(*texts, deadline - time.monotonic(), allowed) is not False:
+                return None
+        return False
+
+    def equal(self, left: str, right: str, timeout: float, slack: Fraction = Fraction(0)) -> bool | None:
         """Whether two LaTeX expressions without unknowns are equal; None where sympy cannot say or takes too long.
 
         Args:
             left, right: the expressions.
             timeout: seconds; starting the process does not count.
+            slack: unequal sides less than this apart get None.
         """
         process = self._started()
         if process is None:
             return None
-        answer = _ask(process, json.dumps([left, right]), timeout)
+        answer = _ask(process, json.dumps([left, right, str(slack)]), timeout)
         if answer:
             return json.loads(answer)
         log.debug("sympy gave no verdict on %s = %s within %.3g s", left, right, timeout)

@@ -1,4 +1,4 @@
-"""Standalone script: reads pairs of LaTeX expressions, one JSON list a line, and answers true, false or null each.
+"""Standalone script: reads two LaTeX expressions and a slack, one JSON list a line, answers true, false, null.
 
 `symbolic.py` runs it, and kills it where it takes too long. It imports nothing of ours, since it starts by its path,
 and sympy only when it runs, since `symbolic.py` imports it to know that path.
@@ -9,10 +9,14 @@ import resource
 import sys
 
 MEMORY_BYTES = 2 * 1024**3
+DIGITS = 40
 
 
-def equal(left: str, right: str) -> bool | None:
-    """Whether two constants are equal, exactly: decimals are read as fractions. None for anything else."""
+def equal(left: str, right: str, slack: str) -> bool | None:
+    """Whether two constants are equal, exactly: decimals are read as fractions. None for anything else.
+
+    Unequal ones that are less than `slack` apart (a fraction as text) get None too.
+    """
     import sympy
     from latex2sympy2_extended import latex2sympy
 
@@ -23,8 +27,11 @@ def equal(left: str, right: str) -> bool | None:
             return None
         exact = {number: sympy.Rational(str(number)) for number in expression.atoms(sympy.Float)}
         sides.append(expression.xreplace(exact).doit())
-    found = (sides[0] - sides[1]).equals(0)
-    return None if found is None else bool(found)
+    difference = sides[0] - sides[1]
+    size = abs(complex(difference.evalf(DIGITS)))
+    if size > 10.0 ** (8 - DIGITS) * (1 + abs(complex(sides[0].evalf(DIGITS)))):
+        return None if size < sympy.Rational(slack) else False
+    return True if difference.equals(0) else None
 
 
 def main() -> None:

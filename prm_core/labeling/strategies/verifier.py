@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from prm_core.labeling.strategies.base import STRATEGIES, Chain, LabelingTools, Strategy
 from prm_core.maths.equations import MAX_TEXT, Equation, find_equations
 from prm_core.maths.exact import Undecided, holds
-from prm_core.maths.symbolic import SympyProcess, needs_sympy, to_latex
+from prm_core.maths.symbolic import SympyProcess, needs_sympy
 from prm_core.types import StepLabel
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class VerifierLabeler(Strategy):
     step, but true ones say nothing about quantities taken from the wrong place.
     """
 
-    version = 1
+    version = 2
 
     def __init__(self, tools: LabelingTools) -> None:
         super().__init__(tools)
@@ -122,8 +122,10 @@ class VerifierLabeler(Strategy):
         except Undecided:
             if not needs_sympy(equation):
                 return None
-        verdict = self.sympy.equal(to_latex(equation.left), to_latex(equation.right), deadline - time.monotonic())
-        return None if verdict is False and equation.doubtful else verdict
+        try:
+            return self.sympy.holds(equation, deadline - time.monotonic())
+        except Undecided:
+            return None
 
 
 def _short(equation: Equation) -> str:
