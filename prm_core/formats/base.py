@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from prm_core.errors import InputError
 from prm_core.formats import files
-from prm_core.formats.files import Row
+from prm_core.platform import records
+from prm_core.platform.records import Row
 from prm_core.registry import Registry
 from prm_core.types import Step
 
@@ -103,7 +104,7 @@ class Format(ABC):
 
     def _read(self, path: Path, neutral: float, dropped: Counter[str]) -> Iterator[LabelledChain]:
         before = dropped.copy()
-        yield from self.parse(files.read_rows(path), neutral, dropped)
+        yield from self.parse(records.read_rows(path), neutral, dropped)
         _report(f"{path}: left out while reading", dropped - before)
 
     def write(self, path: str | Path, chains: Iterable[LabelledChain], *, dropped: Counter[str] | None = None) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 
 from prm_core.errors import InputError
 from prm_core.formats.base import Format, LabelledChain, get, register, rest, shown
-from prm_core.formats.files import Row
 from prm_core.formats.trees import Node, leaf_paths, trees
+from prm_core.platform.records import Row
 from prm_core.types import Step
 
 

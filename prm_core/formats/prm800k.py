@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from prm_core.errors import InputError
 from prm_core.formats.base import Format, LabelledChain, get, label_of, rating_of, register, rest, shown
-from prm_core.formats.files import Row
 from prm_core.formats.trees import Node, leaf_paths, trees
+from prm_core.platform.records import Row
 from prm_core.types import Step
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from prm_core.cli.data import app
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
-from prm_core.formats.files import read_rows
+from prm_core.platform.records import read_rows
 from prm_core.types import Step
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8).filter(

@@ -11,7 +11,7 @@ import pytest
 
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain, labelled_once
-from prm_core.formats.files import read_rows
+from prm_core.platform.records import read_rows
 from prm_core.types import Step
 
 TRL = {"prompt": "2+2?", "completions": ["Two and two.", "That is 5."], "labels": [True, False], "id": 7}

@@ -14,8 +14,8 @@ from prm_core.evaluation.benchmarks.base import Benchmark, BenchmarkChain, Colum
 from prm_core.evaluation.benchmarks.steps import step_statistics
 from prm_core.evaluation.metrics import Statistic
 from prm_core.formats.base import get
-from prm_core.formats.files import read_rows
 from prm_core.platform import store
+from prm_core.platform.records import read_rows
 from prm_core.search import selection
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.types import Problem, Trajectory

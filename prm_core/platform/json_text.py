@@ -1,0 +1,164 @@
+"""The one parser of JSON from outside: what it cannot hold exactly, or no writer could write back, it refuses by field.
+
+Which files hold JSON, and what the values mean, is the callers' business (`store.py`, `records.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from prm_core.errors import InputError
+
+# Far above what any format nests, far below where Python's own recursion ends.
+MAX_DEPTH = 100
+# Python turns no longer text into a number, or back.
+MAX_DIGITS = sys.int_info.default_max_str_digits
+CHUNK = 1 << 16
+
+# What may hide a value to refuse; only then is a record walked through.
+_SUSPECT = re.compile(rb"\\u[dD][89a-fA-F]|[eE]\+?\d{3}|\d{309}|NaN|Infinity")
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+# A quote without its end matches alone.
+_TOKEN = re.compile(_STRING + rb'|["\[\]{},]', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _LongNumber:
+    def __init__(self, text: str) -> None:
+        self.digits = len(text.lstrip("-"))
+
+
+def parse(raw: bytes, where: str, hint: str = "") -> Any:
+    """A JSON value from UTF-8 bytes, with or without a byte-order mark.
+
+    Args:
+        raw: the text.
+        where: names it in errors.
+        hint: what stands there, appended when it is no JSON.
+
+    Raises InputError naming `where`, and the field where there is one: no UTF-8, no JSON, or a value as `check` names.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON ({_reason(error)}){hint and '; '}{hint}") from None
+    except RecursionError:
+        raise InputError(_too_deep(where, _deep_field(raw))) from None
+    except ValueError:
+        # The number is read as a mark, whose field `check` finds.
+        value = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= MAX_DIGITS
+                           else _LongNumber(digits))
+        check(value, where)
+    if _SUSPECT.search(raw) or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        check(value, where)
+    return value
+
+
+def _reason(error: json.JSONDecodeError) -> str:
+    if "escape" in error.msg:
+        at = error.doc.rfind("\\", 0, error.pos + 1)
+        found = error.doc[at : at + 12].split('"')[0].split()[0]
+        return f"{error.msg} at {found}: JSON writes a backslash, as of LaTeX, as two"
+    return error.msg
+
+
+def _deep_field(raw: bytes) -> str:
+    """The field of the outermost object in which the brackets go too deep."""
+    depth, field, last = 0, "", b'""'
+    for found in _TOKEN.finditer(raw):
+        token = found[0]
+        if token in b"[{":
+            if depth == 1:
+                field = json.loads(last)
+            depth += 1
+            if depth > MAX_DEPTH:
+                break
+        elif token in b"]}":
+            depth -= 1
+        elif token.startswith(b'"'):
+            last = token
+    return field
+
+
+def _too_deep(where: str, field: str) -> str:
+    return (f"{where}: field {field or '(the whole)'} is nested deeper than {MAX_DEPTH} levels; leave it out, or write "
+            "it as a text")
+
+
+def check(value: Any, where: str) -> None:
+    """Raises InputError naming `where` and the field of a value that could not be kept or written back as it is.
+
+    Those are: half of a surrogate pair, NaN and infinity, whole numbers beyond MAX_DIGITS, nesting beyond MAX_DEPTH.
+    """
+    left: list[tuple[Any, str, int]] = [(value, "", 0)]
+    while left:
+        item, field, depth = left.pop()
+        if depth == MAX_DEPTH and isinstance(item, dict | list):
+            raise InputError(_too_deep(where, re.split(r"[.\[]", field)[0]))
+        # In the order of the file: the first fault is the one named.
+        if isinstance(item, dict):
+            for name in item:
+                _check_text(name, where, f"{field}.(name)")
+            left += [(part, f"{field}.{name}" if field else name, depth + 1)
+                     for name, part in reversed(item.items())]
+        elif isinstance(item, list):
+            left += [(part, f"{field}[{index}]", depth + 1) for index, part in reversed(list(enumerate(item)))]
+        elif isinstance(item, str):
+            _check_text(item, where, field)
+        elif isinstance(item, float) and not math.isfinite(item):
+            shown = "NaN" if math.isnan(item) else "infinity, or too large for a number"
+            raise InputError(f"{where}: field {field} is {shown}, which JSON does not have; leave the field out or "
+                             "write null where a value may be missing, else give the value")
+        elif isinstance(item, _LongNumber):
+            raise InputError(f"{where}: field {field} is a number of {item.digits} digits, more than {MAX_DIGITS}; "
+                             "write it as a text, or leave it out")
+
+
+def _check_text(text: str, where: str, field: str) -> None:
+    half = _SURROGATE.search(text)
+    if half:
+        raise InputError(f"{where}: field {field} holds half a character, \\u{ord(half[0]):04x}, as a text cut inside "
+                         "an emoji does; write \\ufffd for it, or leave it out")
+
+
+def array_items(file: BinaryIO, where: str) -> Iterator[tuple[str, bytes]]:
+    """(where, bytes) of each item of the JSON array that a file holds, whatever they are; no item but one is held.
+
+    Raises InputError naming `where` and the record where the array does not end as it should.
+    """
+    held, begin, scanned, depth, number = b"", 0, 0, 0, 0
+    while chunk := file.read(CHUNK):
+        held, begin, scanned = held[begin:] + chunk, 0, scanned - begin
+        for found in _TOKEN.finditer(held, scanned):
+            token, scanned = found[0], found.end()
+            if token == b'"':
+                # The text's end is in a later piece.
+                scanned = found.start()
+                break
+            if token in b"[{":
+                depth += 1
+                begin = scanned if depth == 1 else begin
+            elif token in b"]}":
+                depth -= 1
+            if depth == 0 or (depth == 1 and token == b","):
+                item = held[begin : found.start()]
+                if item.strip() or number or depth:
+                    yield f"{where}: record {number}", item
+                begin, number = scanned, number + 1
+            if depth == 0:
+                if (held[scanned:] + file.read(CHUNK)).strip():
+                    raise InputError(f"{where}: record {number}: not valid JSON (more text after the array's end)")
+                return
+        else:
+            scanned = len(held)
+    raise InputError(f"{where}: record {number}: not valid JSON (the file ends inside it); the file is an array of "
+                     "objects")

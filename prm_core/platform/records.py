@@ -1,0 +1,72 @@
+"""Records of other people's files, one at a time: JSON lines, JSON arrays and Parquet, told apart by content or suffix.
+
+No file is held whole. What the records mean is the callers' business.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prm_core.errors import InputError
+from prm_core.platform import json_text, store
+
+Row = tuple[str, dict[str, Any]]
+BATCH_ROWS = 1000
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """(where, object) of each record: Parquet by suffix, else a JSON array or JSON lines, told apart by content.
+
+    `where` names file and line, or file and record from 0. Raises InputError for a missing, empty or broken file, when
+    the reading gets there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+    elif _is_array(path):
+        yield from _array_rows(path)
+    else:
+        yield from store.read_json_lines(path)
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4096).removeprefix(_BOM)
+        while head and not head.strip():
+            head = file.read(4096)
+    return head.lstrip().startswith(b"[")
+
+
+def _array_rows(path: Path) -> Iterator[Row]:
+    found = False
+    with path.open("rb") as file:
+        for where, item in json_text.array_items(file, str(path)):
+            row = json_text.parse(item, where, "the file is an array of objects")
+            if not isinstance(row, dict):
+                raise InputError(f"{where} is {type(row).__name__}, expected an object")
+            found = True
+            yield where, row
+    if not found:
+        raise InputError(f"{path}: the file holds no records")
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    with file:
+        if not file.metadata.num_rows:
+            raise InputError(f"{path}: the file holds no records")
+        found = itertools.count()
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            for row in batch.to_pylist():
+                yield f"{path}: record {next(found)}", row
