@@ -10,6 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from prm_core.errors import InputError
@@ -20,17 +21,41 @@ MAX_DEPTH = 100
 MAX_DIGITS = sys.int_info.default_max_str_digits
 CHUNK = 1 << 16
 
-# What may hide a value to refuse; only then is a record walked through.
-_SUSPECT = re.compile(rb"\\u[dD][89a-fA-F]|[eE]\+?\d{3}|\d{309}|NaN|Infinity")
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
 # A quote without its end matches alone.
 _TOKEN = re.compile(_STRING + rb'|["\[\]{},]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class _Unkept(Exception):
+    """A number that `check` refuses, met by a parser that does not know its field."""
+
+
+@dataclass(frozen=True, slots=True)
 class _LongNumber:
-    def __init__(self, text: str) -> None:
-        self.digits = len(text.lstrip("-"))
+    digits: int
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Unkept
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise _Unkept
+    return int(text)
+
+
+def _marked(text: str) -> int | _LongNumber:
+    digits = len(text.lstrip("-"))
+    return int(text) if digits <= MAX_DIGITS else _LongNumber(digits)
+
+
+_STRICT = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_finite)
+_LENIENT = json.JSONDecoder(parse_int=_marked)
 
 
 def parse(raw: bytes, where: str, hint: str = "") -> Any:
@@ -48,17 +73,17 @@ def parse(raw: bytes, where: str, hint: str = "") -> Any:
     except UnicodeDecodeError:
         raise InputError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
     try:
-        value = json.loads(text)
+        try:
+            value = _STRICT.decode(text)
+        except _Unkept:
+            value = _LENIENT.decode(text)
+            check(value, where)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not valid JSON ({_reason(error)}){hint and '; '}{hint}") from None
     except RecursionError:
         raise InputError(_too_deep(where, _deep_field(raw))) from None
-    except ValueError:
-        # The number is read as a mark, whose field `check` finds.
-        value = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= MAX_DIGITS
-                           else _LongNumber(digits))
-        check(value, where)
-    if _SUSPECT.search(raw) or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+    # Most records cannot hold any of the rest, and are not walked through.
+    if b"\\ud" in raw or b"\\uD" in raw or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         check(value, where)
     return value
 

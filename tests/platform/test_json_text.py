@@ -39,6 +39,8 @@ def test_what_json_can_hold_is_read_as_it_was_written(value: Any, escaped: bool)
     ("[" * 99_999, "field (the whole) is nested deeper than"),
     (r'{"a": "$\sqrt 2$"}', r"not valid JSON (Invalid \escape at \sqrt: JSON writes a backslash, as of LaTeX, as"),
     (r'{"a": "\underline 2"}', r"not valid JSON (Invalid \uXXXX escape at \underline: JSON"),
+    ('{"a": NaN, "b": ', "not valid JSON (Expecting value); x"),
+    ('{"a": NaN, "b": ' + "[" * 99_999, "field b is nested deeper than"),
     ("nope", "not valid JSON (Expecting value); x"),
 ])
 def test_what_could_not_be_kept_is_refused_by_field(text: str, message: str) -> None:
