@@ -16,46 +16,51 @@ app = typer.Typer(no_args_is_help=True, help="Make, import and export problems, 
 
 Out = Annotated[Path, typer.Option(help="The data folder to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite data that DVC has not recorded.")]
+DropLabels = Annotated[bool, typer.Option("--drop-labels", help="Start without the human labels of the folder, which "
+                                          "stay otherwise.")]
 Workspace = Annotated[Path, typer.Option(help="Folder with params.yaml, whose seed and counts decide.")]
 
 
 @app.command()
-def make(out: Out = Path("data"), force: Force = False, workspace: Workspace = Path(".")) -> None:
+def make(
+    out: Out = Path("data"), force: Force = False, drop_labels: DropLabels = False, workspace: Workspace = Path(".")
+) -> None:
     """Write data/ from the seed: problems with worked solutions, and a few chains with human labels.
 
-    The same seed and counts (seed, data: in params.yaml) always give the same bytes. Record a change with
-    `dvc add data`.
+    The same seed and counts (seed, data: in params.yaml) always give the same bytes. What people have judged in
+    data/human stays unless you say --drop-labels. Record a change with `dvc add data`.
     """
     from prm_core import config as configuration
     from prm_core.platform import workspace as workspaces
-    from prm_core.problems import embedded
+    from prm_core.problems import prepare
 
-    config = configuration.load(workspace)
-    workspaces.replace_data(out, lambda folder: embedded.make_data(folder, config), force=force)
+    prepare.remake_data(out, configuration.load(workspace), force=force, drop_labels=drop_labels)
     typer.echo(f"{out}: {workspaces.data_hash(out)}")
 
 
 @app.command("import")
 def import_problems(
-    file: Annotated[Path, typer.Argument(help="JSONL: prompt, answer; optionally solution, id, domain.")],
+    file: Annotated[Path, typer.Argument(help="JSON lines, a JSON array or object, CSV, TSV, Parquet, Arrow, or a "
+                                         "folder of these.")],
     out: Out = Path("data"),
     force: Force = False,
+    drop_labels: DropLabels = False,
     workspace: Workspace = Path("."),
 ) -> None:
     """Replace data/ by your own problems, split 80/10/10 into train, dev and test by a hash of the id.
 
-    `solution` is a text with a step per line, or a list of steps. With 1,000 or more of them the base models are
-    trained on yours; otherwise data/warmup.jsonl stays. For one run beside the embedded problems use
-    `prm run --problems FILE` instead, which needs nothing else.
+    A record has `prompt` and `answer` (or question, problem, final_answer, …), perhaps `solution`, `id`, `domain`; a
+    worked answer that ends in `#### N` (GSM8K) or `\\boxed{N}` (MATH) is read as N and a solution. What was taken as
+    what, dropped and left out is logged. Human labels in data/human stay unless you say --drop-labels.
+
+    With 1,000 or more worked solutions the base models are trained on yours; otherwise data/warmup.jsonl stays. For one
+    run beside the embedded problems use `prm run --problems FILE` instead, which needs nothing else.
     """
     from prm_core import config as configuration
-    from prm_core.platform import workspace as workspaces
-    from prm_core.problems import own, prepare
+    from prm_core.problems import prepare
 
     config = configuration.load(workspace)
-    user = own.read_problems(file)
-    warmup = out / "warmup.jsonl"
-    workspaces.replace_data(out, lambda folder: prepare.write_user_data(user, folder, config, warmup), force=force)
+    user = prepare.import_problems(file, out, config, force=force, drop_labels=drop_labels)
     typer.echo(f"{out}: {len(user.problems)} problems ({user.duplicates} duplicates dropped); now run `dvc add {out}`")
     if user.domain != config.domain:
         params = workspace / configuration.PARAMS_FILE

@@ -15,7 +15,8 @@ def run(
         str, typer.Option(help="Name of a profile (default, smoke, …; prm_core/profiles/) or path of a YAML file.")
     ] = "default",
     problems: Annotated[
-        Path | None, typer.Option(help="Your own problems, one JSON object a line: prompt, answer, perhaps solution.")
+        Path | None, typer.Option(help="Your own problems: JSON lines, a JSON array, CSV, Parquet, … with prompt, "
+                                  "answer and perhaps solution (docs/own-data.md).")
     ] = None,
     review: Annotated[
         bool, typer.Option("--review", help="Wait for people (`prm review`) once the steps to judge are chosen, then "

@@ -25,6 +25,18 @@ _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
 # A quote without its end matches alone.
 _TOKEN = re.compile(_STRING + rb'|["\[\]{},]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# What a backslash and a letter make in JSON and in Python's texts, where they begin a LaTeX command. After a bell, a
+# backspace, a vertical tab or a form feed any letter will do: texts hold those for no other reason. Tabs and line ends
+# are common, so that what follows must be the rest of a command and no word.
+_LETTERS = {"\a": "a", "\b": "b", "\v": "v", "\f": "f", "\t": "t", "\n": "n", "\r": "r"}
+_COMMANDS = re.compile(
+    r"[\a\x08\v\f][A-Za-z]+"
+    r"|\t(?:imes|heta|au|ilde|[fd]?frac|binom|herefore|hinspace|riangle[a-z]*|o(?=[\s\d\\{}()$+-]|$)"
+    r"|an(?=\s*[\d\\^({]|\s[a-z]\b)|ext(?:bf|it|rm|tt|sf|normal)?(?=\s*\{))(?![a-z])"
+    r"|\r(?:ight(?:left)?(?:arrow|harpoons)?|angle|floor|ceil|ho|brace|brack|vert)(?![a-z])"
+    r"|\n(?:eq|abla|otin|ot(?=[\\=])|[lg]eq|cong|ewline)(?![a-z])"
+    # "x \ne 3", not a line that begins with the number e.
+    r"|(?<=[^.:;!?\s])\s?\n(?:e(?=\s*[\d\\({-]|\s[a-z]\b)|u(?=\s*[\^_}$]))")
 
 
 class _Unkept(Exception):
@@ -153,6 +165,18 @@ def _check_text(text: str, where: str, field: str) -> None:
     if half:
         raise InputError(f"{where}: field {field} holds half a character, \\u{ord(half[0]):04x}, as a text cut inside "
                          "an emoji does; write \\ufffd for it, or leave it out")
+
+
+def broken_command(text: str) -> str | None:
+    r"""The LaTeX command that a backslash too few has made a control character of, as "\\frac"; None without one.
+
+    In JSON `"\\frac"` with one backslash is a form feed and "rac"; so are `\\binom`, `\\times`, `\\ne`, `\\right`.
+    """
+    found = _COMMANDS.search(text)
+    if found is None:
+        return None
+    command = found[0].lstrip(" ")
+    return f"\\{_LETTERS[command[0]]}{command[1:]}"
 
 
 def array_items(file: BinaryIO, where: str) -> Iterator[tuple[str, bytes]]:

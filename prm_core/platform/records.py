@@ -8,10 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prm_core.errors import InputError
 from prm_core.platform import json_text, store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = tuple[str, dict[str, Any]]
 BATCH_ROWS = 1000
@@ -68,5 +71,17 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             raise InputError(f"{path}: the file holds no records")
         found = itertools.count()
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            for row in batch.to_pylist():
+            for row in rows_of(batch):
                 yield f"{path}: record {next(found)}", row
+
+
+def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of an Arrow batch. A float of 32 bits is the shortest number that names it: 0.1, not 0.10000000149."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for index, field in enumerate(batch.schema):
+        if pa.types.is_float32(field.type):
+            values = pc.cast(pc.cast(batch.column(index), pa.string()), pa.float64())
+            batch = batch.set_column(index, field.name, values)
+    return batch.to_pylist()
