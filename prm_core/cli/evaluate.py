@@ -84,7 +84,8 @@ def evaluate(
     chains = {path: protocol.read(Path(name)) for path, name in wanted.items()}
     scorer = _load(model, workspace, device, batch_size, protocol)
     separator = scorer.encoder.config.separator
-    scored = {path: suite.score_file(scorer, wanted[path], rows, separator) for path, rows in chains.items()}
+    scored = {path: suite.score_file(scorer, wanted[path], rows, separator, ranks=protocol.ranks)
+              for path, rows in chains.items()}
     chosen, rule = (0.5, "default") if threshold is None else (threshold, "given")
     if threshold_from is not None and protocol.choose is not None:
         chosen, best = protocol.choose([scored[threshold_from.resolve()]])

@@ -27,6 +27,7 @@ LINES_PER_BATCH = 256
 
 def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, Any]:
     """A line with its scores; steps that did not fit the context have null scores and are counted."""
+    assert answer.analysis is not None
     result = {**record, **answer.analysis.model_dump()}
     if answer.truncated_steps:
         blank = [None] * answer.truncated_steps
@@ -37,9 +38,14 @@ def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, An
 
 
 def score_lines(
-    service: ScoringService, file: Path, lines: int, *, threshold: float, aggregate: str, truncate: bool
+    service: ScoringService, file: Path, lines: int, left_out: list[str], *, threshold: float, aggregate: str,
+    truncate: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Scores a checked file batch by batch, yielding its lines with their scores, in order."""
+    """Scores a checked file batch by batch, yielding its lines with their scores, in order.
+
+    Chains that do not fit the model's context are named in `left_out` instead; with `truncate` only those of which not
+    even the first step does.
+    """
     from prm_core.platform import store
     from prm_core.platform.progress import track
     from prm_core.serving.service import parse_request
@@ -47,9 +53,12 @@ def score_lines(
     rows = iter(track(store.read_json_lines(file), "scoring", total=lines, unit="line"))
     while batch := list(itertools.islice(rows, LINES_PER_BATCH)):
         requests = [parse_request(record, where) for where, record in batch]
-        answers = service.answer(requests, threshold=threshold, aggregate=aggregate, truncate=truncate)
-        for (_, record), answer in zip(batch, answers, strict=True):
-            yield scored_record(record, answer)
+        answers = service.answer(requests, threshold=threshold, aggregate=aggregate, truncate=True)
+        for (where, record), answer in zip(batch, answers, strict=True):
+            if answer.analysis is None or (answer.truncated_steps and not truncate):
+                left_out.append(where)
+            else:
+                yield scored_record(record, answer)
 
 
 def _write(records: Iterator[dict[str, Any]], out: TextIO) -> int:
@@ -73,9 +82,10 @@ def score(
 
     Each line comes back with all its fields and step_scores, step_confidences, overall_score, first_error_step,
     error_steps and improvements. The whole file is checked and scored before anything is written. A chain longer than
-    the model's context is an error unless --truncate is given, which leaves null scores at its last steps.
+    the model's context is left out and named, unless --truncate is given, which leaves null scores at its last steps.
     """
     from prm_core.platform import store
+    from prm_core.platform.progress import some
     from prm_core.scoring.foreign import load_any_scorer
     from prm_core.serving.analysis import check_parameters
     from prm_core.serving.cache import ScoreCache
@@ -91,17 +101,25 @@ def score(
         parse_request(record, where)
         lines += 1
     service = ScoringService(load_any_scorer(reward_model_folder(model, workspace)), ScoreCache(0, 1.0))
-    records = score_lines(service, file, lines, threshold=threshold, aggregate=aggregate, truncate=truncate)
+    left_out: list[str] = []
+    records = score_lines(service, file, lines, left_out, threshold=threshold, aggregate=aggregate, truncate=truncate)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent if out else None, prefix=".prm-score-") as folder:
         finished = Path(folder) / "scored.jsonl"
         with finished.open("w", encoding="utf-8") as temporary:
             truncated = _write(records, temporary)
+        if len(left_out) == lines:
+            raise InputError(f"{file}: no chain fits the model's context; shorten the prompts or the steps, or name a "
+                             "model with a longer one")
         if out:
             os.replace(finished, out)
         else:
             with finished.open(encoding="utf-8") as done:
                 shutil.copyfileobj(done, sys.stdout)
+    if left_out:
+        hint = "" if truncate else "; --truncate scores the steps that fit"
+        log.warning("%d of %d chains are longer than the model's context and left out: %s%s", len(left_out), lines,
+                    some(left_out), hint)
     if truncated:
         log.warning("%d trailing steps did not fit the model's context and have no score", truncated)

@@ -85,6 +85,10 @@ class Encoder:
             )
         return ids
 
+    def has_room(self, prompt: str) -> bool:
+        """Whether a step of one token with its SEP fits behind a prompt."""
+        return len(self.encode_prompt(prompt)) + 2 <= self.config.max_length
+
     def encode_prompt(self, prompt: str) -> list[int]:
         """Ids of the prompt up to and with its SEP, where the first step begins."""
         if self.config.chat_template:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
 from prm_core.maths.answers import read_stated_answer
 from prm_core.platform import store, tables
+from prm_core.platform.progress import some
 from prm_core.problems import columns
 from prm_core.problems.columns import Taken
 from prm_core.types import Problem, Step
@@ -175,20 +176,16 @@ def describe(user: UserProblems) -> None:
                     user.duplicates, user.conflicts)
     if user.too_long:
         log.warning("%d problems left out: longer than the models' context (encoder.max_length): %s",
-                    len(user.too_long), _some([f"{name} ({where})" for name, where in user.too_long.items()]))
+                    len(user.too_long), some([f"{name} ({where})" for name, where in user.too_long.items()]))
     named = Counter(str(problem.meta["domain"]) for problem in user.problems if "domain" in problem.meta)
     if named:
         log.info("domains of your own (%s) are read as %s: answers compared by value, steps judged by nobody",
-                 _some([f"{name}: {count:,}" for name, count in named.most_common()]), general.NAME)
+                 some([f"{name}: {count:,}" for name, count in named.most_common()]), general.NAME)
     worked = [problem for problem in user.problems if problem.meta.get("solution")]
     silent = [problem.id for problem in worked if read_stated_answer(problem.meta["solution"][-1]) is None]
     if silent:
         log.warning("%d of %d solutions do not end with their answer (\"The answer is …\", \\boxed or ####): models "
-                    "trained on them will not state theirs: %s", len(silent), len(worked), _some(silent))
-
-
-def _some(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count:,} more" if len(names) > count else "")
+                    "trained on them will not state theirs: %s", len(silent), len(worked), some(silent))
 
 
 def write_data(user: UserProblems, folder: Path) -> dict[str, int]:

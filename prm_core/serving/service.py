@@ -35,9 +35,10 @@ class ScoringRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScoringAnswer:
-    """Attributes: analysis of the scored steps; truncated_steps: trailing steps that did not fit the context."""
+    """Attributes: analysis of the scored steps, None where the context has no room for the first; truncated_steps:
+    trailing steps that did not fit it."""
 
-    analysis: TrajectoryAnalysis
+    analysis: TrajectoryAnalysis | None
     truncated_steps: int
 
 
@@ -102,7 +103,8 @@ class ScoringService:
                     f"of {len(request.steps)} steps do not fit; shorten the prompt or the steps"
                 )
             texts = [step.text for step in request.steps]
-            analysis = analyze(score.step_scores, texts, threshold=threshold, aggregate=aggregate)
+            analysis = analyze(score.step_scores, texts, threshold=threshold, aggregate=aggregate
+                               ) if score.step_scores else None
             answers.append(ScoringAnswer(analysis, score.truncated_steps))
         return answers
 

@@ -125,13 +125,18 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.evaluation import protocol
     from prm_core.evaluation.plots import write_plots
     from prm_core.evaluation.report.tree_drawing import tree_section
+    from prm_core.models.encoder import Encoder
+    from prm_core.models.loading import load_tokenizer
     from prm_core.platform.tracking import stage_run
+    from prm_core.sampling.rollouts import without_long
 
     settings = config.evaluate
     protocol.check_best_of(settings.best_of, settings.samples)
     # Before anything is sampled: a broken file is found in seconds.
     trees = tree_section(io.inputs["evidence"])
-    dev, test = (store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test"))
+    given = {split: store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test")}
+    encoder = Encoder(load_tokenizer(model_path(io.workspace, config.models.policy)), config.encoder)
+    dev, test = (without_long(problems, encoder) for problems in given.values())
     with stage_run(io.workspace, "evaluate", config) as tracked:
         chains = _sample(config, io, dev, test)
         latency = _score(config, io, dev, test, chains)
@@ -150,7 +155,9 @@ def run(config: Config, io: StageIO) -> None:
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
         write_plots(evaluation, io.outputs["plots"])
         store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees))
-        table: dict[str, Any] = {"dev/n_problems": len(dev), **evaluation.flat("test")}
+        table: dict[str, Any] = {
+            "dev/n_problems": len(dev), "dev/n_dropped_long": len(given["dev"]) - len(dev),
+            "test/n_dropped_long": len(given["test"]) - len(test), **evaluation.flat("test")}
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])

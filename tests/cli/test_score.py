@@ -77,7 +77,6 @@ def test_more_lines_than_a_batch_keep_their_order(model, tmp_path):
         ({"prompt": "p"}, "`prompt` and `steps`"),
         ({"prompt": "p", "steps": ["ok", ""]}, "step 1 is empty"),
         ({"prompt": "p", "steps": ["a|b"]}, "step 0 holds the step separator"),
-        ({"prompt": "p", "steps": ["ok", "x" * CONTEXT]}, "longer than the model's context"),
     ],
 )
 def test_bad_line_is_named_and_nothing_is_written(model, tmp_path, capsys, bad, reason):
@@ -91,6 +90,19 @@ def test_bad_line_is_named_and_nothing_is_written(model, tmp_path, capsys, bad, 
     assert out.read_text() == "before"
     assert capsys.readouterr().out == ""
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.jsonl", "prm"]
+
+
+def test_chains_longer_than_the_context_are_left_out_and_named(model, tmp_path, caplog):
+    long, cut = {"prompt": "p", "steps": ["x" * 2 * CONTEXT, "ok"]}, {"prompt": "p", "steps": ["ok", "x" * CONTEXT]}
+    file = write(tmp_path / "in.jsonl", long, *LINES, cut)
+    for truncate, count, named in ((False, 2, f"{file}:1, {file}:4; --truncate"), (True, 1, f"{file}:1")):
+        caplog.clear()
+        score(file, model, tmp_path / "out.jsonl", truncate=truncate)
+        assert [row["prompt"] for row in read(tmp_path / "out.jsonl")] == ["p", "q", *(["p"] if truncate else [])]
+        assert f"{count} of 4 chains are longer than the model's context and left out: {named}" in caplog.text
+    with pytest.raises(InputError, match=r"only\.jsonl: no chain fits the model's context"):
+        score(write(tmp_path / "only.jsonl", long), model, tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_truncate_leaves_null_scores_and_counts_them(model, tmp_path, caplog):

@@ -113,7 +113,7 @@ def score_chains(
         chains: to score.
         aggregate: from a process model's step scores to its chain score.
 
-    Raises InputError naming the chain that cannot be scored at all (a prompt longer than the model's context).
+    Raises InputError naming a chain that the model refuses.
     """
     separator, combine = scorer.encoder.config.separator, AGGREGATIONS[aggregate]
     pairs = [(prompt, [Step(step.text.replace(separator, " "), step.observation.replace(separator, " "), step.agent)

@@ -134,5 +134,5 @@ BENCHMARK = register(Benchmark(
     measure, None,
     ((Column("lowest is last", "prm/lowest_is_last", "random/lowest_is_last"),),),
     by_kind=_columns("random", "min", "prod", "mean", "last", "outcome", "majority", "oracle"), kinds="N",
-    outcome_models=True,
+    outcome_models=True, ranks=True,
 ))
