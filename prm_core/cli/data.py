@@ -120,9 +120,12 @@ def convert(
 
     Example:  prm data convert phase1_train.parquet train.jsonl --from prm800k_flat --to trl --neutral wrong
     """
+    from prm_core.errors import InputError
     from prm_core.formats import FORMATS
     from prm_core.platform.progress import track
 
+    if out.exists() and out.samefile(source):
+        raise InputError(f"{out}: is the file to convert; name another, so that nothing of it is lost")
     reader, writer = FORMATS[from_format], FORMATS[to_format]
     chains = steps = 0
 

@@ -120,6 +120,8 @@ def export_queue(
         Path | None, typer.Option(help="File to write; review.jsonl, review.csv or review.json if left out.")
     ] = None,
     format: Annotated[Format | None, typer.Option(help="From the name of --out if left out, else jsonl.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that holds answers, or something else.")
+                     ] = False,
     workspace: Workspace = HERE,
 ) -> None:
     """Write the review queue to a file, one step per row with the question and the steps before it.
@@ -131,13 +133,16 @@ def export_queue(
     """
     from prm_core.platform import store
     from prm_core.review import label_studio
-    from prm_core.review.files import queue_as_csv, read_queue
+    from prm_core.review.files import holds_work, queue_as_csv, read_queue
     from prm_core.review.session import QUEUE
 
     named = {suffix: kind for kind, suffix in _SUFFIXES.items()}.get(out.suffix if out else "")
     chosen = format or named or Format.jsonl
     target = out or Path(f"review{_SUFFIXES[chosen]}")
     queue = read_queue(workspace / QUEUE)
+    if not force and holds_work(target):
+        raise InputError(f"{target}: holds answers, or is no file of this command; name another with --out, or "
+                         "overwrite it with --force")
     if chosen is Format.label_studio:
         interface = target.with_suffix(".xml")
         store.write_json(target, label_studio.tasks(queue))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prm_core.errors import InputError
-from prm_core.platform import store
+from prm_core.platform import store, tables
 
 # What an answer must carry to be matched to its step; the rest of a queue row is for the reader.
 ANSWER_FIELDS = ("trajectory_id", "step_index", "chain", "is_correct")
@@ -59,6 +59,20 @@ def read_queue(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no review queue there; run the chain (`prm run`) first")
     return [row for _, row in store.read_json_lines(path)] if path.stat().st_size else []
+
+
+def holds_work(path: Path) -> bool:
+    """Whether a file that an export would overwrite holds a person's answer or note, or is anything but an export."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    try:
+        rows = [{**row, **row["data"]} if isinstance(row.get("data"), dict) else row
+                for _, row in tables.read_table(path)]
+    except InputError:
+        return True
+    filled = ("is_correct", "note", "annotations")
+    return any(set(ANSWER_FIELDS[:3]) - set(row) or any(row.get(name) not in (None, "", []) for name in filled)
+               for row in rows)
 
 
 def verdict_line(strategy: Mapping[str, Any]) -> str:

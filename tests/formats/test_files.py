@@ -179,6 +179,11 @@ def test_a_conversion_that_cannot_be_leaves_nothing(tmp_path, options, message):
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
     assert list(tmp_path.iterdir()) == [source]
+    # The source is no place for the result.
+    before = source.read_bytes()
+    result = CliRunner().invoke(app, ["convert", str(source), str(source), "--from", "trl", "--to", "trl"])
+    assert "is the file to convert; name another" in str(result.exception)
+    assert source.read_bytes() == before
 
 
 # File, format, chains, records, first errors (at a step, nowhere, unknown), and what is left out.

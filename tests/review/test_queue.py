@@ -244,9 +244,20 @@ def test_commands_export_and_import(workspace, monkeypatch):
     result = runner.invoke(app, ["import", "review.jsonl", "--reviewer", "ann"])
     assert "1 answers added, 0 replaced, 0 already there, 7 left empty; 1 chains new" in result.output
     assert "dvc add data" in result.output
+    # Answers are never overwritten without a word, nor is anything else; an export that nobody has touched is.
+    (workspace / "notes.jsonl").write_text("mine\n")
+    for name in ("review.jsonl", "notes.jsonl"):
+        before = (workspace / name).read_bytes()
+        refused = runner.invoke(app, ["export", "--out", name])
+        assert f"{name}: holds answers, or is no file of this command" in str(refused.exception)
+        assert (workspace / name).read_bytes() == before
+    for name in ("mine.csv", "tasks.json", "tasks.json"):
+        assert runner.invoke(app, ["export", "--out", name]).exit_code == 0
     again = runner.invoke(app, ["import", "review.jsonl", "--reviewer", "ann"])
     assert "0 answers added, 0 replaced, 1 already there" in again.output
     assert "dvc add data" not in again.output
+    assert runner.invoke(app, ["export", "--out", "review.jsonl", "--force"]).exit_code == 0
+    assert read_lines(workspace / "review.jsonl") == rows
 
 
 def test_export_before_the_chain_has_run_says_so(tmp_path):
