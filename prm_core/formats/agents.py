@@ -53,7 +53,7 @@ class AgentProcessBench(RowFormat):
     name = "agentprocessbench"
     rated = unlabelled = observations = True
 
-    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]
                   ) -> LabelledChain | None:
         messages = get(row, "messages", list, where)
         for index, message in enumerate(messages):
@@ -73,7 +73,7 @@ class AgentProcessBench(RowFormat):
             at = f"{where}: message {index}"
             text = "\n".join(filter(None, (_content(messages[index], at).strip(), _calls(messages[index], at))))
             if not text:
-                dropped["messages without text or tool call"] += 1
+                noted["messages without text or tool call left out"] += 1
                 continue
             heard = [_spoken(messages[n], f"{where}: message {n}") for n in range(index + 1, following)]
             steps.append(Step(text, "\n".join(heard)))
@@ -87,7 +87,7 @@ class AgentProcessBench(RowFormat):
         return LabelledChain(prompt, tuple(steps), tuple(labels), None,
                              None if final not in (-1, 1) else final == 1, self.name, meta)
 
-    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
         own = self.own(chain)
         if not own:
             messages = _messages(chain)

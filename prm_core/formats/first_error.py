@@ -35,14 +35,14 @@ class _FirstError(RowFormat):
                     "chains first")
         return None
 
-    def steps_until(self, texts: Sequence[str], first: int, where: str, dropped: Counter[str]) -> Any:
+    def steps_until(self, texts: Sequence[str], first: int, where: str, noted: Counter[str]) -> Any:
         """Steps, labels and blanks, None when the first wrong step is a blank one: nothing is left to find."""
         if first >= 0 and not texts[first].strip():
-            dropped["chains whose first wrong step is blank"] += 1
+            noted["chains whose first wrong step is blank left out"] += 1
             return None
-        return without_blanks(texts, _labels(first, len(texts)), where, dropped)
+        return without_blanks(texts, _labels(first, len(texts)), where, noted)
 
-    def texts_and_first(self, chain: LabelledChain, dropped: Counter[str]) -> tuple[list[str], int]:
+    def texts_and_first(self, chain: LabelledChain, noted: Counter[str]) -> tuple[list[str], int]:
         """Step texts with the blank ones, and the first error among them."""
         texts, labels = with_blanks(chain, self.own(chain).get("blanks", ()))
         if 0.0 not in labels:
@@ -50,7 +50,7 @@ class _FirstError(RowFormat):
         first = labels.index(0.0)
         later = sum(label is not None for label in labels[first + 1:])
         if later:
-            dropped["labels after a first wrong step"] += later
+            noted["labels after a first wrong step left out"] += later
         return texts, first
 
 
@@ -60,7 +60,7 @@ class ProcessBench(_FirstError):
 
     name = "processbench"
 
-    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]
                   ) -> LabelledChain | None:
         prompt, texts, label = get(row, "problem", str, where), get_texts(row, "steps", where), get(
             row, "label", int, where)
@@ -68,14 +68,14 @@ class ProcessBench(_FirstError):
             raise InputError(f"{where}: label {label} of {len(texts)} steps; it is the 0-based index of the first "
                              "wrong step, or -1")
         outcome = get({"final_answer_correct": None, **row}, "final_answer_correct", (bool, type(None)), where)
-        parts = self.steps_until(texts, label, where, dropped)
+        parts = self.steps_until(texts, label, where, noted)
         if parts is None:
             return None
         meta = {"rest": rest(row, "problem", "steps", "label", "final_answer_correct"), "blanks": parts[2]}
         return LabelledChain(prompt, *parts[:2], None, outcome, self.name, meta)
 
-    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
-        texts, first = self.texts_and_first(chain, dropped)
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
+        texts, first = self.texts_and_first(chain, noted)
         other = self.own(chain).get("rest", {"id": f"{chain.source}-{number}", "generator": "unknown"})
         return {**other, "problem": chain.prompt, "steps": texts, "final_answer_correct": chain.outcome,
                 "label": first}
@@ -92,7 +92,7 @@ class BigBenchMistake(_FirstError):
             return "needs the reference answer (`target`), which this chain lacks"
         return super().refusal(chain)
 
-    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]
                   ) -> LabelledChain | None:
         prompt, texts = get(row, "input", str, where), get_texts(row, "steps", where)
         if "mistake_index" not in row:
@@ -102,15 +102,15 @@ class BigBenchMistake(_FirstError):
             raise InputError(f"{where}: mistake_index {index} of {len(texts)} steps; it is the 0-based index of the "
                              "first wrong step, or null")
         target, answer = (get({name: None, **row}, name, (str, type(None)), where) for name in ("target", "answer"))
-        parts = self.steps_until(texts, -1 if index is None else index, where, dropped)
+        parts = self.steps_until(texts, -1 if index is None else index, where, noted)
         if parts is None:
             return None
         outcome = None if target is None or answer is None else answer.strip() == target.strip()
         meta = {"rest": rest(row, "input", "steps", "target", "mistake_index"), "blanks": parts[2]}
         return LabelledChain(prompt, *parts[:2], target, outcome, self.name, meta)
 
-    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
-        texts, first = self.texts_and_first(chain, dropped)
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
+        texts, first = self.texts_and_first(chain, noted)
         other = self.own(chain).get("rest", {"answer": chain.answer if chain.outcome else None})
         return {**other, "input": chain.prompt, "steps": texts, "target": chain.answer,
                 "mistake_index": None if first < 0 else first}
@@ -132,7 +132,7 @@ class PrmBench(RowFormat):
                     "error), which only its own chains have")
         return None
 
-    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]
                   ) -> LabelledChain | None:
         question = "modified_question" if "modified_question" in row else "question"
         prompt, texts = get(row, question, str, where), get_texts(row, "modified_process", where)
@@ -143,14 +143,14 @@ class PrmBench(RowFormat):
         wrong = {number for number in errors if number <= len(texts)}
         # A hundred published records name some; the benchmark's own script never gets to them.
         if beyond := len(set(errors) - wrong):
-            dropped["error steps beyond the last step"] += beyond
+            noted["error steps beyond the last step left out"] += beyond
         labels = [0.0 if number in wrong else 1.0 for number in range(1, len(texts) + 1)]
-        steps, labels_kept, blanks = without_blanks(texts, labels, where, dropped)
+        steps, labels_kept, blanks = without_blanks(texts, labels, where, noted)
         meta = {"rest": rest(row, question, "modified_process", "error_steps"), "question": question,
                 "errors": errors, "blanks": blanks}
         return LabelledChain(prompt, steps, labels_kept, None, None, self.name, meta)
 
-    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
         texts, labels = with_blanks(chain, chain.meta["blanks"])
         errors = [number for number, label in enumerate(labels, 1) if label == 0]
         # Its own order, where that still says the same.

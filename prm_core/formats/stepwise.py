@@ -47,7 +47,7 @@ class TrlStepwise(RowFormat):
     name = "trl"
     soft = unlabelled = True
 
-    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]
                   ) -> LabelledChain | None:
         prompt, texts = get(row, "prompt", str, where), get_texts(row, "completions", where)
         given = get(row, "labels", list, where)
@@ -55,14 +55,14 @@ class TrlStepwise(RowFormat):
             raise InputError(f"{where}: {len(given)} labels for {len(texts)} completions; give each step one, "
                              f"{IGNORED} to ignore it")
         labels = [_trl_label(value, f"{where}: label {index}") for index, value in enumerate(given)]
-        steps, kept, blanks = without_blanks(texts, labels, where, dropped)
+        steps, kept, blanks = without_blanks(texts, labels, where, noted)
         hard = any(isinstance(value, bool) for value in given)
         if hard and any(label not in (None, 0.0, 1.0) for label in labels):
             raise InputError(f"{where}: labels mix true and false with soft ones; write all of them as numbers")
         meta = {"rest": rest(row, "prompt", "completions", "labels"), "bools": hard, "blanks": blanks}
         return LabelledChain(prompt, steps, kept, None, None, self.name, meta)
 
-    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
         own = self.own(chain)
         texts, labels = with_blanks(chain, own.get("blanks", ()))
         # A chain read as bools may have been given soft labels since.
@@ -122,7 +122,7 @@ class MathShepherd(RowFormat):
             return f"ends steps with {MARK!r}, and this chain's text holds that"
         return None
 
-    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]
                   ) -> LabelledChain | None:
         segments, end = _segments(row, where)
         if end.strip():
@@ -132,7 +132,7 @@ class MathShepherd(RowFormat):
         if first == len(segments):
             raise InputError(f"{where}: no step found; the first begins with `Step 1:`")
         if first:
-            dropped["marks inside a question"] += first
+            noted["marks inside a question"] += first
         head = [*segments[:first], (segments[first][0][:offset], None)]
         pieces = [(segments[first][0][offset:], segments[first][1]), *segments[first + 1:]]
         blank = sum(not text.strip() for text, _ in pieces)
@@ -144,7 +144,7 @@ class MathShepherd(RowFormat):
         return LabelledChain(prompt.strip(), tuple(Step(text.strip()) for text, _ in pieces),
                              tuple(label for _, label in pieces), None, None, self.name, meta)
 
-    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
         own = self.own(chain)
         texts = [step.text for step in chain.steps]
         if not own:

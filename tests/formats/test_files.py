@@ -189,9 +189,9 @@ def test_a_conversion_that_cannot_be_leaves_nothing(tmp_path, options, message):
 # File, format, chains, records, first errors (at a step, nowhere, unknown), and what is left out.
 PUBLISHED = [
     ("formats/samples_math-shepherd.jsonl", "math_shepherd", 7, 7, (7, 0, 0), {}),
-    ("formats/samples_math-aps.jsonl", "math_aps", 124, 3, (39, 85, 0), {"values of a prefix that has one": 10}),
+    ("formats/samples_math-aps.jsonl", "math_aps", 124, 3, (39, 85, 0), {"second values of a prefix left out": 10}),
     ("processbench/gsm8k.json", "processbench", 400, 400, (207, 193, 0), {}),
-    ("bigbench_mistake/dyck_languages.jsonl", "bigbench_mistake", 986, 986, (650, 336, 0), {"blank steps": 1}),
+    ("bigbench_mistake/dyck_languages.jsonl", "bigbench_mistake", 986, 986, (650, 336, 0), {"blank steps left out": 1}),
     ("bigbench_mistake/multistep_arithmetic.jsonl", "bigbench_mistake", 300, 300, (238, 62, 0), {}),
     ("bigbench_mistake/word_sorting.jsonl", "bigbench_mistake", 300, 300, (266, 34, 0), {}),
     ("agentprocessbench/hotpotqa_first100.jsonl", "agentprocessbench", 100, 100, (37, 63, 0), {}),
@@ -207,7 +207,7 @@ def test_published_data_makes_the_round_trip(tmp_path, file, name, chains, recor
     if not folder or not path.is_file():
         pytest.skip(f"PRM_SHARED_DATA names no folder with {file}")
     counts: Counter[str] = Counter()
-    read = list(FORMATS[name].read(path, dropped=counts))
+    read = list(FORMATS[name].read(path, noted=counts))
     out = tmp_path / f"out{path.suffix}"
     assert (len(read), FORMATS[name].write(out, read), counts) == (chains, records, left_out)
     first = [chain.first_error for chain in read]

@@ -38,8 +38,13 @@ APS = {"question": "Q?", "final_answer": "4", "question_id": "u", "reasoning_ste
     {"solution_prefix": "Q?", "mc_value": 0.5},
     {"solution_prefix": "Q?\n\nfirst", "mc_value": 0.75},
     {"solution_prefix": "Q?\n\nother ", "mc_value": 0.0},
-    {"solution_prefix": "Q?\n\nfirst half\nmore", "mc_value": 1.0},
+    {"solution_prefix": "Q?\n\nfirst\n\nhalf\nmore", "mc_value": 1.0},
     {"solution_prefix": "Q?\n\nfirst", "mc_value": 0.25}]}
+
+TREE = {"question": "Q? ", "final_answer": "4", "reasoning_steps": {"text": "Q?", "mc_value": 0.5, "children": [
+    {"text": "first", "mc_value": 0.75, "children": [{"text": "half\nmore ", "mc_value": 1.0, "children": []},
+                                                    {"text": "first half", "mc_value": 0.25, "N": 3, "children": []}]},
+    {"text": "other", "mc_value": 0.0, "children": []}]}}
 
 
 def completion(text: str, rating: int | None, **more: Any) -> dict[str, Any]:
@@ -167,9 +172,9 @@ def test_first_error_formats(read):
 
 def test_a_chain_whose_error_is_a_blank_step_is_left_out_and_counted(read, caplog):
     counts: Counter[str] = Counter()
-    assert read("bigbench_mistake", MISTAKE | {"mistake_index": 1}, dropped=counts) == []
-    assert counts == {"chains whose first wrong step is blank": 1}
-    assert "1 chains whose first wrong step is blank" in caplog.text
+    assert read("bigbench_mistake", MISTAKE | {"mistake_index": 1}, noted=counts) == []
+    assert counts == {"chains whose first wrong step is blank left out": 1}
+    assert "chains whose first wrong step is blank left out: 1" in caplog.text
 
 
 def test_error_steps_of_prmbench_count_from_one(read):
@@ -183,9 +188,9 @@ def test_error_steps_of_prmbench_count_from_one(read):
 def test_error_steps_beyond_the_last_step_mark_nothing_are_counted_and_come_back(read, tmp_path):
     counts: Counter[str] = Counter()
     row = BENCH | {"error_steps": [3, 2, 9]}
-    chain, = read("prmbench", row, dropped=counts)
+    chain, = read("prmbench", row, noted=counts)
     assert chain.labels == (1.0, 0.0, 0.0)
-    assert counts == {"error steps beyond the last step": 1}
+    assert counts == {"error steps beyond the last step left out": 1}
     FORMATS["prmbench"].write(tmp_path / "out.jsonl", [chain])
     assert json.loads((tmp_path / "out.jsonl").read_text())["error_steps"] == [3, 2, 9]
 
@@ -206,11 +211,59 @@ def test_an_agents_message_without_a_label_is_unlabelled(read):
 
 def test_monte_carlo_values_of_a_tree(read):
     counts: Counter[str] = Counter()
-    chains = read("math_aps", APS, dropped=counts)
+    chains = read("math_aps", APS, noted=counts)
     assert [(texts(chain), chain.labels) for chain in chains] == [
         (["other"], (0.0,)), (["first", "half\nmore"], (0.75, 1.0))]
     assert {chain.answer for chain in chains} == {"4"}
-    assert counts == {"values of a prefix that has one": 1}
+    assert counts == {"second values of a prefix left out": 1}
+
+
+def test_a_tree_of_monte_carlo_values(read, written):
+    counts: Counter[str] = Counter()
+    chains = read("math_aps", TREE, APS, noted=counts)
+    assert [(chain.prompt, texts(chain), chain.labels) for chain in chains[:3]] == [
+        ("Q? ", ["first", "half\nmore"], (0.75, 1.0)), ("Q? ", ["first", "first half"], (0.75, 0.25)),
+        ("Q? ", ["other"], (0.0,))]
+    assert counts == {"second values of a prefix left out": 1}
+    assert written("math_aps", chains) == [TREE, APS]
+    # What a blank step stands between comes together.
+    blank = {"text": "Q?", "mc_value": 1, "children": [{"text": " ", "mc_value": 1, "children": [
+        {"text": "a", "mc_value": 0.5}]}]}
+    chain, = read("math_aps", TREE | {"reasoning_steps": blank}, noted=counts)
+    assert (texts(chain), chain.labels) == (["a"], (0.5,))
+    assert counts["steps without text left out, what follows them kept"] == 1
+
+
+def aps(*prefixes: str) -> dict[str, Any]:
+    return {"question": "Q?", "final_answer": "4", "reasoning_steps": [
+        {"solution_prefix": "Q?" + prefix, "mc_value": index / 8} for index, prefix in enumerate(prefixes)]}
+
+
+@pytest.mark.parametrize(("prefixes", "chains"), [
+    (["\n\nIt is 4", "\n\nIt is 42"], [["It is 4"], ["It is 42"]]),
+    (["\n\nIt is 42", "\n\nIt is 4", "\n\nIt is 4\n\nDone"], [["It is 42"], ["It is 4", "Done"]]),
+    # What goes on from the shorter one sorts after its sibling.
+    (["\n\nx", "\n\nx\ty", "\n\nx\n\nz"], [["x\ty"], ["x", "z"]]),
+    (["\n\nx", "\n\nx more", "\n\nx more \n\nend", "\n\nx more words"],
+     [["x"], ["x more", "end"], ["x more words"]]),
+    (["\nline\n", "\nline\nnext"], [["line", "next"]]),
+])
+def test_a_candidate_that_begins_like_another_is_its_sibling(read, written, prefixes, chains):
+    found = read("math_aps", aps(*prefixes))
+    assert [texts(chain) for chain in found] == chains
+    assert written("math_aps", found) == [aps(*prefixes)]
+
+
+def test_records_of_several_files_are_several(tmp_path):
+    """The first record of each file is another one: none loses the labels of a step it seems to share."""
+    flat_rows = [flat([], "a0", 1.0), flat(["a0"], "b0", -1.0)]
+    for name, rows in (("math_aps", [APS]), ("math_aps", [TREE]), ("prm800k", [NESTED]), ("prm800k_flat", flat_rows)):
+        files = [put(tmp_path / f"{index}.jsonl", rows) for index in range(3)]
+        chains = [chain for file in files for chain in FORMATS[name].read(file)]
+        labels = [[label for chain in labelled_once(part) for label in chain.labels]
+                  for part in (chains, FORMATS[name].read(files[0]))]
+        assert labels[0] == labels[1] * 3
+        assert FORMATS[name].write(tmp_path / "out.jsonl", chains) == 3 * len(rows)
 
 
 PATHS = [(["a1"], (0.0,), None), (["a0", "b0"], (1.0, 0.0), None), (["a0", "bh", "c0"], (1.0, 1.0, "neutral"), None),
@@ -281,7 +334,7 @@ def test_labels_after_a_first_error_are_counted(written, read, caplog):
     chain = LabelledChain("P", (Step("a"), Step("b"), Step("c")), (1.0, 0.0, 1.0))
     record, = written("processbench", [chain])
     assert (record["label"], record["final_answer_correct"]) == (1, None)
-    assert "processbench has no place for: 1 labels after a first wrong step" in caplog.text
+    assert "1 records of processbench; labels after a first wrong step left out: 1" in caplog.text
 
 
 SOFT = LabelledChain("P", CHAIN.steps, (1.0, 0.75), "4")
@@ -333,6 +386,10 @@ BAD = [
     ("agentprocessbench", AGENT | {"messages": [{"content": "x"}]}, "message 0 is"),
     ("math_aps", APS | {"reasoning_steps": [{"solution_prefix": "R", "mc_value": 1}]}, "does not begin with the quest"),
     ("math_aps", APS | {"reasoning_steps": [{"solution_prefix": "Q?a", "mc_value": 1.2}]}, "mc_value is 1.2"),
+    ("math_aps", TREE | {"reasoning_steps": {"text": "first", "mc_value": 1}}, "is .first., expected the question"),
+    ("math_aps", TREE | {"reasoning_steps": {"text": "Q?", "children": [{"text": "a", "mc_value": None}]}},
+     "reasoning_steps: child 0: mc_value is null"),
+    ("math_aps", TREE | {"reasoning_steps": {"text": "Q?", "children": ["a"]}}, "reasoning_steps: field children is"),
     ("prm800k", NESTED | {"label": {"steps": [{"completions": [completion("a", 2)]}]}}, "completion 0: rating is 2"),
     ("prm800k", {"question": {"problem": "P"}, "label": {}}, "label: field steps is missing"),
     ("prm800k_flat", FLAT[0] | {"rating": 0.5}, "field rating is 0.5"),
