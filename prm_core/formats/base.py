@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from prm_core.errors import InputError
 from prm_core.formats import files
-from prm_core.platform import records
 from prm_core.platform.records import Row, read_rows
 from prm_core.registry import Registry
 from prm_core.types import Step

@@ -1,6 +1,6 @@
 """Records of other people's files, one at a time: JSON lines, JSON arrays and Parquet, told apart by content or suffix.
 
-No file is held whole. What the records mean is the callers' business.
+No file of several records is held whole. What the records mean is the callers' business.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """(where, object) of each record: Parquet by suffix, else a JSON array or JSON lines, told apart by content.
+    """(where, object) of each record: Parquet by suffix, else a JSON array, JSON lines or one JSON object over several
+    lines, told apart by content.
 
     `where` names file and line, or file and record from 0. Raises InputError for a missing, empty or broken file, when
     the reading gets there.
@@ -31,18 +32,22 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: no such file")
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
-    elif _is_array(path):
+    elif (head := _head(path)).startswith(b"["):
         yield from _array_rows(path)
+    elif head == b"{":
+        # As OmegaPRM v2 saves a question: one object, indented. It is held whole.
+        yield str(path), json_text.parse(path.read_bytes(), str(path), "its first line opens one JSON object")
     else:
         yield from store.read_json_lines(path)
 
 
-def _is_array(path: Path) -> bool:
+def _head(path: Path) -> bytes:
+    """The start of the first line that is not blank."""
     with path.open("rb") as file:
-        head = file.read(4096).removeprefix(_BOM)
-        while head and not head.strip():
-            head = file.read(4096)
-    return head.lstrip().startswith(b"[")
+        head = file.readline(4096).removeprefix(_BOM).strip()
+        while not head and (line := file.readline(4096)):
+            head = line.strip()
+    return head
 
 
 def _array_rows(path: Path) -> Iterator[Row]:

@@ -108,6 +108,18 @@ def test_any_format_is_read_from_parquet(tmp_path):
         FORMATS["trl"].write(tmp_path / "x.parquet", many(1))
 
 
+def test_one_object_over_several_lines_is_a_record(tmp_path):
+    row = {"prompt": "p", "completions": ["a"], "labels": [True]}
+    (tmp_path / "one.json").write_text("\ufeff\n" + json.dumps(row, indent=4))
+    assert list(read_rows(tmp_path / "one.json")) == [(str(tmp_path / "one.json"), row)]
+    (tmp_path / "one.json").write_text(json.dumps(row, indent=4)[:-3])
+    with pytest.raises(InputError, match=r"one\.json: not valid JSON .*its first line opens one JSON object"):
+        list(read_rows(tmp_path / "one.json"))
+    (tmp_path / "array.json").write_text(f"[{json.dumps(row | {'id': 2**63})}]")
+    chain, = FORMATS["trl"].read(tmp_path / "array.json")
+    assert chain.meta["rest"] == {"id": 2**63}
+
+
 def test_records_come_before_a_fault_further_on(tmp_path):
     lines, array = tmp_path / "a.jsonl", tmp_path / "a.json"
     row = json.dumps({"prompt": "p", "completions": ["a"], "labels": [1]})
