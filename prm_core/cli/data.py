@@ -110,18 +110,22 @@ def convert(
     neutral: Annotated[str | None, typer.Option(
         help="What a neutral rating (PRM800K, AgentProcessBench) counts as: right, as Qwen's models take it and the "
              "default, or wrong, as TRL's does.")] = None,
+    threshold: Annotated[float | None, typer.Option(
+        min=0, max=1, help="Write hard labels: a step whose soft label is below it is wrong, any other right.")] = None,
 ) -> None:
     """Convert step-labelled data of other projects, one record at a time: files may be larger than memory.
 
-    Formats: trl, math_shepherd, prm800k (as published), prm800k_flat (a rated next step a row), processbench, prmbench,
-    agentprocessbench, bigbench_mistake, math_aps; an unknown name gets the list of all. A format that cannot hold the
-    data is refused, naming what is missing; what is left out is counted in the log. OUT appears when all of it is
-    written.
+    Formats: trl, math_shepherd, openrlhf, rlhflow, paddle, math_aps, prm800k (as published), prm800k_flat (a rated next
+    step a row), processbench, prmbench, mr_gsm8k, bigbench_mistake, agentprocessbench, tau_bench; docs/own-data.md has
+    a table of them. A format that cannot hold the data is refused, naming what is missing; a line for each file says
+    what was taken, left out and repaired. OUT appears when all of it is written.
+
+    TRL's PRMTrainer cuts soft labels to 0: for it, make them hard (--threshold 0.5).
 
     Example:  prm data convert phase1_train.parquet train.jsonl --from prm800k_flat --to trl --neutral wrong
     """
     from prm_core.errors import InputError
-    from prm_core.formats import FORMATS
+    from prm_core.formats import FORMATS, hard_labels
     from prm_core.platform.progress import track
 
     if out.exists() and out.samefile(source):
@@ -134,7 +138,7 @@ def convert(
         for chain in reader.read(source, neutral=neutral):
             chains += 1
             steps += sum(label is not None for label in chain.labels)
-            yield chain
+            yield chain if threshold is None else hard_labels(chain, threshold)
 
     records = writer.write(out, track(counted(), f"{from_format} to {to_format}", unit="chain"))
     typer.echo(f"{out}: {records:,} records of {chains:,} chains with {steps:,} labelled steps")

@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -156,7 +156,7 @@ class Format(ABC):
                 return f"needs a label for each step, and step {index} has none; write trl, or drop such chains first"
             if label not in (None, 0.0, 1.0) and not self.soft:
                 return (f"holds steps that are right or wrong, and step {index} has the soft label {label:g}; write "
-                        "trl or math_aps, or make the labels hard first")
+                        "trl or math_aps, or make the labels hard (--threshold 0.5)")
         return None
 
     def refusal(self, chain: LabelledChain) -> str | None:
@@ -277,6 +277,18 @@ def label_of(rating: Any, neutral: float, where: str) -> float | None:
     if isinstance(rating, bool) or rating not in (-1, 0, 1):
         raise InputError(f"{where} is {shown(rating)}, expected 1 (right), 0 (neutral), -1 (wrong) or null")
     return {1: 1.0, 0: neutral, -1: 0.0}[rating]
+
+
+def label_between(value: Any, where: str) -> float:
+    """A label given as a number. Raises InputError where it is none from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{where} is {shown(value)}, expected a number from 0 to 1")
+    return float(value)
+
+
+def hard_labels(chain: LabelledChain, threshold: float) -> LabelledChain:
+    """The chain with each label below the threshold as 0 and every other as 1; steps without one keep none."""
+    return replace(chain, labels=tuple(None if label is None else float(label >= threshold) for label in chain.labels))
 
 
 def rating_of(label: float | None, rating: Any = None) -> int | float | None:

@@ -1,7 +1,8 @@
-"""Benchmarks of errors in chains: ProcessBench and BIG-Bench-Mistake (the first wrong step), PRMBench (all of them)."""
+"""Benchmarks of errors in chains: ProcessBench, BIG-Bench-Mistake, MR-GSM8K (the first wrong step), PRMBench (all)."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from prm_core.formats.base import (
     get_texts,
     register,
     rest,
+    shown,
     with_blanks,
     without_blanks,
 )
@@ -25,7 +27,7 @@ def _labels(first: int, steps: int) -> list[float | None]:
 
 
 class _FirstError(RowFormat):
-    """What ProcessBench and BIG-Bench-Mistake share: one index says all about the steps."""
+    """What ProcessBench, BIG-Bench-Mistake and MR-GSM8K share: one index says all about the steps."""
 
     unlabelled = True
 
@@ -114,6 +116,69 @@ class BigBenchMistake(_FirstError):
         other = self.own(chain).get("rest", {"answer": chain.answer if chain.outcome else None})
         return {**other, "input": chain.prompt, "steps": texts, "target": chain.answer,
                 "mistake_index": None if first < 0 else first}
+
+
+@register
+class MrGsm8k(_FirstError):
+    """MR-GSM8K (Zeng et al. 2023): `question`, `model_output_steps` (a list, or a text with a step a line),
+    `model_output_solution_correctness` and `model_output_solution_first_error_step` (from 1, or "N/A").
+
+    A solution called wrong without a first wrong step has no labels.
+    """
+
+    name = "mr_gsm8k"
+    verdict, step, answered = (f"model_output_{name}" for name in (
+        "solution_correctness", "solution_first_error_step", "answer_correctness"))
+
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]) -> LabelledChain | None:
+        prompt, answer = get(row, "question", str, where), row.get("ground_truth_answer")
+        given = get(row, "model_output_steps", (str, list), where)
+        texts = get_texts({"model_output_steps": given.splitlines() if isinstance(given, str) else given},
+                          "model_output_steps", where)
+        right, first = self._right(row, self.verdict, where), self._first(row, len(texts), where)
+        if right and first is not None:
+            raise InputError(f"{where}: {self.verdict} is correct, and {self.step} names a wrong step; correct one")
+        if first is None and not right:
+            noted["solutions without a first wrong step, which are not called correct: unlabelled"] += 1
+            labelled = without_blanks(texts, [None] * len(texts), where, noted)
+        else:
+            labelled = self.steps_until(texts, -1 if first is None else first, where, noted)
+        if labelled is None:
+            return None
+        meta = {"rest": rest(row, "question", "model_output_steps"), "blanks": labelled[2], "first": first,
+                "lines": given if isinstance(given, str) else None}
+        return LabelledChain(prompt, *labelled[:2], None if answer is None else str(answer),
+                             self._right(row, self.answered, where), self.name, meta)
+
+    @staticmethod
+    def _right(row: dict[str, Any], name: str, where: str) -> bool | None:
+        said = str(row.get(name) or "").strip().lower()
+        if said not in ("", "n/a", "correct", "wrong", "incorrect"):
+            raise InputError(f"{where}: {name} is {shown(row[name])}, expected correct or wrong")
+        return None if said in ("", "n/a") else said == "correct"
+
+    def _first(self, row: dict[str, Any], steps: int, where: str) -> int | None:
+        said = row.get(self.step)
+        text = "" if said is None else str(said).strip().lower()
+        if text in ("", "n/a"):
+            return None
+        number = re.fullmatch(r"(?:step )?(\d+)(?:\.0)?", text)
+        if not number or not 1 <= int(number[1]) <= steps:
+            raise InputError(f"{where}: {self.step} is {shown(said)}, expected the number of one of {steps} steps, "
+                             "from 1, or N/A")
+        return int(number[1]) - 1
+
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
+        own = self.own(chain)
+        texts, first = self.texts_and_first(chain, noted)
+        called = {None: "N/A", True: "correct", False: "wrong"}[chain.outcome]
+        said = own.get("rest") or {"uuid": f"{chain.source}-{number}", "ground_truth_answer": chain.answer,
+                                   self.answered: called}
+        found = None if first < 0 else first
+        if not own or found != own["first"]:
+            said = {**said, self.verdict: "correct" if first < 0 else "wrong",
+                    self.step: "N/A" if first < 0 else first + 1}
+        return {**said, "question": chain.prompt, "model_output_steps": own.get("lines") or texts}
 
 
 @register

@@ -8,17 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prm_core.errors import InputError
-from prm_core.formats.base import Format, LabelledChain, get, register, rest, shown
+from prm_core.formats.base import Format, LabelledChain, get, label_between, register, rest, shown
 from prm_core.formats.trees import Node, leaf_paths, trees
 from prm_core.platform.records import Row
 from prm_core.types import Step
-
-
-def _value(item: dict[str, Any], where: str) -> float:
-    value = item.get("mc_value")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"{where}: mc_value is {shown(value)}, expected a number from 0 to 1")
-    return float(value)
 
 
 def _goes_on(before: str, added: str) -> bool:
@@ -46,7 +39,7 @@ def _prefix_nodes(question: str, items: list[Any], where: str, noted: Counter[st
         if not prefix.startswith(question):
             raise InputError(f"{at}: solution_prefix does not begin with the question; it is the question and the "
                              "steps so far")
-        prefixes.append((prefix[len(question):], index, _value(item, at)))
+        prefixes.append((prefix[len(question):], index, label_between(item.get("mc_value"), f"{at}: mc_value")))
     same: dict[int | None, list[Any]] = {None: []}
     # Sorted, each prefix comes after those it begins with: they are a stack.
     found: dict[int, tuple[str, float, int | None, dict[str, Any]]] = {}
@@ -85,7 +78,7 @@ def _tree_nodes(question: str, root: dict[str, Any], where: str, noted: Counter[
         item, path, parent = left.pop()
         at = ": ".join([where, "reasoning_steps", *(f"child {index}" for index in path)])
         if path:
-            text, value = get(item, "text", str, at), _value(item, at)
+            text, value = get(item, "text", str, at), label_between(item.get("mc_value"), f"{at}: mc_value")
             if text.strip():
                 nodes.append(Node(text.strip(), value, parent, _place(item, path, text, [], "text", "children")))
                 parent = len(nodes) - 1

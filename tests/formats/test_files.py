@@ -36,7 +36,8 @@ def chains_of(labels: st.SearchStrategy[float | None]) -> st.SearchStrategy[list
 
 HARD = st.sampled_from([0.0, 1.0])
 HELD = {"trl": st.none() | st.floats(0, 1), "math_aps": st.floats(0, 1), "math_shepherd": HARD,
-        "agentprocessbench": st.none() | HARD, "prm800k": st.none() | HARD, "prm800k_flat": st.none() | HARD}
+        "agentprocessbench": st.none() | HARD, "openrlhf": st.floats(0, 1), "rlhflow": HARD, "paddle": HARD,
+        "prm800k": st.none() | HARD, "prm800k_flat": st.none() | HARD}
 
 
 @pytest.mark.parametrize("name", HELD)
@@ -46,7 +47,7 @@ def test_any_chain_a_format_holds_comes_back(name, tmp_path, data):
     chains = data.draw(chains_of(HELD[name]))
     FORMATS[name].write(tmp_path / "x.jsonl", chains)
     back = list(FORMATS[name].read(tmp_path / "x.jsonl"))
-    numbered = name == "math_shepherd"
+    numbered = name in ("math_shepherd", "openrlhf", "rlhflow")
     assert [(c.prompt, [s.text for s in c.steps], c.labels) for c in back] == [
         (c.prompt, [f"Step {i}: {s.text}" if numbered else s.text for i, s in enumerate(c.steps, 1)], c.labels)
         for c in chains]
@@ -177,6 +178,23 @@ def test_convert_ends_with_counts(tmp_path):
     assert f"{out}: 3 records of 3 chains with 4 labelled steps" in result.output
     assert [(row["completions"], row["labels"]) for _, row in read_rows(out)] == [
         (["b"], [0.0]), (["a", "c"], [1.0, 0.0]), (["a", "d"], [1.0, -100.0])]
+
+
+@pytest.mark.parametrize(("options", "labels", "warns"), [
+    ([], [[0.94, 0.5, 0.25], [1.0, -100.0, 0.0]], True),
+    (["--threshold", "0.5"], [[1.0, 1.0, 0.0], [1.0, -100.0, 0.0]], False)])
+def test_what_trl_would_cut_is_said_and_can_be_made_hard(tmp_path, caplog, options, labels, warns):
+    """TRL 1.13 trains on int(label): every soft label, 0.94 too, as wrong."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": "p", "completions": ["a", "b", "c"], "labels": given}
+            for given in ([0.94, 0.5, 0.25], [1, -100, 0])]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(app, ["convert", str(source), str(out), "--from", "trl", "--to", "trl", *options])
+    assert result.exit_code == 0, result.output
+    assert [row["labels"] for _, row in read_rows(out)] == labels
+    assert ("trainer cuts to 0 (wrong); --threshold 0.5 writes hard ones: 3" in caplog.text) == warns
+    written = [int(label) for row in labels for label in row]
+    assert (written == [1, 1, 0, 1, -100, 0]) != warns
 
 
 @pytest.mark.parametrize(("options", "message"), [

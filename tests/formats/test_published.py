@@ -71,9 +71,20 @@ def flat(before: list[str], text: str, rating: float | None, *flags: bool, answe
 FLAT = [flat([], "a0", 1.0, False, False, True), flat([], "a1", -1.0), flat(["a0"], "b0", -1.0),
         flat(["a0"], "bh", None, True, False, True), flat(["a0", "bh"], "c0", 0.0),
         flat(["a0", "bh"], "c1", 1.0, False, True, True, answer="4"), flat(["a0", "bh"], "c2", None)]
-EXAMPLES = {"trl": [TRL], "math_shepherd": [SHEPHERD], "processbench": [PROCESS], "bigbench_mistake": [MISTAKE],
-            "prmbench": [BENCH], "agentprocessbench": [AGENT], "math_aps": [APS], "prm800k": [NESTED],
-            "prm800k_flat": FLAT}
+FLOW = {"conversations": [
+    {"role": "user", "content": "How many? Step 1: 2 + 3 = 5"}, {"role": "assistant", "content": "+"},
+    {"role": "user", "content": "Step 2: The answer is: 6"}, {"role": "assistant", "content": "-"}], "id": "x"}
+RLHF = {"input": SHEPHERD["input"], "value": ["+", "-"], "task": "GSM8K"}
+SOFT_RLHF = {"text": SHEPHERD["input"], "labels": [0.9, 0.125]}
+PADDLE = {"src": ["Hi.", "How many?"], "tgt": ["Ask."], "responses": ["a", " ", "b"], "labels": ["+", "+", "-"]}
+MR = {"uuid": "u", "question": "Q", "ground_truth_answer": "5", "model_output_steps": ["a", "b", "c"],
+      "model_output_answer_correctness": "wrong", "model_output_solution_correctness": "wrong",
+      "model_output_solution_first_error_step": 2, "question_type": "original"}
+TAU = {"task_id": 0, "reward": 0.0, "info": {"source": "user"}, "traj": AGENT["messages"], "trial": 0}
+EXAMPLES = {
+    "trl": [TRL], "math_shepherd": [SHEPHERD], "processbench": [PROCESS], "bigbench_mistake": [MISTAKE],
+    "prmbench": [BENCH], "agentprocessbench": [AGENT], "math_aps": [APS], "prm800k": [NESTED], "prm800k_flat": FLAT,
+    "rlhflow": [FLOW], "openrlhf": [RLHF, SOFT_RLHF], "paddle": [PADDLE], "mr_gsm8k": [MR], "tau_bench": [TAU]}
 
 
 def put(path: Path, rows: list[Any]) -> Path:
@@ -156,6 +167,96 @@ def test_odd_records_of_math_shepherd(read, written, text, prompt, steps):
     assert (chains[0].prompt, texts(chains[0])) == (prompt, steps)
     assert chains[0].labels == (0.0,) * len(steps)
     assert written("math_shepherd", chains) == [row]
+
+
+@pytest.mark.parametrize(("first", "prompt", "steps", "noted"), [
+    ("How many? Step 1: a", "How many?", ["Step 1: a", "b Step 1: c"], {}),
+    ("How many? a", "How many?", ["a", "b Step 1: c"],
+     {"questions parted from their first step at the last question mark": 1}),
+    ("Count them. a", "Count them. a", ["b Step 1: c"], {"marks inside a question taken off": 1})])
+def test_where_the_first_step_of_a_conversation_begins(read, written, first, prompt, steps, noted):
+    counts: Counter[str] = Counter()
+    row = {"conversations": [{"role": "user", "content": first}, {"role": "assistant", "content": "+"},
+                             {"role": "user", "content": "b Step 1: c"}, {"role": "assistant", "content": "-"}]}
+    chains = read("rlhflow", row, noted=counts)
+    assert (chains[0].prompt, texts(chains[0]), counts) == (prompt, steps, noted)
+    assert chains[0].labels == (1.0, 0.0)[-len(steps):]
+    assert written("rlhflow", chains) == [row]
+
+
+def test_a_lone_step_that_nothing_parts_from_its_question_is_left_out(read):
+    counts: Counter[str] = Counter()
+    row = {"conversations": [{"role": "user", "content": "Count them. a"}, {"role": "assistant", "content": "+"}]}
+    assert read("rlhflow", row, noted=counts) == []
+    assert counts == {"chains whose only step nothing parts from the question left out": 1}
+
+
+def test_the_same_chains_in_three_projects_forms(read):
+    chains = read("math_shepherd", SHEPHERD, FLOW, RLHF, SOFT_RLHF)
+    assert [chain.source for chain in chains] == ["math_shepherd", "rlhflow", "openrlhf", "openrlhf"]
+    assert {chain.prompt for chain in chains} == {"How many?"}
+    assert [chain.labels for chain in chains] == [(1.0, 0.0)] * 3 + [(0.9, 0.125)]
+    assert {texts(chain)[0].rstrip(".") for chain in chains} == {"Step 1: 2 + 3 = 5"}
+
+
+def test_paddle_has_the_turns_before_in_its_prompt(read):
+    chain, = read("paddle", PADDLE)
+    assert (chain.prompt, texts(chain), chain.labels) == ("Hi.\n\nAsk.\n\nHow many?", ["a", "b"], (1.0, 0.0))
+    chain, = read("paddle", {"src": "How many?", "responses": ["a"], "labels": ["+"]})
+    assert chain.prompt == "How many?"
+
+
+@pytest.mark.parametrize(("change", "labels"), [
+    ({}, (1.0, 0.0, None)), ({"model_output_solution_first_error_step": "3"}, (1.0, 1.0, 0.0)),
+    ({"model_output_solution_first_error_step": "Step 1"}, (0.0, None, None)),
+    ({"model_output_solution_correctness": "correct", "model_output_solution_first_error_step": "N/A"}, (1.0,) * 3),
+    # Called wrong, and nobody says where: nothing is known of its steps.
+    ({"model_output_solution_first_error_step": "N/A"}, (None,) * 3),
+    ({"model_output_solution_first_error_step": None, "model_output_solution_correctness": None}, (None,) * 3)])
+def test_mr_gsm8k(read, written, change, labels):
+    chains = read("mr_gsm8k", MR | change, MR | change | {"model_output_steps": "a\nb\nc"})
+    assert [(chain.prompt, texts(chain), chain.labels, chain.answer, chain.outcome) for chain in chains] == [
+        ("Q", ["a", "b", "c"], labels, "5", False)] * 2
+    if labels[0] is not None:
+        assert written("mr_gsm8k", chains) == [MR | change, MR | change | {"model_output_steps": "a\nb\nc"}]
+
+
+def test_chat_messages_of_trl(read, written):
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"text": "2+2?"}]}
+    said = {"role": "assistant", "content": "That is 5."}
+    row = TRL | {"prompt": [system, user], "completions": ["Two and two.", [said]]}
+    chain, = read("trl", row)
+    assert (chain.prompt, texts(chain)) == ("Be brief.\n\n2+2?", ["Two and two.", "That is 5."])
+    assert written("trl", [chain]) == [row]
+    assert texts(read("trl", TRL | {"completions": [said, said]})[0]) == ["That is 5."] * 2
+
+
+def test_tau_bench_is_rated_by_nobody(read, written, caplog):
+    chain, = read("tau_bench", TAU)
+    rated, = read("agentprocessbench", AGENT)
+    assert (chain.prompt, chain.steps, chain.outcome) == (rated.prompt, rated.steps, False)
+    assert chain.labels == (None,) * 3
+    assert chain.first_error is None
+    assert read("agentprocessbench", TAU) == [chain]
+    record, = written("agentprocessbench", [chain])
+    assert (record["messages"], record["step_labels"], record["final_label"]) == (TAU["traj"], {}, -1)
+    assert read("agentprocessbench", record)[0].labels == (None,) * 3
+    caplog.clear()
+    caplog.set_level("INFO")
+    short = TAU | {"traj": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+    assert written("trl", read("tau_bench", short)) == [{"prompt": "Q", "completions": ["A"], "labels": [-100.0]}]
+    assert "1 records, 1 chains, 1 chains without any label, 0 labelled steps, 1 steps without a label" in caplog.text
+
+
+def test_ratings_in_a_column_of_parquet_have_every_index(read):
+    assert read("agentprocessbench", AGENT | {"step_labels": AGENT["step_labels"] | {"3": None}})[0].labels == (
+        1.0, 1.0, 0.0)
+
+
+def test_arguments_of_a_call_are_whole(read):
+    call = {"function": {"name": "search", "arguments": {"q": "x" * 100}}}
+    rows = [TAU | {"traj": [{"role": "user", "content": "Q"}, {"role": "assistant", "tool_calls": [call]}]}]
+    assert f'"arguments": {{"q": "{"x" * 100}"}}}}' in read("tau_bench", *rows)[0].steps[0].text
 
 
 def test_first_error_formats(read):
@@ -312,15 +413,15 @@ def test_rows_after_a_prefix_nobody_rated(read, written):
 CHAIN = LabelledChain("P", (Step("a"), Step("b")), (1.0, 0.0), "4", False, "elsewhere", {"rest": {"x": 1}, "tree": 3})
 
 
-@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"prmbench"}))
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"prmbench", "tau_bench"}))
 def test_chains_from_elsewhere_come_back_with_what_the_format_holds(read, written, name):
     right = LabelledChain("P", (Step("a"), Step("c")), (1.0, 1.0), "4", True, "elsewhere")
     back = read(name, *written(name, [CHAIN, right]))
-    numbered = name == "math_shepherd"
+    numbered = name in ("math_shepherd", "openrlhf", "rlhflow")
     assert [(chain.prompt, texts(chain), chain.labels) for chain in back] == [
         ("P", ["Step 1: a", "Step 2: b"] if numbered else ["a", "b"], (1.0, 0.0)),
         ("P", ["Step 1: a", "Step 2: c"] if numbered else ["a", "c"], (1.0, 1.0))]
-    if name in ("processbench", "bigbench_mistake", "agentprocessbench", "prm800k", "prm800k_flat"):
+    if name in ("processbench", "bigbench_mistake", "agentprocessbench", "prm800k", "prm800k_flat", "mr_gsm8k"):
         assert back[1].outcome is True
 
 
@@ -343,17 +444,21 @@ TOOL = LabelledChain("P", (Step("a", "reply"), Step("b")), (1.0, 0.0), "4")
 
 
 @pytest.mark.parametrize(("name", "chain", "message"), [
-    *((name, SOFT, "step 1 has the soft label 0.75") for name in sorted(set(EXAMPLES) - {"trl", "math_aps"})),
-    *((name, OPEN, "step 0 has none") for name in ("math_shepherd", "prmbench", "math_aps")),
-    *((name, OPEN, "needs the first wrong step") for name in ("processbench", "bigbench_mistake")),
-    *((name, TOOL, "what a tool replied after step 0") for name in sorted(set(EXAMPLES) - {"agentprocessbench"})),
+    *((name, SOFT, "step 1 has the soft label 0.75")
+      for name in sorted(set(EXAMPLES) - {"trl", "math_aps", "openrlhf", "tau_bench"})),
+    *((name, OPEN, "step 0 has none")
+      for name in ("math_shepherd", "openrlhf", "rlhflow", "paddle", "prmbench", "math_aps")),
+    *((name, OPEN, "needs the first wrong step") for name in ("processbench", "bigbench_mistake", "mr_gsm8k")),
+    *((name, TOOL, "what a tool replied after step 0")
+      for name in sorted(set(EXAMPLES) - {"agentprocessbench", "tau_bench"})),
     *((name, LabelledChain("P", (Step("a"),), (1.0,)), "needs the reference answer")
       for name in ("math_aps", "bigbench_mistake")),
     ("prmbench", CHAIN, "needs `original_process`"),
+    ("tau_bench", CHAIN, "has no place for labels"),
     ("math_shepherd", LabelledChain("книги: Какие?", (Step("a"),), (1.0,)), "this chain's text holds that"),
 ])
 def test_a_format_refuses_what_it_cannot_hold(tmp_path, name, chain, message):
-    before = [] if name == "prmbench" else [CHAIN]
+    before = [] if name in ("prmbench", "tau_bench") else [CHAIN]
     with pytest.raises(InputError, match=rf"chain {len(before)} \(prompt '.*{name} .*{message}"):
         FORMATS[name].write(tmp_path / "out.jsonl", [*before, chain])
     assert list(tmp_path.iterdir()) == []
@@ -369,7 +474,7 @@ BAD = [
     ("trl", {"completions": ["a"], "labels": [True]}, "field prompt is missing"),
     ("math_shepherd", SHEPHERD | {"label": SHEPHERD["label"].replace("+\n", "?\n")}, "part at mark 0"),
     ("math_shepherd", SHEPHERD | {"label": SHEPHERD["label"] + "x"}, "part after the last mark"),
-    ("math_shepherd", SHEPHERD | {"input": "no marks"}, "holds no mark"),
+    ("math_shepherd", SHEPHERD | {"input": "no marks"}, "there is no mark"),
     ("math_shepherd", {"input": "Q? Step 1: a ки b", "label": "Q? Step 1: a + b"}, "has no label"),
     ("math_shepherd", {"input": "Round. ки", "label": "Round. +"}, "no step found"),
     ("math_shepherd", {"input": "Q? Step 1: a ки ки", "label": "Q? Step 1: a + -"}, "1 steps are blank"),
@@ -390,6 +495,21 @@ BAD = [
     ("math_aps", TREE | {"reasoning_steps": {"text": "Q?", "children": [{"text": "a", "mc_value": None}]}},
      "reasoning_steps: child 0: mc_value is null"),
     ("math_aps", TREE | {"reasoning_steps": {"text": "Q?", "children": ["a"]}}, "reasoning_steps: field children is"),
+    ("rlhflow", {"conversations": FLOW["conversations"][:3]}, "has 3 messages, expected pairs"),
+    ("rlhflow", {"conversations": FLOW["conversations"][::-1]}, "expected a text by the user"),
+    ("rlhflow", {"conversations": [FLOW["conversations"][0], {"role": "assistant", "content": "?"}]}, "expected . or"),
+    ("openrlhf", RLHF | {"value": ["+"]}, "1 labels in value for 2 marks"),
+    ("openrlhf", RLHF | {"value": ["+", 0.5]}, "value 1 is 0.5, expected . or -, or numbers"),
+    ("openrlhf", SOFT_RLHF | {"labels": [1, 2]}, "labels 1 is 2, expected a number from 0 to 1"),
+    ("openrlhf", {"text": SHEPHERD["input"]}, "field value is missing"),
+    ("paddle", PADDLE | {"tgt": []}, "2 texts in src and 0 in tgt"),
+    ("paddle", PADDLE | {"labels": ["+", "-"]}, "2 labels for 3 responses"),
+    ("paddle", PADDLE | {"labels": ["+", "-", 1]}, "label 2 is 1, expected . or -"),
+    ("mr_gsm8k", MR | {"model_output_solution_first_error_step": 4}, "first_error_step is 4, expected the number of"),
+    ("mr_gsm8k", MR | {"model_output_solution_correctness": "correct"}, "is correct, and .* names a wrong step"),
+    ("mr_gsm8k", MR | {"model_output_solution_correctness": "so so"}, "is .so so., expected correct or wrong"),
+    ("tau_bench", TAU | {"traj": TAU["traj"][:2]}, "no assistant message"),
+    ("trl", TRL | {"prompt": [{"content": "x"}]}, "prompt 0 is .*, expected an object with `role`"),
     ("prm800k", NESTED | {"label": {"steps": [{"completions": [completion("a", 2)]}]}}, "completion 0: rating is 2"),
     ("prm800k", {"question": {"problem": "P"}, "label": {}}, "label: field steps is missing"),
     ("prm800k_flat", FLAT[0] | {"rating": 0.5}, "field rating is 0.5"),
