@@ -26,9 +26,13 @@ LINES_PER_BATCH = 256
 
 
 def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, Any]:
-    """A line with its scores; steps that did not fit the context have null scores and are counted."""
+    """A line with its scores; steps that did not fit the context have null scores and are counted.
+
+    What the line says of another model's scores, from when it was scored before, is left out.
+    """
     assert answer.analysis is not None
-    result = {**record, **answer.analysis.model_dump()}
+    kept = {name: value for name, value in record.items() if name != "truncated_steps"}
+    result = {**kept, **answer.analysis.model_dump()}
     if answer.truncated_steps:
         blank = [None] * answer.truncated_steps
         result["step_scores"] = [*result["step_scores"], *blank]
@@ -40,8 +44,8 @@ def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, An
 def score_lines(
     service: ScoringService, file: Path, lines: int, left_out: list[str], *, threshold: float, aggregate: str,
     truncate: bool,
-) -> Iterator[dict[str, Any]]:
-    """Scores a checked file batch by batch, yielding its lines with their scores, in order.
+) -> Iterator[tuple[dict[str, Any], ScoringAnswer]]:
+    """Scores a checked file batch by batch, yielding its lines with their scores, and the answers, in order.
 
     Chains that do not fit the model's context are named in `left_out` instead; with `truncate` only those of which not
     even the first step does.
@@ -58,15 +62,17 @@ def score_lines(
             if answer.analysis is None or (answer.truncated_steps and not truncate):
                 left_out.append(where)
             else:
-                yield scored_record(record, answer)
+                yield scored_record(record, answer), answer
 
 
-def _write(records: Iterator[dict[str, Any]], out: TextIO) -> int:
-    truncated = 0
-    for record in records:
-        truncated += record.get("truncated_steps", 0)
+def _write(records: Iterator[tuple[dict[str, Any], ScoringAnswer]], out: TextIO) -> tuple[int, int]:
+    """Writes the lines; returns how many steps did not fit the context, and how many held the separator."""
+    truncated = held = 0
+    for record, answer in records:
+        truncated += answer.truncated_steps
+        held += answer.held
         out.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return truncated
+    return truncated, held
 
 
 def score(
@@ -81,9 +87,12 @@ def score(
     """Score every step of the trajectories in a file.
 
     Each line comes back with all its fields and step_scores, step_confidences, overall_score, first_error_step,
-    error_steps and improvements. The whole file is checked and scored before anything is written. A chain longer than
-    the model's context is left out and named, unless --truncate is given, which leaves null scores at its last steps.
+    error_steps and improvements, which take the place of another model's. The whole file is checked and scored before
+    anything is written. A chain longer than the model's context is left out and named, unless --truncate is given,
+    which leaves null scores at its last steps. A line break inside a step, where that would end the step, is read as a
+    space.
     """
+    from prm_core.models.encoder import say_held
     from prm_core.platform import store
     from prm_core.platform.progress import some
     from prm_core.scoring.foreign import load_any_scorer
@@ -108,7 +117,7 @@ def score(
     with tempfile.TemporaryDirectory(dir=out.parent if out else None, prefix=".prm-score-") as folder:
         finished = Path(folder) / "scored.jsonl"
         with finished.open("w", encoding="utf-8") as temporary:
-            truncated = _write(records, temporary)
+            truncated, held = _write(records, temporary)
         if len(left_out) == lines:
             raise InputError(f"{file}: no chain fits the model's context; shorten the prompts or the steps, or name a "
                              "model with a longer one")
@@ -121,5 +130,6 @@ def score(
         hint = "" if truncate else "; --truncate scores the steps that fit"
         log.warning("%d of %d chains are longer than the model's context and left out: %s%s", len(left_out), lines,
                     some(left_out), hint)
+    say_held(held, service.separator, str(file))
     if truncated:
         log.warning("%d trailing steps did not fit the model's context and have no score", truncated)

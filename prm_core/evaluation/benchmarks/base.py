@@ -16,6 +16,7 @@ import numpy as np
 
 from prm_core.errors import InputError
 from prm_core.evaluation.metrics import Ints, Statistic
+from prm_core.models.encoder import say_held, without_separator
 from prm_core.platform.progress import some, track
 from prm_core.registry import Registry
 from prm_core.scoring.scorer import ChainScore, ChainScorer
@@ -202,11 +203,9 @@ def score_file(
 
     Raises InputError naming a chain that the model refuses, and when none fits the context.
     """
-    held = sum(separator in step.text for chain in chains for step in chain.steps)
-    if held:
-        log.warning("%s: %d steps hold the separator %r; a space takes its place", name, held, separator)
-    pairs = [(chain.prompt, [Step(step.text.replace(separator, " "), step.observation, step.agent)
-                             for step in chain.steps]) for chain in chains]
+    taken = [without_separator(chain.steps, separator) for chain in chains]
+    say_held(sum(held for _, held in taken), separator, name)
+    pairs = [(chain.prompt, steps) for chain, (steps, _) in zip(chains, taken, strict=True)]
     lengths = [len(prompt) + sum(len(step.text) + len(step.observation) for step in steps) for prompt, steps in pairs]
     order = sorted(range(len(pairs)), key=lambda row: -lengths[row])
     scored: list[ChainScore] = [ChainScore((), (), 0)] * len(pairs)
