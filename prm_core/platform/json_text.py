@@ -66,17 +66,24 @@ def _marked(text: str) -> int | _LongNumber:
     return int(text) if digits <= MAX_DIGITS else _LongNumber(digits)
 
 
+def _missing(text: str) -> None:
+    if text != "NaN":
+        raise _Unkept
+
+
 _STRICT = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_finite)
+_NAN_IS_NULL = json.JSONDecoder(parse_float=_finite, parse_int=_whole, parse_constant=_missing)
 _LENIENT = json.JSONDecoder(parse_int=_marked)
 
 
-def parse(raw: bytes, where: str, hint: str = "") -> Any:
+def parse(raw: bytes, where: str, hint: str = "", *, nan_is_null: bool = False) -> Any:
     """A JSON value from UTF-8 bytes, with or without a byte-order mark.
 
     Args:
         raw: the text.
         where: names it in errors.
         hint: what stands there, appended when it is no JSON.
+        nan_is_null: read NaN, as pandas writes what is missing, as null.
 
     Raises InputError naming `where`, and the field where there is one: no UTF-8, no JSON, or a value as `check` names.
     """
@@ -86,7 +93,7 @@ def parse(raw: bytes, where: str, hint: str = "") -> Any:
         raise InputError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
     try:
         try:
-            value = _STRICT.decode(text)
+            value = (_NAN_IS_NULL if nan_is_null else _STRICT).decode(text)
         except _Unkept:
             value = _LENIENT.decode(text)
             check(value, where)

@@ -21,24 +21,25 @@ BATCH_ROWS = 1000
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, *, nan_is_null: bool = False) -> Iterator[Row]:
     """(where, object) of each record: Parquet by suffix, else a JSON array, JSON lines or one JSON object over several
     lines, told apart by content.
 
-    `where` names file and line, or file and record from 0. Raises InputError for a missing, empty or broken file, when
-    the reading gets there.
+    `where` names file and line, or file and record from 0; `nan_is_null` as in `json_text.parse`. Raises InputError for
+    a missing, empty or broken file, when the reading gets there.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix == ".parquet":
         yield from _parquet_rows(path)
     elif (head := _head(path)).startswith(b"["):
-        yield from _array_rows(path)
+        yield from _array_rows(path, nan_is_null)
     elif head == b"{":
         # As OmegaPRM v2 saves a question: one object, indented. It is held whole.
-        yield str(path), json_text.parse(path.read_bytes(), str(path), "its first line opens one JSON object")
+        yield str(path), json_text.parse(path.read_bytes(), str(path), "its first line opens one JSON object",
+                                        nan_is_null=nan_is_null)
     else:
-        yield from store.read_json_lines(path)
+        yield from store.read_json_lines(path, nan_is_null=nan_is_null)
 
 
 def _head(path: Path) -> bytes:
@@ -50,11 +51,11 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _array_rows(path: Path) -> Iterator[Row]:
+def _array_rows(path: Path, nan_is_null: bool) -> Iterator[Row]:
     found = False
     with path.open("rb") as file:
         for where, item in json_text.array_items(file, str(path)):
-            row = json_text.parse(item, where, "the file is an array of objects")
+            row = json_text.parse(item, where, "the file is an array of objects", nan_is_null=nan_is_null)
             if not isinstance(row, dict):
                 raise InputError(f"{where} is {type(row).__name__}, expected an object")
             found = True

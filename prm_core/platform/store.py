@@ -115,8 +115,8 @@ def from_record(kind: type[Row], record: Mapping[str, Any], where: str) -> Row:
     return kind(**values)
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, object) for each line, `where` being `file:line`.
+def read_json_lines(path: Path, *, nan_is_null: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, object) for each line, `where` being `file:line`; `nan_is_null` as in `json_text.parse`.
 
     Raises InputError on a missing or empty file, and on a bad line by what `json_text.parse` names.
     """
@@ -128,7 +128,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            record = json_text.parse(line, where, "each line is one JSON object")
+            record = json_text.parse(line, where, "each line is one JSON object", nan_is_null=nan_is_null)
             if not isinstance(record, dict):
                 raise InputError(f"{where}: expected a JSON object, found {type(record).__name__}")
             found = True

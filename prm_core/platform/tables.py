@@ -6,10 +6,13 @@ Values come as JSON values. What they mean is the callers' business.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime
 import io
+import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -19,19 +22,28 @@ from prm_core.errors import InputError
 from prm_core.platform import json_text, store
 from prm_core.platform.records import Row, read_rows, rows_of
 
+log = logging.getLogger(__name__)
+
 # What datasets lays beside its tables.
 _NO_TABLES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _PACKED = (".gz", ".zip", ".xz", ".bz2", ".zst", ".7z", ".tar")
 _WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
 # As long as a cell may be; the default of 128 KiB is less than some worked solutions take.
 _LONGEST_CELL = 1 << 24
+# Excel's, before the header.
+_SEPARATOR_LINE = re.compile(r'("?sep=[,;\t]"?)\r?\n', re.IGNORECASE)
 
 
-def read_table(path: Path) -> Iterator[Row]:
+def read_table(path: Path, *, handed_back: bool = False) -> Iterator[Row]:
     """(where, object) of each record of a file, or of all files of a folder in the order of their names.
 
     `where` names file and line, or file and record from 0. A cell that CSV leaves empty, and a float that a table of
     columns leaves NaN, is None.
+
+    Args:
+        path: the file or folder.
+        handed_back: one of our own tables, as people's tools save it again: JSON with NaN for what is missing, CSV in
+            UTF-16 or Windows-1252, with a line before the header that names the separator, with rows cut short.
 
     Raises InputError for a missing, empty or broken file, one of another kind, and a folder without any.
     """
@@ -50,15 +62,28 @@ def read_table(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: is packed; unpack it first")
     if path.suffix.lower() in _WORKBOOKS:
         raise InputError(f"{path}: is a workbook; save its sheet as CSV (UTF-8)")
-    yield from _READERS.get(path.suffix.lower(), _json_rows)(path)
+    yield from _READERS.get(path.suffix.lower(), _json_rows)(path, handed_back)
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _decoded(path: Path, handed_back: bool) -> str:
+    raw = path.read_bytes()
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        if handed_back and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return raw.decode("utf-16")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        if handed_back and "\0" not in (text := raw.decode("cp1252", errors="replace")):
+            log.warning("%s: not UTF-8; read as Windows-1252", path)
+            return text
+        line = raw[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: not UTF-8 text; save the file as CSV in UTF-8") from None
+
+
+def _csv_rows(path: Path, handed_back: bool) -> Iterator[Row]:
+    text = _decoded(path, handed_back)
+    named = _SEPARATOR_LINE.match(text) if handed_back else None
+    # An empty line in its place, so that lines keep their numbers.
+    text = text[named.end(1):] if named else text
     first = next((line for line in text.splitlines() if line.strip()), "")
     # A semicolon where commas are decimal; the header has no values in it that could mislead.
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -84,6 +109,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             if twice:
                 raise InputError(f"{where}: two columns are named {min(twice)!r}; rename one")
             continue
+        if handed_back:
+            cells = [*cells, *[""] * (len(header) - len(cells))]
         if len(cells) != len(header):
             raise InputError(f"{where}: {len(cells)} cells, but the header has {len(header)} columns; put a cell that "
                              f"holds {delimiter!r} in quotes")
@@ -93,11 +120,11 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: the file holds no records; its first line names the columns")
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path, handed_back: bool) -> Iterator[Row]:
     if not _is_one_object(path):
-        yield from read_rows(path)
+        yield from read_rows(path, nan_is_null=handed_back)
         return
-    whole = json_text.parse(path.read_bytes(), str(path))
+    whole = json_text.parse(path.read_bytes(), str(path), nan_is_null=handed_back)
     yield from _rows_of_object(path, whole)
 
 
@@ -141,12 +168,16 @@ def _columns(whole: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     return {}
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _json_lines(path: Path, handed_back: bool) -> Iterator[Row]:
+    return store.read_json_lines(path, nan_is_null=handed_back)
+
+
+def _parquet_rows(path: Path, _: bool) -> Iterator[Row]:
     for where, row in read_rows(path):
         yield where, _json_values(row, where)
 
 
-def _arrow_rows(path: Path) -> Iterator[Row]:
+def _arrow_rows(path: Path, _: bool) -> Iterator[Row]:
     import pyarrow as pa
 
     try:
@@ -192,6 +223,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".jsonl": store.read_json_lines, ".ndjson": store.read_json_lines, ".json": _json_rows, ".csv": _csv_rows,
+_READERS: dict[str, Callable[[Path, bool], Iterator[Row]]] = {
+    ".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_rows, ".csv": _csv_rows,
     ".tsv": _csv_rows, ".parquet": _parquet_rows, ".arrow": _arrow_rows}

@@ -94,6 +94,28 @@ def test_broken_files_are_named(tmp_path: Path, name: str, text: str | bytes, me
         list(read_table(tmp_path / name))
 
 
+def test_a_table_handed_back_may_be_as_tools_save_it(tmp_path: Path, caplog) -> None:
+    """NaN for what is missing, other encodings, a line that names the separator, rows cut short; elsewhere refused."""
+    for name, raw, first, refused in [
+        ("a.jsonl", b'{"a": NaN, "b": "x"}\n', {"a": None, "b": "x"}, "field a is NaN"),
+        ("a.json", b'[{"a": NaN}]', {"a": None}, "NaN"),
+        ("a.csv", "sep=;\r\na;b\r\n1,5;2\r\n".encode("utf-16"), {"a": "1,5", "b": "2"}, "not UTF-8"),
+        ("a.csv", "a,b\ncafé,\n".encode("cp1252"), {"a": "café", "b": None}, "not UTF-8"),
+        ("a.csv", b"a,b\n1\n", {"a": "1", "b": None}, "1 cells, but the header has 2"),
+    ]:
+        (tmp_path / name).write_bytes(raw)
+        [(where, row)] = read_table(tmp_path / name, handed_back=True)
+        assert row == first
+        if raw[:2] == b"\xff\xfe":
+            assert where.endswith(":3")
+        with pytest.raises(InputError, match=refused):
+            list(read_table(tmp_path / name))
+    assert caplog.messages == [f"{tmp_path / 'a.csv'}: not UTF-8; read as Windows-1252"]
+    (tmp_path / "a.jsonl").write_text('{"a": Infinity}')
+    with pytest.raises(InputError, match="field a is infinity"):
+        list(read_table(tmp_path / "a.jsonl", handed_back=True))
+
+
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         list(read_table(tmp_path / "gone.csv"))

@@ -218,12 +218,15 @@ def test_a_fault_in_a_later_row_leaves_nothing_half_done(workspace):
     assert (workspace / "data/human/labels.jsonl").read_bytes() == before
 
 
-def test_contradicting_answers_in_one_file_are_refused(workspace):
+def test_of_several_answers_to_a_step_in_one_file_the_later_counts(workspace):
     file = answered(workspace, [True])
     row = json.loads(file.read_text())
-    store.write_jsonl(file, [row, {**row, "is_correct": False}])
-    with pytest.raises(InputError, match=r"answers\.jsonl:2: contradicts the answer to the same step at .*:1"):
-        bring_in(workspace, file)
+    store.write_jsonl(file, [row, {**row, "is_correct": None}, {**row, "is_correct": False, "note": "no"}])
+    report = bring_in(workspace, file)
+    assert (counts(report), report.superseded) == ((1, 0, 0, 1), 1)
+    assert (read_human(workspace / "data/human").labels[-1].is_correct) is False
+    again = bring_in(workspace, file)
+    assert (counts(again), again.superseded) == ((0, 0, 1, 1), 1)
 
 
 @pytest.mark.parametrize("reviewer", ["", "  ", "a:b"])
