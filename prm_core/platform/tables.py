@@ -31,7 +31,7 @@ _WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
 # As long as a cell may be; the default of 128 KiB is less than some worked solutions take.
 _LONGEST_CELL = 1 << 24
 # Excel's, before the header.
-_SEPARATOR_LINE = re.compile(r'("?sep=[,;\t]"?)\r?\n', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'("?sep=[,;\t|]"?)\r?\n', re.IGNORECASE)
 
 
 def read_table(path: Path, *, handed_back: bool = False) -> Iterator[Row]:
@@ -43,7 +43,8 @@ def read_table(path: Path, *, handed_back: bool = False) -> Iterator[Row]:
     Args:
         path: the file or folder.
         handed_back: one of our own tables, as people's tools save it again: JSON with NaN for what is missing, CSV in
-            UTF-16 or Windows-1252, with a line before the header that names the separator, with rows cut short.
+            UTF-16 or Windows-1252, as .txt, with a line before the header that names the separator, with rows cut
+            short.
 
     Raises InputError for a missing, empty or broken file, one of another kind, and a folder without any.
     """
@@ -62,7 +63,15 @@ def read_table(path: Path, *, handed_back: bool = False) -> Iterator[Row]:
         raise InputError(f"{path}: is packed; unpack it first")
     if path.suffix.lower() in _WORKBOOKS:
         raise InputError(f"{path}: is a workbook; save its sheet as CSV (UTF-8)")
-    yield from _READERS.get(path.suffix.lower(), _json_rows)(path, handed_back)
+    reader = _READERS.get(path.suffix.lower(), _json_rows)
+    if handed_back and path.suffix.lower() == ".txt" and not _is_json(path):
+        reader = _csv_rows
+    yield from reader(path, handed_back)
+
+
+def _is_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"["))
 
 
 def _decoded(path: Path, handed_back: bool) -> str:
@@ -86,7 +95,7 @@ def _csv_rows(path: Path, handed_back: bool) -> Iterator[Row]:
     text = text[named.end(1):] if named else text
     first = next((line for line in text.splitlines() if line.strip()), "")
     # A semicolon where commas are decimal; the header has no values in it that could mislead.
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None

@@ -140,7 +140,7 @@ def read_answers(path: Path, reviewer: str) -> Iterator[Answer]:
     annotators: set[str] = set()
     for where, row in read_table(path, handed_back=True):
         given = {name.strip().lower(): value for name, value in row.items()}
-        if path.suffix.lower() in (".csv", ".tsv"):
+        if path.suffix.lower() in (".csv", ".tsv", ".txt"):
             given = {name: _unguarded(name, value) for name, value in given.items()}
         # Label Studio's flat exports, JSON-MIN and CSV.
         annotators.add(str(given.get("annotator")))

@@ -63,8 +63,9 @@ def many(count: int) -> Iterator[LabelledChain]:
                             (1.0, 1.0, 0.0, 0.0), "4", False)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
-@pytest.mark.parametrize("name", ["trl", "processbench", "prm800k_flat", "prm800k", "math_aps"])
+@pytest.mark.parametrize(("name", "suffix"), [
+    ("trl", ".jsonl"), ("processbench", ".jsonl"), ("prm800k_flat", ".jsonl"), ("prm800k", ".jsonl"),
+    ("math_aps", ".jsonl"), ("trl", ".json")])
 def test_files_stream_both_ways(name, suffix, tmp_path):
     path, again = tmp_path / f"big{suffix}", tmp_path / f"again{suffix}"
     # What a first use imports stays in memory.
