@@ -23,9 +23,9 @@ from prm_core.platform.tables import read_table
 ANSWER_FIELDS = ("trajectory_id", "step_index", "chain", "is_correct")
 # Also as spreadsheets in other languages write true and false.
 _RIGHT = ("true", "yes", "right", "correct", "t", "y", "wahr", "vrai", "verdadero", "verdadeiro", "vero", "waar",
-          "prawda", "sant", "sand", "tosi", "pravda", "igaz", "doğru", "истина")
+          "prawda", "sant", "sand", "tosi", "pravda", "igaz", "истина")
 _WRONG = ("false", "no", "wrong", "incorrect", "f", "n", "falsch", "faux", "falso", "onwaar", "fałsz", "falskt",
-          "falsk", "epätosi", "nepravda", "hamis", "yanlış", "ложь")
+          "falsk", "epätosi", "nepravda", "hamis", "ложь")
 _OPEN = ("", "nan", "na", "n/a", "<na>", "none", "null")
 
 

@@ -310,7 +310,7 @@ def test_of_two_annotations_by_one_person_the_later_counts(workspace, first, sec
 
 def test_results_may_be_json_text(workspace):
     given = annotation("wrong", note="no", by={"id": 4, "email": "ann@example.org"})
-    [result, note] = given["result"]
+    [result, _] = given["result"]
     result["value"] = json.dumps({"choices": "wrong"})
     for text in (given["result"], json.dumps(given["result"])):
         file = export(workspace, [given | {"result": text, "completed_by": json.dumps(given["completed_by"])}])

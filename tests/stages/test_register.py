@@ -175,6 +175,12 @@ def test_bad_request_is_http_400_with_one_line(model, rows, params, reason):
     assert "\n" not in line
 
 
+def test_a_separator_inside_a_step_is_read_as_a_space_and_the_log_says_so(model, caplog):
+    (answer,) = model.predict([{"prompt": "p", "steps": ["a|b", "wrong"]}])
+    assert answer["step_scores"] == [0.9, 0.1]
+    assert "1 steps hold the separator '|'; a space takes its place" in caplog.text
+
+
 def test_a_fault_of_ours_is_http_500(model):
     from mlflow.exceptions import MlflowException
 
