@@ -87,6 +87,9 @@ $(READY): requirements.lock pyproject.toml | named
 	@touch $@
 
 clean:  ## remove what runs have written: artifacts, stores, other profiles' workspaces, DVC's cache (not data/, not .venv)
+	@said=$$(grep -lv '"strategy": "human:oracle"' runs/*/data/human/labels.jsonl 2>/dev/null || true); \
+	test -z "$$said" -o "$(LABELS)" = drop || { echo "People have judged steps in" $$said; \
+		echo "Copy these data/human folders elsewhere first, or remove them too: make clean LABELS=drop"; exit 1; }
 	rm -rf artifacts runs mlruns mlflow.db* .work .prefect .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .hypothesis
 
 help:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from prm_core.errors import InputError
 if TYPE_CHECKING:
     from prm_core.evaluation.benchmarks.base import Benchmark, Scorer
     from prm_core.evaluation.benchmarks.suite import Figures
+
+log = logging.getLogger(__name__)
 
 
 def _load(model: str, workspace: Path, device: str, batch_size: int, benchmark: Benchmark) -> Scorer:
@@ -82,9 +85,13 @@ def evaluate(
     # Before the model loads: a bad line should not cost a minute.
     wanted = {file.resolve(): str(file) for file in (*([threshold_from] if threshold_from else []), *files)}
     chains = {path: protocol.read(Path(name)) for path, name in wanted.items()}
+    for path, rows in chains.items():
+        judged = sum(verdict is not None for chain in rows for verdict in chain.gold)
+        log.info("%s: %d chains are measured on, %d judged steps", wanted[path], len(rows), judged)
     scorer = _load(model, workspace, device, batch_size, protocol)
     separator = scorer.encoder.config.separator
-    scored = {path: suite.score_file(scorer, wanted[path], rows, separator) for path, rows in chains.items()}
+    scored = {path: suite.score_file(scorer, wanted[path], rows, separator, ranks=protocol.ranks)
+              for path, rows in chains.items()}
     chosen, rule = (0.5, "default") if threshold is None else (threshold, "given")
     if threshold_from is not None and protocol.choose is not None:
         chosen, best = protocol.choose([scored[threshold_from.resolve()]])

@@ -120,6 +120,8 @@ def export_queue(
         Path | None, typer.Option(help="File to write; review.jsonl, review.csv or review.json if left out.")
     ] = None,
     format: Annotated[Format | None, typer.Option(help="From the name of --out if left out, else jsonl.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that holds answers, or something else.")
+                     ] = False,
     workspace: Workspace = HERE,
 ) -> None:
     """Write the review queue to a file, one step per row with the question and the steps before it.
@@ -131,13 +133,16 @@ def export_queue(
     """
     from prm_core.platform import store
     from prm_core.review import label_studio
-    from prm_core.review.files import queue_as_csv, read_queue
+    from prm_core.review.files import holds_work, queue_as_csv, read_queue
     from prm_core.review.session import QUEUE
 
     named = {suffix: kind for kind, suffix in _SUFFIXES.items()}.get(out.suffix if out else "")
     chosen = format or named or Format.jsonl
     target = out or Path(f"review{_SUFFIXES[chosen]}")
     queue = read_queue(workspace / QUEUE)
+    if not force and holds_work(target):
+        raise InputError(f"{target}: holds answers, or is no file of this command; name another with --out, or "
+                         "overwrite it with --force")
     if chosen is Format.label_studio:
         interface = target.with_suffix(".xml")
         store.write_json(target, label_studio.tasks(queue))
@@ -156,8 +161,8 @@ def export_queue(
 @app.command("import")
 def import_file(
     file: Annotated[
-        Path, typer.Argument(help="The exported file with is_correct filled in (.jsonl, .csv), or Label Studio's JSON "
-                             "export (.json).")
+        Path, typer.Argument(help="The exported file with is_correct filled in (.jsonl, .csv, as spreadsheets and "
+                             "pandas save them too), or Label Studio's JSON export (.json).")
     ],
     reviewer: Annotated[
         list[str] | None, typer.Option(help="Who answered. For Label Studio it may be left out, or given once per "
@@ -168,7 +173,8 @@ def import_file(
     """Add answers to data/human, with the chains they are about.
 
     The calibrator is fitted on them at the next run; chains with human labels are never trained on. Importing a file
-    twice changes nothing; a changed answer replaces the old one; a second reviewer may answer the same steps.
+    twice changes nothing; a changed answer replaces the old one, and of two in a file the later counts; a second
+    reviewer may answer the same steps.
     """
     from prm_core.review import pause
     from prm_core.review.importing import import_answers
@@ -178,6 +184,8 @@ def import_file(
     report = import_answers(_answers(file, reviewer or []), workspace / HUMAN, generated(workspace))
     typer.echo(f"{report.added} answers added, {report.replaced} replaced, {report.unchanged} already there, "
                f"{report.unanswered} left empty; {report.new_chains} chains new to data/human.")
+    if report.superseded:
+        typer.echo(f"{report.superseded} answers were given anew further on; the later ones count.")
     if report.added or report.replaced:
         typer.echo(pause.next_step(workspace))
 
@@ -185,11 +193,11 @@ def import_file(
 def _answers(file: Path, reviewers: list[str]):
     """The answers of a file, by its ending. Raises InputError where it is not clear whose they are."""
     from prm_core.review.files import read_answers, reviewer_name
-    from prm_core.review.label_studio import read_export
+    from prm_core.review.label_studio import is_export, read_export
 
     pairs = dict(given.split("=", 1) for given in reviewers if "=" in given)
     plain = [given for given in reviewers if "=" not in given]
-    if file.suffix == ".json":
+    if file.suffix == ".json" and is_export(file):
         if len(plain) > 1 or (plain and pairs):
             raise InputError("--reviewer: give one name for a file with one annotator, or ID=NAME for each of them")
         return read_export(file, pairs, plain[0] if plain else None)

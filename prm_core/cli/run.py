@@ -16,7 +16,8 @@ def run(
                           "which may build on another one (extends: smoke).")
     ] = "default",
     problems: Annotated[
-        Path | None, typer.Option(help="Your own problems, one JSON object a line: prompt, answer, perhaps solution.")
+        Path | None, typer.Option(help="Your own problems: JSON lines, a JSON array, CSV, Parquet, … with prompt, "
+                                  "answer and perhaps solution (docs/own-data.md).")
     ] = None,
     review: Annotated[
         bool, typer.Option("--review", help="Wait for people (`prm review`) once the steps to judge are chosen, then "

@@ -26,9 +26,14 @@ LINES_PER_BATCH = 256
 
 
 def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, Any]:
-    """A line with its scores; steps that did not fit the context have null scores and are counted."""
-    # Only some answers have these: another model's, from when the line was scored before, would stay.
-    kept = {name: value for name, value in record.items() if name not in ("in_domain", "out_of_domain")}
+    """A line with its scores; steps that did not fit the context have null scores and are counted.
+
+    What the line says of another model's scores, from when it was scored before, is left out.
+    """
+    assert answer.analysis is not None
+    # Only some answers have these.
+    optional = ("truncated_steps", "in_domain", "out_of_domain")
+    kept = {name: value for name, value in record.items() if name not in optional}
     result = {**kept, **answer.analysis.model_dump()}
     if answer.truncated_steps:
         blank = [None] * answer.truncated_steps
@@ -39,9 +44,14 @@ def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, An
 
 
 def score_lines(
-    service: ScoringService, file: Path, lines: int, *, threshold: float, aggregate: str, truncate: bool
-) -> Iterator[dict[str, Any]]:
-    """Scores a checked file batch by batch, yielding its lines with their scores, in order."""
+    service: ScoringService, file: Path, lines: int, left_out: list[str], *, threshold: float, aggregate: str,
+    truncate: bool,
+) -> Iterator[tuple[dict[str, Any], ScoringAnswer]]:
+    """Scores a checked file batch by batch, yielding its lines with their scores, and the answers, in order.
+
+    Chains that do not fit the model's context are named in `left_out` instead; with `truncate` only those of which not
+    even the first step does.
+    """
     from prm_core.platform import store
     from prm_core.platform.progress import track
     from prm_core.serving.service import parse_request
@@ -49,19 +59,24 @@ def score_lines(
     rows = iter(track(store.read_json_lines(file), "scoring", total=lines, unit="line"))
     while batch := list(itertools.islice(rows, LINES_PER_BATCH)):
         requests = [parse_request(record, where) for where, record in batch]
-        answers = service.answer(requests, threshold=threshold, aggregate=aggregate, truncate=truncate)
-        for (_, record), answer in zip(batch, answers, strict=True):
-            yield scored_record(record, answer)
+        answers = service.answer(requests, threshold=threshold, aggregate=aggregate, truncate=True)
+        for (where, record), answer in zip(batch, answers, strict=True):
+            if answer.analysis is None or (answer.truncated_steps and not truncate):
+                left_out.append(where)
+            else:
+                yield scored_record(record, answer), answer
 
 
-def _write(records: Iterator[dict[str, Any]], out: TextIO) -> tuple[int, int]:
-    """Returns how many steps were truncated, and how many trajectories the model cannot judge."""
-    truncated = strange = 0
-    for record in records:
-        truncated += record.get("truncated_steps", 0)
+def _write(records: Iterator[tuple[dict[str, Any], ScoringAnswer]], out: TextIO) -> tuple[int, int, int]:
+    """Writes the lines; returns how many steps did not fit the context, how many held the separator, and how many
+    trajectories the model cannot judge."""
+    truncated = held = strange = 0
+    for record, answer in records:
+        truncated += answer.truncated_steps
+        held += answer.held
         strange += record.get("in_domain") is False
         out.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return truncated, strange
+    return truncated, held, strange
 
 
 def score(
@@ -76,11 +91,14 @@ def score(
     """Score every step of the trajectories in a file.
 
     Each line comes back with all its fields and step_scores, step_confidences, overall_score, first_error_step,
-    error_steps, improvements, and in_domain: whether the model can judge it at all. The whole file is checked and
-    scored before anything is written. A chain longer than the model's context is an error unless --truncate is given,
-    which leaves null scores at its last steps.
+    error_steps, improvements, and in_domain (whether the model can judge it at all), which take the place of another
+    model's. The whole file is checked and scored before anything is written. A chain longer than the model's context is
+    left out and named, unless --truncate is given, which leaves null scores at its last steps. A line break inside a
+    step, where that would end the step, is read as a space.
     """
+    from prm_core.models.encoder import say_held
     from prm_core.platform import store
+    from prm_core.platform.progress import some
     from prm_core.scoring.foreign import load_any_scorer
     from prm_core.serving.analysis import check_parameters
     from prm_core.serving.cache import ScoreCache
@@ -96,18 +114,27 @@ def score(
         parse_request(record, where)
         lines += 1
     service = ScoringService(load_any_scorer(reward_model_folder(model, workspace)), ScoreCache(0, 1.0))
-    records = score_lines(service, file, lines, threshold=threshold, aggregate=aggregate, truncate=truncate)
+    left_out: list[str] = []
+    records = score_lines(service, file, lines, left_out, threshold=threshold, aggregate=aggregate, truncate=truncate)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent if out else None, prefix=".prm-score-") as folder:
         finished = Path(folder) / "scored.jsonl"
         with finished.open("w", encoding="utf-8") as temporary:
-            truncated, strange = _write(records, temporary)
+            truncated, held, strange = _write(records, temporary)
+        if len(left_out) == lines:
+            raise InputError(f"{file}: no chain fits the model's context; shorten the prompts or the steps, or name a "
+                             "model with a longer one")
         if out:
             os.replace(finished, out)
         else:
             with finished.open(encoding="utf-8") as done:
                 shutil.copyfileobj(done, sys.stdout)
+    if left_out:
+        hint = "" if truncate else "; --truncate scores the steps that fit"
+        log.warning("%d of %d chains are longer than the model's context and left out: %s%s", len(left_out), lines,
+                    some(left_out), hint)
+    say_held(held, service.separator, str(file))
     if truncated:
         log.warning("%d trailing steps did not fit the model's context and have no score", truncated)
     if strange:

@@ -50,6 +50,8 @@ def train(
 
     if out.exists() and is_main():
         raise InputError(f"--out {out}: exists; name a new folder or remove it")
+    if len({file.resolve() for file in files}) < len(files):
+        raise InputError("a file is named twice; name each once")
     reader = FORMATS[format_name]
     config = configuration.parse(
         configuration.resolve(environment.project_root() / configuration.PARAMS_FILE, profile), f"profile {profile}")

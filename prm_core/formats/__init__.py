@@ -9,10 +9,11 @@ from __future__ import annotations
 # Imported for their registration, a line each.
 from prm_core.formats import agents as agents
 from prm_core.formats import first_error as first_error
+from prm_core.formats import marks as marks
 from prm_core.formats import math_aps as math_aps
 from prm_core.formats import prm800k as prm800k
 from prm_core.formats import stepwise as stepwise
-from prm_core.formats.base import FORMATS, Format, LabelledChain
+from prm_core.formats.base import FORMATS, Format, LabelledChain, hard_labels
 from prm_core.formats.trees import labelled_once
 
-__all__ = ["FORMATS", "Format", "LabelledChain", "labelled_once"]
+__all__ = ["FORMATS", "Format", "LabelledChain", "hard_labels", "labelled_once"]

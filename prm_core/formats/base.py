@@ -7,13 +7,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from prm_core.errors import InputError
 from prm_core.formats import files
-from prm_core.formats.files import Row
+from prm_core.platform.records import Row, read_rows
 from prm_core.registry import Registry
 from prm_core.types import Step
 
@@ -82,14 +82,15 @@ class Format(ABC):
     def schema(self) -> pa.Schema | None:
         return None
 
-    def read(self, path: str | Path, *, neutral: str | None = None, dropped: Counter[str] | None = None
+    def read(self, path: str | Path, *, neutral: str | None = None, noted: Counter[str] | None = None
              ) -> Iterator[LabelledChain]:
         """The chains of a file, one by one; the file may be larger than memory.
 
         Args:
             path: JSON lines, a JSON array or Parquet.
             neutral: "right" (the default, as Qwen's PRMs do) or "wrong" (as TRL's does) for neutral ratings.
-            dropped: what is left out is counted here, by reason; it is logged at the end of the file in any case.
+            noted: what is left out or repaired is counted here, by what was done. At the end of the file one line says
+                that, and what was taken, in any case.
 
         Raises:
             InputError: an unknown `neutral`, or one for a format without such ratings; and from the iterator a missing
@@ -99,27 +100,43 @@ class Format(ABC):
             raise InputError(f"neutral {neutral!r}: {self.name} has no neutral ratings; leave the option out")
         if neutral not in (None, *NEUTRAL):
             raise InputError(f"neutral {neutral!r}: expected one of {', '.join(NEUTRAL)}")
-        return self._read(Path(path), NEUTRAL[neutral or "right"], Counter() if dropped is None else dropped)
+        return self._read(Path(path), NEUTRAL[neutral or "right"], Counter() if noted is None else noted)
 
-    def _read(self, path: Path, neutral: float, dropped: Counter[str]) -> Iterator[LabelledChain]:
-        before = dropped.copy()
-        yield from self.parse(files.read_rows(path), neutral, dropped)
-        _report(f"{path}: left out while reading", dropped - before)
+    def _read(self, path: Path, neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
+        before, taken = noted.copy(), Counter[str]()
 
-    def write(self, path: str | Path, chains: Iterable[LabelledChain], *, dropped: Counter[str] | None = None) -> int:
+        def rows() -> Iterator[Row]:
+            for row in read_rows(path):
+                taken["records"] += 1
+                yield row
+
+        for chain in self.parse(rows(), neutral, noted):
+            labelled = sum(label is not None for label in chain.labels)
+            taken["chains"] += 1
+            taken["chains without any label"] += not labelled
+            taken["labelled steps"] += labelled
+            taken["steps without a label"] += len(chain.labels) - labelled
+            yield chain
+        always = ("records", "chains", "labelled steps")
+        _report(path, ", ".join(f"{count:,} {what}" for what, count in taken.items() if count or what in always),
+                noted - before)
+
+    def write(self, path: str | Path, chains: Iterable[LabelledChain], *, noted: Counter[str] | None = None) -> int:
         """Writes chains as they come and returns the number of records; the file appears when all are written.
 
         Args:
             path: .json for a JSON array, .parquet where the format has a schema, else JSON lines.
             chains: in the order they were read: those that share a record of the source must follow each other.
-            dropped: labels the format has no place for are counted here, by reason, and logged.
+            noted: labels the format has no place for, or that its readers take for others, are counted here, by what
+                becomes of them, and logged.
 
         Raises InputError naming the chain and what the format cannot hold, or what it needs and the chain lacks.
         """
-        counts: Counter[str] = Counter() if dropped is None else dropped
+        counts: Counter[str] = Counter() if noted is None else noted
         before = counts.copy()
         written = files.write_rows(Path(path), self.compose(self._checked(chains), counts), self.schema)
-        _report(f"{path}: {self.name} has no place for", counts - before)
+        if counts - before:
+            _report(path, f"{written:,} records of {self.name}", counts - before)
         return written
 
     def _checked(self, chains: Iterable[LabelledChain]) -> Iterator[LabelledChain]:
@@ -139,7 +156,7 @@ class Format(ABC):
                 return f"needs a label for each step, and step {index} has none; write trl, or drop such chains first"
             if label not in (None, 0.0, 1.0) and not self.soft:
                 return (f"holds steps that are right or wrong, and step {index} has the soft label {label:g}; write "
-                        "trl or math_aps, or make the labels hard first")
+                        "trl or math_aps, or make the labels hard (--threshold 0.5)")
         return None
 
     def refusal(self, chain: LabelledChain) -> str | None:
@@ -147,11 +164,11 @@ class Format(ABC):
         return None
 
     @abstractmethod
-    def parse(self, rows: Iterable[Row], neutral: float, dropped: Counter[str]) -> Iterator[LabelledChain]:
+    def parse(self, rows: Iterable[Row], neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
         """Chains of the rows (where, object) of a file; `neutral` is the label of a neutral rating."""
 
     @abstractmethod
-    def compose(self, chains: Iterable[LabelledChain], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
         """Rows of chains that the format can hold."""
 
     def own(self, chain: LabelledChain) -> Mapping[str, Any]:
@@ -163,23 +180,23 @@ class RowFormat(Format):
     """A format whose records are chains, one each."""
 
     @abstractmethod
-    def parse_row(self, where: str, row: dict[str, Any], neutral: float, dropped: Counter[str]
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]
                   ) -> LabelledChain | None:
         """The chain of a record, None when it is left out (and counted)."""
 
     @abstractmethod
-    def compose_row(self, chain: LabelledChain, number: int, dropped: Counter[str]) -> dict[str, Any]:
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
         """The record of chain `number`."""
 
-    def parse(self, rows: Iterable[Row], neutral: float, dropped: Counter[str]) -> Iterator[LabelledChain]:
+    def parse(self, rows: Iterable[Row], neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
         for where, row in rows:
-            chain = self.parse_row(where, row, neutral, dropped)
+            chain = self.parse_row(where, row, neutral, noted)
             if chain is not None:
                 yield chain
 
-    def compose(self, chains: Iterable[LabelledChain], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
         for number, chain in enumerate(chains):
-            yield self.compose_row(chain, number, dropped)
+            yield self.compose_row(chain, number, noted)
 
 
 FORMATS: Registry[Format] = Registry("format")
@@ -192,9 +209,9 @@ def register(kind: type[F]) -> type[F]:
     return kind
 
 
-def _report(what: str, counts: Counter[str]) -> None:
-    for reason, count in counts.items():
-        log.warning("%s: %d %s", what, count, reason)
+def _report(path: Path | str, what: str, noted: Counter[str]) -> None:
+    line = "; ".join([what, *(f"{reason}: {count:,}" for reason, count in noted.items())])
+    log.log(logging.WARNING if noted else logging.INFO, "%s: %s", path, line)
 
 
 def shown(value: Any) -> str:
@@ -229,7 +246,7 @@ def rest(row: Mapping[str, Any], *used: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in used}
 
 
-def without_blanks(texts: Sequence[str], labels: Sequence[float | None], where: str, dropped: Counter[str]
+def without_blanks(texts: Sequence[str], labels: Sequence[float | None], where: str, noted: Counter[str]
                    ) -> tuple[tuple[Step, ...], Labels, list[list[Any]]]:
     """Steps and labels less the blank steps, which no model can score; and those: [index, text, label].
 
@@ -239,7 +256,7 @@ def without_blanks(texts: Sequence[str], labels: Sequence[float | None], where: 
         raise InputError(f"{where}: every step is blank; remove the record")
     blanks = [[index, text, labels[index]] for index, text in enumerate(texts) if not text.strip()]
     if blanks:
-        dropped["blank steps"] += len(blanks)
+        noted["blank steps left out"] += len(blanks)
     kept = [(Step(text), label) for text, label in zip(texts, labels, strict=True) if text.strip()]
     return tuple(step for step, _ in kept), tuple(label for _, label in kept), blanks
 
@@ -260,6 +277,18 @@ def label_of(rating: Any, neutral: float, where: str) -> float | None:
     if isinstance(rating, bool) or rating not in (-1, 0, 1):
         raise InputError(f"{where} is {shown(rating)}, expected 1 (right), 0 (neutral), -1 (wrong) or null")
     return {1: 1.0, 0: neutral, -1: 0.0}[rating]
+
+
+def label_between(value: Any, where: str) -> float:
+    """A label given as a number. Raises InputError where it is none from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{where} is {shown(value)}, expected a number from 0 to 1")
+    return float(value)
+
+
+def hard_labels(chain: LabelledChain, threshold: float) -> LabelledChain:
+    """The chain with each label below the threshold as 0 and every other as 1; steps without one keep none."""
+    return replace(chain, labels=tuple(None if label is None else float(label >= threshold) for label in chain.labels))
 
 
 def rating_of(label: float | None, rating: Any = None) -> int | float | None:

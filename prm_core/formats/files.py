@@ -1,87 +1,22 @@
-"""Rows of JSON arrays, JSON lines and Parquet files, read and written one at a time: no file is held whole."""
+"""Rows of JSON arrays, JSON lines and Parquet files, written one at a time: no file is held whole.
+
+They are read by `prm_core/platform/records.py`.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_core.errors import InputError
-from prm_core.platform import store
+from prm_core.platform.records import BATCH_ROWS
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Row = tuple[str, dict[str, Any]]
-BATCH_ROWS = 1000
-_BOM = b"\xef\xbb\xbf"
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """(where, object) of each record: Parquet by suffix, else a JSON array or JSON lines, told apart by content.
-
-    `where` names file and line, or file and record from 0. Raises InputError for a missing, empty or broken file, when
-    the reading gets there.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-    elif _is_array(path):
-        yield from _array_rows(path)
-    else:
-        yield from store.read_json_lines(path)
-
-
-def _is_array(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(4096).removeprefix(_BOM)
-        while head and not head.strip():
-            head = file.read(4096)
-    return head.lstrip().startswith(b"[")
-
-
-def _array_rows(path: Path) -> Iterator[Row]:
-    import ijson
-
-    found = 0
-    with path.open("rb") as file:
-        if file.read(len(_BOM)) != _BOM:
-            file.seek(0)
-        try:
-            for row in ijson.items(file, "item", use_float=True):
-                where = f"{path}: record {found}"
-                if not isinstance(row, dict):
-                    raise InputError(f"{where} is {type(row).__name__}, expected an object")
-                yield where, row
-                found += 1
-        except ijson.JSONError as error:
-            # The message goes on over several lines, with the text around the fault.
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{path}: record {found}: not valid JSON ({reason}); the file is an array of objects"
-                             ) from None
-    if not found:
-        raise InputError(f"{path}: the file holds no records")
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    with file:
-        if not file.metadata.num_rows:
-            raise InputError(f"{path}: the file holds no records")
-        found = itertools.count()
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            for row in batch.to_pylist():
-                yield f"{path}: record {next(found)}", row
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema | None) -> int:

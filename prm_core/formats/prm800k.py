@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from prm_core.errors import InputError
 from prm_core.formats.base import Format, LabelledChain, get, label_of, rating_of, register, rest, shown
-from prm_core.formats.files import Row
 from prm_core.formats.trees import Node, leaf_paths, trees
+from prm_core.platform.records import Row
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -44,23 +44,23 @@ class Prm800k(Format):
     name = "prm800k"
     rated = unlabelled = True
 
-    def parse(self, rows: Iterable[Row], neutral: float, dropped: Counter[str]) -> Iterator[LabelledChain]:
-        for number, (where, row) in enumerate(rows):
+    def parse(self, rows: Iterable[Row], neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
+        for where, row in rows:
             question, label = get(row, "question", dict, where), get(row, "label", dict, where)
             prompt = get(question, "problem", str, f"{where}: question")
             answer = get({"ground_truth_answer": None, **question}, "ground_truth_answer", (str, type(None)),
                          f"{where}: question")
-            nodes, end = self._nodes(get(label, "steps", list, f"{where}: label"), neutral, where, dropped)
+            nodes, end = self._nodes(get(label, "steps", list, f"{where}: label"), neutral, where, noted)
             if not nodes:
-                dropped["solutions without a step"] += 1
+                noted["solutions without a step left out"] += 1
             other = {**row, "label": rest(label, "steps")}
             for path in leaf_paths(nodes):
                 solved = label.get("finish_reason") == "solution" and path[-1] is end
-                meta = {"tree": number, "rest": other, "nodes": [node.place for node in path]}
+                meta = {"tree": where, "rest": other, "nodes": [node.place for node in path]}
                 yield _chain(path, prompt=prompt, answer=answer, outcome=True if solved else None, source=self.name,
                              meta=meta)
 
-    def _nodes(self, steps: list[Any], neutral: float, where: str, dropped: Counter[str]
+    def _nodes(self, steps: list[Any], neutral: float, where: str, noted: Counter[str]
                ) -> tuple[list[Node], Node | None]:
         """Every candidate of every step, and the last one people went on with."""
         nodes: list[Node] = []
@@ -76,14 +76,14 @@ class Prm800k(Format):
             if chosen is None and human is not None:
                 chosen = HUMAN
             if index and on is None:
-                dropped["candidates after a step that nothing was chosen for"] += len(candidates)
+                noted["candidates after a step that nothing was chosen for left out"] += len(candidates)
                 continue
             before, on = on, None
             for key, candidate in candidates:
                 spot = f"{at}: completion {key}"
                 text = get(candidate, "text", (str, type(None)), spot) if isinstance(candidate, dict) else None
                 if text is None or not text.strip():
-                    dropped["candidates without text"] += 1
+                    noted["candidates without text left out"] += 1
                     continue
                 rating = candidate.get("rating")
                 label = 1.0 if key == HUMAN and rating is None else label_of(rating, neutral, f"{spot}: rating")
@@ -94,7 +94,7 @@ class Prm800k(Format):
                     "rest": rest(candidate, "text", "rating")}))
         return nodes, None if on is None else nodes[on]
 
-    def compose(self, chains: Iterable[LabelledChain], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
         for tree in trees(chains, self.name):
             first = tree[0]
             steps: dict[int, dict[Any, tuple[dict[str, Any], bool]]] = {}
@@ -142,17 +142,18 @@ class Prm800kFlat(Format):
             ("instruction", pa.string()), ("responses", pa.list_(pa.string())), ("next_response", pa.string()),
             ("answer", pa.string()), *((flag, pa.bool_()) for flag in _FLAGS), ("rating", pa.float64())])
 
-    def parse(self, rows: Iterable[Row], neutral: float, dropped: Counter[str]) -> Iterator[LabelledChain]:
+    def parse(self, rows: Iterable[Row], neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
         blocks = itertools.groupby(rows, lambda item: get(item[1], "instruction", str, item[0]))
-        for number, (prompt, block) in enumerate(blocks):
-            for path in leaf_paths(self._nodes(block, neutral, dropped)):
+        for prompt, block in blocks:
+            first = next(block)
+            for path in leaf_paths(self._nodes(itertools.chain([first], block), neutral, noted)):
                 last = path[-1].place
                 solved = bool(last.get("is_solution"))
-                meta = {"tree": number, "nodes": [node.place for node in path]}
+                meta = {"tree": first[0], "nodes": [node.place for node in path]}
                 yield _chain(path, prompt=prompt, answer=last.get("answer") if solved else None,
                              outcome=True if solved else None, source=self.name, meta=meta)
 
-    def _nodes(self, block: Iterable[Row], neutral: float, dropped: Counter[str]) -> list[Node]:
+    def _nodes(self, block: Iterable[Row], neutral: float, noted: Counter[str]) -> list[Node]:
         nodes: list[Node] = []
         # The latest row wins: two labelled solutions may begin alike.
         latest: dict[tuple[str, ...], int] = {}
@@ -161,7 +162,7 @@ class Prm800kFlat(Format):
             if not isinstance(before, list) or not all(isinstance(step, str) and step.strip() for step in before):
                 raise InputError(f"{where}: field responses is {shown(before)}, expected a list of texts, none blank")
             if text is None or not text.strip():
-                dropped["rows without a next step"] += 1
+                noted["rows without a next step left out"] += 1
                 continue
             parent = latest.get(tuple(before))
             if parent is None:
@@ -185,7 +186,7 @@ class Prm800kFlat(Format):
             parent = latest[prefix]
         return parent
 
-    def compose(self, chains: Iterable[LabelledChain], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
         for tree in trees(chains, self.name):
             rows: dict[int, dict[str, Any]] = {}
             for chain in tree:

@@ -1,7 +1,8 @@
 """What PRM800K and MATH-APS share: a record is a tree of labelled steps, read as its chains from root to leaf.
 
-Steps that several chains share are labelled in each. Their records come together again by meta: `tree` (which record),
-`rest` (what it holds besides steps) and `nodes` (one dict a step, saying where in the record it stands).
+Steps that several chains share are labelled in each. Their records come together again by meta: `tree` (which record,
+by file and line), `rest` (what it holds besides steps) and `nodes` (one dict a step, saying where in the record it
+stands).
 """
 
 from __future__ import annotations

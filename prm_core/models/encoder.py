@@ -8,6 +8,7 @@ ends it.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from prm_core.types import Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 # Texts whose token ids are remembered.
 TEXTS_KEPT = 50_000
@@ -41,6 +44,20 @@ class EncodedChain:
     step_ends: list[int]
     scored: list[bool]
     truncated_steps: int
+
+
+def without_separator(steps: Sequence[Step], separator: str) -> tuple[list[Step], int]:
+    """Steps from outside as the encoder takes them, a space in the separator's place, and how many of them held it."""
+    held = sum(separator in step.text or separator in step.observation for step in steps)
+    return [Step(step.text.replace(separator, " "), step.observation.replace(separator, " "), step.agent)
+            for step in steps], held
+
+
+def say_held(held: int, separator: str, where: str = "") -> None:
+    """Logs how many steps held the separator, where any did."""
+    if held:
+        log.warning("%s%d steps hold the separator %r; a space takes its place", where and f"{where}: ", held,
+                    separator)
 
 
 class Encoder:
@@ -84,6 +101,10 @@ class Encoder:
                 "a separator that never occurs in the text"
             )
         return ids
+
+    def has_room(self, prompt: str) -> bool:
+        """Whether a step of one token with its SEP fits behind a prompt."""
+        return len(self.encode_prompt(prompt)) + 2 <= self.config.max_length
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Ids of the prompt up to and with its SEP, where the first step begins."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prm_core.errors import InputError
+from prm_core.platform import json_text
 from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
 
 if TYPE_CHECKING:
@@ -114,8 +115,11 @@ def from_record(kind: type[Row], record: Mapping[str, Any], where: str) -> Row:
     return kind(**values)
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, object) for each line, `where` being `file:line`. Raises InputError on a bad or missing line or file."""
+def read_json_lines(path: Path, *, nan_is_null: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, object) for each line, `where` being `file:line`; `nan_is_null` as in `json_text.parse`.
+
+    Raises InputError on a missing or empty file, and on a bad line by what `json_text.parse` names.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     found = False
@@ -124,12 +128,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
-            try:
-                record = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError:
-                raise InputError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not valid JSON ({error.msg}); each line is one JSON object") from None
+            record = json_text.parse(line, where, "each line is one JSON object", nan_is_null=nan_is_null)
             if not isinstance(record, dict):
                 raise InputError(f"{where}: expected a JSON object, found {type(record).__name__}")
             found = True
@@ -167,11 +166,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """A JSON file. Raises InputError when it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_text.parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the stage that writes it") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error.msg})") from None
 
 
 def _to_table(rows: Sequence[Row], kind: type[Row]) -> pa.Table:

@@ -157,6 +157,7 @@ def replace_data(folder: Path, make: Callable[[Path], None], *, force: bool = Fa
     """
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
+    _finish_swap(folder)
     try:
         make(fresh)
         if folder.exists() and not force and data_hash(folder) not in (tracked_hash(folder), data_hash(fresh)):
@@ -165,6 +166,13 @@ def replace_data(folder: Path, make: Callable[[Path], None], *, force: bool = Fa
         _swap(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _finish_swap(folder: Path) -> None:
+    """After a crash between its two renames: what was there is put back, and not thrown away as what was replaced."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
 
 
 def _swap(fresh: Path, folder: Path) -> None:
@@ -217,6 +225,7 @@ def ensure_data(workspace: Path, source: str, make: Callable[[Path], None]) -> N
     Raises InputError where that has changed and the folder was changed by hand.
     """
     folder, note = workspace / "data", workspace / DATA_SOURCE
+    _finish_swap(folder)
     made = store.read_json(note) if note.exists() else {}
     if not folder.exists() or made.get("source") != source:
         if folder.exists() and data_hash(folder) != made.get("content"):
@@ -235,6 +244,7 @@ def restore_data(root: Path, make: Callable[[Path], None]) -> None:
     What data.dvc names is what comes, never anything else; data that is there is the user's and stays as it is.
     """
     folder, tracked = root / "data", tracked_hash(root / "data")
+    _finish_swap(folder)
     if folder.exists():
         return
     if tracked is not None and _fetch(root, "checkout", tracked):

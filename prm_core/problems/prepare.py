@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,21 @@ from prm_core import config as configuration
 from prm_core import domains, maths
 from prm_core.config import PARAMS_FILE, Config
 from prm_core.domains import DOMAINS
+from prm_core.errors import InputError
 from prm_core.platform import store, workspace
 from prm_core.problems import embedded, own
 from prm_core.problems.embedded import make_data
+
+log = logging.getLogger(__name__)
 
 
 def check(root: Path, profile: str, problems: Path | None = None) -> Config:
     """The config of a run. Raises InputError for what `prepare` would refuse of its files; writes nothing."""
     raw = configuration.resolve(root / PARAMS_FILE, profile)
-    if problems is not None:
-        raw["domain"] = own.read_problems(problems).domain
     config = configuration.parse(raw, f"profile {profile}")
+    if problems is not None:
+        user = own.read_problems(problems, config.encoder.max_length)
+        config = configuration.parse({**raw, "domain": user.domain}, f"profile {profile}")
     _ = DOMAINS[config.domain]
     return config
 
@@ -38,7 +44,7 @@ def prepare(root: Path, profile: str, problems: Path | None = None) -> Path:
     Args:
         root: the checkout.
         profile: as `config.resolve` takes it.
-        problems: a JSONL file of the user's own problems instead of the profile's.
+        problems: a file or folder of the user's own problems instead of the profile's; see `own.read_problems`.
 
     Raises InputError for an unknown profile, a bad problem file, or data that would have to be overwritten.
     """
@@ -51,12 +57,13 @@ def prepare(root: Path, profile: str, problems: Path | None = None) -> Path:
     source, make = _made_from(config), lambda target: make_data(target, config)
     if problems is not None:
         # Read whole before anything is written.
-        user = own.read_problems(problems)
+        user = own.read_problems(problems, config.encoder.max_length)
         raw = {**raw, "domain": user.domain}
         # A profile whose domain makes no problems starts from pretrained models, or from the root's warm-up problems.
         warmup = None if makes_problems(config) else root / "data" / "warmup.jsonl"
         kept = store.digest(warmup) if warmup is not None and warmup.exists() else ""
-        source, make = f"{source}/{user.source}/{kept}", lambda target: write_user_data(user, target, config, warmup)
+        source = "/".join((source, user.source, kept, *user.too_long))
+        make = partial(write_user_data, user, config=config, warmup=warmup)
     workspace.initialise(folder, root)
     header = f"# Profile {profile}, resolved by `prm run`, which overwrites this file: edit the profile instead.\n"
     workspace.write_changed(folder / PARAMS_FILE, header + yaml.safe_dump(raw, sort_keys=False))
@@ -77,6 +84,59 @@ def write_user_data(user: own.UserProblems, folder: Path, config: Config, warmup
     elif makes_problems(config):
         make_data(folder, config)
     own.write_data(user, folder)
+
+
+def import_problems(file: Path, data: Path, config: Config, *, force: bool = False, drop_labels: bool = False
+                    ) -> own.UserProblems:
+    """Replaces a data folder by a user's problems. Human labels in it stay, with their chains, unless dropped.
+
+    Raises InputError for what `own.read_problems` refuses, a file that lies in the folder it would replace, and as
+    `workspace.replace_data`; nothing is changed then.
+    """
+    if file.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"{file}: lies in {data}, which the import replaces; move it elsewhere first")
+    user = own.read_problems(file, config.encoder.max_length)
+
+    def make(fresh: Path) -> None:
+        write_user_data(user, fresh, config, data / "warmup.jsonl")
+        if not drop_labels:
+            _keep_labels(data / "human", fresh / "human")
+
+    workspace.replace_data(data, make, force=force)
+    return user
+
+
+def remake_data(data: Path, config: Config, *, force: bool = False, drop_labels: bool = False) -> None:
+    """Makes a data folder anew from the seed. What people have said in it stays, with its chains, unless dropped.
+
+    Raises InputError as `make_data` and `workspace.replace_data`; nothing is changed then.
+    """
+    def make(fresh: Path) -> None:
+        make_data(fresh, config)
+        if not drop_labels and _people_said(data / "human"):
+            _keep_labels(data / "human", fresh / "human")
+
+    workspace.replace_data(data, make, force=force)
+
+
+def _labels(human: Path) -> list[dict[str, Any]]:
+    path = human / own.HUMAN_FILES[-1]
+    return [record for _, record in store.read_json_lines(path)] if path.is_file() and path.stat().st_size else []
+
+
+def _people_said(human: Path) -> bool:
+    """Whether there is a label that the seed did not make."""
+    return any(label.get("strategy") != embedded.REVIEWER for label in _labels(human))
+
+
+def _keep_labels(human: Path, fresh: Path) -> None:
+    labels = _labels(human)
+    if labels:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(human, fresh)
+        who = ", ".join(sorted({str(label.get("strategy")).removeprefix("human:") for label in labels}))
+        log.warning("%s: %d human labels (by %s) stay, with the chains they are about; --drop-labels starts without "
+                    "them", human, len(labels), who)
 
 
 def makes_problems(config: Config) -> bool:

@@ -34,12 +34,19 @@ from prm_core.types import Problem, StepLabel, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import did: answers new, changed, already there and left open; chains new to `data/human`."""
+    """What an import did.
+
+    Attributes:
+        added, replaced, unchanged, unanswered: answers new, changed, already there and left open.
+        superseded: answers that the same reviewer gave anew further on; the later ones count.
+        new_chains: chains new to `data/human`.
+    """
 
     added: int
     replaced: int
     unchanged: int
     unanswered: int
+    superseded: int
     new_chains: int
 
 
@@ -114,40 +121,41 @@ def reading(human: Path) -> AbstractContextManager[None]:
 def import_answers(answers: Iterable[Answer], human: Path, generated: Generated) -> ImportReport:
     """Adds answers to a folder of human labels, with the chains and problems they are about.
 
-    The same answers again change nothing; a new answer to the same step by the same reviewer replaces the old one.
-    Nothing is written when any answer is at fault. Several processes may import at once.
+    The same answers again change nothing; a new answer to the same step by the same reviewer replaces the old one, and
+    of several among these the latest counts. Nothing is written when any answer is at fault. Several processes may
+    import at once.
 
     Args:
         human: folder of the human labels; labels get strategy "human:<reviewer>".
 
     Raises InputError naming the answer that is about a step that is not there or a chain that was generated anew
-    since the export, or contradicts another of these answers.
+    since the export.
     """
     with _writing(human):
         data = read_human(human)
         existing = {(r.trajectory_id, r.step_index, r.strategy): r for r in data.labels}
         chains, problems = {t.id: t for t in data.trajectories}, {p.id: p for p in data.problems}
-        before, counts, seen = len(chains), Counter[str](), {}
-        for answer in answers:
+        before, counts, latest = len(chains), Counter[str](), {}
+        # Those without a time stay in their order.
+        for answer in sorted(answers, key=lambda answer: answer.given_at):
             problem, trajectory = _located(answer, chains, problems, generated)
             if answer.verdict is None:
                 counts["unanswered"] += 1
                 continue
             key = trajectory.id, answer.step_index, HUMAN_PREFIX + answer.reviewer
-            verdict, where = seen.setdefault(key, (answer.verdict, answer.where))
-            if verdict != answer.verdict:
-                raise InputError(f"{answer.where}: contradicts the answer to the same step at {where}; keep one of "
-                                 "them")
             picked = json.dumps({CHANCE: answer.chance}) if answer.chance is not None else ""
-            label = StepLabel(*key, float(verdict), verdict, 1.0, 0, answer.note, picked)
+            label = StepLabel(*key, float(answer.verdict), answer.verdict, 1.0, 0, answer.note, picked)
+            counts["superseded"] += latest.get(key, label) != label
+            latest[key] = label
+            chains.setdefault(trajectory.id, trajectory)
+            problems.setdefault(problem.id, problem)
+        for key, label in latest.items():
             old = existing.get(key)
             counts["added" if old is None else "unchanged" if old == label else "replaced"] += 1
             existing[key] = label
-            chains.setdefault(trajectory.id, trajectory)
-            problems.setdefault(problem.id, problem)
         if counts["added"] or counts["replaced"]:
             write_human(human, HumanData(list(problems.values()), list(chains.values()), list(existing.values())))
-    return ImportReport(**{k: counts[k] for k in ("added", "replaced", "unchanged", "unanswered")},
+    return ImportReport(**{k: counts[k] for k in ("added", "replaced", "unchanged", "unanswered", "superseded")},
                         new_chains=len(chains) - before)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from prm_core.errors import InputError
 from prm_core.platform import store
-from prm_core.review.files import Answer, parse_answer, reviewer_name, verdict_line
+from prm_core.platform.tables import read_table
+from prm_core.review.files import Answer, parse_answer, plain, reviewer_name, verdict_line
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,11 @@ def tasks(queue: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def is_export(path: Path) -> bool:
+    """Whether a JSON file is to be read as an export; else its records are rows of the queue, or such a flat export."""
+    return not path.is_file() or "trajectory_id" not in next(read_table(path, handed_back=True))[1]
+
+
 def read_export(path: Path, names: Mapping[str, str], only: str | None = None) -> Iterator[Answer]:
     """The annotations of a Label Studio JSON export as answers.
 
@@ -71,8 +77,8 @@ def read_export(path: Path, names: Mapping[str, str], only: str | None = None) -
     """
     raw = store.read_json(path)
     if not isinstance(raw, list) or not all(isinstance(task, dict) and "annotations" in task for task in raw):
-        raise InputError(f"{path}: not a Label Studio export in the format JSON (JSON-MIN and the others do not say "
-                         "enough); choose Export, JSON")
+        raise InputError(f"{path}: not a Label Studio export in the format JSON; choose Export, JSON")
+    raw = [{**task, "data": plain(task.get("data")), "annotations": plain(task["annotations"]) or []} for task in raw]
     annotators = {_named(by): reviewer_name(name) for by, name in names.items()}
     found = Counter(_annotator(annotation) for task in raw for annotation in task["annotations"]
                     if not annotation.get("was_cancelled"))
@@ -101,7 +107,8 @@ def _answers(path: Path, raw: Sequence[Mapping[str, Any]], annotators: Mapping[s
             left["without a choice"] += verdict is None
             annotator = _annotator(annotation)
             name = annotators.get(annotator) or reviewer_name(annotator)
-            row = {**(task.get("data") or {}), "is_correct": verdict, "note": note}
+            row = {**(task["data"] or {}), "is_correct": verdict, "note": note,
+                   "updated_at": annotation.get("updated_at") or annotation.get("created_at")}
             yield parse_answer(row, f"{where} by {name}", name)
     for reason, count in left.items():
         if count:
@@ -110,7 +117,7 @@ def _answers(path: Path, raw: Sequence[Mapping[str, Any]], annotators: Mapping[s
 
 def _annotator(annotation: Mapping[str, Any]) -> str:
     """Who made an annotation; exports hold an id, or an object with an e-mail address."""
-    by = annotation.get("completed_by")
+    by = plain(annotation.get("completed_by"))
     if isinstance(by, dict):
         by = by.get("email") or by.get("id")
     return _named("unknown" if by is None else str(by))
@@ -123,12 +130,14 @@ def _named(annotator: str) -> str:
 def _judgement(annotation: Mapping[str, Any], where: str) -> tuple[str | None, str]:
     """The choice and the note of an annotation."""
     verdict, notes = None, []
-    for result in annotation.get("result") or []:
-        value = result.get("value") or {}
+    for result in plain(annotation.get("result")) or []:
+        value = plain(result.get("value")) or {}
         if result.get("from_name") == "is_correct":
-            if len(value.get("choices", ())) != 1:
-                raise InputError(f"{where}: choices are {value.get('choices')!r}; there must be one, right or wrong")
-            verdict = value["choices"][0]
+            choices = plain(value.get("choices"))
+            choices = [choices] if isinstance(choices, str) else choices
+            if not isinstance(choices, list) or len(choices) != 1:
+                raise InputError(f"{where}: choices are {choices!r}; there must be one, right or wrong")
+            verdict = choices[0]
         elif result.get("from_name") == "note":
             text = value.get("text") or []
             notes += [text] if isinstance(text, str) else text

@@ -120,6 +120,8 @@ class Board:
     def record(self, item: Item, reviewer: str, verdict: bool, note: str) -> None:
         """Puts an answer into `data/human`. Raises InputError where it cannot be taken; then nothing has changed."""
         pause.check_writable(self.workspace)
+        # A browser may send half a character, which no file can hold.
+        note = note.encode(errors="replace").decode()
         answer = parse_answer({**item.row, "is_correct": verdict, "note": note}, "the answer", reviewer)
         import_answers([answer], self.workspace / HUMAN, self.generated)
         self.refresh()

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prm_core.domains.base import Domain, make_trajectory
+from prm_core.errors import InputError
+from prm_core.platform.progress import some
 from prm_core.registry import Registry
 from prm_core.sampling.policy import Policy, SampledChain
 from prm_core.types import Problem, Trajectory
 
 if TYPE_CHECKING:
+    from prm_core.models.encoder import Encoder
     from prm_core.sampling.sampler import Continuation
+
+log = logging.getLogger(__name__)
+
+
+def without_long(problems: Sequence[Problem], encoder: Encoder) -> list[Problem]:
+    """The problems whose prompt leaves room in the context for a step; the others are logged by id.
+
+    Raises InputError when none does.
+    """
+    long = [problem.id for problem in problems if not encoder.has_room(problem.prompt)]
+    if not long:
+        return list(problems)
+    what = f"encoder.max_length {encoder.config.max_length}"
+    if len(long) == len(problems):
+        raise InputError(f"no problem leaves room for a step in {what}: {some(long)}; raise it, or shorten the prompts")
+    log.warning("%d of %d problems are left out, their prompt leaves no room for a step in %s: %s", len(long),
+                len(problems), what, some(long))
+    gone = set(long)
+    return [problem for problem in problems if problem.id not in gone]
 
 
 def to_trajectory(

@@ -33,7 +33,8 @@ class ChainScore:
         step_scores: calibrated probability that each step is right; an outcome model gives one score for the chain, an
             advantage model the prover's value after each step.
         raw_scores: the same before calibration (sigmoid of the head's output).
-        truncated_steps: trailing steps that did not fit the context and have no score.
+        truncated_steps: trailing steps that did not fit the context and have no score; all of them, and no score,
+            where the prompt leaves no room for the first.
         prompt_score: an advantage model's value of the bare prompt, None of other models.
         out_of_domain: why the model cannot judge the chain, whatever it scores; empty where it can, None where that is
             not known (scoring/domain.py).
@@ -109,9 +110,10 @@ class RewardScorer:
     def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
         """Scores (prompt, steps) pairs, in order, in one causal pass a chain.
 
-        Raises InputError for an empty step, a step holding the separator, or a prompt too long for the context.
+        Raises InputError for an empty step, or a step holding the separator.
         """
-        return self.score_encoded([self.encoder.encode(prompt, steps) for prompt, steps in chains])
+        return self.score_encoded(
+            [self.encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains])
 
     def score_encoded(self, encoded: Sequence[EncodedChain]) -> list[ChainScore]:
         """Scores chains that the scorer's own encoder encoded, in order."""
@@ -119,9 +121,10 @@ class RewardScorer:
 
         from prm_core.models.chains import collate
 
-        results: list[ChainScore] = [ChainScore((), (), 0)] * len(encoded)
-        # Batches of like length waste least on padding.
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+        results = [ChainScore((), (), chain.truncated_steps) for chain in encoded]
+        # Batches of like length waste least on padding; a prompt that leaves no room for its first step is not read.
+        read = (i for i, chain in enumerate(encoded) if chain.step_ends or not chain.truncated_steps)
+        order = sorted(read, key=lambda i: len(encoded[i].ids))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = [encoded[i] for i in rows]

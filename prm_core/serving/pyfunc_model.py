@@ -17,6 +17,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from pydantic import BaseModel, ConfigDict
 
 from prm_core.errors import InputError
+from prm_core.models.encoder import say_held
 from prm_core.serving.analysis import TrajectoryAnalysis
 from prm_core.serving.cache import ScoreCache
 from prm_core.serving.service import ScoringService, parse_request
@@ -69,6 +70,7 @@ class RewardModel(mlflow.pyfunc.PythonModel):
         """
         requests = [parse_request(row.model_dump(), f"inputs[{index}]") for index, row in enumerate(model_input)]
         answers = self.service.answer(requests, threshold=params["threshold"], aggregate=params["aggregate"])
+        say_held(sum(answer.held for answer in answers), self.service.separator)
         return [answer.analysis.model_dump() for answer in answers]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prm_core.errors import InputError
+from prm_core.models.encoder import without_separator
 from prm_core.platform import store
 from prm_core.scoring.scorer import ChainScore, LoadedScorer
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
@@ -35,10 +36,17 @@ class ScoringRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScoringAnswer:
-    """Attributes: analysis of the scored steps; truncated_steps: trailing steps that did not fit the context."""
+    """What is said of a trajectory.
 
-    analysis: TrajectoryAnalysis
+    Attributes:
+        analysis: of the scored steps, None where the context has no room for the first.
+        truncated_steps: trailing steps that did not fit the context.
+        held: steps that held the separator, which were scored with a space in its place.
+    """
+
+    analysis: TrajectoryAnalysis | None
     truncated_steps: int
+    held: int
 
 
 def parse_request(record: Any, where: str) -> ScoringRequest:
@@ -65,6 +73,9 @@ class ScoringService:
         scorer: a process reward model.
         cache: where chain scores are kept between requests.
 
+    Attributes:
+        separator: the text that ends a step for this model.
+
     Raises:
         InputError: the model scores whole chains (an outcome model), so it cannot judge steps.
     """
@@ -73,6 +84,7 @@ class ScoringService:
         if scorer.kind != "process":
             raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
         self._scorer = scorer
+        self.separator = scorer.encoder.config.separator
         self._cache = cache
         # Fast tokenizers raise "Already borrowed" when threads share them, and passes side by side only compete for
         # the same cores.
@@ -81,7 +93,7 @@ class ScoringService:
     def answer(
         self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
     ) -> list[ScoringAnswer]:
-        """Answers requests, in order.
+        """Answers requests, in order. A space takes the separator's place inside steps, as in training and evaluation.
 
         Args:
             requests: trajectories; equal ones are scored once.
@@ -94,18 +106,22 @@ class ScoringService:
                 naming a parameter.
         """
         check_parameters(threshold, aggregate)
+        taken = [without_separator(request.steps, self.separator) for request in requests]
+        scored = self._scores([ScoringRequest(request.where, request.prompt, tuple(steps))
+                               for request, (steps, _) in zip(requests, taken, strict=True)])
         answers = []
-        for request, score in zip(requests, self._scores(requests), strict=True):
+        for request, score, (_, held) in zip(requests, scored, taken, strict=True):
             if score.truncated_steps and not truncate:
                 raise InputError(
                     f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
                     f"of {len(request.steps)} steps do not fit; shorten the prompt or the steps"
                 )
             texts = [step.text for step in request.steps]
-            analysis = analyze(score.step_scores, texts, threshold=threshold, aggregate=aggregate)
-            if score.out_of_domain is not None:
+            analysis = analyze(score.step_scores, texts, threshold=threshold, aggregate=aggregate
+                               ) if score.step_scores else None
+            if analysis is not None and score.out_of_domain is not None:
                 analysis.in_domain, analysis.out_of_domain = not score.out_of_domain, score.out_of_domain or None
-            answers.append(ScoringAnswer(analysis, score.truncated_steps))
+            answers.append(ScoringAnswer(analysis, score.truncated_steps, held))
         return answers
 
     def _scores(self, requests: Sequence[ScoringRequest]) -> list[ChainScore]:

@@ -203,13 +203,18 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.evaluation.plots import write_plots
     from prm_core.evaluation.protocol import check_best_of
     from prm_core.evaluation.report.tree_drawing import tree_section
+    from prm_core.models.encoder import Encoder
+    from prm_core.models.loading import load_tokenizer
     from prm_core.platform.tracking import code_date, code_version, stage_run
+    from prm_core.sampling.rollouts import without_long
 
     check_best_of(config.evaluate.best_of, config.evaluate.samples)
     # Before anything is sampled: a broken file is found in seconds.
     trees = tree_section(io.inputs["evidence"])
     labels = _measure_labels(io.inputs)
-    dev, test = (store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test"))
+    given = {split: store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test")}
+    encoder = Encoder(load_tokenizer(model_path(io.workspace, config.models.policy)), config.encoder)
+    dev, test = (without_long(problems, encoder) for problems in given.values())
     with stage_run(io.workspace, "evaluate", config, io.inputs) as tracked:
         chains = _sample(config, io, dev, test)
         latency = _score(config, io, dev, test, chains)
@@ -222,8 +227,10 @@ def run(config: Config, io: StageIO) -> None:
         made_by = code_version(), code_date()
         store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees,
                                                        labels, made_by))
-        table: dict[str, Any] = {"commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(dev),
-                                 **evaluation.flat("test"), **labels.flat()}
+        table: dict[str, Any] = {
+            "commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(dev),
+            "dev/n_dropped_long": len(given["dev"]) - len(dev), "test/n_dropped_long": len(given["test"]) - len(test),
+            **evaluation.flat("test"), **labels.flat()}
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])

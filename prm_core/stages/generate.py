@@ -33,11 +33,12 @@ def _generate(config: Config, io: StageIO) -> dict[str, float]:
     from prm_core.domains import DOMAINS
     from prm_core.platform.progress import track
     from prm_core.sampling.policy import load_policy
-    from prm_core.sampling.rollouts import sample_trajectories
+    from prm_core.sampling.rollouts import sample_trajectories, without_long
 
     settings = config.generate
-    problems = store.read_jsonl(Problem, io.inputs["problems"])[: settings.problems]
+    given = store.read_jsonl(Problem, io.inputs["problems"])[: settings.problems]
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
+    problems = without_long(given, policy.encoder)
     starts = range(0, len(problems), settings.shard_size)
     for shard, start in enumerate(track(starts, "generate", unit="shard")):
         if store.shard_path(io.work, shard).exists():
@@ -55,6 +56,7 @@ def _generate(config: Config, io: StageIO) -> dict[str, float]:
                         "train it longer or name another")
     return {
         "train/problems": len(problems),
+        "train/dropped_long": len(given) - len(problems),
         "train/trajectories": len(chains),
         "train/policy_base/pass_at_1": sum(bool(chain.outcome) for chain in chains) / len(chains),
         "train/policy_base/unanswered_share": sum(chain.answer is None for chain in chains) / len(chains),

@@ -13,12 +13,13 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.domains import DOMAINS
     from prm_core.platform.tracking import stage_run
     from prm_core.sampling.policy import load_policy
+    from prm_core.sampling.rollouts import without_long
     from prm_core.scoring.scorer import load_scorer
     from prm_core.training.policy.grpo import train_policy
 
     settings = config.train_policy
-    problems = store.read_jsonl(Problem, io.inputs["problems"])
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
+    problems = without_long(store.read_jsonl(Problem, io.inputs["problems"]), policy.encoder)
     scorer = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
         history = train_policy(policy, scorer, DOMAINS, problems, settings, batch_size=config.generate.batch_size,

@@ -51,8 +51,8 @@ def run(config: Config, io: StageIO) -> None:
             calibrator = calibrate_scores(scorer, trained.dev, config, human)
             if kind == "advantage":
                 scores = scorer.score([(example.prompt, example.steps) for example in trained.dev])
-                figures = advantage_figures([(score.prompt_score, *score.step_scores) for score in scores],
-                                            config.train_prm.prover_samples)
+                values = [(score.prompt_score, *score.step_scores) for score in scores if score.step_scores]
+                figures = advantage_figures(values, config.train_prm.prover_samples)
                 metrics |= {f"dev/{name}/{what}": value for what, value in figures.items()}
             domain = fit_domain(trained.model, trained.encoder,
                                 [(example.problem_id, example.prompt, example.steps) for example in examples[name]])
@@ -82,8 +82,9 @@ def calibrate_scores(scorer: RewardScorer, dev: list[Example], config: Config, h
     if scorer.kind == "outcome":
         known = [example for example in dev if example.targets[0] == example.targets[0]]
         scores = scorer.score([(example.prompt, example.steps) for example in known])
-        raw = [score.raw_scores[0] for score in scores]
-        outcomes = [example.targets[0] == 1 for example in known]
+        # A chain that outgrew the context has none.
+        raw = [score.raw_scores[0] for score in scores if score.raw_scores]
+        outcomes = [example.targets[0] == 1 for example, score in zip(known, scores, strict=True) if score.raw_scores]
     else:
         prompts = {problem.id: problem.prompt for problem in human.problems}
         scores = scorer.score([(prompts[t.problem_id], t.steps) for t in human.trajectories])

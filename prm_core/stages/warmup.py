@@ -31,13 +31,14 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.models.tokenizer import train_tokenizer
     from prm_core.platform.tracking import stage_run
     from prm_core.sampling.policy import Policy
-    from prm_core.sampling.rollouts import sampled_accuracy
+    from prm_core.sampling.rollouts import sampled_accuracy, without_long
     from prm_core.training import warmup
 
     problems = store.read_jsonl(Problem, io.inputs["problems"])
-    held_out = store.read_jsonl(Problem, io.inputs["held_out"])[: config.warmup.eval_problems]
+    dev = store.read_jsonl(Problem, io.inputs["held_out"])[: config.warmup.eval_problems]
     texts = (text for problem in problems for text in (problem.prompt, *problem.meta.get("solution", ())))
     encoder = Encoder(train_tokenizer(texts, config.encoder.separator), config.encoder)
+    held_out = without_long(dev, encoder)
 
     def accuracy(model: PreTrainedModel) -> float:
         return sampled_accuracy(

@@ -18,6 +18,7 @@ from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import pick_device
 from prm_core.models.padding import pad
+from prm_core.platform.progress import some
 from prm_core.training.augment import insert_harmless
 from prm_core.training.batches import batches_from
 from prm_core.training.checkpoint import Checkpoints, replace_folder
@@ -107,14 +108,13 @@ def train(
     """Trains on worked solutions until the schedule ends.
 
     Args:
-        problems: with `meta["solution"]`.
+        problems: with `meta["solution"]`; those that do not fit the context are left out and logged by id.
         accuracy: share of held-out problems a model answers right at temperature 1.
         work: survives a crash; holds checkpoints and the policy once it is found.
         report: receives figures and the number of updates done.
 
     Raises:
-        InputError: a problem without a worked solution, or one that does not fit the context; a loss that is not
-            finite.
+        InputError: a problem without a worked solution, or none that fits the context; a loss that is not finite.
         GateError: the run ended without a checkpoint at `policy_accuracy`, or below `backbone_accuracy`.
     """
     import torch
@@ -124,7 +124,7 @@ def train(
     from prm_core.platform.progress import track
 
     settings = config.warmup
-    chains = [_encode_solution(encoder, problem) for problem in problems]
+    problems, chains = _encode_solutions(encoder, problems)
     accelerator = Accelerator(cpu=pick_device(config.models.device).type == "cpu")
     model = build_model(encoder, config)
     optimizers = build_optimizers(model, config)
@@ -182,16 +182,29 @@ def train(
     return WarmupResult(policy, backbone, chosen, history)
 
 
-def _encode_solution(encoder: Encoder, problem: Problem) -> tuple[list[int], list[int]]:
-    solution = problem.meta.get("solution")
-    if not solution:
-        raise InputError(f"problem {problem.id} has no worked solution; the warm-up learns from those. Give "
-                         "`solution`, or set warmup.enabled to false and name pretrained models")
-    encoded = encoder.encode(problem.prompt, solution, end=True)
-    if encoded.truncated_steps:
-        raise InputError(f"problem {problem.id}: its worked solution does not fit encoder.max_length "
-                         f"{encoder.config.max_length}; shorten it or raise the limit")
-    return encoded.ids, [int(scored) for scored in encoded.scored]
+def _encode_solutions(
+    encoder: Encoder, problems: Sequence[Problem]
+) -> tuple[list[Problem], list[tuple[list[int], list[int]]]]:
+    """The problems whose solution fits the context, with its ids and which of them it wrote."""
+    kept, chains, long = [], [], []
+    for problem in problems:
+        solution = problem.meta.get("solution")
+        if not solution:
+            raise InputError(f"problem {problem.id} has no worked solution; the warm-up learns from those. Give "
+                             "`solution`, or set warmup.enabled to false and name pretrained models")
+        encoded = encoder.encode(problem.prompt, solution, end=True, may_be_empty=True)
+        if encoded.truncated_steps:
+            long.append(problem.id)
+            continue
+        kept.append(problem)
+        chains.append((encoded.ids, [int(scored) for scored in encoded.scored]))
+    limit = f"encoder.max_length {encoder.config.max_length}"
+    if not kept:
+        raise InputError(f"no worked solution fits {limit}: {some(long)}; raise the limit or shorten them")
+    if long:
+        log.warning("warm-up: %d of %d worked solutions do not fit %s and are left out: %s", len(long), len(problems),
+                    limit, some(long))
+    return kept, chains
 
 
 def _with_remarks(encoder: Encoder, problem: Problem, rng: random.Random) -> tuple[list[int], list[int]] | None:
@@ -201,7 +214,7 @@ def _with_remarks(encoder: Encoder, problem: Problem, rng: random.Random) -> tup
     if len(solution) < 2:
         return None
     steps = insert_harmless([Step(text) for text in solution], rng)
-    encoded = encoder.encode(problem.prompt, [step for _, step in steps], end=True)
+    encoded = encoder.encode(problem.prompt, [step for _, step in steps], end=True, may_be_empty=True)
     if encoded.truncated_steps:
         return None
     flags = [int(scored) for scored in encoded.scored]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.scoring.scorer import ChainScore
 from prm_core.types import Step
@@ -13,8 +15,9 @@ CONTEXT = 400
 
 
 class FakeScorer:
-    """Scores a step 0.1 when it says "wrong", else 0.9; reads CONTEXT characters; refuses "|", as an encoder would."""
+    """Scores a step 0.1 when it says "wrong", else 0.9; reads CONTEXT characters; "|" ends a step; refuses "refuse"."""
 
+    encoder = SimpleNamespace(config=EncoderConfig(separator="|", max_length=CONTEXT))
     kind = "process"
     version = "v1"
 
@@ -34,8 +37,9 @@ class FakeScorer:
     def _score(self, prompt: str, steps: Sequence[Step]) -> ChainScore:
         used, kept = len(prompt), []
         for index, step in enumerate(steps):
-            if "|" in step.text:
-                raise InputError(f"step {index} holds the step separator")
+            assert "|" not in step.text + step.observation, "it would end the step"
+            if "refuse" in step.text:
+                raise InputError(f"step {index} is refused")
             if "crash" in step.text:
                 raise RuntimeError("the model broke")
             used += len(step.text)

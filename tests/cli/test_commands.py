@@ -141,7 +141,8 @@ def test_data_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     root = make_checkout(tmp_path / "root")
     monkeypatch.chdir(root)
     file = tmp_path / "mine.jsonl"
-    file.write_text("".join(json.dumps({"prompt": f"{n} + 1?", "answer": n + 1}) + "\n" for n in range(80)))
+    rows = [{"question": f"{n} + 1?", "answer": f"So\n#### {n + 1}"} for n in range(80)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert call(monkeypatch, "data", "make") == 0
     warmup = (root / "data" / "warmup.jsonl").read_bytes()
     capsys.readouterr()

@@ -126,6 +126,29 @@ def test_a_chain_that_cannot_be_scored_is_named(tmp_path):
         suite.score_file(Narrow(), "f.json", chains, "\n")
 
 
+def test_a_chain_longer_than_the_context_is_left_out_counted_and_named(tmp_path, caplog):
+    class Narrow(WordScorer):
+        def score(self, chains):
+            return [ChainScore((), (), len(steps)) if prompt == "P2" else score
+                    for (prompt, steps), score in zip(chains, super().score(chains), strict=True)]
+
+    chains = BENCHMARKS["processbench"].read(write(tmp_path / "f.json", ROWS))
+    file = suite.score_file(Narrow(), "f.json", chains, "\n")
+    assert [chain.problem for chain in file.chains] == [chain.problem for row, chain in enumerate(chains) if row != 2]
+    assert "f.json: 1 of 4 chains are left out: " in caplog.text
+    assert "no room for their first step: chain 2" in caplog.text
+    figures, _ = suite.measure_files(BENCHMARKS["processbench"], [file], 0.5, 200, 0)
+    flat = figures[0].flat()
+    assert (flat["chains"], flat["left_out_chains"], flat["unscored_steps"]) == (3, 1, 0)
+    # The error it missed is in the chain that is not measured.
+    assert flat["prm/acc_err"] == 1
+    # Where chains are ranked it stays, as the last of its problem.
+    ranked = suite.score_file(Narrow(), "f.json", chains, "\n", ranks=True)
+    assert (len(ranked.chains), ranked.scores[2], ranked.left_out) == (4, (), 0)
+    with pytest.raises(InputError, match=r"f\.json: no chain fits the model's context"):
+        suite.score_file(Narrow(), "f.json", chains[2:3], "\n")
+
+
 def test_threshold_from_a_file_with_one_kind_of_chain_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"only\.json: a threshold needs chains with an error"):
         BENCHMARKS["processbench"].choose([scored(tmp_path, [ROWS[1]], "only.json")])

@@ -84,8 +84,7 @@ def test_more_lines_than_a_batch_keep_their_order(model, tmp_path):
         ("[1]", "expected a JSON object"),
         ({"prompt": "p"}, "`prompt` and `steps`"),
         ({"prompt": "p", "steps": ["ok", ""]}, "step 1 is empty"),
-        ({"prompt": "p", "steps": ["a|b"]}, "step 0 holds the step separator"),
-        ({"prompt": "p", "steps": ["ok", "x" * CONTEXT]}, "longer than the model's context"),
+        ({"prompt": "p", "steps": ["refuse"]}, "step 0 is refused"),
     ],
 )
 def test_bad_line_is_named_and_nothing_is_written(model, tmp_path, capsys, bad, reason):
@@ -101,6 +100,19 @@ def test_bad_line_is_named_and_nothing_is_written(model, tmp_path, capsys, bad, 
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.jsonl", "prm"]
 
 
+def test_chains_longer_than_the_context_are_left_out_and_named(model, tmp_path, caplog):
+    long, cut = {"prompt": "p", "steps": ["x" * 2 * CONTEXT, "ok"]}, {"prompt": "p", "steps": ["ok", "x" * CONTEXT]}
+    file = write(tmp_path / "in.jsonl", long, *LINES, cut)
+    for truncate, count, named in ((False, 2, f"{file}:1, {file}:4; --truncate"), (True, 1, f"{file}:1")):
+        caplog.clear()
+        score(file, model, tmp_path / "out.jsonl", truncate=truncate)
+        assert [row["prompt"] for row in read(tmp_path / "out.jsonl")] == ["p", "q", *(["p"] if truncate else [])]
+        assert f"{count} of 4 chains are longer than the model's context and left out: {named}" in caplog.text
+    with pytest.raises(InputError, match=r"only\.jsonl: no chain fits the model's context"):
+        score(write(tmp_path / "only.jsonl", long), model, tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
 def test_truncate_leaves_null_scores_and_counts_them(model, tmp_path, caplog):
     lines = [LINES[0], {"prompt": "p", "steps": ["wrong", "x" * CONTEXT, "ok"]}]
     score(write(tmp_path / "in.jsonl", *lines), model, tmp_path / "out.jsonl", truncate=True)
@@ -109,6 +121,27 @@ def test_truncate_leaves_null_scores_and_counts_them(model, tmp_path, caplog):
     assert (cut["step_scores"], cut["step_confidences"]) == ([0.1, None, None], [0.9, None, None])
     assert (cut["truncated_steps"], cut["first_error_step"], cut["overall_score"]) == (2, 0, 0.1)
     assert "2 trailing steps" in caplog.text
+
+
+def test_a_file_scored_before_speaks_of_the_second_model_only(model, tmp_path, caplog):
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    score(write(tmp_path / "in.jsonl", {"prompt": "p", "steps": ["wrong", "x" * CONTEXT], "id": 1}), model, first,
+          truncate=True)
+    caplog.clear()
+    foreign = {"prompt": "p", "steps": ["ok"], "truncated_steps": "none", "step_scores": None}
+    score(write(first, *[row | {"steps": ["ok", "wrong"]} for row in read(first)], foreign), model, second)
+    rows = read(second)
+    assert ["truncated_steps" in row for row in rows] == [False, False]
+    assert [(row["step_scores"], row["first_error_step"]) for row in rows] == [([0.9, 0.1], 1), ([0.9], -1)]
+    assert rows[0]["id"] == 1
+    assert not caplog.records
+
+
+def test_a_separator_inside_a_step_is_read_as_a_space(model, tmp_path, caplog):
+    line = {"prompt": "p", "steps": ["a|b", {"text": "c", "observation": "d|e"}, "f"]}
+    score(write(tmp_path / "in.jsonl", line), model, tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl")[0]["steps"] == line["steps"]
+    assert caplog.messages == [f"{tmp_path / 'in.jsonl'}: 2 steps hold the separator '|'; a space takes its place"]
 
 
 @pytest.mark.parametrize(

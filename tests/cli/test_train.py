@@ -122,3 +122,8 @@ def test_an_existing_folder_is_never_overwritten(place):
     (place / "prm").mkdir()
     with pytest.raises(InputError, match="prm: exists; name a new folder"):
         run(place)
+
+
+def test_a_file_counts_once(place):
+    with pytest.raises(InputError, match="named twice"):
+        train([place / "chains.jsonl", place / "lm" / ".." / "chains.jsonl"], format_name="trl", out=place / "prm")

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from prm_core.cli.data import app
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
-from prm_core.formats.files import read_rows
+from prm_core.platform.records import read_rows
 from prm_core.types import Step
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8).filter(
@@ -36,7 +36,8 @@ def chains_of(labels: st.SearchStrategy[float | None]) -> st.SearchStrategy[list
 
 HARD = st.sampled_from([0.0, 1.0])
 HELD = {"trl": st.none() | st.floats(0, 1), "math_aps": st.floats(0, 1), "math_shepherd": HARD,
-        "agentprocessbench": st.none() | HARD, "prm800k": st.none() | HARD, "prm800k_flat": st.none() | HARD}
+        "agentprocessbench": st.none() | HARD, "openrlhf": st.floats(0, 1), "rlhflow": HARD, "paddle": HARD,
+        "prm800k": st.none() | HARD, "prm800k_flat": st.none() | HARD}
 
 
 @pytest.mark.parametrize("name", HELD)
@@ -46,7 +47,7 @@ def test_any_chain_a_format_holds_comes_back(name, tmp_path, data):
     chains = data.draw(chains_of(HELD[name]))
     FORMATS[name].write(tmp_path / "x.jsonl", chains)
     back = list(FORMATS[name].read(tmp_path / "x.jsonl"))
-    numbered = name == "math_shepherd"
+    numbered = name in ("math_shepherd", "openrlhf", "rlhflow")
     assert [(c.prompt, [s.text for s in c.steps], c.labels) for c in back] == [
         (c.prompt, [f"Step {i}: {s.text}" if numbered else s.text for i, s in enumerate(c.steps, 1)], c.labels)
         for c in chains]
@@ -62,8 +63,9 @@ def many(count: int) -> Iterator[LabelledChain]:
                             (1.0, 1.0, 0.0, 0.0), "4", False)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
-@pytest.mark.parametrize("name", ["trl", "processbench", "prm800k_flat", "prm800k", "math_aps"])
+@pytest.mark.parametrize(("name", "suffix"), [
+    ("trl", ".jsonl"), ("processbench", ".jsonl"), ("prm800k_flat", ".jsonl"), ("prm800k", ".jsonl"),
+    ("math_aps", ".jsonl"), ("trl", ".json")])
 def test_files_stream_both_ways(name, suffix, tmp_path):
     path, again = tmp_path / f"big{suffix}", tmp_path / f"again{suffix}"
     # What a first use imports stays in memory.
@@ -106,6 +108,18 @@ def test_any_format_is_read_from_parquet(tmp_path):
     assert [chain.labels for chain in FORMATS["trl"].read(tmp_path / "trl.parquet")] == [(1.0,), (0.0, 1.0)]
     with pytest.raises(InputError, match=r"x\.parquet: this format is written as JSON"):
         FORMATS["trl"].write(tmp_path / "x.parquet", many(1))
+
+
+def test_one_object_over_several_lines_is_a_record(tmp_path):
+    row = {"prompt": "p", "completions": ["a"], "labels": [True]}
+    (tmp_path / "one.json").write_text("\ufeff\n" + json.dumps(row, indent=4))
+    assert list(read_rows(tmp_path / "one.json")) == [(str(tmp_path / "one.json"), row)]
+    (tmp_path / "one.json").write_text(json.dumps(row, indent=4)[:-3])
+    with pytest.raises(InputError, match=r"one\.json: not valid JSON .*its first line opens one JSON object"):
+        list(read_rows(tmp_path / "one.json"))
+    (tmp_path / "array.json").write_text(f"[{json.dumps(row | {'id': 2**63})}]")
+    chain, = FORMATS["trl"].read(tmp_path / "array.json")
+    assert chain.meta["rest"] == {"id": 2**63}
 
 
 def test_records_come_before_a_fault_further_on(tmp_path):
@@ -167,6 +181,23 @@ def test_convert_ends_with_counts(tmp_path):
         (["b"], [0.0]), (["a", "c"], [1.0, 0.0]), (["a", "d"], [1.0, -100.0])]
 
 
+@pytest.mark.parametrize(("options", "labels", "warns"), [
+    ([], [[0.94, 0.5, 0.25], [1.0, -100.0, 0.0]], True),
+    (["--threshold", "0.5"], [[1.0, 1.0, 0.0], [1.0, -100.0, 0.0]], False)])
+def test_what_trl_would_cut_is_said_and_can_be_made_hard(tmp_path, caplog, options, labels, warns):
+    """TRL 1.13 trains on int(label): every soft label, 0.94 too, as wrong."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": "p", "completions": ["a", "b", "c"], "labels": given}
+            for given in ([0.94, 0.5, 0.25], [1, -100, 0])]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(app, ["convert", str(source), str(out), "--from", "trl", "--to", "trl", *options])
+    assert result.exit_code == 0, result.output
+    assert [row["labels"] for _, row in read_rows(out)] == labels
+    assert ("trainer cuts to 0 (wrong); --threshold 0.5 writes hard ones: 3" in caplog.text) == warns
+    written = [int(label) for row in labels for label in row]
+    assert (written == [1, 1, 0, 1, -100, 0]) != warns
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (["--from", "trl", "--to", "math_aps"], "math_aps needs the reference answer"),
     (["--from", "trl", "--to", "csv"], "unknown format 'csv'"),
@@ -179,14 +210,19 @@ def test_a_conversion_that_cannot_be_leaves_nothing(tmp_path, options, message):
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
     assert list(tmp_path.iterdir()) == [source]
+    # The source is no place for the result.
+    before = source.read_bytes()
+    result = CliRunner().invoke(app, ["convert", str(source), str(source), "--from", "trl", "--to", "trl"])
+    assert "is the file to convert; name another" in str(result.exception)
+    assert source.read_bytes() == before
 
 
 # File, format, chains, records, first errors (at a step, nowhere, unknown), and what is left out.
 PUBLISHED = [
     ("formats/samples_math-shepherd.jsonl", "math_shepherd", 7, 7, (7, 0, 0), {}),
-    ("formats/samples_math-aps.jsonl", "math_aps", 124, 3, (39, 85, 0), {"values of a prefix that has one": 10}),
+    ("formats/samples_math-aps.jsonl", "math_aps", 124, 3, (39, 85, 0), {"second values of a prefix left out": 10}),
     ("processbench/gsm8k.json", "processbench", 400, 400, (207, 193, 0), {}),
-    ("bigbench_mistake/dyck_languages.jsonl", "bigbench_mistake", 986, 986, (650, 336, 0), {"blank steps": 1}),
+    ("bigbench_mistake/dyck_languages.jsonl", "bigbench_mistake", 986, 986, (650, 336, 0), {"blank steps left out": 1}),
     ("bigbench_mistake/multistep_arithmetic.jsonl", "bigbench_mistake", 300, 300, (238, 62, 0), {}),
     ("bigbench_mistake/word_sorting.jsonl", "bigbench_mistake", 300, 300, (266, 34, 0), {}),
     ("agentprocessbench/hotpotqa_first100.jsonl", "agentprocessbench", 100, 100, (37, 63, 0), {}),
@@ -202,7 +238,7 @@ def test_published_data_makes_the_round_trip(tmp_path, file, name, chains, recor
     if not folder or not path.is_file():
         pytest.skip(f"PRM_SHARED_DATA names no folder with {file}")
     counts: Counter[str] = Counter()
-    read = list(FORMATS[name].read(path, dropped=counts))
+    read = list(FORMATS[name].read(path, noted=counts))
     out = tmp_path / f"out{path.suffix}"
     assert (len(read), FORMATS[name].write(out, read), counts) == (chains, records, left_out)
     first = [chain.first_error for chain in read]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from prm_core.errors import InputError
-from prm_core.platform import workspace
+from prm_core.platform import store, workspace
 from prm_core.problems import prepare
+from tests import ROOT
 from tests.builders.checkout import make_checkout
 
 pytestmark = pytest.mark.usefixtures("quick_dvc")
@@ -75,3 +78,26 @@ def test_replace_data_spares_what_dvc_has_not_recorded(root: Path) -> None:
         workspace.replace_data(folder, broken, force=True)
     assert (folder / "train.jsonl").read_text() == "two"
     assert not list(root.glob(".data*"))
+    # A crash between the two renames of a replacement.
+    folder.rename(root / ".data.old")
+    with pytest.raises(InputError, match="half way"):
+        workspace.replace_data(folder, broken, force=True)
+    assert (folder / "train.jsonl").read_text() == "two"
+    folder.rename(root / ".data.old")
+    workspace.restore_data(root, broken)
+    assert (folder / "train.jsonl").read_text() == "two"
+
+
+def test_make_clean_asks_before_it_removes_what_people_have_judged(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    labels = {name: tmp_path / f"runs/{name}/data/human/labels.jsonl" for name in ("made", "empty", "judged")}
+    for name, path in labels.items():
+        reviewers = {"made": ["oracle"], "judged": ["oracle", "lea"]}.get(name, [])
+        store.write_jsonl(path, [{"strategy": f"human:{reviewer}"} for reviewer in reviewers])
+    clean = ["make", "-C", str(tmp_path), "clean"]
+    refused = subprocess.run(clean, capture_output=True, text=True)
+    assert refused.returncode
+    assert "People have judged steps in runs/judged/data/human/labels.jsonl\n" in refused.stdout
+    assert all(path.exists() for path in labels.values())
+    subprocess.run([*clean, "LABELS=drop"], check=True, capture_output=True)
+    assert not (tmp_path / "runs").exists()

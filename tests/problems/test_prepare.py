@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ import yaml
 
 from prm_core import config as configuration
 from prm_core.errors import InputError
-from prm_core.platform import workspace
+from prm_core.platform import store, workspace
 from prm_core.problems import prepare
+from prm_core.types import Problem
 from tests.builders.checkout import SIZES, dvc, make_checkout
 
 pytestmark = pytest.mark.usefixtures("quick_dvc")
@@ -176,3 +178,53 @@ def test_an_unknown_domain_is_told_before_anything_is_made(root: Path, tmp_path:
 def test_unknown_profile(root: Path) -> None:
     with pytest.raises(InputError, match=r"unknown profile 'smok'; known: default, .*smoke"):
         prepare.prepare(root, "smok")
+
+
+def _say(human: Path, strategy: str) -> None:
+    """A person's label on the first chain there."""
+    labels = human / "labels.jsonl"
+    first = json.loads(labels.read_text().splitlines()[0])
+    labels.write_text(labels.read_text() + json.dumps({**first, "strategy": strategy}) + "\n")
+
+
+def test_human_labels_stay_when_problems_are_imported(
+    root: Path, problems: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, config = root / "data", configuration.load(root)
+    _say(data / "human", "human:lea")
+    before = {path.name: path.read_bytes() for path in (data / "human").iterdir()}
+    prepare.import_problems(problems, data, config, force=True)
+    assert len(store.read_jsonl(Problem, data / "train.jsonl")) > 35
+    assert {path.name: path.read_bytes() for path in (data / "human").iterdir()} == before
+    assert "human labels (by lea, oracle) stay, with the chains they are about; --drop-labels" in caplog.text
+    prepare.import_problems(problems, data, config, force=True, drop_labels=True)
+    assert (data / "human" / "labels.jsonl").read_text() == ""
+    # Nothing is lost either where the file to import lies in the folder that it would replace.
+    inside = Path(shutil.copy(problems, data / "mine.jsonl"))
+    with pytest.raises(InputError, match=r"mine\.jsonl: lies in .*data, which the import replaces"):
+        prepare.import_problems(inside, data, config, force=True)
+    assert inside.read_bytes() == problems.read_bytes()
+
+
+def test_what_people_said_stays_when_data_is_made_again(root: Path) -> None:
+    data, config = root / "data", dataclasses.replace(configuration.load(root), seed=99)
+    made = (data / "human" / "labels.jsonl").read_bytes()
+    prepare.remake_data(data, config)
+    # Labels that the seed made are made again.
+    assert (data / "human" / "labels.jsonl").read_bytes() != made
+    _say(data / "human", "human:lea")
+    said = (data / "human" / "labels.jsonl").read_bytes()
+    prepare.remake_data(data, dataclasses.replace(config, seed=100), force=True)
+    assert (data / "human" / "labels.jsonl").read_bytes() == said
+    prepare.remake_data(data, dataclasses.replace(config, seed=100), force=True, drop_labels=True)
+    assert b"lea" not in (data / "human" / "labels.jsonl").read_bytes()
+
+
+def test_a_problem_longer_than_the_context_is_left_out_before_a_run(root: Path, problems: Path) -> None:
+    with problems.open("a") as file:
+        file.write(json.dumps({"id": "long-one", "prompt": "One apple. " * 200, "answer": "1"}) + "\n")
+    folder = prepare.prepare(root, "default", problems)
+    kept = [problem.id for split in ("train", "dev", "test")
+            for problem in store.read_jsonl(Problem, folder / "data" / f"{split}.jsonl")]
+    assert len(kept) == 60
+    assert "long-one" not in kept

@@ -218,12 +218,15 @@ def test_a_fault_in_a_later_row_leaves_nothing_half_done(workspace):
     assert (workspace / "data/human/labels.jsonl").read_bytes() == before
 
 
-def test_contradicting_answers_in_one_file_are_refused(workspace):
+def test_of_several_answers_to_a_step_in_one_file_the_later_counts(workspace):
     file = answered(workspace, [True])
     row = json.loads(file.read_text())
-    store.write_jsonl(file, [row, {**row, "is_correct": False}])
-    with pytest.raises(InputError, match=r"answers\.jsonl:2: contradicts the answer to the same step at .*:1"):
-        bring_in(workspace, file)
+    store.write_jsonl(file, [row, {**row, "is_correct": None}, {**row, "is_correct": False, "note": "no"}])
+    report = bring_in(workspace, file)
+    assert (counts(report), report.superseded) == ((1, 0, 0, 1), 1)
+    assert (read_human(workspace / "data/human").labels[-1].is_correct) is False
+    again = bring_in(workspace, file)
+    assert (counts(again), again.superseded) == ((0, 0, 1, 1), 1)
 
 
 @pytest.mark.parametrize("reviewer", ["", "  ", "a:b"])
@@ -244,9 +247,20 @@ def test_commands_export_and_import(workspace, monkeypatch):
     result = runner.invoke(app, ["import", "review.jsonl", "--reviewer", "ann"])
     assert "1 answers added, 0 replaced, 0 already there, 7 left empty; 1 chains new" in result.output
     assert "dvc add data" in result.output
+    # Answers are never overwritten without a word, nor is anything else; an export that nobody has touched is.
+    (workspace / "notes.jsonl").write_text("mine\n")
+    for name in ("review.jsonl", "notes.jsonl"):
+        before = (workspace / name).read_bytes()
+        refused = runner.invoke(app, ["export", "--out", name])
+        assert f"{name}: holds answers, or is no file of this command" in str(refused.exception)
+        assert (workspace / name).read_bytes() == before
+    for name in ("mine.csv", "tasks.json", "tasks.json"):
+        assert runner.invoke(app, ["export", "--out", name]).exit_code == 0
     again = runner.invoke(app, ["import", "review.jsonl", "--reviewer", "ann"])
     assert "0 answers added, 0 replaced, 1 already there" in again.output
     assert "dvc add data" not in again.output
+    assert runner.invoke(app, ["export", "--out", "review.jsonl", "--force"]).exit_code == 0
+    assert read_lines(workspace / "review.jsonl") == rows
 
 
 def test_export_before_the_chain_has_run_says_so(tmp_path):

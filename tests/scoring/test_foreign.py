@@ -257,9 +257,12 @@ def test_separator_inside_a_step_is_refused(family):
         scorer.score([(PROMPT, [Step("7", text)])])
 
 
-def test_prompt_without_room_for_a_step_is_refused(family):
-    with pytest.raises(InputError, match=f"do not fit the context of {CONTEXT} tokens"):
-        load_foreign(family[1], device="cpu").score([("Ann " * CONTEXT, [Step("7")])])
+def test_a_prompt_without_room_for_a_step_has_no_score_and_stops_no_other(family):
+    scorer = load_foreign(family[1], device="cpu")
+    pair = (PROMPT, [Step("7")])
+    long, beside = scorer.score([("Ann " * CONTEXT, [Step("7"), Step("8")]), pair])
+    assert (long.step_scores, long.truncated_steps) == ((), 2)
+    assert beside.step_scores == pytest.approx(scorer.score([pair])[0].step_scores, abs=1e-5)
 
 
 def test_pickled_weights_are_refused(family, tmp_path):

@@ -162,12 +162,22 @@ def test_a_prompt_without_steps_has_no_step_scores(tmp_path, kind: str) -> None:
 @pytest.mark.parametrize(("steps", "reason"), [
     ((Step("fine"), Step("")), "step 1 is empty"),
     ((Step("one\ntwo"),), "step 0 holds the step separator"),
-    ((Step("word " * 300),), "do not fit encoder.max_length"),
 ])
 def test_steps_that_cannot_be_scored(tmp_path, steps, reason: str) -> None:
     save(tmp_path)
     with pytest.raises(InputError, match=reason):
         load_scorer(tmp_path / "prm").score([("How many?", steps)])
+
+
+@pytest.mark.parametrize("kind", ["process", "outcome", "advantage"])
+def test_a_chain_longer_than_the_context_has_no_score_and_stops_no_other(tmp_path, kind: str) -> None:
+    save(tmp_path, kind)
+    scorer = load_scorer(tmp_path / "prm")
+    pair = ("How many?", (Step("fine"), Step("and fine")))
+    first, long, beside = scorer.score([("How many?", (Step("word " * 300),)), ("word " * 300, pair[1]), pair])
+    assert (first.step_scores, first.truncated_steps) == ((), 1)
+    assert (long.step_scores, long.raw_scores, long.truncated_steps) == ((), (), 2)
+    assert beside.step_scores == pytest.approx(scorer.score([pair])[0].step_scores, abs=1e-5)
 
 
 def test_folders_that_are_no_reward_model(tmp_path) -> None:

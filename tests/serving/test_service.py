@@ -180,10 +180,20 @@ def test_chain_longer_than_the_context_is_refused_or_truncated_by_choice():
     assert (result.analysis.step_scores, result.truncated_steps) == ([0.9], 2)
 
 
+def test_a_space_takes_the_separators_place_inside_steps():
+    scorer = FakeScorer()
+    service = ScoringService(scorer, ScoreCache(100, 60.0))
+    held, plain = answer(service, request("a|b wrong", "ok"), request("a b wrong", "ok"))
+    assert [len(call) for call in scorer.calls] == [1], "one chain to the model"
+    assert held.analysis.step_scores == plain.analysis.step_scores == [0.1, 0.9]
+    assert "a|b wrong" in held.analysis.improvements[0]
+    assert (held.held, plain.held) == (1, 0)
+
+
 def test_a_step_the_encoder_refuses_is_named_with_its_request():
     service = ScoringService(FakeScorer(), ScoreCache(100, 60.0))
-    with pytest.raises(InputError, match=r"^inputs\[1\]: step 1 holds the step separator$"):
-        answer(service, request("ok"), request("ok", "a|b", where="inputs[1]"))
+    with pytest.raises(InputError, match=r"^inputs\[1\]: step 1 is refused$"):
+        answer(service, request("ok"), request("ok", "refuse", where="inputs[1]"))
 
 
 def test_concurrent_requests_get_their_own_answers():

@@ -203,7 +203,7 @@ GOOD = {"prompt": "p", "steps": ["ok"]}
         ([{"prompt": "p", "steps": ["ok", " "]}], {}, "inputs[0]: step 1 is empty"),
         ([{"prompt": "p", "steps": [{"text": "ok"}]}], {}, "inputs[0]: `steps` must be a non-empty list of texts"),
         ([{**GOOD, "step": []}], {}, "inputs[0]: unknown field step"),
-        ([GOOD, {"prompt": "p", "steps": ["ok", "a|b"]}], {}, "inputs[1]: step 1 holds the step separator"),
+        ([GOOD, {"prompt": "p", "steps": ["ok", "refuse"]}], {}, "inputs[1]: step 1 is refused"),
         ([{"prompt": "p", "steps": ["ok", "x" * CONTEXT]}], {}, "inputs[0]: the chain is longer"),
         ([GOOD], {"threshold": 1.5}, "threshold is 1.5"),
         ([GOOD], {"aggregate": "median"}, "unknown aggregation 'median'"),
@@ -220,6 +220,12 @@ def test_bad_request_is_http_400_with_one_line(model, rows, params, reason):
     line = json.loads(caught.value.serialize_as_json())["message"]
     assert line.startswith(reason)
     assert "\n" not in line
+
+
+def test_a_separator_inside_a_step_is_read_as_a_space_and_the_log_says_so(model, caplog):
+    (answer,) = model.predict([{"prompt": "p", "steps": ["a|b", "wrong"]}])
+    assert answer["step_scores"] == [0.9, 0.1]
+    assert "1 steps hold the separator '|'; a space takes its place" in caplog.text
 
 
 def test_a_fault_of_ours_is_http_500(model):

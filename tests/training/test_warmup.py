@@ -59,7 +59,7 @@ RISING = {2: 0.1, 4: 0.4, 6: 0.6, 9: 0.7, 10: 0.9}
 
 def test_the_loss_is_the_cross_entropy_of_the_solution_s_tokens() -> None:
     model = make_lm(ENCODER)
-    chains = [warmup._encode_solution(ENCODER, problem) for problem in PROBLEMS[:3]]
+    _, chains = warmup._encode_solutions(ENCODER, PROBLEMS[:3])
     ids = pad([ids for ids, _ in chains], ENCODER.pad_id)
     solution = pad([flags for _, flags in chains], 0).bool()
     found = warmup.solution_loss(model, ids, solution).item()
@@ -71,7 +71,7 @@ def test_the_loss_is_the_cross_entropy_of_the_solution_s_tokens() -> None:
 
 
 def test_a_solution_is_every_step_and_the_end_token() -> None:
-    ids, flags = warmup._encode_solution(ENCODER, PROBLEMS[0])
+    _, [(ids, flags)] = warmup._encode_solutions(ENCODER, PROBLEMS[:1])
     prompt = len(ENCODER.encode_prompt(PROBLEMS[0].prompt))
     assert flags == [0] * prompt + [1] * (len(ids) - prompt)
     assert ids[-1] == ENCODER.eos_id
@@ -94,7 +94,8 @@ def test_a_solution_with_remarks_that_is_too_long_or_has_no_place_for_one_stays_
     problem = PROBLEMS[0]
     one = dataclasses.replace(problem, meta={**problem.meta, "solution": problem.meta["solution"][-1:]})
     assert warmup._with_remarks(ENCODER, one, random.Random(0)) is None
-    plain = len(warmup._encode_solution(ENCODER, problem)[0])
+    _, [(ids, _)] = warmup._encode_solutions(ENCODER, [problem])
+    plain = len(ids)
     tight = Encoder(ENCODER.tokenizer, dataclasses.replace(ENCODER.config, max_length=plain))
     assert warmup._with_remarks(tight, problem, random.Random(0)) is None
 
@@ -176,13 +177,21 @@ def without_solution(problem: Problem) -> Problem:
 
 @pytest.mark.parametrize(("problems", "over", "reason"), [
     ([*PROBLEMS, without_solution(PROBLEMS[3])], {}, f"problem {PROBLEMS[3].id} has no worked solution"),
-    (PROBLEMS, {"encoder": {"max_length": 60}}, "its worked solution does not fit encoder.max_length 60"),
+    (PROBLEMS, {"encoder": {"max_length": 60}}, "no worked solution fits encoder.max_length 60: warmup-0"),
     (PROBLEMS, {"warmup": {"matrix_learning_rate": 1e30}}, "the loss is (nan|inf) at update .*; lower warmup"),
 ])
 def test_what_cannot_be_trained_is_an_error(tmp_path, problems, over, reason: str) -> None:
     encoder = make_encoder(over.get("encoder", {}).get("max_length", 256))
     with pytest.raises(InputError, match=reason):
         warmup.train(small_config(**over), encoder, problems, lambda model: 0.0, tmp_path, lambda *_: None)
+
+
+def test_a_solution_longer_than_the_context_is_left_out_and_named(caplog) -> None:
+    long = dataclasses.replace(PROBLEMS[1], id="long-one", meta={"solution": ["1 + 1 = 2."] * 90})
+    kept, chains = warmup._encode_solutions(ENCODER, [PROBLEMS[0], long, PROBLEMS[2]])
+    assert kept == [PROBLEMS[0], PROBLEMS[2]]
+    assert chains == warmup._encode_solutions(ENCODER, kept)[1]
+    assert "1 of 3 worked solutions do not fit encoder.max_length 256 and are left out: long-one" in caplog.text
 
 
 def test_device_auto_trains_where_there_is_no_gpu(tmp_path) -> None:

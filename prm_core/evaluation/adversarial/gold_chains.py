@@ -14,8 +14,8 @@ from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
 from prm_core.formats.base import get
-from prm_core.formats.files import read_rows
 from prm_core.platform import store
+from prm_core.platform.records import read_rows
 from prm_core.types import Problem, Step, Trajectory
 
 log = logging.getLogger(__name__)

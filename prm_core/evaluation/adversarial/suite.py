@@ -24,6 +24,7 @@ from prm_core.evaluation.adversarial.attacks import Attack, attack
 from prm_core.evaluation.adversarial.gold_chains import GoldChain
 from prm_core.evaluation.adversarial.perturbations import PERTURBATIONS
 from prm_core.evaluation.metrics import Bootstrap, Estimate, Floats, Statistic
+from prm_core.models.encoder import without_separator
 from prm_core.scoring.scorer import ChainScore
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.types import Step
@@ -113,11 +114,10 @@ def score_chains(
         chains: to score.
         aggregate: from a process model's step scores to its chain score.
 
-    Raises InputError naming the chain that cannot be scored at all (a prompt longer than the model's context).
+    Raises InputError naming a chain that the model refuses.
     """
     separator, combine = scorer.encoder.config.separator, AGGREGATIONS[aggregate]
-    pairs = [(prompt, [Step(step.text.replace(separator, " "), step.observation.replace(separator, " "), step.agent)
-                       for step in steps]) for _, prompt, steps in chains]
+    pairs = [(prompt, without_separator(steps, separator)[0]) for _, prompt, steps in chains]
     try:
         scored = scorer.score(pairs)
     except InputError:

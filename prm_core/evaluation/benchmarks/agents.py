@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prm_core.errors import InputError
 from prm_core.evaluation import metrics
 from prm_core.evaluation.benchmarks.base import Benchmark, BenchmarkChain, Column, ScoredFile, register
 from prm_core.evaluation.benchmarks.steps import (
@@ -18,6 +20,8 @@ from prm_core.evaluation.benchmarks.steps import (
 )
 from prm_core.evaluation.metrics import Statistic
 from prm_core.formats import FORMATS, LabelledChain
+
+log = logging.getLogger(__name__)
 
 
 def _problem(chain: LabelledChain) -> str:
@@ -32,20 +36,34 @@ def read(path: Path) -> list[BenchmarkChain]:
     """`messages`, `step_labels` ({"message index": -1, 0 or 1}), `final_label`; JSON lines.
 
     Tool replies are observations: context of the steps after them, not scored. A neutral rating counts as right
-    wherever only right and wrong are told apart.
+    wherever only right and wrong are told apart. The first error is unknown where a message before it is unrated, or
+    where none is wrong and not all are rated; trajectories that nobody rated are left out and counted.
+
+    Raises InputError where no other is.
     """
-    chains = []
+    chains, unrated = [], 0
     for chain in FORMATS["agentprocessbench"].read(path, neutral="right"):
         given, indices = chain.meta["ratings"], chain.meta["indices"]
+        if all(rating is None for rating in given.values()):
+            unrated += 1
+            continue
         ratings = tuple(given.get(str(index)) for index in indices)
         wrong = min((int(index) for index, rating in given.items() if rating == -1), default=None)
         # A first error that says nothing was left out as a step: no prediction can name it.
         label = -1 if wrong is None else indices.index(wrong) if wrong in indices else len(indices)
+        before = [rating for index, rating in zip(indices, ratings, strict=True) if wrong is None or index < wrong]
         rated = sum(rating is not None for rating in given.values())
         chains.append(BenchmarkChain(
-            chain.prompt, chain.steps, tuple(None if value is None else value >= 0.5 for value in chain.labels), label,
-            chain.outcome, _problem(chain), ratings=ratings,
+            chain.prompt, chain.steps, tuple(None if value is None else value >= 0.5 for value in chain.labels),
+            None if None in before else label, chain.outcome, _problem(chain), ratings=ratings,
             hidden=rated - sum(rating is not None for rating in ratings)))
+    if not chains:
+        raise InputError(f"{path}: nobody rated any message of its {unrated} trajectories; name one with step_labels")
+    if unrated:
+        log.warning("%s: trajectories that nobody rated left out: %d", path, unrated)
+    unknown = sum(chain.label is None for chain in chains)
+    if unknown:
+        log.warning("%s: trajectories not rated up to their first error, for StepAcc alone: %d", path, unknown)
     return chains
 
 

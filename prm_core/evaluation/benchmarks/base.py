@@ -16,7 +16,8 @@ import numpy as np
 
 from prm_core.errors import InputError
 from prm_core.evaluation.metrics import Ints, Statistic
-from prm_core.platform.progress import track
+from prm_core.models.encoder import say_held, without_separator
+from prm_core.platform.progress import some, track
 from prm_core.registry import Registry
 from prm_core.scoring.scorer import ChainScore, ChainScorer
 from prm_core.types import Step
@@ -77,6 +78,7 @@ class ScoredFile:
         truncated: chains whose last steps have no score.
         unscored: steps without a score.
         by_outcome: whether an outcome model scored them.
+        left_out: chains of the file that are none of these, since not even their first step fits the context.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ScoredFile:
     truncated: int = 0
     unscored: int = 0
     by_outcome: bool = False
+    left_out: int = 0
 
     @cached_property
     def problem(self) -> Ints:
@@ -133,6 +136,7 @@ class Benchmark:
         kinds: what {} stands for.
         pooled: whether several files count as one (else their figures are averaged unweighted).
         outcome_models: whether one score a chain is enough.
+        ranks: whether chains of a problem are compared: one without a score stays, and comes last.
     """
 
     name: str
@@ -145,6 +149,7 @@ class Benchmark:
     kinds: str = "kind"
     pooled: bool = False
     outcome_models: bool = False
+    ranks: bool = False
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
@@ -167,7 +172,7 @@ def pool(files: Sequence[ScoredFile], name: str) -> ScoredFile:
             chains.append(chain)
             scores.append(row)
     return ScoredFile(name, chains, scores, sum(file.truncated for file in files), sum(f.unscored for f in files),
-                      files[0].by_outcome)
+                      files[0].by_outcome, sum(file.left_out for file in files))
 
 
 def _score_some(scorer: ChainScorer, name: str, rows: Sequence[int], pairs: Sequence[tuple[str, Sequence[Step]]]
@@ -183,7 +188,9 @@ def _score_some(scorer: ChainScorer, name: str, rows: Sequence[int], pairs: Sequ
         raise
 
 
-def score_file(scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], separator: str) -> ScoredFile:
+def score_file(
+    scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], separator: str, *, ranks: bool = False
+) -> ScoredFile:
     """Scores a file's chains, the longest first, so that a lack of memory shows at once.
 
     Args:
@@ -191,14 +198,14 @@ def score_file(scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], sepa
         name: of the file, for reports.
         chains: to score.
         separator: the encoder's step separator; a space takes its place inside steps, which may not hold it.
+        ranks: see `Benchmark`. Elsewhere chains of which not even the first step fits the context are left out, counted
+            and logged by their number in the file, from 0.
 
-    Raises InputError naming the chain that cannot be scored at all (a prompt longer than the model's context).
+    Raises InputError naming a chain that the model refuses, and when none fits the context.
     """
-    held = sum(separator in step.text for chain in chains for step in chain.steps)
-    if held:
-        log.warning("%s: %d steps hold the separator %r; a space takes its place", name, held, separator)
-    pairs = [(chain.prompt, [Step(step.text.replace(separator, " "), step.observation, step.agent)
-                             for step in chain.steps]) for chain in chains]
+    taken = [without_separator(chain.steps, separator) for chain in chains]
+    say_held(sum(held for _, held in taken), separator, name)
+    pairs = [(chain.prompt, steps) for chain, (steps, _) in zip(chains, taken, strict=True)]
     lengths = [len(prompt) + sum(len(step.text) + len(step.observation) for step in steps) for prompt, steps in pairs]
     order = sorted(range(len(pairs)), key=lambda row: -lengths[row])
     scored: list[ChainScore] = [ChainScore((), (), 0)] * len(pairs)
@@ -206,6 +213,17 @@ def score_file(scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], sepa
     for rows in track(calls, f"scoring {Path(name).name}", unit="part"):
         for row, score in zip(rows, _score_some(scorer, name, rows, pairs), strict=True):
             scored[row] = score
+    lost = [row for row, score in enumerate(scored) if score.truncated_steps and not score.step_scores]
+    if len(lost) == len(chains):
+        raise InputError(f"{name}: no chain fits the model's context; name a model with a longer one")
+    if lost:
+        how = "come last" if ranks else "are left out"
+        log.warning("%s: %d of %d chains %s: the model's context has no room for their first step: %s", name,
+                    len(lost), len(chains), how, some([f"chain {row}" for row in lost]))
+    if lost and not ranks:
+        gone = set(lost)
+        chains = [chain for row, chain in enumerate(chains) if row not in gone]
+        scored = [score for row, score in enumerate(scored) if row not in gone]
     truncated = sum(score.truncated_steps > 0 for score in scored)
     unscored = sum(score.truncated_steps for score in scored)
     if truncated:
@@ -216,4 +234,4 @@ def score_file(scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], sepa
         log.warning("%s: %d of %d chains are unlike what the model was trained on; its scores of them mean nothing",
                     name, strange, len(chains))
     return ScoredFile(name, chains, [score.step_scores for score in scored], truncated, unscored,
-                      scorer.kind == "outcome")
+                      scorer.kind == "outcome", 0 if ranks else len(lost))

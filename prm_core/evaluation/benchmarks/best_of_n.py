@@ -14,8 +14,8 @@ from prm_core.evaluation.benchmarks.base import Benchmark, BenchmarkChain, Colum
 from prm_core.evaluation.benchmarks.steps import step_statistics
 from prm_core.evaluation.metrics import Statistic
 from prm_core.formats.base import get
-from prm_core.formats.files import read_rows
 from prm_core.platform import store
+from prm_core.platform.records import read_rows
 from prm_core.search import selection
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.types import Problem, Trajectory
@@ -134,5 +134,5 @@ BENCHMARK = register(Benchmark(
     measure, None,
     ((Column("lowest is last", "prm/lowest_is_last", "random/lowest_is_last"),),),
     by_kind=_columns("random", "min", "prod", "mean", "last", "outcome", "majority", "oracle"), kinds="N",
-    outcome_models=True,
+    outcome_models=True, ranks=True,
 ))

@@ -19,8 +19,8 @@ from prm_core.evaluation.benchmarks.steps import (
 from prm_core.evaluation.metrics import Statistic
 from prm_core.formats import FORMATS, LabelledChain
 from prm_core.formats.base import get
-from prm_core.formats.files import read_rows
 from prm_core.platform import store
+from prm_core.platform.records import read_rows
 from prm_core.types import Problem, Step
 
 log = logging.getLogger(__name__)

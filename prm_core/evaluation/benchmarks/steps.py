@@ -65,8 +65,13 @@ def tally_statistics(name: str, tally: FirstErrors) -> dict[str, Statistic]:
 
 
 def labels(file: ScoredFile) -> list[int]:
-    """Index of each chain's first wrong step, -1 for none; for benchmarks whose chains all say it."""
-    return [-1 if chain.label is None else chain.label for chain in file.chains]
+    """Index of each chain's first wrong step, -1 for none, of the chains that say it."""
+    return [chain.label for chain in file.chains if chain.label is not None]
+
+
+def _telling(file: ScoredFile) -> ScoredFile:
+    """The chains whose first wrong step, or its absence, is known."""
+    return file.where(lambda chain: chain.label is not None)
 
 
 def first_error_statistics(file: ScoredFile, threshold: float) -> dict[str, Statistic]:
@@ -74,8 +79,12 @@ def first_error_statistics(file: ScoredFile, threshold: float) -> dict[str, Stat
 
     Models beside `prm`: `random` names -1 or a step uniformly; `coin` calls each step wrong with one probability, the
     best in hindsight (what scores that say nothing reach with a well-chosen threshold); `silent` never claims an
-    error; `middle` knows whether the answer is right and names the middle step when it is not.
+    error; `middle` knows whether the answer is right and names the middle step when it is not. Chains whose first
+    wrong step is unknown are left out; nothing is found where no other is.
     """
+    file = _telling(file)
+    if not file.chains:
+        return {}
     gold, steps = labels(file), [len(chain.steps) for chain in file.chains]
     columns = (gold, file.problem, file.problems)
     found = tally_statistics("prm", metrics.prm_tally(file.scores, *columns, threshold))
@@ -93,6 +102,7 @@ def first_error_statistics(file: ScoredFile, threshold: float) -> dict[str, Stat
 
 def choose_first_error_threshold(files: Sequence[ScoredFile]) -> tuple[float, str]:
     """The threshold with the best first-error F1 on these files. Raises InputError when they lack a kind of chain."""
+    files = [_telling(file) for file in files]
     scores = [row for file in files for row in file.scores]
     try:
         threshold, f1 = metrics.choose_threshold(scores, [label for file in files for label in labels(file)])

@@ -15,6 +15,7 @@ from prm_core.evaluation.metrics import Bootstrap, Estimate, Floats
 __all__ = ["BENCHMARKS", "Benchmark", "BenchmarkChain", "Figures", "ScoredFile", "agents", "best_of_n",
            "first_error", "measure_files", "prmbench", "score_file"]
 
+COUNTS = ("chains", "problems", "judged_steps", "truncated_chains", "unscored_steps", "left_out_chains")
 TOGETHER = {False: "average", True: "all files"}
 
 
@@ -26,6 +27,7 @@ class Figures:
         name: of the file, or how the files were put together.
         chains, problems, judged_steps: how many; judged steps have a gold verdict.
         truncated_chains, unscored_steps: what the model's context cut off.
+        left_out_chains: those it had no room for at all, which are none of `chains`.
         estimates: `<model>/<metric>` → estimate, those undefined left out.
     """
 
@@ -35,13 +37,13 @@ class Figures:
     judged_steps: int
     truncated_chains: int
     unscored_steps: int
+    left_out_chains: int
     estimates: dict[str, Estimate]
 
     def flat(self) -> dict[str, float | int]:
         """One level, as JSON: the counts, then each estimate as `<key>`, `<key>_low`, `<key>_high`."""
         table: dict[str, float | int] = {
-            name: getattr(self, name) for name in ("chains", "problems", "judged_steps", "truncated_chains",
-                                                   "unscored_steps")}
+            name: getattr(self, name) for name in COUNTS}
         for name, estimate in self.estimates.items():
             table |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         return table
@@ -60,7 +62,8 @@ def _measure(benchmark: Benchmark, file: ScoredFile, threshold: float, bootstrap
     estimates = {key: metrics.interval(*pair, centred=_is_centred(key)) for key, pair in draws.items()}
     estimates = {key: estimate for key, estimate in estimates.items() if estimate.defined}
     judged = sum(verdict is not None for chain in file.chains for verdict in chain.gold)
-    return Figures(file.name, len(file.chains), file.problems, judged, file.truncated, file.unscored, estimates), {
+    return Figures(file.name, len(file.chains), file.problems, judged, file.truncated, file.unscored, file.left_out,
+                   estimates), {
         key: draws[key] for key in estimates}
 
 
@@ -88,6 +91,5 @@ def measure_files(
         return each, _measure(benchmark, everything, threshold, Bootstrap(everything.problems, resamples, seed))[0]
     shared = [key for key in drawn[0] if all(key in draws for draws in drawn)]
     means = {key: metrics.average([draws[key] for draws in drawn], centred=_is_centred(key)) for key in shared}
-    counts = [sum(getattr(figures, name) for figures in each)
-              for name in ("chains", "problems", "judged_steps", "truncated_chains", "unscored_steps")]
+    counts = [sum(getattr(figures, name) for figures in each) for name in COUNTS]
     return each, Figures(TOGETHER[False], *counts, means)

@@ -22,6 +22,7 @@ Row = TypeVar("Row", Problem, Trajectory, StepLabel)
 StepKey = tuple[str, int]
 
 HUMAN_PREFIX = "human:"
+DIGEST_DIGITS = 12
 FILES = {"problems": "problems.jsonl", "trajectories": "trajectories.jsonl", "labels": "labels.jsonl"}
 
 
@@ -80,8 +81,8 @@ def all_trajectories(generated: Sequence[Trajectory], human: Sequence[Trajectory
 
 
 def digest_of(*parts: object) -> str:
-    """Twelve hex digits of SHA-256 over JSON values."""
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:12]
+    """DIGEST_DIGITS hex digits of SHA-256 over JSON values."""
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def chain_digest(prompt: str, trajectory: Trajectory) -> str:

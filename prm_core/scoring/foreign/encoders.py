@@ -58,10 +58,9 @@ class ForeignEncoder(ABC):
         """Ids of each step without its boundary; those of the first begin with the prompt's."""
 
     def encode(self, prompt: str, steps: Sequence[Step | str]) -> ForeignChain:
-        """Encodes a chain.
+        """Encodes a chain; the steps that do not fit, all of them if need be, are left out from the end and counted.
 
-        Raises InputError for an empty step, a step or observation that holds the separator, or a prompt that leaves no
-        room for one step.
+        Raises InputError for an empty step, and a step or observation that holds the separator.
         """
         texts = [self._text(index, Step(step) if isinstance(step, str) else step) for index, step in enumerate(steps)]
         ids: list[int] = []
@@ -71,9 +70,6 @@ class ForeignEncoder(ABC):
                 break
             ids += [*block, *self.boundary]
             ends.append(len(ids) - 1)
-        if texts and not ends:
-            raise InputError(f"the prompt and its first step do not fit the context of {self.config.max_length} "
-                             "tokens; shorten them or name a model with a longer one")
         return ForeignChain(ids, ends, len(texts) - len(ends))
 
     def _text(self, index: int, step: Step) -> str:

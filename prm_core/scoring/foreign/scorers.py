@@ -75,11 +75,11 @@ class ForeignScorer(ABC):
     def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
         """Scores (prompt, steps) pairs, in order, in one pass a chain; the scores are the model's, not calibrated.
 
-        Raises InputError for an empty step, a step holding the separator, or a prompt too long for the context.
+        Raises InputError for an empty step, or a step holding the separator.
         """
         encoded = [self.encoder.encode(prompt, steps) for prompt, steps in chains]
-        results = [ChainScore((), (), 0)] * len(encoded)
-        # Batches of like length waste least on padding; a chain without steps has nothing to score.
+        results = [ChainScore((), (), chain.truncated_steps) for chain in encoded]
+        # Batches of like length waste least on padding; a chain without steps, or room for any, has nothing to score.
         order = sorted((i for i, chain in enumerate(encoded) if chain.ids), key=lambda i: len(encoded[i].ids))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]

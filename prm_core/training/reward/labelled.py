@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Iterable, Sequence
 
 from prm_core.errors import InputError
 from prm_core.formats import LabelledChain, labelled_once
+from prm_core.models.encoder import say_held, without_separator
 from prm_core.training.examples import IGNORED, Example
-
-log = logging.getLogger(__name__)
 
 
 def examples_of(
@@ -31,16 +29,12 @@ def examples_of(
         chains = (dataclasses.replace(chain, labels=_masked(chain.labels)) for chain in chains)
     examples, held = [], 0
     for chain in labelled_once(chains):
-        steps = []
-        for step in chain.steps:
-            held += separator in step.text or separator in step.observation
-            steps.append(dataclasses.replace(step, text=step.text.replace(separator, " "),
-                                             observation=step.observation.replace(separator, " ")))
+        steps, holding = without_separator(chain.steps, separator)
+        held += holding
         found = chain.labels if kind == "process" else (chain.outcome,)
         targets = tuple(IGNORED if target is None else float(target) for target in found)
         examples.append(Example(chain.prompt, chain.prompt, tuple(steps), targets))
-    if held:
-        log.warning("%d steps hold the separator %r; a space takes its place", held, separator)
+    say_held(held, separator)
     if all(math.isnan(target) for example in examples for target in example.targets):
         what = "a labelled step" if kind == "process" else "an outcome"
         raise InputError(f"none of the {len(examples)} chains has {what}, which the {kind} model trains on; "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prm_core.errors import InputError
 from prm_core.evaluation.benchmarks import suite
 from prm_core.evaluation.benchmarks.suite import BENCHMARKS
 from prm_core.scoring.scorer import ChainScore
@@ -58,6 +59,24 @@ def test_steps_without_text_or_score_cannot_be_right(tmp_path):
     assert found["prm/step_accuracy"] == found["prm/step_accuracy_binary"] == pytest.approx(2 / 4)
     # The first error says nothing that could be scored: no prediction names it.
     assert found["prm/accuracy"] == pytest.approx(1 / 2)
+
+
+def test_what_nobody_rated_is_not_free_of_errors(tmp_path, caplog):
+    rows = [*ROWS, trajectory(2, [None, None], "0.9 a", "0.9 b"), trajectory(3, [1, None], "0.9 a", "0.9 b"),
+            trajectory(4, [None, -1], "0.9 a", "0.1 b")]
+    whole, file = (fakes.scored("agentprocessbench", tmp_path / "t.jsonl", part) for part in (ROWS, rows))
+    assert [chain.label for chain in file.chains] == [1, -1, -1, None, None]
+    found, before = (fakes.values("agentprocessbench", scored) for scored in (file, whole))
+    # Two more steps are rated, both right; no more trajectories say where their first error is.
+    assert found["prm/step_accuracy"] == pytest.approx(6 / 9)
+    for figure in ("prm/accuracy", "silent/accuracy", "prm/acc_ok", "random/first_error_f1"):
+        assert found[figure] == before[figure]
+    assert "trajectories that nobody rated left out: 1" in caplog.text
+    assert "not rated up to their first error, for StepAcc alone: 2" in caplog.text
+    assert "prm/accuracy" not in fakes.values("agentprocessbench", fakes.scored(
+        "agentprocessbench", tmp_path / "t.jsonl", rows[4:]))
+    with pytest.raises(InputError, match="nobody rated any message of its 1 trajectories"):
+        BENCHMARKS["agentprocessbench"].read(fakes.write(tmp_path / "t.jsonl", rows[3:4]))
 
 
 def test_files_are_one_pot_and_tasks_are_problems(tmp_path):

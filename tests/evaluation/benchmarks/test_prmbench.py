@@ -113,7 +113,7 @@ def test_oddities_of_the_published_file(tmp_path, caplog):
         ("circular/p1", "p1", (True, False)), ("deception/p1", "p1", (False,))]
     # The number before a step goes, the step stays, also one that begins with a number of its own.
     assert [step.text for step in chains[0].steps] == ["0.9 a", "0.3 b"]
-    for line in ("1 error steps beyond the last step", "1 records left out", "1 blank steps"):
+    for line in ("error steps beyond the last step left out: 1", "1 records left out", "blank steps left out: 1"):
         assert line in caplog.text
 
 
