@@ -36,7 +36,7 @@ _COMMANDS = re.compile(
     r"|\r(?:ight(?:left)?(?:arrow|harpoons)?|angle|floor|ceil|ho|brace|brack|vert)(?![a-z])"
     r"|\n(?:eq|abla|otin|ot(?=[\\=])|[lg]eq|cong|ewline)(?![a-z])"
     # "x \ne 3", not a line that begins with the number e.
-    r"|(?<=[^.:;!?\s])\s?\n(?:e(?=\s*[\d\\({-]|\s[a-z]\b)|u(?=\s*[\^_}$]))")
+    r"|(?<=[^.:;!?\s]) ?\n(?:e(?=\s*[\d\\({-]|\s[a-z]\b)|u(?=\s*[\^_}$]))")
 
 
 class _Unkept(Exception):
@@ -180,10 +180,17 @@ def broken_command(text: str) -> str | None:
     In JSON `"\\frac"` with one backslash is a form feed and "rac"; so are `\\binom`, `\\times`, `\\ne`, `\\right`.
     """
     found = _COMMANDS.search(text)
-    if found is None:
-        return None
+    return _command(found).lstrip(" ") if found else None
+
+
+def restore_commands(text: str) -> str:
+    """The text with the commands that `broken_command` names as they were meant."""
+    return _COMMANDS.sub(_command, text)
+
+
+def _command(found: re.Match[str]) -> str:
     command = found[0].lstrip(" ")
-    return f"\\{_LETTERS[command[0]]}{command[1:]}"
+    return f"{found[0][: -len(command)]}\\{_LETTERS[command[0]]}{command[1:]}"
 
 
 def array_items(file: BinaryIO, where: str) -> Iterator[tuple[str, bytes]]:

@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any
 
 from prm_core.errors import InputError
-from prm_core.maths.answers import read_stated_answer
-from prm_core.platform.json_text import broken_command
+from prm_core.maths.answers import read_stated_answer, same_value
+from prm_core.platform.json_text import broken_command, restore_commands
 
 # In the order in which they are looked for; case, blanks and hyphens do not count.
 PROMPTS = ("prompt", "question", "problem", "input", "query", "instruction")
@@ -30,6 +30,7 @@ MAX_ANSWER = 300
 _WORKED = ("output", "response", "completion", "solution")
 # How tables spell that a value is missing.
 _MISSING = ("nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "NaT", "inf", "-inf")
+_WHOLE_COMMAND = re.compile(r"\\[A-Za-z]{2}")
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 _ANNOUNCED = re.compile(r"####|\\boxed|\banswer\b", re.IGNORECASE)
@@ -45,6 +46,7 @@ class Taken:
         identity: as given, None where there is none.
         rest: every other field.
         origins: part → where it was found, for people.
+        repaired: what was put right, and where, for people.
     """
 
     prompt: str
@@ -53,6 +55,7 @@ class Taken:
     identity: str | None
     rest: dict[str, Any]
     origins: dict[str, str]
+    repaired: list[str]
 
 
 def take(record: Mapping[str, Any], where: str) -> Taken:
@@ -65,19 +68,24 @@ def take(record: Mapping[str, Any], where: str) -> Taken:
     prompt, used["prompt"] = _prompt(record, names, where)
     field, raw = _answer_field(record, names, where)
     used["answer"] = [field]
+    repaired: list[str] = []
+    prompt = _restored(prompt, f"{where}: field {used['prompt'][-1]}", repaired)
+    # Before it is cut: a form feed or a carriage return would end a step.
+    if isinstance(raw, str):
+        raw = _restored(raw, f"{where}: field {field}", repaired)
     answer, how, worked = _answer(raw, field, where)
     column = next((names[name] for name in SOLUTIONS if name in names and record[names[name]] is not None
                    and names[name] != field), None)
-    solution = steps_of(record[column], f"{where}: field {column}") if column else None
+    steps = record[column] if column else None
+    what = f"{where}: field {column}"
+    if isinstance(steps, str):
+        steps = _restored(steps, what, repaired)
+    elif isinstance(steps, list):
+        steps = [_restored(step, what, repaired) if isinstance(step, str) else step for step in steps]
+    solution = steps_of(steps, what) if column else None
     used["solution"] = [column] if column else []
     if solution is None and worked is not None:
         solution, used["solution"] = _worked_steps(worked, answer), [field]
-    # As given: a form feed or a carriage return would end a step.
-    raw_steps = record[column] if column else ""
-    given = ((used["prompt"][-1], prompt), (field, worked or answer),
-             (column, "\n".join(raw_steps) if isinstance(raw_steps, list) else raw_steps))
-    for name, text in given:
-        _check_commands(text, f"{where}: field {name}")
     column = next((names[name] for name in IDS if name in names and record[names[name]] is not None), None)
     identity = None if column is None else _text(record[column], f"{where}: field {column}")
     used["id"] = [column] if column else []
@@ -86,7 +94,7 @@ def take(record: Mapping[str, Any], where: str) -> Taken:
     if how:
         origins["answer"] += f" ({how})"
     rest = {name: value for name, value in record.items() if name not in every}
-    return Taken(prompt, answer, solution, identity, rest, origins)
+    return Taken(prompt, answer, solution, identity, rest, origins, repaired)
 
 
 def steps_of(value: Any, what: str) -> list[str]:
@@ -201,13 +209,20 @@ def _worked_steps(text: str, answer: str) -> list[str]:
     the answer in the chain's own words."""
     body = text.rpartition("####")[0] if "####" in text else text
     steps = [line.strip() for line in _ANNOTATION.sub("", body).splitlines() if line.strip()]
-    if not steps or read_stated_answer(steps[-1]) is None:
+    stated = read_stated_answer(steps[-1]) if steps else None
+    if stated is None or not same_value(stated, answer):
         steps.append(f"The answer is {answer}.")
     return steps
 
 
-def _check_commands(text: str, what: str) -> None:
+def _restored(text: str, what: str, repaired: list[str]) -> str:
+    """A text whose LaTeX commands are whole. One fault among commands that are written as they should be is repaired;
+    without any such, all of the file may be at fault, in ways that cannot be told apart: InputError."""
     command = broken_command(text)
-    if command:
+    if command is None:
+        return text
+    if not _WHOLE_COMMAND.search(text):
         raise InputError(f"{what} holds a control character where LaTeX has {command}: JSON read a single backslash as "
                          f"an escape; write two there (\\{command}), as json.dumps does")
+    repaired.append(f"{command} in {what}")
+    return restore_commands(text)

@@ -45,6 +45,7 @@ class UserProblems:
         conflicts: how many of those had another answer.
         too_long: id → where of records left out because their prompt fills the context.
         origins: (part, where it was found) → number of records.
+        repaired: what was put right, and where.
         source: SHA-256 of the file.
     """
 
@@ -53,6 +54,7 @@ class UserProblems:
     conflicts: int
     too_long: Mapping[str, str]
     origins: Mapping[tuple[str, str], int]
+    repaired: tuple[str, ...]
     source: str
 
     @property
@@ -130,6 +132,7 @@ def read_problems(path: Path, max_length: int | None = None) -> UserProblems:
     line_of: dict[str, str] = {}
     origins: Counter[tuple[str, str]] = Counter()
     too_long: dict[str, str] = {}
+    repaired: list[str] = []
     duplicates = conflicts = 0
     for where, record in tables.read_table(path):
         taken = columns.take(record, where)
@@ -147,6 +150,7 @@ def read_problems(path: Path, max_length: int | None = None) -> UserProblems:
             too_long[problem.id] = where
         else:
             origins.update(taken.origins.items())
+            repaired += taken.repaired
     problems = tuple(problem for problem in by_prompt.values() if problem.id not in too_long)
     counts = Counter(split_of(problem.id) for problem in problems)
     empty = [split for split in SPLITS if not counts[split]]
@@ -154,7 +158,7 @@ def read_problems(path: Path, max_length: int | None = None) -> UserProblems:
         left = f" ({len(too_long)} more are longer than the context of {max_length} tokens)" if too_long else ""
         raise InputError(f"{path}: {len(problems)} problems are too few{left}, none of them falls into "
                          f"{' and '.join(empty)} (80/10/10 by a hash of the id); give 50 or more")
-    return UserProblems(problems, duplicates, conflicts, too_long, origins, store.digest(path))
+    return UserProblems(problems, duplicates, conflicts, too_long, origins, tuple(repaired), store.digest(path))
 
 
 def describe(user: UserProblems) -> None:
@@ -177,6 +181,9 @@ def describe(user: UserProblems) -> None:
     if user.too_long:
         log.warning("%d problems left out: longer than the models' context (encoder.max_length): %s",
                     len(user.too_long), some([f"{name} ({where})" for name, where in user.too_long.items()]))
+    if user.repaired:
+        log.warning("%d LaTeX commands repaired that had lost their backslash to a JSON escape: %s", len(user.repaired),
+                    some(user.repaired))
     named = Counter(str(problem.meta["domain"]) for problem in user.problems if "domain" in problem.meta)
     if named:
         log.info("domains of your own (%s) are read as %s: answers compared by value, steps judged by nobody",

@@ -22,6 +22,9 @@ STEPS = ["Natalia sold 48/2 = 24 clips.", "She sold 48+24 = 72 in all.", "The an
     # However long, and longer than any answer may be.
     ({**GSM8K, "answer": "It is long.\n" * 500 + "#### 7"}, "How many clips?", "7",
      ["It is long."] * 500 + ["The answer is 7."]),
+    # The text calls another number an answer before the mark.
+    ({**GSM8K, "answer": "Confirming that 80 is the answer we need.\n#### 40"}, "How many clips?", "40",
+     ["Confirming that 80 is the answer we need.", "The answer is 40."]),
     (MATH, "What is $x$?", r"\frac{1}{2}", ["We halve.", r"So $x = \boxed{\frac{1}{2}}$."]),
     ({**MATH, "answer": r"\frac{1}{2}", "unique_id": "test/1.json"}, "What is $x$?", r"\frac{1}{2}",
      ["We halve.", r"So $x = \boxed{\frac{1}{2}}$."]),
@@ -84,6 +87,16 @@ def test_what_is_no_value_is_refused_by_field(changes: dict[str, Any], message: 
     with pytest.raises(InputError) as caught:
         take({"prompt": "p", "answer": "1", **changes}, "f:3")
     assert str(caught.value).startswith(f"f:3: {message}")
+
+
+def test_one_broken_command_among_whole_ones_is_repaired_and_said() -> None:
+    # As in one problem of the published MATH.
+    taken = take({"problem": "$\\qquad\textbf{(C)}$", "answer": "\\sqrt{2} \times 3",
+                  "solution": ["\\pi \n\\cdot \frac12"]}, "f:1")
+    assert (taken.prompt, taken.answer) == (r"$\qquad\textbf{(C)}$", r"\sqrt{2} \times 3")
+    assert taken.solution == ["\\pi \n\\cdot \\frac12"]
+    assert taken.repaired == [r"\textbf in f:1: field problem", r"\times in f:1: field answer",
+                              r"\frac in f:1: field solution"]
 
 
 @pytest.mark.parametrize(("record", "message"), [
