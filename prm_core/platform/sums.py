@@ -23,28 +23,38 @@ def write_sums(folder: Path) -> None:
     store.write_text(folder / FILE, "".join(lines))
 
 
-def check_sums(folder: Path, way_out: str, below: str = "") -> None:
-    """Compares a folder's files with its sums; a folder without any passes.
+def differences(folder: Path, below: str = "") -> Iterator[tuple[Path, str]]:
+    """Each file that is not as its folder's sums record it, in order, and what is wrong with it; none without sums.
 
     Args:
-        way_out: what to do about a file that differs, the end of the message.
         below: only this file or subfolder.
-
-    Raises InputError naming the first file that was changed, is missing, or was not there.
     """
     file = folder / FILE
     if not file.is_file():
         return
-    recorded = {name: digest for name, digest in _read(file).items() if _is_below(name, below)}
-    present = {name for name in _names(folder) if _is_below(name, below)}
-    for name in sorted({*recorded, *present}):
+    recorded = _read(file)
+    if isinstance(recorded, int):
+        yield file, f"line {recorded} is no digest, two spaces and the name of a file in this folder"
+        return
+    names = {name for name in (*recorded, *_names(folder)) if _is_below(name, below)}
+    for name in sorted(names):
         path = folder / name
-        if name not in present:
-            raise InputError(f"{path}: is missing, and {FILE} beside it names it; {way_out}")
-        if name not in recorded:
-            raise InputError(f"{path}: was added after the files were written, {file} does not name it; {way_out}")
-        if store.file_digest(path) != recorded[name]:
-            raise InputError(f"{path}: its bytes are not those that were written, {file} records others; {way_out}")
+        if not path.is_file():
+            yield path, f"is missing, and {FILE} beside it names it"
+        elif name not in recorded:
+            yield path, f"was added after the files were written, {file} does not name it"
+        elif store.file_digest(path) != recorded[name]:
+            yield path, f"its bytes are not those that were written, {file} records others"
+
+
+def check_sums(folder: Path, way_out: str, below: str = "") -> None:
+    """Raises InputError naming the first file of `differences`.
+
+    Args:
+        way_out: what to do about it, the end of the message.
+    """
+    for path, fault in differences(folder, below):
+        raise InputError(f"{path}: {fault}; {way_out}")
 
 
 def _is_below(name: str, part: str) -> bool:
@@ -58,13 +68,12 @@ def _names(folder: Path) -> Iterator[str]:
             yield name.as_posix()
 
 
-def _read(file: Path) -> dict[str, str]:
-    """File names and digests. Raises InputError at the first line that is none, or leads out of the folder."""
+def _read(file: Path) -> dict[str, str] | int:
+    """File names and digests, or the number of the first line that is none or leads out of the folder."""
     found = {}
-    for number, line in enumerate(file.read_bytes().decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().decode(errors="replace").rstrip("\n").split("\n"), 1):
         match = _LINE.fullmatch(line)
         if match is None or PurePosixPath(match[2]).is_absolute() or ".." in PurePosixPath(match[2]).parts:
-            raise InputError(f"{file}:{number}: not a digest, two spaces and the name of a file in this folder; the "
-                             "file was damaged: copy the folder anew, or make what it holds again")
+            return number
         found[match[2]] = match[1]
     return found

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,14 @@ def check_recorded(workspace: Path, path: str) -> None:
             f"remove it and have `dvc checkout` bring it back, or run stage {parts[1]} again "
             f"(`dvc repro --force --single-item {parts[1]}`)", "/".join(parts[2:]),
         )
+
+
+def damaged(workspace: Path) -> Iterator[tuple[str, Path, str]]:
+    """Each file that is no longer what a stage wrote: the stage, the file, and what is wrong with it."""
+    for name in CHAIN:
+        for path in load_stage(name).outputs.values():
+            below = Path(path).relative_to(f"{ARTIFACTS}/{name}").as_posix()
+            yield from ((name, *found) for found in sums.differences(workspace / ARTIFACTS / name, below))
 
 
 def model_path(workspace: Path, name: str) -> str:

@@ -78,7 +78,7 @@ def test_missing_and_added_files_are_named_with_the_way_out(folder) -> None:
 @pytest.mark.parametrize("line", ["../", "/etc/"])
 def test_sums_name_files_of_their_folder_only(folder, line: str) -> None:
     (folder / FILE).write_text(f"{'0' * 64}  {line}passwd\n")
-    with pytest.raises(InputError, match=f"{FILE}:1: not a digest"):
+    with pytest.raises(InputError, match=f"{FILE}: line 1 is no digest"):
         check_sums(folder, "")
 
 

@@ -171,6 +171,12 @@ def test_what_a_stage_reads_is_what_another_one_wrote(trial, monkeypatch, change
     change(trial.root / "artifacts/trial/parts")
     with pytest.raises(InputError, match=f"{reason}.*run stage trial again"):
         execute("reader", trial.root)
+    monkeypatch.setattr(base, "CHAIN", ("reader",))
+    assert list(base.damaged(trial.root)) == []
+    store.write_json(trial.root / "artifacts/reader/out.json", 2)
+    store.write_text(trial.root / "artifacts/reader/notes.txt", "a person's")
+    assert [(stage, path.name) for stage, path, _ in base.damaged(trial.root)] == [("reader", "out.json")]
+    (trial.root / "artifacts/reader/notes.txt").unlink()
     assert files(trial.root / "artifacts/reader") == ["SHA256SUMS", "out.json"], "nothing is touched"
 
 
