@@ -219,8 +219,10 @@ def run_stages(run: Run, names: Sequence[str]) -> None:
             if file.is_file():
                 os.utime(file)
     changed = dvc.changed(folder)
-    if "data.dvc" in changed:
-        get_run_logger().warning("data/ is not what data.dvc names; record it with `dvc add data`")
+    try:
+        workspace.check_data(folder)
+    except InputError as error:
+        get_run_logger().warning("%s", error)
     done = {row.stage for row in run.rows}
     # Up to the first stage that runs, one look at the graph answers for all of them; after it, each asks again.
     still = True
