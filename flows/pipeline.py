@@ -6,6 +6,7 @@ Prefect's UI. A run here and `dvc repro` in the same workspace are interchangeab
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -211,9 +212,17 @@ def run_stages(run: Run, names: Sequence[str]) -> None:
     """Stages in order, up to the first that fails. What has its line in the summary and is still up to date gets no
     second one."""
     folder = run.workplace.folder
+    for stage, path, fault in base.damaged(folder):
+        get_run_logger().warning("%s: %s; it is restored or made again", path, fault)
+        # DVC goes by a file's size and times, which damage need not change.
+        for file in (path, folder / base.sums_path(stage)):
+            if file.is_file():
+                os.utime(file)
     changed = dvc.changed(folder)
-    if "data.dvc" in changed:
-        get_run_logger().warning("data/ is not what data.dvc names; record it with `dvc add data`")
+    try:
+        workspace.check_data(folder)
+    except InputError as error:
+        get_run_logger().warning("%s", error)
     done = {row.stage for row in run.rows}
     # Up to the first stage that runs, one look at the graph answers for all of them; after it, each asks again.
     still = True

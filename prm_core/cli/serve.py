@@ -1,9 +1,8 @@
-"""`prm serve`: the scoring server, started as `mlflow models serve` with this workspace's store."""
+"""`prm serve`: the scoring server (prm_core/serving/app.py), on a model of this workspace's store or a folder."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,23 +12,10 @@ from prm_core.cli.failures import check_port
 from prm_core.errors import InputError
 
 
-def server_command(uri: str, host: str, port: int, workers: int) -> list[str]:
-    """The `mlflow models serve` command line, run by this interpreter."""
-    return [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local",
-            "--host", host, "--port", str(port), "--workers", str(workers)]
-
-
-def server_environment(store: str) -> dict[str, str]:
-    """This process's environment, pointed at a tracking store, with this interpreter's programs first on the PATH.
-
-    MLflow starts `uvicorn` by name, which without an activated environment is not found, or is another one.
-    """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_REGISTRY_URI": store, "PATH": path}
-
-
 def serve(
-    model: Annotated[str | None, typer.Option(help="MLflow model URI; default: the model at --alias.")] = None,
+    model: Annotated[str | None, typer.Option(
+        help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/reward_model or a model folder; default: the model at "
+             "--alias.")] = None,
     alias: Annotated[str | None, typer.Option(help="Registry alias to serve; default: champion.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5001,
@@ -40,9 +26,11 @@ def serve(
 
     The alias is resolved when the server starts; after a promotion, start it again.
     """
+    import uvicorn
+
     from prm_core import config as configuration
     from prm_core.platform import tracking
-    from prm_core.serving import model_registry
+    from prm_core.serving import app, model_registry
 
     if model and alias:
         raise InputError("--model and --alias both name a model; give one of them")
@@ -54,9 +42,13 @@ def serve(
         if version is None:
             raise InputError(f"model {name!r} has no {alias} in {tracking.tracking_uri(workspace)}; "
                              "`prm run` registers a version and `prm promote` makes it the champion")
-        model = f"models:/{name}@{alias}"
-        typer.echo(f"serving {model} (version {version.version}) on http://{host}:{port}/invocations", err=True)
-    sys.stderr.flush()
-    # Replaces this process, so that stopping it stops the server.
-    environment = server_environment(tracking.settle(workspace))
-    os.execve(sys.executable, server_command(model, host, port, workers), environment)
+        model = f"models:/{name}/{version.version}"
+        typer.echo(f"serving {model} ({alias}) on http://{host}:{port}/invocations", err=True)
+    # Here, so that a model that does not load is one line, whatever the number of processes.
+    served = app.load(model, workspace)
+    if workers == 1:
+        uvicorn.run(app.build(served), host=host, port=port)
+        return
+    del served
+    os.environ |= {app.MODEL: model, app.WORKSPACE: str(workspace.resolve())}
+    uvicorn.run("prm_core.serving.app:create_app", factory=True, host=host, port=port, workers=workers)

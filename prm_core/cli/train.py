@@ -81,7 +81,7 @@ def _train(
 
     from sklearn.metrics import roc_auc_score
 
-    from prm_core.platform import store
+    from prm_core.platform import store, sums
     from prm_core.platform.ranks import is_main
     from prm_core.platform.tracking import stage_run
     from prm_core.scoring.calibration import fit_calibrator
@@ -112,6 +112,7 @@ def _train(
             **settings, "kind": kind, "config": dataclasses.asdict(config.train_prm), "counts": trained.counts,
             "held_out": figures, "history": trained.history,
         })
+        sums.write_sums(staging)
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(out, staging)
     shutil.rmtree(work)

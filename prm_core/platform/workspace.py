@@ -150,6 +150,14 @@ def tracked_hash(folder: Path) -> str | None:
     return configuration.read_yaml(path)["outs"][0]["md5"] if path.exists() else None
 
 
+def check_data(workspace: Path) -> None:
+    """Raises InputError when data/ is not what data.dvc names, going by bytes, not by times; without one it passes."""
+    folder = workspace / "data"
+    if folder.is_dir() and tracked_hash(folder) not in (None, data_hash(folder)):
+        raise InputError(f"{folder} is not what data.dvc names; record it with `dvc add data`, or bring back what was "
+                         "recorded with `dvc checkout --force data.dvc`")
+
+
 def replace_data(folder: Path, make: Callable[[Path], None], *, force: bool = False) -> None:
     """Writes a data folder anew with `make(folder)`, whole or not at all.
 

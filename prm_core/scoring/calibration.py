@@ -128,8 +128,18 @@ class Calibrator:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"unknown calibration method {self.method!r}; known: {', '.join(METHODS)}")
-        if self.method == "isotonic" and len(self.knots) < 2:
-            raise ValueError("an isotonic calibrator needs at least the knots at 0 and 1")
+        if self.method == "isotonic":
+            raw, calibrated = np.array(self.knots, dtype=np.float64).reshape(-1, 2).T
+            if not (raw.size >= 2 and raw[0] == 0 and raw[-1] == 1 and np.all(np.diff(raw) > 0)):
+                raise ValueError("the raw values of an isotonic calibrator's knots must rise from 0 to 1")
+            if not (np.all(np.diff(calibrated) >= 0) and calibrated[0] >= 0 and calibrated[-1] <= 1):
+                raise ValueError("the calibrated values of an isotonic calibrator's knots must lie in [0, 1] and not "
+                                 "fall")
+        if not (np.isfinite(self.slope) and np.isfinite(self.intercept) and self.slope >= 0):
+            raise ValueError(f"slope {self.slope} and intercept {self.intercept} are no calibration; the slope must be "
+                             "a number from 0 on and the intercept a number")
+        if self.method == "temperature" and not (self.slope > 0 and self.intercept == 0):
+            raise ValueError(f"a temperature is one over a slope above 0 (it is {self.slope}), without an intercept")
 
     def apply(self, probabilities: ArrayLike) -> Floats:
         """Calibrated probabilities, same shape, in [0, 1]. Raises ValueError where an input is not a probability."""
@@ -149,7 +159,13 @@ class Calibrator:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Calibrator:
-        """The calibrator `to_dict` wrote. Raises TypeError on unknown keys, ValueError on an unknown method."""
+        """The calibrator `to_dict` wrote. Raises TypeError on unknown keys and types, ValueError on what is no monotone
+        map into [0, 1]."""
+        if not (isinstance(values["method"], str) and type(values["labels"]) is int and values["labels"] >= 0):
+            raise TypeError("`method` must be a text and `labels` a whole number from 0 on")
+        numbers = (values["slope"], values["intercept"], *(value for knot in values["knots"] for value in knot))
+        if not all(type(value) in (int, float) for value in numbers):
+            raise TypeError("`slope`, `intercept` and the values of `knots` must be numbers")
         return Calibrator(**{**values, "knots": tuple((float(x), float(y)) for x, y in values["knots"])})
 
 

@@ -152,6 +152,9 @@ class RewardModel(nn.Module):
             except (OSError, SafetensorError, RuntimeError) as error:
                 raise InputError(f"{path}/{SURPRISAL_FILE}: does not load ({first_line(error)}); copy the model's "
                                  "folder whole or train it again") from error
+            if not all(torch.isfinite(values).all() for values in reader.parameters()):
+                raise InputError(f"{path}/{SURPRISAL_FILE}: holds NaN or infinity; copy the model's folder whole or "
+                                 "train it again")
         return cls(network, settings["encoder"], reader)
 
 
@@ -205,6 +208,9 @@ def reward_settings(path: str) -> dict[str, Any]:
     if not isinstance(settings, dict) or not {"kind", "surprisal", "encoder"} <= set(settings):
         raise InputError(f"{path}: not a reward model folder (no config.json with `prm` in it); train one with the "
                          "stage train_prm or name its folder")
+    if not isinstance(settings["kind"], str) or not isinstance(settings["surprisal"], bool):
+        raise InputError(f"{path}/config.json: prm must hold a text `kind` and true or false `surprisal`; copy the "
+                         "model's folder whole or train it again")
     return settings
 
 

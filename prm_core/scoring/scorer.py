@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain, Encoder
-from prm_core.models.loading import load_tokenizer, model_version
-from prm_core.platform import store
+from prm_core.models.loading import first_line, load_encoder, model_version
+from prm_core.models.saving import save_tokenizer
+from prm_core.platform import store, sums
 from prm_core.scoring.calibration import Calibrator
 from prm_core.scoring.domain import Domain, unreadable
 from prm_core.types import Step
@@ -154,12 +155,14 @@ class RewardScorer:
 def save_reward_model(
     model: RewardModel, encoder: Encoder, calibrator: Calibrator, folder: Path, domain: Domain | None = None
 ) -> None:
-    """A Hugging Face folder (safetensors) with the tokenizer, the calibrator and the domain beside the weights."""
+    """A Hugging Face folder (safetensors) with the tokenizer, the calibrator and the domain beside the weights, and the
+    digests of all files."""
     model.save_pretrained(folder)
-    encoder.tokenizer.save_pretrained(folder)
+    save_tokenizer(encoder, folder)
     store.write_json(folder / CALIBRATOR_FILE, calibrator.to_dict())
     if domain:
         domain.save(folder)
+    sums.write_sums(folder)
 
 
 def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> RewardScorer:
@@ -171,13 +174,13 @@ def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 6
 
     path = str(folder)
     model = load_reward_model(path, device=device)
-    encoder = Encoder(load_tokenizer(path), _encoding(model.encoder, path))
+    encoder = load_encoder(path, model.network, _encoding(model.encoder, path))
     values = store.read_json(Path(path) / CALIBRATOR_FILE)
     try:
         calibrator = Calibrator.from_dict(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}/{CALIBRATOR_FILE}: not a calibrator ({error!r}); train the model again with the "
-                         "stage train_prm") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}/{CALIBRATOR_FILE}: not a calibrator ({first_line(error)}); copy the model's folder "
+                         "whole, or train the model again with the stage train_prm") from error
     network = model.network.config
     domain = Domain.load(Path(path), network.vocab_size, network.hidden_size)
     return RewardScorer(model, encoder, calibrator, model_version(path), batch_size, domain)

@@ -103,6 +103,20 @@ def log_reward_model(
     return logged.model_id
 
 
+def logged_settings(folder: Path) -> ServeConfig:
+    """What `log_reward_model` was given as `serve`.
+
+    Args:
+        folder: the reward model among the artifacts of the logged model, as `reward_model_folder` gives it.
+    """
+    from mlflow.models import Model
+
+    logged = Model.load(str(folder.parents[1]))
+    config = logged.flavors["python_function"]["config"]
+    defaults = {param.name: param.default for param in logged.get_params_schema().params}
+    return ServeConfig(**defaults, **config)
+
+
 def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
     """Registers a logged model as the next version of `name`, with its tags."""
     import mlflow

@@ -20,7 +20,7 @@ from prm_core.errors import InputError
 from prm_core.models.encoder import say_held
 from prm_core.serving.analysis import TrajectoryAnalysis
 from prm_core.serving.cache import ScoreCache
-from prm_core.serving.service import ScoringService, parse_request
+from prm_core.serving.service import ScoringService, parse_parameters, parse_rows
 
 log = logging.getLogger(__name__)
 
@@ -68,28 +68,10 @@ class RewardModel(mlflow.pyfunc.PythonModel):
             model_input: trajectories.
             params: `threshold` and `aggregate`; MLflow fills in the defaults of the model's signature.
         """
-        requests = [parse_request(row.model_dump(), f"inputs[{index}]") for index, row in enumerate(model_input)]
-        answers = self.service.answer(requests, threshold=params["threshold"], aggregate=params["aggregate"])
+        requests = parse_rows([row.model_dump() for row in model_input])
+        answers = self.service.answer(requests, **parse_parameters(params, params))
         say_held(sum(answer.held for answer in answers), self.service.separator)
         return [answer.analysis.model_dump() for answer in answers]
-
-
-def check(rows: Any) -> None:
-    """Raises InputError naming the first row and field at fault, where MLflow's type check would answer many lines."""
-    if not isinstance(rows, list) or not rows:
-        raise InputError("`inputs` must be a list of at least one object with `prompt` and `steps`")
-    for index, row in enumerate(rows):
-        where = f"inputs[{index}]"
-        # Steps with observations (store.parse_steps takes them) are no part of the HTTP contract: MLflow types a union
-        # of texts and objects as "anything".
-        if isinstance(row, dict) and "steps" in row:
-            steps = row["steps"]
-            if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
-                raise InputError(f"{where}: `steps` must be a non-empty list of texts")
-        parse_request(row, where)
-        unknown = sorted(set(row) - set(Request.model_fields))
-        if unknown:
-            raise InputError(f"{where}: unknown field {', '.join(unknown)}; a request has prompt and steps")
 
 
 def with_clear_errors(predict: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,7 +81,8 @@ def with_clear_errors(predict: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(predict)
     def wrapper(self: RewardModel, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         try:
-            check(model_input)
+            # Before MLflow's type check, which would answer many lines.
+            parse_rows(model_input)
             return predict(self, model_input, params)
         except InputError as error:
             raise BadRequest(str(error)) from None

@@ -14,6 +14,7 @@ from prm_core.errors import InputError
 from prm_core.models.encoder import without_separator
 from prm_core.platform import store
 from prm_core.scoring.scorer import ChainScore, LoadedScorer
+from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
 from prm_core.serving.cache import ScoreCache, context_key
 from prm_core.types import Step
@@ -64,6 +65,50 @@ def parse_request(record: Any, where: str) -> ScoringRequest:
             # JSON can spell half a surrogate pair, on which tokenizers fail.
             raise InputError(f"{where}: the text is no valid Unicode (half a surrogate pair); correct it") from None
     return ScoringRequest(where, prompt, steps)
+
+
+def parse_rows(rows: Any) -> list[ScoringRequest]:
+    """The trajectories of an HTTP request. Raises InputError naming the first row and field at fault."""
+    if not isinstance(rows, list) or not rows:
+        raise InputError("`inputs` must be a list of at least one object with `prompt` and `steps`")
+    return [_parse_row(row, f"inputs[{index}]") for index, row in enumerate(rows)]
+
+
+def _parse_row(row: Any, where: str) -> ScoringRequest:
+    # Steps with observations (store.parse_steps takes them) are no part of the HTTP contract: MLflow types a union of
+    # texts and objects as "anything".
+    if isinstance(row, Mapping) and "steps" in row:
+        steps = row["steps"]
+        if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
+            raise InputError(f"{where}: `steps` must be a non-empty list of texts")
+    request = parse_request(row, where)
+    unknown = sorted(set(row) - {"prompt", "steps"})
+    if unknown:
+        raise InputError(f"{where}: unknown field {unknown[0][:80]!r}; a request has prompt and steps")
+    return request
+
+
+def parse_parameters(given: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`threshold` and `aggregate` of an HTTP request, those it leaves out from the defaults.
+
+    Raises InputError naming the one at fault.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"`params` must be an object of {' and '.join(defaults)}; leave it out for the defaults")
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        raise InputError(f"unknown parameter {unknown[0][:80]!r}; a request may set {' and '.join(defaults)}")
+    values = {**defaults, **given}
+    threshold, aggregate = values["threshold"], values["aggregate"]
+    # True is an int in Python.
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise InputError("threshold must be a number from 0 to 1; leave it out for the default")
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold is {str(threshold)[:20]}, not a probability; give a number from 0 to 1")
+    if not isinstance(aggregate, str):
+        raise InputError(f"aggregate must be a text, one of {', '.join(AGGREGATIONS)}; leave it out for the default")
+    check_parameters(threshold, aggregate[:80])
+    return {"threshold": float(threshold), "aggregate": aggregate}
 
 
 class ScoringService:

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import prm_core
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.errors import InputError
-from prm_core.platform import store
+from prm_core.platform import store, sums
 from prm_core.platform.ranks import is_main
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ CHAIN = (
     "register",
 )
 WORK = ".work"
+ARTIFACTS = "artifacts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,33 @@ def check(config: Config) -> None:
             stage.check(config)
 
 
+def sums_path(name: str) -> str:
+    """Where a stage records the digests of its outputs, relative to the workspace."""
+    return f"{ARTIFACTS}/{name}/{sums.FILE}"
+
+
+def check_recorded(workspace: Path, path: str) -> None:
+    """Compares a file or folder that a stage wrote with what the stage recorded; others pass.
+
+    Raises InputError naming the first file that differs.
+    """
+    parts = Path(path).parts
+    if parts[0] == ARTIFACTS:
+        sums.check_sums(
+            workspace / ARTIFACTS / parts[1],
+            f"remove it and have `dvc checkout` bring it back, or run stage {parts[1]} again "
+            f"(`dvc repro --force --single-item {parts[1]}`)", "/".join(parts[2:]),
+        )
+
+
+def damaged(workspace: Path) -> Iterator[tuple[str, Path, str]]:
+    """Each file that is no longer what a stage wrote: the stage, the file, and what is wrong with it."""
+    for name in CHAIN:
+        for path in load_stage(name).outputs.values():
+            below = Path(path).relative_to(f"{ARTIFACTS}/{name}").as_posix()
+            yield from ((name, *found) for found in sums.differences(workspace / ARTIFACTS / name, below))
+
+
 def model_path(workspace: Path, name: str) -> str:
     """A model of the config as a path or hub id: relative names that exist in the workspace become paths."""
     local = workspace / name
@@ -122,6 +150,8 @@ def execute(name: str, workspace: Path) -> None:
         if not path.exists():
             raise InputError(f"stage {name} needs {path.relative_to(workspace)}, which is not there; run the stage "
                              "that writes it (`prm run` runs them all) or `prm data make` for data/")
+    for path in stage.inputs.values():
+        check_recorded(workspace, path)
     own = workspace / WORK / name
     work, staging = own / _work_key(stage, config, inputs), own / "outputs"
     if not is_main():
@@ -130,7 +160,7 @@ def execute(name: str, workspace: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
     # Before the stage starts, so that nothing reads what an earlier run wrote for the result of one that failed.
-    for path in stage.outputs.values() if is_main() else ():
+    for path in (*stage.outputs.values(), sums_path(name)) if is_main() else ():
         _remove(workspace / path)
     outputs = {key: staging / path for key, path in stage.outputs.items()}
     for path in outputs.values():
@@ -143,11 +173,12 @@ def execute(name: str, workspace: Path) -> None:
     missing = [stage.outputs[key] for key, path in outputs.items() if not path.exists()]
     if missing:
         raise RuntimeError(f"stage {name} did not write {', '.join(missing)}")
-    for key, path in outputs.items():
-        target = workspace / stage.outputs[key]
+    sums.write_sums((staging / sums_path(name)).parent)
+    for path in (*stage.outputs.values(), sums_path(name)):
+        target = workspace / path
         target.parent.mkdir(parents=True, exist_ok=True)
         # A rename, or a copy where artifacts/ is a link to another disk.
-        shutil.move(path, target)
+        shutil.move(staging / path, target)
     # Older keys are of other configs, inputs or code; this one's work is done.
     shutil.rmtree(own)
     log.info("stage %s done", name)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from prm_core.platform import store
 from prm_core.platform.environment import project_root
-from prm_core.stages.base import CHAIN, Stage, load_stage
+from prm_core.stages.base import CHAIN, Stage, load_stage, sums_path
 
 if TYPE_CHECKING:
     from grimp import ImportGraph
@@ -74,7 +74,7 @@ def _entry(name: str, stage: Stage, code: list[str]) -> Iterator[str]:
     """The lines of a stage."""
     yield f"  {name}:"
     yield f"    cmd: prm stage {name}"
-    outputs = [path for key, path in stage.outputs.items() if key != HEADLINE]
+    outputs = [*(path for key, path in stage.outputs.items() if key != HEADLINE), sums_path(name)]
     for title, items in (("deps", [*stage.inputs.values(), *code]), ("params", stage.params), ("outs", outputs)):
         if items:
             yield f"    {title}:"

@@ -11,6 +11,7 @@ from prm_core.types import Problem
 def run(config: Config, io: StageIO) -> None:
     """Trains a copy of the base policy and saves it as a Hugging Face folder."""
     from prm_core.domains import DOMAINS
+    from prm_core.models.saving import save_language_model
     from prm_core.platform.tracking import stage_run
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import without_long
@@ -24,8 +25,7 @@ def run(config: Config, io: StageIO) -> None:
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
         history = train_policy(policy, scorer, DOMAINS, problems, settings, batch_size=config.generate.batch_size,
                                seed=config.seed, work=io.work, report=tracked.log_metrics)
-        policy.model.save_pretrained(io.outputs["policy"])
-        policy.encoder.tokenizer.save_pretrained(io.outputs["policy"])
+        save_language_model(policy.model, policy.encoder, io.outputs["policy"])
         tail = history[-settings.log_every :]
         metrics = {
             f"train/policy_trained/{name}": sum(record[name] for record in tail) / len(tail)

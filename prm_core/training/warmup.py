@@ -18,6 +18,7 @@ from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import pick_device
 from prm_core.models.padding import pad
+from prm_core.models.saving import save_language_model
 from prm_core.platform.progress import some
 from prm_core.training.augment import insert_harmless
 from prm_core.training.batches import batches_from
@@ -227,8 +228,7 @@ def _with_remarks(encoder: Encoder, problem: Problem, rng: random.Random) -> tup
 
 def _save(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}")
-    model.save_pretrained(temporary)
-    encoder.tokenizer.save_pretrained(temporary)
+    save_language_model(model, encoder, temporary)
     replace_folder(folder, temporary)
 
 

@@ -1,4 +1,4 @@
-"""`prm score` and the checks of `prm serve` before it hands over to MLflow."""
+"""`prm score` and what `prm serve` does before there is a server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from prm_core import config as configuration
 from prm_core.cli.score import LINES_PER_BATCH, score
 from prm_core.cli.serve import serve
 from prm_core.errors import InputError
+from prm_core.serving import app
 from tests import ROOT
 from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
 
@@ -194,18 +194,22 @@ def test_serve_takes_a_model_or_an_alias(workspace):
         serve(model="models:/prm/1", alias="challenger", workspace=workspace)
 
 
-def test_serve_starts_mlflow_on_this_workspace_s_store(workspace, monkeypatch):
+def test_serve_loads_a_folder_here_or_has_several_processes_load_it(workspace, model, monkeypatch):
     started = []
-    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(app, "load_any_scorer", lambda folder, **_: FakeScorer())
+    for name in (app.MODEL, app.WORKSPACE):
+        # So that it is put back.
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("uvicorn.run", lambda *arguments, **settings: started.append((arguments, settings)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serve(model="models:/prm/1", port=port, workers=2, workspace=workspace)
-    ((program, arguments, environment),) = started
-    assert program == sys.executable
-    assert arguments[1:] == [
-        "-m", "mlflow", "models", "serve", "-m", "models:/prm/1", "--env-manager", "local",
-        "--host", "127.0.0.1", "--port", str(port), "--workers", "2",
-    ]
-    assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{workspace}/mlflow.db"
-    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    for workers in (1, 2):
+        serve(model=model, port=port, workers=workers, workspace=workspace)
+    (((one,), settings), ((name,), several)) = started
+    assert settings == {"host": "127.0.0.1", "port": port}
+    assert several == settings | {"workers": 2, "factory": True}
+    assert name == "prm_core.serving.app:create_app"
+    assert [route.path for route in app.create_app().routes] == [route.path for route in one.routes]
+    with pytest.raises(InputError, match="--model no/model: no reward model there"):
+        serve(model="no/model", port=port, workspace=workspace)

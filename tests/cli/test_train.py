@@ -45,7 +45,7 @@ def run(place: Path, name: str = "prm", **options) -> Path:
 
 def test_a_file_becomes_a_model_with_its_figures(place):
     folder = run(place)
-    assert files(folder) == ["calibrator.json", "config.json", "domain.safetensors", "model.safetensors",
+    assert files(folder) == ["SHA256SUMS", "calibrator.json", "config.json", "domain.safetensors", "model.safetensors",
                              "surprisal.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"]
     record = store.read_json(folder / "training.json")
     assert (record["kind"], record["format"], record["files"]) == ("process", "trl", [str(place / "chains.jsonl")])

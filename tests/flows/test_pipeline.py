@@ -126,6 +126,24 @@ def test_lost_outputs_come_back_and_stages_behind_them_do_not_run(
     assert results(capfd.readouterr().out) == expected
 
 
+def test_damage_that_leaves_size_and_time_as_they_were_is_mended(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    path = root / "artifacts/second/out.txt"
+    sound, times = path.read_bytes(), path.stat()
+    path.write_bytes(bytes([sound[0] ^ 1]) + sound[1:])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    # The trivial stages keep no sums.
+    found = [("second", path, "its bytes are not those that were written")]
+    monkeypatch.setattr(pipeline.base, "damaged", lambda folder: found)
+    capfd.readouterr()
+    assert run().is_completed()
+    expected = {"first": "up to date", "second": "restored", "third": "up to date", "promote": "done"}
+    assert results(capfd.readouterr().out) == expected
+    assert path.read_bytes() == sound
+
+
 @pytest.mark.parametrize(
     ("command", "name", "reason"),
     [

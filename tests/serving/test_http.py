@@ -87,6 +87,19 @@ def server(workspace: Path) -> Iterator[str]:
     pytest.fail("the server outlives `prm serve`")
 
 
+@pytest.fixture(scope="module")
+def logged(workspace: Path):
+    """The champion as `mlflow models serve` loads it."""
+    import mlflow
+
+    from prm_core.platform import tracking
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.use_store(workspace)
+        return mlflow.pyfunc.load_model("models:/prm@champion")
+
+
 def ask(server: str, *rows: dict, **params) -> httpx.Response:
     body = {"inputs": list(rows), **({"params": params} if params else {})}
     return httpx.post(f"{server}/invocations", json=body, timeout=60)
@@ -115,12 +128,8 @@ def test_parameters_reach_the_model(server):
 @pytest.mark.parametrize(
     ("row", "params", "reason"),
     [
-        ({"prompt": PROMPT, "steps": ["3 + 4 = 7 .", ""]}, {}, "step 1 is empty"),
-        ({"prompt": PROMPT, "steps": []}, {}, "`steps` must be a non-empty list of texts"),
-        ({"prompt": " ", "steps": STEPS}, {}, "`prompt` is empty"),
         ({"prompt": PROMPT, "steps": ["7 .", "7 " * MAX_LENGTH]}, {}, "the chain is longer than the model's context"),
-        ({"prompt": PROMPT, "steps": STEPS}, {"threshold": -1}, "threshold is -1.0"),
-        ({"prompt": PROMPT, "steps": STEPS}, {"aggregate": "sum"}, "unknown aggregation 'sum'"),
+        ({"prompt": PROMPT, "steps": STEPS}, {"treshold": 0.9}, "unknown parameter 'treshold'"),
     ],
 )
 def test_bad_request_is_400_with_one_line(server, row, params, reason):
@@ -136,6 +145,24 @@ def test_a_line_break_inside_a_step_is_read_as_a_space(server):
     assert [answer.status_code for answer in answers] == [200, 200]
     scores = [answer.json()["predictions"][0]["step_scores"] for answer in answers]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "params", "reason"),
+    [
+        ({"prompt": PROMPT, "steps": ["3 + 4 = 7 .", ""]}, {}, "step 1 is empty"),
+        ({"prompt": PROMPT, "steps": []}, {}, "`steps` must be a non-empty list of texts"),
+        ({"prompt": PROMPT, "steps": STEPS}, {"threshold": -1.0}, "threshold is -1.0"),
+        ({"prompt": PROMPT, "steps": STEPS}, {"threshold": None}, "threshold must be a number"),
+        ({"prompt": PROMPT, "steps": STEPS}, {"aggregate": "sum"}, "unknown aggregation 'sum'"),
+    ],
+)
+def test_mlflow_s_own_server_gets_one_line_too(logged, row, params, reason):
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException, match=reason) as refused:
+        logged.predict([row], params=params)
+    assert (refused.value.error_code, refused.value.message.count("\n")) == ("INVALID_PARAMETER_VALUE", 0)
 
 
 def test_concurrent_requests_get_their_own_scores(server, workspace):

@@ -81,7 +81,7 @@ def trial(tmp_path, monkeypatch) -> Trial:
     return Trial(tmp_path, monkeypatch)
 
 
-WRITTEN = ["metrics.json", "parts/a.txt"]
+WRITTEN = ["SHA256SUMS", "metrics.json", "parts/a.txt"]
 
 
 def test_outputs_lie_where_they_are_declared_and_nothing_else_is_left(trial) -> None:
@@ -153,6 +153,31 @@ def test_a_missing_input_is_named_before_anything_is_touched(trial) -> None:
     with pytest.raises(InputError, match=r"stage trial needs data/in\.txt, which is not there; run the stage"):
         execute("trial", trial.root)
     assert files(trial.root / "artifacts/trial") == WRITTEN
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda parts: store.write_text(parts / "a.txt", "b"), r"parts/a\.txt: its bytes are not those that were written"),
+    (lambda parts: (parts / "a.txt").unlink(), r"parts/a\.txt: is missing"),
+    (lambda parts: store.write_text(parts / "b.txt", "b"), r"parts/b\.txt: was added after"),
+])
+def test_what_a_stage_reads_is_what_another_one_wrote(trial, monkeypatch, change, reason: str) -> None:
+    execute("trial", trial.root)
+    reader = Stage({"parts": "artifacts/trial/parts"}, {"out": "artifacts/reader/out.json"}, (),
+                   lambda config, io: store.write_json(io.outputs["out"], 1))
+    monkeypatch.setattr(base, "load_stage", lambda name: reader)
+    # Not among what it reads.
+    store.write_text(trial.root / "artifacts/trial/metrics.json", "other")
+    execute("reader", trial.root)
+    change(trial.root / "artifacts/trial/parts")
+    with pytest.raises(InputError, match=f"{reason}.*run stage trial again"):
+        execute("reader", trial.root)
+    monkeypatch.setattr(base, "CHAIN", ("reader",))
+    assert list(base.damaged(trial.root)) == []
+    store.write_json(trial.root / "artifacts/reader/out.json", 2)
+    store.write_text(trial.root / "artifacts/reader/notes.txt", "a person's")
+    assert [(stage, path.name) for stage, path, _ in base.damaged(trial.root)] == [("reader", "out.json")]
+    (trial.root / "artifacts/reader/notes.txt").unlink()
+    assert files(trial.root / "artifacts/reader") == ["SHA256SUMS", "out.json"], "nothing is touched"
 
 
 def test_an_unknown_stage_is_told_the_known_ones(tmp_path) -> None:
@@ -331,7 +356,8 @@ def test_warmup_switched_off_leaves_a_note_and_no_model(tmp_path, tracked) -> No
     root = tmp_path / "w"
     make_workspace(root, small_values(warmup={"enabled": False}, models={"policy": "org/policy"}))
     execute("warmup", root)
-    assert files(root / "artifacts/warmup") == ["history.json", "metrics.json", "models/named_in_config.json"]
+    assert files(root / "artifacts/warmup") == [
+        "SHA256SUMS", "history.json", "metrics.json", "models/named_in_config.json"]
     assert json.loads((root / "artifacts/warmup/models/named_in_config.json").read_text())["policy"] == "org/policy"
 
 

@@ -202,7 +202,7 @@ GOOD = {"prompt": "p", "steps": ["ok"]}
         ([{"prompt": "p", "steps": "ok"}], {}, "inputs[0]: `steps` must be a non-empty list"),
         ([{"prompt": "p", "steps": ["ok", " "]}], {}, "inputs[0]: step 1 is empty"),
         ([{"prompt": "p", "steps": [{"text": "ok"}]}], {}, "inputs[0]: `steps` must be a non-empty list of texts"),
-        ([{**GOOD, "step": []}], {}, "inputs[0]: unknown field step"),
+        ([{**GOOD, "step": []}], {}, "inputs[0]: unknown field 'step'"),
         ([GOOD, {"prompt": "p", "steps": ["ok", "refuse"]}], {}, "inputs[1]: step 1 is refused"),
         ([{"prompt": "p", "steps": ["ok", "x" * CONTEXT]}], {}, "inputs[0]: the chain is longer"),
         ([GOOD], {"threshold": 1.5}, "threshold is 1.5"),

@@ -10,10 +10,10 @@ import logging
 from pathlib import Path
 
 from prm_core.errors import InputError
-from prm_core.models.loading import load_tokenizer
+from prm_core.models.loading import load_tokenizer, tensor_files
 from prm_core.platform import store
 from prm_core.scoring.foreign.encoders import VocabularyEncoder
-from prm_core.scoring.foreign.files import local_folder, tensor_files
+from prm_core.scoring.foreign.files import local_folder
 from prm_core.scoring.foreign.scorers import (
     FOREIGN,
     QWEN_HEAD,
@@ -70,7 +70,7 @@ def detect_style(folder: str) -> str:
     config = store.read_json(Path(folder) / "config.json")
     architectures = config.get("architectures") if isinstance(config, dict) else None
     architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else "unnamed"
-    if architecture.endswith("ForProcessRewardModel") or QWEN_HEAD[0] in tensor_files(folder):
+    if architecture.endswith("ForProcessRewardModel") or QWEN_HEAD[0] in tensor_files(Path(folder)):
         return "qwen_prm"
     if architecture.endswith("ForTokenClassification"):
         return "trl"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prm_core.errors import InputError
-from prm_core.models.loading import load_tokenizer, model_version
+from prm_core.models.loading import load_config, load_tokenizer, model_version
 from prm_core.models.padding import pad
 from prm_core.registry import Registry
 from prm_core.scoring.domain import unreadable
@@ -18,7 +18,7 @@ from prm_core.scoring.foreign.encoders import (
     TokenClassificationEncoder,
     VocabularyEncoder,
 )
-from prm_core.scoring.foreign.files import context_length, load_config, load_whole, read_tensors
+from prm_core.scoring.foreign.files import context_length, load_whole, read_tensors
 from prm_core.scoring.scorer import ChainScore
 from prm_core.types import Step
 
