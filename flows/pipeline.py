@@ -301,6 +301,9 @@ def show(folder: Path, rows: list[Row], state: State) -> None:
         table.add_row(row.stage, row.result, f"{row.seconds:.1f}")
     console = Console(soft_wrap=True)
     console.print(table)
+    if state.is_failed():
+        # Of a pause that ran out Prefect's own state says less.
+        console.print(state.message, markup=False)
     if not state.is_failed():
         console.print(f"Report   {folder / 'artifacts/evaluate/report.html'}", markup=False)
         console.print(f"Figures  {folder / 'artifacts/evaluate/metrics.json'}   (or `dvc metrics show`)", markup=False)

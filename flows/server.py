@@ -22,6 +22,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from prm_core.cli import failures
 from prm_core.errors import InputError
@@ -30,6 +31,7 @@ from prm_core.platform import guard
 API_URL = "PREFECT_API_URL"
 KEY = "PREFECT_SERVER_API_AUTH_STRING"
 START_SECONDS = 120
+RESTARTS = 3
 _TEMPORARY = "--temporary"
 
 
@@ -41,24 +43,49 @@ def start() -> None:
     """
     if os.environ.get(API_URL):
         return
-    process = subprocess.Popen([sys.executable, "-m", "flows.server", _TEMPORARY], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    check_database(Path(os.environ.get("PREFECT_HOME", ".prefect")) / "prefect.db")
+    running = _Temporary()
     # Registered before Prefect registers what it still has to send, and so called after that.
-    atexit.register(_stop, process)
-    os.environ[API_URL] = f"http://127.0.0.1:{process.stdout.readline().strip()}/api"
-    said: list[str] = []
-    threading.Thread(target=lambda: said.extend(process.stderr), daemon=True).start()
+    atexit.register(running.stop)
+    os.environ[API_URL] = f"http://127.0.0.1:{running.port}/api"
     importlib.import_module("prefect")
-    _wait_until_it_answers(process, said)
+    _wait_until_it_answers(running.process, running.said)
+    threading.Thread(target=running.keep, daemon=True).start()
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+class _Temporary:
+    """The temporary server's process. One that is killed is replaced on the same port: Prefect's client tries again for
+    a minute, so that the run goes on."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self._stopping = threading.Event()
+        self.port = 0
+        self._spawn()
+
+    def _spawn(self) -> None:
+        command = [sys.executable, "-m", "flows.server", _TEMPORARY, "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
+        self.port = int(self.process.stdout.readline().strip() or self.port)
+        threading.Thread(target=self.said.extend, args=(self.process.stderr,), daemon=True).start()
+
+    def keep(self) -> None:
+        """Starts it again when it ends before its time, a few times."""
+        for _ in range(RESTARTS):
+            self.process.wait()
+            if self._stopping.is_set():
+                return
+            self._spawn()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def _wait_until_it_answers(process: subprocess.Popen[str], said: list[str]) -> None:
@@ -76,6 +103,15 @@ def _wait_until_it_answers(process: subprocess.Popen[str], said: list[str]) -> N
             raise InputError(f"Prefect's server does not start ({why}); its database is in {home}: mend it, or move "
                              "that folder away and a new one is made (past runs are then no longer shown)")
         time.sleep(0.1)
+
+
+def check_database(path: Path) -> None:
+    """Raises InputError for a file that SQLite would not take for a database; Prefect's own error is a page long."""
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise InputError(f"{path}: is no SQLite database, or a broken one; bring back a copy of it, or move it "
+                                 "away and a new one is made (past runs are then no longer shown)")
 
 
 def address() -> str:
@@ -134,7 +170,7 @@ def main() -> None:
     given = parser.parse_args()
     with failures.told():
         if given.temporary:
-            listener = socket.create_server(("127.0.0.1", 0))
+            listener = socket.create_server(("127.0.0.1", given.port))
             # Not the run's Ctrl-C: the run ends first, and says so to this server.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.stdout.write(f"{listener.getsockname()[1]}\n")

@@ -80,13 +80,11 @@ def export(
     """
     import json
 
-    import pyarrow.parquet as pq
-
     from prm_core.errors import InputError
     from prm_core.platform import store
 
     shards = sorted(source.glob("part-*.parquet"))
-    columns = pq.read_schema(shards[0]).names if shards else []
+    columns = store.read_table(shards[0]).column_names if shards else []
     kind = next((kind for kind, schema in store.schemas().items() if columns == schema.names), None)
     if kind is None:
         raise InputError(f"{source}: no folder of trajectories or labels (part-*.parquet); the chain writes such as "

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -157,9 +158,28 @@ def write_jsonl(
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically: a reader sees the old content or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write that takes `path`'s place when the block is through; of one that fails nothing stays.
+
+    A full disk is told without a file's name by the system: an OSError that passes through names `path`.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -198,10 +218,22 @@ def write_shard(folder: Path, index: int, kind: type[Row], rows: Sequence[Row]) 
 
     folder.mkdir(parents=True, exist_ok=True)
     path = shard_path(folder, index)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(_to_table(rows, kind), temporary)
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        pq.write_table(_to_table(rows, kind), temporary)
     return path
+
+
+def read_table(path: Path) -> pa.Table:
+    """A Parquet file as it is. Raises InputError naming it where it is missing, broken or none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: no readable Parquet file ({reason}); run the stage that writes it again, or "
+                         "`dvc checkout --force` where DVC has it whole") from None
 
 
 def read_shards(kind: type[Row], folder: Path) -> list[Row]:
@@ -209,14 +241,12 @@ def read_shards(kind: type[Row], folder: Path) -> list[Row]:
 
     Raises InputError when the folder has no shard or a shard lacks a column of the schema.
     """
-    import pyarrow.parquet as pq
-
     paths = sorted(folder.glob("part-*.parquet"))
     if not paths:
         raise InputError(f"{folder}: no shard (part-*.parquet) there; run the stage that writes it")
     rows: list[Row] = []
     for path in paths:
-        table = pq.read_table(path)
+        table = read_table(path)
         missing = [name for name in schemas()[kind].names if name not in table.column_names]
         if missing:
             raise InputError(f"{path}: missing column {', '.join(missing)} of the {kind.__name__} schema")

@@ -111,12 +111,11 @@ def _track(
 def _frame(folder: Path) -> pd.DataFrame:
     """The shards of a folder as Parquet holds them, types unchanged, so that the schema expectation means something."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     paths = sorted(folder.glob("part-*.parquet"))
     if not paths:
         raise InputError(f"{folder}: no shard (part-*.parquet) there; run the stage that writes it")
-    tables = [pq.read_table(path) for path in paths]
+    tables = [store.read_table(path) for path in paths]
     for path, table in zip(paths, tables, strict=True):
         missing = [name for name in store.schemas()[StepLabel].names if name not in table.column_names]
         if missing:

@@ -393,7 +393,7 @@ def test_nobody_comes(reviewed: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert state.is_failed()
     shown = capfd.readouterr().out
     assert lines_shown(shown)[-1] == ("review", "waiting for review")
-    assert "nobody had the run go on within 0.000278 hours; 4 steps still wait for review" in state.message
+    assert "nobody had the run go on within 0.000278 hours; 4 steps still wait for review" in shown
     assert pause.waiting(reviewed) is None
     assert not (reviewed / "artifacts/third").exists()
 

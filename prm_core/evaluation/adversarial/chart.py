@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from prm_core.evaluation.adversarial.perturbations import PERTURBATIONS
 from prm_core.evaluation.adversarial.suite import GROUPS, AdversarialResult
+from prm_core.platform import store
 
 # Okabe and Ito's palette, told apart by everybody: models that score steps are blue, outcome models orange.
 COLOURS = {False: ("#0072b2", "#56b4e9", "#004b76"), True: ("#e69f00", "#d55e00", "#8c6100")}
@@ -58,6 +58,5 @@ def draw(result: AdversarialResult, path: Path) -> None:
                    fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=150, format="png")
-    os.replace(temporary, path)
+    with store.whole(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")

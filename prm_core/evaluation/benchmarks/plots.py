@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from prm_core.errors import InputError
 from prm_core.evaluation.benchmarks.base import ScoredFile
 from prm_core.evaluation.benchmarks.steps import ECE_BINS, judged
 from prm_core.evaluation.metrics import JudgedSteps
+from prm_core.platform import store
 from prm_core.scoring.calibration import reliability_curve
 
 if TYPE_CHECKING:
@@ -71,6 +71,5 @@ def write_reliability(path: Path, files: Sequence[ScoredFile]) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(image.getvalue())
-    os.replace(temporary, path)
+    with store.whole(path) as temporary:
+        temporary.write_bytes(image.getvalue())
