@@ -37,7 +37,8 @@ th { background: #f1f3f5; }
 i { font-style: normal; font-weight: bold; }
 nav, .card, footer, .cooltip .top, [data-toggle="collapse"], .collapse { display: none; }
 .failed, .held { white-space: nowrap; }
-.share { padding: 0.1rem 0.4rem; border-radius: 3px; white-space: nowrap; } small { color: #666; } p { max-width: 70rem; }
+.share { padding: 0.1rem 0.4rem; border-radius: 3px; white-space: nowrap; }
+small { color: #666; } p { max-width: 70rem; }
 @media (max-width: 700px) { body { margin: 0.8rem; } td, th { padding: 0.2rem 0.3rem; overflow-wrap: anywhere; } }
 """
 # Great Expectations escapes some of what it shows and not the rest. So what could be markup goes through its renderer
