@@ -148,8 +148,7 @@ class VerifierConfig:
 @section
 class JudgeConfig:
     model: str = setting("name at the endpoint, or a Hugging Face folder or hub id without one")
-    endpoint: str = setting("base URL of an OpenAI-compatible server (…/v1); empty for a local model",
-                            pattern=r"^(https?://\S+)?$")
+    endpoint: str = setting("base URL of an OpenAI-compatible server (…/v1); empty for a local model")
     api_key_env: str = setting("environment variable that holds the key; unset is no key",
                                pattern=r"^[A-Za-z_]\w*$")
     structured: Literal["json_schema", "json_object", "none"]

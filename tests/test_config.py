@@ -183,7 +183,6 @@ def test_no_list_takes_a_thing_twice():
     (("register", "model_name"), "..", "pattern"),
     (("models", "device"), "gpu", "pattern"),
     (("models", "device"), "cuda:", "pattern"),
-    (("label", "judge", "endpoint"), "localhost:8000", "pattern"),
     (("validate", "correct_share"), [0.9, 0.3], "from 0.9 to 0.3 there is nothing"),
     (("validate", "mean_confidence"), [0.5, 1.5], "less than or equal to 1"),
     (("validate", "correct_share"), [float("nan"), 0.5], "finite"),

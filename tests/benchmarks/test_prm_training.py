@@ -217,7 +217,7 @@ def test_our_side_of_a_measurement(tmp_path, examples, trees, apart):
     result = prm_throughput.work({
         "base": str(base), "train": files["train"], "trees": files["trees"] if trees else None, "dev": files["dev"],
         "apart": apart, "device": "cpu", "seed": 0, "max_length": 128, "surprisal": False,
-        "ours": {"row_tokens": 256, "learning_rate": 0.0, "head_learning_rate": 0.0}, "scratch": str(tmp_path),
+        "ours": {"row_tokens": 256, "learning_rate": 0.0, "head_learning_rate": 1e-12}, "scratch": str(tmp_path),
     })
 
     assert result["updates"] >= 1

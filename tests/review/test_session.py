@@ -298,5 +298,5 @@ def test_options_before_a_subcommand_are_refused(root):
 
 
 def test_no_queue_no_page(tmp_path):
-    result = CliRunner().invoke(app, ["--workspace", str(tmp_path), "--no-browser", "--port", "0"])
+    result = CliRunner().invoke(app, ["--workspace", str(tmp_path), "--no-browser", "--port", "8700"])
     assert "no review queue there; run the chain" in str(result.exception)

@@ -18,6 +18,7 @@ from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
 from prm_core.evaluation import judged_chains
 from prm_core.evaluation.judged_chains import Chain, first_per_problem, latency_ms_per_step, sample_chains
+from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform import store
 from prm_core.platform.tracking import code_date, code_version
 from prm_core.scoring.scorer import ChainScore
@@ -29,6 +30,7 @@ from tests.builders import evaluation as fakes
 
 PARAMS = ROOT / "params.yaml"
 TEST, DEV = fakes.problems(30), fakes.problems(20, "dev")
+TOKENIZER = train_tokenizer((problem.prompt for problem in TEST), "\n")
 HISTORY = [{"update": 5, "loss": 0.7, "note": "text"}, {"update": 10, "loss": 0.4, "note": "text"}]
 
 
@@ -77,6 +79,7 @@ def world(monkeypatch):
         yield seen["tracked"]
 
     monkeypatch.setattr("prm_core.sampling.policy.load_policy", load_policy)
+    monkeypatch.setattr("prm_core.models.loading.load_tokenizer", lambda path: TOKENIZER)
     monkeypatch.setattr("prm_core.scoring.scorer.load_scorer", load_scorer)
     monkeypatch.setattr("prm_core.platform.tracking.stage_run", stage_run)
     return seen
@@ -310,7 +313,6 @@ def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from prm_core.models.encoder import Encoder
-    from prm_core.models.tokenizer import train_tokenizer
     from prm_core.scoring.calibration import Calibrator
     from prm_core.scoring.scorer import save_reward_model
     from tests.builders.training import KINDS
