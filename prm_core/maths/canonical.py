@@ -4,7 +4,7 @@ r"""The canonical form of an answer: what it says, however it is written.
 |---|---|
 | numbers, expressions | by value (`expressions.py`): `1/2`, `0.5`, `50 %`; `3 1/2`, `10\,000`, `2(3)`, `1e5` |
 | quantities | a number with its unit's name (`units.py`), nothing converted: 7 cm is not 7 m, `€12` is `12 euros` |
-| numbers of a base | digits and base, as a unit: `1011_2` is not `1011_3`; base 10 is a plain number |
+| numbers of a base | digits and base: `1011_2` is neither `1011_3` nor 1011; base 10 is a plain number |
 | clocks, ratios | `7:30` is no fraction; `2:4` is `1:2` |
 | lists, sets, unions | any order, joined by commas, semicolons, "and", "or", `\cup` |
 | tuples, intervals, vectors | in their order, ends open or closed; `1 < x \le 3` is `(1, 3]` |
@@ -113,7 +113,8 @@ _HEDGE = re.compile(
     r"(?:≈|~|(?:about|approximately|approx\.?|roughly|around|exactly|only|just"
     r"|a total of|a ratio of|both|either|is)(?=\s))\s*",
     re.IGNORECASE)
-_REMARK = re.compile(r"(?<=\S)\s+\((?![^)]*\d)(?=[^)]*[A-Za-z]{3})(?!base\b)[^()]*\)$")
+# "(twelve)", but not "(wrong)".
+_REMARK = re.compile(r"(?<=\S)\s+\((?![^)]*(?:\d|wrong|false|incorrect|not\b|n't))(?=[^)]*[A-Za-z]{3})(?!base\b)[^()]*\)$")
 _CHOICE = re.compile(r"[(\[]?\s?([A-Z]|[a-e])\s?[)\]]?[.:]?")
 _CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-Za-e])\)|([A-Za-e])[):.])\s+(?![-+*/^=<>≤≥≠])\S.*", re.DOTALL)
 _RELATION = re.compile(r"[=<>≤≥≠≈∈]")
@@ -715,8 +716,10 @@ def _based(match: re.Match[str]) -> Answer | None:
     # `a_2` and `x_{12}` are symbols with an index.
     if not 2 <= base <= 36 or match.group(1)[0].islower() or (base < 16 and not any(map(str.isdigit, digits))):
         return None
-    value = _value(digits) if digits.lstrip("-").isdigit() else None
-    return Answer(value or ("digits", digits), f"base {base}")
+    if base == 10:
+        return _quantity(digits)
+    # The base is no unit that may be left out: 10 and 10_2 are two numbers.
+    return Answer(("based", digits.lstrip("0") or "0", base))
 
 
 def _is_words(text: str) -> bool:
