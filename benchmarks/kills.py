@@ -171,10 +171,7 @@ def main() -> None:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.2)
-            began = time.monotonic()
             after = start(folder, log).wait(END_SECONDS)
-            # The machine may have become less busy since.
-            usual = min(usual, time.monotonic() - began)
             tries.append({"target": target, "moment": round(moment, 2), "exit code": code, "next exit code": after,
                           "old processes": len(alive), **left_open(folder)})
             sys.stderr.write(f"{len(tries)}: {tries[-1]}\n")
