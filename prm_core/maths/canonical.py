@@ -114,7 +114,8 @@ _HEDGE = re.compile(
     r"|a total of|a ratio of|both|either|is)(?=\s))\s*",
     re.IGNORECASE)
 # "(twelve)", but not "(wrong)".
-_REMARK = re.compile(r"(?<=\S)\s+\((?![^)]*(?:\d|wrong|false|incorrect|not\b|n't))(?=[^)]*[A-Za-z]{3})(?!base\b)[^()]*\)$")
+_REMARK = re.compile(
+    r"(?<=\S)\s+\((?![^)]*(?:\d|wrong|false|incorrect|not\b|n't))(?=[^)]*[A-Za-z]{3})(?!base\b)[^()]*\)$")
 _CHOICE = re.compile(r"[(\[]?\s?([A-Z]|[a-e])\s?[)\]]?[.:]?")
 _CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-Za-e])\)|([A-Za-e])[):.])\s+(?![-+*/^=<>≤≥≠])\S.*", re.DOTALL)
 _RELATION = re.compile(r"[=<>≤≥≠≈∈]")
