@@ -24,6 +24,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from prm_core.maths.expressions import MAX_LENGTH, Expression, Unreadable, read_expression, relation_key
+from prm_core.maths.notation import clean
+from prm_core.maths.number_words import spelled_out, with_magnitudes
 from prm_core.maths.units import CURRENCIES, LETTERS, SHORT, canonical_unit
 
 MAX_NESTING = 12
@@ -61,54 +63,6 @@ def _compatible(left: Hashable, right: Hashable) -> bool:
     return left == right or not left or not right
 
 
-_UNICODE = str.maketrans({
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "÷": r"\div ", "−": "-", "–": "-", "—": "-",
-    "≤": r"\le ",
-    "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
-    "Δ": r"\Delta ", "δ": r"\delta ", "√": r"\sqrt ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "≈": r"\approx ",
-    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "＝": "=", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
-    "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅛": r"\frac{1}{8}", "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}",
-    "⅞": r"\frac{7}{8}", "⅕": r"\frac{1}{5}", "⅙": r"\frac{1}{6}", "⁄": "/", "\u00a0": " ", "\u202f": " ",
-    "\u2009": " ",
-    "“": '"', "”": '"', "‘": "'", "’": "'", "«": '"', "»": '"', "。": ".", "，": ", ", "：": ":", "％": "%", "∼": "~",
-})
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_SUBSCRIPT = re.compile(r"[₀-₉]+")
-_SUPERSCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
-_BLANKS = re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~(?!\s*\d)|\s+")
-_REWRITTEN = (
-    (re.compile(r"\\!|\\(?:left|right|displaystyle|textstyle|[bB]igg?[lr]?)(?![A-Za-z])\.?"), ""),
-    (re.compile(r"\\mathbb\s?\{?R\}?|\\(?:Reals|R)(?![A-Za-z])"), r" \\REALS "),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\([$%#&])"), r"\1"),
-    (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
-    (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
-    (re.compile(r"\\langle(?![A-Za-z])"), "("),
-    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
-    (re.compile(r"\\(?:leq|leqslant|le|lte)(?![A-Za-z])|<=|=<"), r" ≤ "),
-    (re.compile(r"\\(?:geq|geqslant|ge|gte)(?![A-Za-z])|>="), r" ≥ "),
-    (re.compile(r"\\(?:neq|ne)(?![A-Za-z])|!=|\\not\s?="), r" ≠ "),
-    (re.compile(r"\\lt(?![A-Za-z])"), " < "),
-    (re.compile(r"\\gt(?![A-Za-z])"), " > "),
-    (re.compile(r"\\(?:approx|simeq|sim|thickapprox)(?![A-Za-z])"), " ≈ "),
-    (re.compile(r"\\in(?![A-Za-z])"), " ∈ "),
-    (re.compile(r"\\colon(?![A-Za-z])"), ":"),
-    (re.compile(r":=|\\equiv(?![A-Za-z])"), "="),
-    (re.compile(r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<=[)\]])\s?U\s?(?=[(\[])"), " ∪ "),
-    (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)(?![A-Za-z])\s?\}?|\\degree(?![A-Za-z])"), "°"),
-    (re.compile(r"\\(?:emptyset|varnothing)(?![A-Za-z])"), r"\\{\\}"),
-    (re.compile(r"(?<![A-Za-z\\])infinity\b|(?<![A-Za-z\\])(?:inf|oo)\b", re.IGNORECASE), r"\\infty"),
-    (re.compile(r"(?<=\d)\s+over\s+(?=\d)"), "/"),
-    (re.compile(r"(?<=[\d\s}])(?:per\s?cent|percentage|pct)\b\.?", re.IGNORECASE), "%"),
-)
-_INLINE = re.compile(r"(?<!\\)\$((?!\d[\d.,]*\s[A-Za-z])[^$]{1,200}?)(?<![\s\\])\$(?![\d.])")
-_HALF_INLINE = re.compile(r"\$[A-Za-z][^$]*$")
-_TEXT_MACRO = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textnormal|textsf|texttt|mbox|hbox|mathrm|mathit|mathbf|mathsf|emph|bf|rm|fbox|boxed"
-    r"|operatorname)\s{0,3}\{([^{}]*)\}")
-_WRAPPERS = ("**", "__", "$$", "```", "*", "_", "`", "$", '"', "'", "´")
-_PAIRED = ((r"\(", r"\)"), (r"\[", r"\]"), (r"\boxed{", "}"), (r"\fbox{", "}"), ("<answer>", "</answer>"))
 _HEDGE = re.compile(
     r"(?:≈|~|(?:about|approximately|approx\.?|roughly|around|exactly|only|just"
     r"|a total of|a ratio of|both|either|is)(?=\s))\s*",
@@ -177,28 +131,6 @@ _SAME_TEXTS = {
     "the empty set": r"\{\}", "empty set": r"\{\}", "no solutions": "no solution",
     "no real solutions": "no real solution",
 }
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen  "
-    "seventeen eighteen nineteen").split()
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_NUMBER_WORDS = {name: number for number, name in enumerate(_UNITS)} | {
-    name: 10 * number for number, name in enumerate(_TENS, 2)}
-_PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
-          "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8, "tenth": 10, "tenths": 10}
-_MAGNITUDES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_MAGNITUDE = re.compile(rf"(?<=[\d ])({'|'.join(_MAGNITUDES)})s?\b(?!\s(?:and\s)?\w*\d)", re.IGNORECASE)
-_SCALES = "|".join(_MAGNITUDES)
-_ONE_WORD = "|".join(sorted(_NUMBER_WORDS, key=len, reverse=True))
-_PART = "|".join(sorted(_PARTS, key=len, reverse=True))
-_MINUS = re.compile(r"(?:minus|negative)\s+", re.IGNORECASE)
-# "half", "a quarter", "two thirds", "twenty-five", "a dozen", "one hundred and five"; not "half of 10", "one or two".
-_NUMBER_IN_WORDS = re.compile(
-    rf"(?P<number>(?:(?:{_ONE_WORD})|an?(?=\s(?:{_SCALES}|{_PART})\b))\b"
-    rf"(?:(?:[\s-]|(?:(?<=hundred)|(?<=thousand)|(?<=million))\sand\s)(?:(?:{_SCALES})s?|{_ONE_WORD})\b){{0,12}}|(?=half\b))"
-    rf"(?:[\s-]?(?P<part>{_PART})\b)?(?=$|\s(?!of\s(?!an?\b|the\b)|or\b|point\b|over\b)|[.,;])", re.IGNORECASE)
-_AND_A_PART = re.compile(r"(\d{1,9})\sand\s(?:an?|one)[\s-](half|third|quarter|fourth|fifth|sixth|eighth|tenth)\b",
-                         re.IGNORECASE)
-_AND_A_FRACTION = re.compile(r"(\d{1,9})\sand\s(\d{1,4})/(\d{1,4})(?![\d/])(?=$|\s[A-Za-z])")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,30}")
 
 
@@ -209,66 +141,7 @@ def canonical(text: str) -> Answer:
         return Answer(("number", int(text), 1))
     if len(text) > MAX_LENGTH:
         return Answer(("text", _folded(text)))
-    return _read(_clean(text), 0)
-
-
-def _clean(text: str) -> str:
-    """The answer without its wrapping, LaTeX and Unicode in one spelling."""
-    text = _SUPERSCRIPT.sub(lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text.strip()).translate(_UNICODE)
-    text = _SUBSCRIPT.sub(lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
-    text = _unwrap(text)
-    if "$" in text:
-        # "$x = 5$, $x = 7$", but "$5 and $6" is money.
-        text = _INLINE.sub(r" \1 ", text)
-        text = text[1:] if _HALF_INLINE.match(text) else text
-    if "\\" in text:
-        for _ in range(4):
-            text, changed = _TEXT_MACRO.subn(_macro_content, text)
-            if not changed:
-                break
-    text = _BLANKS.sub(" ", text)
-    for pattern, replacement in _REWRITTEN:
-        text = pattern.sub(replacement, text)
-    return _unwrap(" ".join(text.split()))
-
-
-def _macro_content(match: re.Match[str]) -> str:
-    r"""`\text{ cm}` as a word that stands apart, `\mathbf{2340}` as what it holds."""
-    content = match.group(1)
-    return f" {content} " if re.search(r"[A-Za-z]", content) else content
-
-
-def _unwrap(text: str) -> str:
-    """Without Markdown, quotes, dollars, boxes and the full stop around the whole."""
-    before = None
-    while before != text:
-        before = text
-        text = text.strip().rstrip(",;:").rstrip()
-        if text.endswith(".") and not text.endswith(".."):
-            text = text[:-1].rstrip()
-        for mark in _WRAPPERS:
-            inner = text[len(mark) : -len(mark)]
-            if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark) and mark not in inner:
-                text = inner
-        for opening, closing in _PAIRED:
-            if text.startswith(opening) and text.endswith(closing) and _spans_all(text, opening, closing):
-                text = text[len(opening) : -len(closing)]
-        if text.startswith("{") and text.endswith("}") and "," not in text and _spans_all(text, "{", "}"):
-            text = text[1:-1]
-    return text
-
-
-def _spans_all(text: str, opening: str, closing: str) -> bool:
-    """Whether the bracket that opens the text is closed by its end."""
-    if closing != "}":
-        return closing not in text[: -len(closing)]
-    depth = 0
-    for index, character in enumerate(text):
-        escaped = index > 0 and text[index - 1] == "\\"
-        depth += ((character == "{") - (character == "}")) * (not escaped)
-        if depth == 0 and index >= len(opening) - 1:
-            return index == len(text) - 1
-    return False
+    return _read(clean(text), 0)
 
 
 def _read(text: str, depth: int) -> Answer:
@@ -289,8 +162,8 @@ def _read(text: str, depth: int) -> Answer:
         return Answer(("choice", (with_text.group(1) or with_text.group(2)).upper()))
     for pattern, sign in _IN_WORDS:
         text = pattern.sub(sign, text, count=1) if pattern.match(text) else text
-    text = _spelled_out(text)
-    text = _MAGNITUDE.sub(lambda match: f"* {_MAGNITUDES[match.group(1).lower()]}", text)
+    text = spelled_out(text)
+    text = with_magnitudes(text)
     matrix = _MATRIX.fullmatch(text)
     if matrix:
         return _matrix(matrix.group(1), depth)
@@ -311,55 +184,9 @@ def _read(text: str, depth: int) -> Answer:
     return _quantity(text)
 
 
-def _counted(words: Sequence[str]) -> int | None:
-    """The number that words name; None where they are several ("one two")."""
-    total = group = 0
-    largest = 10**15
-    for place, word in enumerate(words):
-        size = _MAGNITUDES.get(word) or _MAGNITUDES.get(word.removesuffix("s"))
-        if size is None:
-            value = 1 if word in ("a", "an") else _NUMBER_WORDS[word]
-            if place and (value == 0 or group % (10 if value < 10 else 100) or group % 100 == 10):
-                return None
-            group += value
-        elif size <= 100:
-            if not 0 < group < 100:
-                return None
-            group *= size
-        else:
-            if group == 0 or size >= largest:
-                return None
-            total, group, largest = total + group * size, 0, size
-    return total + group
-
-
 def _is_symbol(choice: re.Match[str]) -> bool:
     """Whether a single letter is a variable: small and none of the letters that options have."""
     return choice.group(1).islower() and choice.group(1) not in "abcde"
-
-
-def _spelled_out(text: str) -> str:
-    """A number in words, at the beginning, in digits: "two hundred and fifty eggs", "minus three quarters"."""
-    minus = _MINUS.match(text)
-    sign, rest = ("-", text[minus.end() :]) if minus else ("", text)
-    match = _NUMBER_IN_WORDS.match(rest)
-    if match is None:
-        half = _AND_A_PART.match(rest)
-        if half:
-            return f"{sign}{half.group(1)} 1/{_PARTS[half.group(2).lower()]}{rest[half.end():]}"
-        mixed = _AND_A_FRACTION.match(rest)
-        if mixed and int(mixed.group(2)) < int(mixed.group(3)):
-            return f"{sign}{mixed.group(1)} {mixed.group(2)}/{mixed.group(3)}{rest[mixed.end():]}"
-        return sign + rest if re.match(r"[\d.$\\]", rest) else text
-    words = [word for word in re.split(r"[\s-]+", match["number"].lower()) if word and word != "and"]
-    number, rest = _counted(words or ["one"]), rest[match.end() :]
-    if number is None:
-        return text
-    if match["part"]:
-        return f"{sign}{number}/{_PARTS[match['part'].lower()]}{rest}"
-    half = _AND_A_PART.match(f"{number}{rest}")
-    return f"{sign}{number} 1/{_PARTS[half.group(2).lower()]}{rest[half.end() - len(str(number)):]}" if half else (
-        f"{sign}{number}{rest}")
 
 
 def _tops(text: str, pattern: re.Pattern[str]) -> list[int]:

@@ -13,28 +13,17 @@ text of `MAX_LENGTH` characters.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from prm_core.maths import values
+from prm_core.maths.values import Key, Unreadable
+
 MAX_LENGTH = 300
 MAX_DEPTH = 40
-MAX_BITS = 20_000
-MAX_FACTORIAL = 1000
-# Beyond, a power or an exponential is refused: its exponent alone would fill the memory.
-MAX_LOGARITHM = 1e5
-DIGITS = 80
-KEPT_DIGITS = 30
-
-Key = tuple[Hashable, ...]
-
-
-class Unreadable(Exception):
-    """The text is no expression, has no value (1/0), or exceeds the limits."""
 
 
 class _Token(NamedTuple):
@@ -210,7 +199,7 @@ class _Parser:
             raise Unreadable("nested too deeply")
         node = self._product()
         while operator := self._take("+", "-", r"\pm", r"\mp"):
-            node = _binary(_add, node, self._signed(operator, self._product()))
+            node = _binary(values.add, node, self._signed(operator, self._product()))
         self.depth -= 1
         return node
 
@@ -218,8 +207,8 @@ class _Parser:
         if operator in (r"\pm", r"\mp"):
             self.signs = True
             turned = -1 if operator == r"\mp" else 1
-            return lambda point: _multiply(Fraction(point.sign * turned), node(point))
-        return node if operator == "+" else lambda point: _multiply(Fraction(-1), node(point))
+            return lambda point: values.multiply(Fraction(point.sign * turned), node(point))
+        return node if operator == "+" else lambda point: values.multiply(Fraction(-1), node(point))
 
     def _product(self) -> Node:
         node = self._signs()
@@ -228,7 +217,7 @@ class _Parser:
             if operator is None and not self._starts_factor():
                 return node
             factor = self._signs() if operator else self._power()
-            node = _binary(_divide if operator == "/" else _multiply, node, factor)
+            node = _binary(values.divide if operator == "/" else values.multiply, node, factor)
 
     def _starts_factor(self) -> bool:
         token = self._peek()
@@ -252,12 +241,12 @@ class _Parser:
             raise Unreadable("nested too deeply")
         exponent = self._signs()
         self.depth -= 1
-        return _binary(_power, base, exponent)
+        return _binary(values.power, base, exponent)
 
     def _postfix(self) -> Node:
         node = self._atom()
         while operator := self._take("!", "%", "°"):
-            node = _unary({"!": _factorial, "%": _percent, "°": _degrees}[operator], node)
+            node = _unary({"!": values.factorial, "%": values.percent, "°": values.degrees}[operator], node)
         return node
 
     def _atom(self) -> Node:
@@ -272,13 +261,13 @@ class _Parser:
             closing = _CLOSING.get(token.text, token.text.replace(r"\l", r"\r"))
             if not self._take(closing):
                 raise Unreadable("a bracket that is not closed")
-            rounding = {r"\lfloor": _floor, r"\lceil": _ceil}.get(token.text)
+            rounding = {r"\lfloor": values.floor, r"\lceil": values.ceil}.get(token.text)
             return _unary(rounding, node) if rounding else node
         if token.text == "|":
             node = self._sum()
             if not self._take("|"):
                 raise Unreadable("a bar that is not closed")
-            return _unary(_absolute, node)
+            return _unary(values.absolute, node)
         if token.kind == "function":
             return self._function(token.text)
         if token.kind == "symbol":
@@ -287,7 +276,7 @@ class _Parser:
 
     def _number(self, token: _Token) -> Node:
         value = Fraction(token.text) if len(token.text) < MAX_LENGTH else None
-        if value is None or _bits(value) > MAX_BITS:
+        if value is None or values.bits(value) > values.MAX_BITS:
             raise Unreadable("a number too long")
         fraction = self._fraction_of_mixed_number() if token.text.isdigit() else None
         total = value if fraction is None else value + fraction
@@ -314,7 +303,7 @@ class _Parser:
             return lambda point: point.unknown(name, arguments(point))
         name += self._subscript()
         if name in _CONSTANTS:
-            return lambda point: _constant(name)
+            return lambda point: values.constant(name)
         return lambda point: point.symbol(name)
 
     def _subscript(self) -> str:
@@ -331,17 +320,18 @@ class _Parser:
 
     def _function(self, name: str) -> Node:
         if name == "frac":
-            return _binary(_divide, self._group(), self._group())
+            return _binary(values.divide, self._group(), self._group())
         if name == "binom":
-            return _binary(_binomial, self._group(), self._group())
+            return _binary(values.binomial, self._group(), self._group())
         if name == "sqrt":
             index = self._atom() if (token := self._peek()) is not None and token.text == "[" else None
-            return _binary(_root, self._exponent_free(), index or (lambda point: Fraction(2)))
+            return _binary(values.root, self._exponent_free(), index or (lambda point: Fraction(2)))
         if name == "log" and self._take("_"):
             base = self._atom()
-            return _binary(lambda x, b: _divide(_function("ln", x), _function("ln", b)), self._argument(), base)
+            return _binary(lambda x, b: values.divide(values.apply("ln", x), values.apply("ln", b)), self._argument(),
+                           base)
         power = self._signs() if self._take("^", "**") else None
-        applied = _unary(lambda x: _function(name, x), self._argument())
+        applied = _unary(lambda x: values.apply(name, x), self._argument())
         if power is None:
             return applied
 
@@ -349,7 +339,7 @@ class _Parser:
             exponent = power(point)
             if exponent == -1 and name in _TRIGONOMETRIC[:3]:
                 raise Unreadable("an inverse function or a reciprocal")
-            return _power(applied(point), exponent)
+            return values.power(applied(point), exponent)
 
         return raised
 
@@ -371,16 +361,16 @@ class _Parser:
         node = self._power_sign()
         while (token := self._peek()) is not None and (
                 token.kind in ("symbol", "open") or token.text in ("frac", "sqrt")):
-            node = _binary(_multiply, node, self._power())
+            node = _binary(values.multiply, node, self._power())
         return node
 
     def _power_sign(self) -> Node:
         if self._take("-"):
             node = self._power()
-            return lambda point: _multiply(Fraction(-1), node(point))
+            return lambda point: values.multiply(Fraction(-1), node(point))
         node = self._power()
         while self._take("/"):
-            node = _binary(_divide, node, self._power())
+            node = _binary(values.divide, node, self._power())
         return node
 
 
@@ -390,181 +380,6 @@ def _binary(operation: Callable[[Any, Any], Any], left: Node, right: Node) -> No
 
 def _unary(operation: Callable[[Any], Any], inner: Node) -> Node:
     return lambda point: operation(inner(point))
-
-
-@lru_cache(maxsize=1)
-def _mp() -> Any:
-    """The arithmetic with `DIGITS` digits; guarded by `_LOCK`, since it changes its own precision while it works."""
-    from mpmath import MPContext
-
-    context = MPContext()
-    context.dps = DIGITS
-    return context
-
-
-_LOCK = threading.Lock()
-
-
-def _bits(value: Fraction) -> int:
-    return max(value.numerator.bit_length(), value.denominator.bit_length())
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if _bits(value) > MAX_BITS:
-        raise Unreadable("a number too long")
-    return value
-
-
-def _number(value: Any) -> Any:
-    """A fraction as a floating-point number of many digits; others as they are."""
-    return _mp().mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
-
-
-def _add(left: Any, right: Any) -> Any:
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return _bounded(left + right)
-    left, right = _number(left), _number(right)
-    total = left + right
-    # What cancels leaves rounding behind, which is no value.
-    return Fraction(0) if abs(total) < max(abs(left), abs(right)) * _mp().mpf(10) ** (KEPT_DIGITS - DIGITS) else total
-
-
-def _multiply(left: Any, right: Any) -> Any:
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return _bounded(left * right)
-    return _number(left) * _number(right)
-
-
-def _divide(left: Any, right: Any) -> Any:
-    if right == 0:
-        raise Unreadable("division by zero")
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return _bounded(left / right)
-    return _number(left) / _number(right)
-
-
-def _power(base: Any, exponent: Any) -> Any:
-    if isinstance(exponent, Fraction) and exponent.denominator == 1 and abs(exponent) <= MAX_BITS:
-        if not isinstance(base, Fraction):
-            _check_size(abs(exponent) * max(1, abs(float(_mp().log(abs(base))))))
-            return base ** int(exponent)
-        if base == 0 and exponent <= 0:
-            raise Unreadable("no power of zero")
-        if abs(exponent) * _bits(base) <= MAX_BITS or abs(base) in (0, 1):
-            return base ** int(exponent)
-    if base == 0:
-        raise Unreadable("no power of zero")
-    if isinstance(exponent, Fraction) and 1 < exponent.denominator < 1000 and _is_real(base) and (
-            base > 0 or exponent.denominator % 2):
-        return _power(_root(base, Fraction(exponent.denominator)), Fraction(exponent.numerator))
-    base, exponent = _number(base), _number(exponent)
-    _check_size(abs(exponent) * (abs(_mp().log(abs(base))) + 4))
-    return _mp().power(base, exponent)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Fraction) or _mp().im(value) == 0
-
-
-def _check_size(logarithm: Any) -> None:
-    if not logarithm < MAX_LOGARITHM:
-        raise Unreadable("a number too large")
-
-
-def _root(value: Any, index: Any) -> Any:
-    """The real root where there is one (`\\sqrt[3]{-8}` is -2), exact where it is rational."""
-    if not isinstance(index, Fraction) or index.denominator != 1 or not 0 < index < 1000:
-        return _power(value, _divide(Fraction(1), index))
-    degree = int(index)
-    if not _is_real(value):
-        return _mp().root(value, degree)
-    real = _real(value)
-    if isinstance(real, Fraction):
-        above, below = (_whole_root(abs(part), degree) for part in (real.numerator, real.denominator))
-        if above is not None and below is not None and (real >= 0 or degree % 2):
-            return Fraction(above, below) * (-1 if real < 0 else 1)
-    if real < 0 and degree % 2:
-        return -_mp().root(-_number(real), degree)
-    return _mp().root(_number(real), degree)
-
-
-def _whole_root(value: int, degree: int) -> int | None:
-    root = math.isqrt(value) if degree == 2 else round(value ** (1 / degree)) if value.bit_length() < 1000 else 0
-    return root if root**degree == value else None
-
-
-def _factorial(value: Any) -> Any:
-    if isinstance(value, Fraction) and value.denominator == 1:
-        if not 0 <= value <= MAX_FACTORIAL:
-            raise Unreadable("not a factorial within the limits")
-        return _bounded(Fraction(math.factorial(int(value))))
-    value = _number(value)
-    _check_size(abs(value) * 10)
-    return _mp().gamma(value + 1)
-
-
-def _percent(value: Any) -> Any:
-    return _divide(value, Fraction(100))
-
-
-def _degrees(value: Any) -> Any:
-    return _number(value) * _mp().pi / 180
-
-
-def _absolute(value: Any) -> Any:
-    return abs(value)
-
-
-def _real(value: Any) -> Any:
-    if not _is_real(value):
-        raise Unreadable("not a real number")
-    return value if isinstance(value, Fraction) else _mp().re(value)
-
-
-def _floor(value: Any) -> Any:
-    return Fraction(int(_mp().floor(_number(_real(value)))))
-
-
-def _ceil(value: Any) -> Any:
-    return Fraction(int(_mp().ceil(_number(_real(value)))))
-
-
-def _binomial(n: Any, k: Any) -> Any:
-    if all(isinstance(x, Fraction) and x.denominator == 1 for x in (n, k)):
-        if not 0 <= k <= MAX_FACTORIAL or not 0 <= n <= MAX_BITS:
-            raise Unreadable("not a binomial coefficient within the limits")
-        return _bounded(Fraction(math.comb(int(n), int(k))))
-    n, k = _number(n), _number(k)
-    return _divide(_factorial(n), _multiply(_factorial(k), _factorial(n - k)))
-
-
-def _constant(name: str) -> Any:
-    return {"pi": +_mp().pi, "e": +_mp().e, "i": _mp().mpc(0, 1)}[name]
-
-
-def _function(name: str, value: Any) -> Any:
-    value = _number(value)
-    if not abs(value) < MAX_LOGARITHM:
-        if name in ("ln", "log", "lg"):
-            return _logarithm(name, value)
-        raise Unreadable("a number too large")
-    if name in ("ln", "log", "lg"):
-        return _logarithm(name, value)
-    if name.startswith("arc"):
-        return getattr(_mp(), f"a{name[3:]}")(value)
-    if (name in ("tan", "sec") and abs(_mp().cos(value)) < _mp().mpf(10) ** -KEPT_DIGITS) or (
-            name in ("cot", "csc") and abs(_mp().sin(value)) < _mp().mpf(10) ** -KEPT_DIGITS):
-        raise Unreadable("division by zero")
-    result = getattr(_mp(), name)(value)
-    # cos(90°) is 0, and what its rounding leaves is not.
-    return Fraction(0) if abs(result) < _mp().mpf(10) ** (KEPT_DIGITS - DIGITS) and name != "exp" else result
-
-
-def _logarithm(name: str, value: Any) -> Any:
-    if value == 0:
-        raise Unreadable("no logarithm of zero")
-    natural = _mp().log(value)
-    return natural if name == "ln" else natural / _mp().log(10)
 
 
 def _worth(name: str) -> float:
@@ -588,45 +403,15 @@ class _Point:
 
     def symbol(self, name: str) -> Any:
         self.symbols.add(name)
-        value = _mp().mpf(_worth(f"{self.index} {name}"))
+        value = values.context().mpf(_worth(f"{self.index} {name}"))
         if self.index == 2:
-            return _mp().mpc(value, _worth(f"imaginary {name}"))
+            return values.context().mpc(value, _worth(f"imaginary {name}"))
         return value if self.index == 0 else -value
 
     def unknown(self, name: str, argument: Any) -> Any:
         """The value of a function nothing is known of."""
         self.symbols.add(f"{name}()")
-        return _mp().mpf(_worth(f"{name} {_key_of(argument)}"))
-
-
-def _key_of(value: Any) -> Key:
-    """A constant as a key: exact where it is rational."""
-    if isinstance(value, Fraction):
-        return ("number", value.numerator, value.denominator)
-    real, imaginary = _mp().re(value), _mp().im(value)
-    size = max(abs(real), abs(imaginary))
-    if size == 0:
-        return ("number", 0, 1)
-    if not _mp().isfinite(size):
-        raise Unreadable("no number")
-    parts = []
-    for part in (real, imaginary):
-        if abs(part) < size * _mp().mpf(10) ** (KEPT_DIGITS - DIGITS):
-            parts.append("0")
-            continue
-        parts.append(_mp().nstr(part, KEPT_DIGITS, min_fixed=1, max_fixed=0, strip_zeros=True))
-    if parts[1] == "0" and size < 10**12:
-        near = _nearest_fraction(real)
-        if near is not None:
-            return ("number", near.numerator, near.denominator)
-    return ("~", *parts)
-
-
-def _nearest_fraction(value: Any) -> Fraction | None:
-    """The fraction with a small denominator that a result is, but for rounding: (√2)² is 2."""
-    scaled = int(_mp().nint(value * _mp().mpf(10) ** 60))
-    near = Fraction(scaled, 10**60).limit_denominator(10**9)
-    return near if abs(_number(near) - value) <= abs(value) * _mp().mpf(10) ** (KEPT_DIGITS + 15 - DIGITS) else None
+        return values.context().mpf(_worth(f"{name} {values.key_of(argument)}"))
 
 
 class Expression(NamedTuple):
@@ -650,10 +435,9 @@ def read_expression(text: str) -> Expression:
         raise Unreadable("too long")
     parser = _Parser(_tokens(text))
     node = parser.whole()
-    with _LOCK:
-        values = [_values(node, sign) for sign in ((1, -1) if parser.signs else (1,))]
-    keys = [key for key, _, _ in values]
-    return Expression(tuple(dict.fromkeys(keys)), values[0][1], values[0][2])
+    with values.LOCK:
+        found = [_values(node, sign) for sign in ((1, -1) if parser.signs else (1,))]
+    return Expression(tuple(dict.fromkeys(key for key, _, _ in found)), found[0][1], found[0][2])
 
 
 def _values(node: Node, sign: int) -> tuple[Key, frozenset[str], tuple[Any, ...]]:
@@ -661,13 +445,13 @@ def _values(node: Node, sign: int) -> tuple[Key, frozenset[str], tuple[Any, ...]
         first = _Point(0, sign)
         value = node(first)
         if not first.symbols:
-            return _key_of(value), frozenset(), (value,)
-        values = (value, *(node(_Point(index, sign)) for index in (1, 2)))
-        keys = [_key_of(value) for value in values]
+            return values.key_of(value), frozenset(), (value,)
+        points = (value, *(node(_Point(index, sign)) for index in (1, 2)))
+        keys = [values.key_of(value) for value in points]
     except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
         raise Unreadable(str(error)) from None
     # x - x + 5 is 5.
-    return (keys[0] if len(set(keys)) == 1 else ("expression", *keys)), frozenset(first.symbols), values
+    return (keys[0] if len(set(keys)) == 1 else ("expression", *keys)), frozenset(first.symbols), points
 
 
 def relation_key(left: Expression, right: Expression, kind: str) -> Key:
@@ -675,14 +459,14 @@ def relation_key(left: Expression, right: Expression, kind: str) -> Key:
 
     2x + 4y = 3 and 4x + 8y - 6 = 0 are the same line; an inequality may be scaled by positive numbers only.
     """
-    with _LOCK:
+    with values.LOCK:
         try:
             points = [[side.points[index % len(side.points)] for index in range(3)] for side in (left, right)]
-            differences = [_add(a, _multiply(Fraction(-1), b)) for a, b in zip(*points, strict=True)]
+            differences = [values.add(a, values.multiply(Fraction(-1), b)) for a, b in zip(*points, strict=True)]
             if any(difference == 0 for difference in differences):
                 raise Unreadable("both sides are equal")
-            ratios = [_key_of(_divide(difference, differences[0])) for difference in differences[1:]]
-            sign = "" if kind in ("=", "!=") else "+" if _real(differences[0]) > 0 else "-"
+            ratios = [values.key_of(values.divide(difference, differences[0])) for difference in differences[1:]]
+            sign = "" if kind in ("=", "!=") else "+" if values.real(differences[0]) > 0 else "-"
         except (ArithmeticError, ValueError, TypeError) as error:
             raise Unreadable(str(error)) from None
     return (kind, sign, *ratios)

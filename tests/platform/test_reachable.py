@@ -66,5 +66,5 @@ def test_an_error_is_an_answer_and_is_asked_for_once() -> None:
 
 
 def test_stores_without_a_server_are_not_asked(silent: int) -> None:
-    for uri in ("sqlite:////tmp/mlflow.db", "databricks", f"postgresql://127.0.0.1:{silent}/mlflow"):
+    for uri in ("sqlite:///mlflow.db", "databricks", f"postgresql://127.0.0.1:{silent}/mlflow"):
         reachable.check(uri, seconds=0.2)
