@@ -43,11 +43,12 @@ def _label_and_merge(config: Config, io: StageIO) -> dict[str, float]:
     from prm_core.labeling.strategies import Chain, check_failures
     from prm_core.labeling.summary import summarise
 
-    chains = [Chain(problem, trajectory) for problem, trajectory in load_chains(io)]
+    own = {trajectory.id for trajectory in store.read_shards(Trajectory, io.inputs["trajectories"])}
+    chains = [Chain(problem, trajectory, trajectory.id in own) for problem, trajectory in load_chains(io)]
     _label(chains, _strategies(config, io), config, io.work)
     labels = store.read_shards(StepLabel, io.work / LABELS)
     failed = check_failures(labels, config.label.strategies, len(chains), config.label.max_failed_share)
-    merged = merge_labels([chain.trajectory for chain in chains], labels, config.label)
+    merged = merge_labels([chain.trajectory for chain in chains], labels, config.label, own)
     evidence = io.work / EVIDENCE
     evidence.mkdir(exist_ok=True)
     preferences = _preferences(evidence, config.label.mcts.preference_confidence)

@@ -25,10 +25,16 @@ FAILED = "failed: "
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A trajectory with its problem: what a strategy is given."""
+    """A trajectory with its problem: what a strategy is given.
+
+    Attributes:
+        own: whether the policy wrote it whose chains are to be labelled. What a strategy fits, it fits to these: a chain
+            that people labelled may be of another population, such as a worked solution that somebody corrupted.
+    """
 
     problem: Problem
     trajectory: Trajectory
+    own: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from prm_core.errors import InputError
+from prm_core.labeling.outcomes import fit_outcomes, tells
 from prm_core.labeling.strategies.base import STRATEGIES, Chain, LabelingTools, Strategy
 from prm_core.labeling.strategies.uncertainty import MEASURES, StepBatch
 from prm_core.models.batching import in_batches
@@ -27,19 +28,20 @@ class McDropoutLabeler(Strategy):
     The measure `predictive` is that of the step's least expected token. It covers both what the backbone would not have
     written and what it is unsure of. The mere spread over passes (`likelihood`, `bald`, `representation`) does not: a
     token that is confidently wrong has a probability near 0 in every pass. How much uncertainty still means "right" is
-    no constant: an isotonic, falling map to P(right) is fitted on outcomes alone, since a chain whose most uncertain
-    step is right mostly ends right (`prepare`). No human label and no other strategy's verdict enters.
+    no constant: a falling logistic map to P(right) is fitted on the outcomes of the policy's own chains, in which a
+    wrong step costs the answer but for luck (`labeling/outcomes.py`). No human label and no other strategy's verdict
+    enters.
 
     Raises InputError for an unknown measure.
     """
 
-    version = 2
+    version = 3
 
     def __init__(self, tools: LabelingTools) -> None:
         super().__init__(tools)
         self.settings = tools.config.label.mc_dropout
         self.measure = MEASURES[self.settings.measure]
-        self.knots: tuple[np.ndarray, np.ndarray] | None = None
+        self.map: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def model(self) -> str:
@@ -50,33 +52,36 @@ class McDropoutLabeler(Strategy):
         return dataclasses.asdict(self.settings)
 
     def prepare(self, chains: Sequence[Chain], seed: int) -> None:
-        """Fits the map on a seeded sample of chains with outcomes.
+        """Fits the map on a seeded sample of the policy's chains with outcomes.
 
         When they all end alike there is nothing to tell apart: the strategy warns and abstains from every step.
         """
-        from sklearn.isotonic import IsotonicRegression
-
-        known = [chain for chain in chains if chain.trajectory.outcome is not None]
+        known = [chain for chain in chains if chain.own and chain.trajectory.outcome is not None]
         count = min(self.settings.fit_chains, len(known))
         sample = random.Random(f"{NAME}/{seed}").sample(known, count)
         # One that does not encode fails in `label`, where it is counted.
         sample = [chain for chain in sample if self._encodes(chain)]
-        outcomes = np.array([bool(chain.trajectory.outcome) for chain in sample])
-        if outcomes.all() or not outcomes.any():
+        outcomes = np.array([float(bool(chain.trajectory.outcome)) for chain in sample])
+        if not tells(outcomes):
             log.warning("%s abstains: the %d chains sampled to fit it all end alike; generate more, or leave the "
                         "strategy out of label.strategies", NAME, count)
             return
-        worst = np.array([steps.max() for steps in self.uncertainties(sample, seed)])
-        fitted = IsotonicRegression(increasing=False, out_of_bounds="clip").fit(worst, outcomes)
+        found = self.uncertainties(sample, seed)
+        middle, scale = np.median(np.concatenate(found)), max(float(np.std(np.concatenate(found))), 1e-9)
+        scores = np.full((len(found), max(map(len, found)), 1), np.nan)
+        for row, steps in enumerate(found):
+            scores[row, : len(steps), 0] = (middle - steps) / scale
+        fitted = fit_outcomes(scores, ~np.isnan(scores[:, :, 0]), outcomes)
         # A share of 0 or 1 among some hundred chains is not certainty: Laplace's rule bounds it.
         bound = 1.0 / (count + 2)
-        self.knots = fitted.X_thresholds_, np.clip(fitted.y_thresholds_, bound, 1 - bound)
-        log.info("%s: P(right) falls from %.2f to %.2f over uncertainties (%s) of %.3f to %.3f", NAME,
-                 self.knots[1][0], self.knots[1][-1], self.settings.measure, self.knots[0][0], self.knots[0][-1])
+        self.map = lambda steps: np.clip(fitted.right(((middle - steps) / scale)[:, None]), bound, 1 - bound)
+        log.info("%s: a step is as likely wrong as right at an uncertainty (%s) of %.3f; %.0f %% of the chains with a "
+                 "wrong step end right", NAME, self.settings.measure,
+                 middle + scale * fitted.bias / max(float(fitted.weights[0]), 1e-9), 100 * fitted.lucky)
 
     def label(self, chains: Sequence[Chain], seed: int) -> list[StepLabel]:
         """See `Strategy.label`. Source: Gal & Ghahramani 2016; METHODS 1 has the guide's defects."""
-        if self.knots is None:
+        if self.map is None:
             reason = "not fitted: all chains end alike"
             return [
                 StepLabel(chain.trajectory.id, index, NAME, None, None, 0.0, 0, reason)
@@ -84,8 +89,9 @@ class McDropoutLabeler(Strategy):
             ]
         labels = []
         for chain, uncertainties in zip(chains, self.uncertainties(chains, seed), strict=True):
-            for index, uncertainty in enumerate(uncertainties):
-                value = float(np.interp(uncertainty, *self.knots))
+            for index, (uncertainty, value) in enumerate(
+                zip(uncertainties, self.map(uncertainties).tolist(), strict=True)
+            ):
                 labels.append(StepLabel(
                     chain.trajectory.id, index, NAME, value, value > 0.5, max(value, 1 - value), 0,
                     f"{self.measure.words.format(uncertainty)} under dropout",
