@@ -70,12 +70,14 @@ def build_optimizers(model: PreTrainedModel, config: Config) -> list[torch.optim
     """Muon for the weight matrices, AdamW for embeddings and norms."""
     import torch
 
+    from prm_core.training.muon import Muon
+
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=config.warmup.matrix_learning_rate, weight_decay=config.warmup.weight_decay),
+        Muon(matrices, lr=config.warmup.matrix_learning_rate, weight_decay=config.warmup.weight_decay),
         torch.optim.AdamW(rest, lr=config.warmup.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
