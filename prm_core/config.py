@@ -91,9 +91,10 @@ class WarmupConfig:
     harmless_steps: Share = setting(
         "share of the chains that get harmless steps inserted once the policy is taken: what comes after a remark "
         "should not surprise the backbone")
-    eval_every: PositiveInt
+    eval_every: PositiveInt = setting("updates; a fifth of that from half of policy_accuracy on")
     eval_problems: PositiveInt
-    checkpoint_every: PositiveInt
+    eval_samples: PositiveInt = setting("chains of each problem")
+    checkpoint_every: PositiveInt = setting("also between evaluations once the policy is taken")
 
 
 @section

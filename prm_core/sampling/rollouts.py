@@ -67,13 +67,13 @@ def sample_trajectories(
 
 
 def sampled_accuracy(
-    policy: Policy, problems: Sequence[Problem], domains: Registry[Domain], *, temperature: float,
+    policy: Policy, problems: Sequence[Problem], domains: Registry[Domain], *, samples: int, temperature: float,
     max_new_tokens: int, batch_size: int, seed: int,
 ) -> float:
-    """Share of problems answered right by one sampled chain each (pass@1)."""
-    chains = sample_trajectories(policy, problems, domains, samples=1, temperature=temperature,
+    """Share of right ones among `samples` chains of each problem (pass@1)."""
+    chains = sample_trajectories(policy, problems, domains, samples=samples, temperature=temperature,
                                  max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed, prefix="accuracy")
-    return sum(bool(chain.outcome) for chain in chains) / len(problems)
+    return sum(bool(chain.outcome) for chain in chains) / (len(problems) * samples)
 
 
 def rollout_succeeds(

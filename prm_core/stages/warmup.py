@@ -42,8 +42,8 @@ def run(config: Config, io: StageIO) -> None:
 
     def accuracy(model: PreTrainedModel) -> float:
         return sampled_accuracy(
-            Policy(model, encoder, "warmup"), held_out, DOMAINS, temperature=1.0, seed=config.seed,
-            max_new_tokens=config.generate.max_new_tokens, batch_size=config.generate.batch_size,
+            Policy(model, encoder, "warmup"), held_out, DOMAINS, samples=config.warmup.eval_samples, temperature=1.0,
+            seed=config.seed, max_new_tokens=config.generate.max_new_tokens, batch_size=config.generate.batch_size,
         )
 
     with stage_run(io.workspace, "warmup", config, io.inputs) as tracked:

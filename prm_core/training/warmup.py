@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prm_core.config import Config
+from prm_core.config import Config, WarmupConfig
 from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import pick_device
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
+# Evaluations are this much closer together near the accuracy that the policy is to have.
+NEARER = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,14 @@ def build_optimizers(model: PreTrainedModel, config: Config) -> list[torch.optim
     """Muon for the weight matrices, AdamW for embeddings and norms."""
     import torch
 
+    from prm_core.training.muon import Muon
+
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=config.warmup.matrix_learning_rate, weight_decay=config.warmup.weight_decay),
+        Muon(matrices, lr=config.warmup.matrix_learning_rate, weight_decay=config.warmup.weight_decay),
         torch.optim.AdamW(rest, lr=config.warmup.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -163,8 +167,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         position.update = update + 1
-        # Accuracy picks the policy; once it is found, the curve needs fewer points.
-        every = settings.checkpoint_every if any(r.get("policy") for r in history) else settings.eval_every
+        every = _evaluate_every(history, settings)
         if (update + 1) % every == 0 or update + 1 == settings.max_updates:
             found = accuracy(model.eval())
             model.train()
@@ -181,6 +184,15 @@ def train(
     _save(model, encoder, backbone)
     chosen = _check(history, settings.policy_accuracy, settings.backbone_accuracy)
     return WarmupResult(policy, backbone, chosen, history)
+
+
+def _evaluate_every(history: list[dict[str, Any]], settings: WarmupConfig) -> int:
+    """Updates between evaluations. Accuracy picks the policy and rises fast where it does, so that it is looked at more
+    often from half way on; once the policy is found, the curve needs fewer points."""
+    if any(record.get("policy") for record in history):
+        return settings.checkpoint_every
+    near = bool(history) and history[-1]["accuracy"] >= settings.policy_accuracy / 2
+    return max(settings.eval_every // NEARER, 1) if near else settings.eval_every
 
 
 def _encode_solutions(

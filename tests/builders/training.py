@@ -40,7 +40,7 @@ SMALL = {
     "warmup": {
         "hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "batch_size": 8, "max_updates": 10,
         "warmup_updates": 2, "policy_accuracy": 0.3, "backbone_accuracy": 0.5, "harmless_steps": 0.5, "eval_every": 2,
-        "eval_problems": 4,
+        "eval_problems": 4, "eval_samples": 1,
         "checkpoint_every": 3, "learning_rate": 0.003, "matrix_learning_rate": 0.02, "decay_share": 0.4,
     },
     "generate": {"problems": 6, "samples": 2, "max_new_tokens": 24, "batch_size": 32, "shard_size": 2},

@@ -164,6 +164,16 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, cra
         assert_same_weights(load_file(one / "model.safetensors"), load_file(other / "model.safetensors"))
 
 
+def test_evaluations_are_closer_together_from_half_of_the_policy_s_accuracy_on(tmp_path) -> None:
+    settings = dataclasses.replace(CONFIG.warmup, max_updates=20, eval_every=10, checkpoint_every=16)
+    config = dataclasses.replace(CONFIG, warmup=settings)
+    result, _ = train(tmp_path / "near", {10: 0.15, 12: 0.2, 14: 0.3, 16: 0.4, 20: 0.9}, config=config)
+    assert [record["update"] for record in result.history] == [10, 12, 14, 16, 20]
+    assert result.policy_update == 14
+    result, _ = train(tmp_path / "far", {10: 0.149, 20: 0.9}, config=config)
+    assert [record["update"] for record in result.history] == [10, 20]
+
+
 def test_a_run_that_never_reaches_its_bounds_stops_with_the_figures(tmp_path) -> None:
     with pytest.raises(GateError, match=r"at accuracy 0\.200, the best on the way was 0\.250;.*policy_accuracy 0\.3"):
         train(tmp_path / "no-policy", {8: 0.25, 10: 0.2})

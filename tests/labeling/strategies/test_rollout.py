@@ -446,5 +446,6 @@ def test_trajectories_are_named_by_problem_and_empty_chains_left_out():
     assert {(row.policy, row.seed) for row in rows} == {("scripted", 5)}
     # A problem without a chain counts as not answered.
     silent = ScriptedPolicy(lambda steps, number: ((), True))
-    assert sampled_accuracy(policy, [tiny.mia("a"), tiny.mia("b")], DOMAINS, **options) == 1.0
-    assert sampled_accuracy(silent, [tiny.mia("a")], DOMAINS, **options) == 0.0
+    assert sampled_accuracy(policy, [tiny.mia("a"), tiny.mia("b")], DOMAINS, samples=1, **options) == 1.0
+    assert sampled_accuracy(policy, [tiny.mia("a"), tiny.mia("b")], DOMAINS, samples=3, **options) == 1 / 3
+    assert sampled_accuracy(silent, [tiny.mia("a")], DOMAINS, samples=1, **options) == 0.0
