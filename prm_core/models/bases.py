@@ -60,17 +60,21 @@ class Base:
         name, wanted = values["name"], values["sha256"]
         others = []
         for place in _places(name, Path(folder)):
-            if not (place / "config.json").is_file():
+            # Unlike a path's own method it is False of names that are none.
+            if not os.path.isfile(place / "config.json"):
                 continue
-            if (found := digest(str(place))) == wanted:
-                return cls(name, wanted, str(place))
-            others.append(f"{place} is another model, of sha256 {found}")
+            try:
+                if (found := digest(str(place))) == wanted:
+                    return cls(name, wanted, str(place))
+                others.append(f"{place} is another model, of sha256 {found}")
+            except InputError as error:
+                others.append(str(error))
         if not others:
             try:
                 if (found := digest(name)) == wanted:
                     return cls(name, wanted, name)
                 others.append(f"the hub's {name} is another model, of sha256 {found}")
-            except InputError:
+            except (InputError, OSError, ValueError):
                 others.append("no folder above the model's has one of that name, nor has the hub's cache")
         raise InputError(f"model {folder}: was saved without its base model {name} (sha256 {wanted} of weights and "
                          f"vocabulary), which is not there: {'; '.join(others)}. Set {VARIABLE} to the base's folder")
@@ -80,7 +84,7 @@ def _places(name: str, folder: Path) -> Iterator[Path]:
     for given in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         yield from (Path(given), Path(given) / name)
     if (folder / HINT).is_file():
-        yield Path((folder / HINT).read_text().strip())
+        yield Path((folder / HINT).read_text(errors="replace").strip())
     for above in dict.fromkeys((Path.cwd(), *folder.resolve().parents)):
         yield above / name
 

@@ -177,9 +177,12 @@ class RewardModel(nn.Module):
     def _read_on_base(cls, path: str, settings: dict[str, Any], dtype: str) -> Self:
         """The model that `_save_trained` wrote: one on its base, as before training, given what was trained."""
         base, config = Base.find(settings["base"], path), load_config(path)
-        model = cls.from_backbone(
-            base.at, surprisal=settings["surprisal"], encoder=settings["encoder"], device="cpu", config=config,
-            dtype=str(config.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
+        try:
+            model = cls.from_backbone(
+                base.at, surprisal=settings["surprisal"], encoder=settings["encoder"], device="cpu", config=config,
+                dtype=str(config.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
+        except InputError as error:
+            raise InputError(f"model {path}, put on its base: {error}") from None
         model.base = base
         with one_line(f"{path}/{TRAINED_FILE}", "does not load", "copy the model's folder whole or train it again"):
             trained = load_file(Path(path) / TRAINED_FILE)

@@ -103,6 +103,29 @@ def test_another_model_of_that_name_is_refused(lm, tmp_path) -> None:
         Base.find(values(base), str(tmp_path / "prm"))
 
 
+@pytest.mark.parametrize("name", ["", "x" * 10_000, "a\0b", "/", "..", "no such name", "~"])
+def test_a_name_that_is_none_is_one_clear_line(lm, tmp_path, name: str) -> None:
+    with pytest.raises(InputError, match="was saved without its base model"):
+        Base.find({"name": name, "sha256": "0" * 64}, str(tmp_path / "prm"))
+
+
+def test_what_is_no_model_does_not_hide_the_base(lm, tmp_path, monkeypatch) -> None:
+    empty, garbled = tmp_path / "lm", tmp_path / "garbled"
+    for folder, weights in ((empty, None), (garbled, b"x")):
+        folder.mkdir()
+        shutil.copy(lm / "config.json", folder)
+        if weights:
+            (folder / "model.safetensors").write_bytes(weights)
+    (tmp_path / "prm").mkdir()
+    (tmp_path / "prm" / HINT).write_bytes(b"\xff\x00")
+    base = Base.of(str(lm), "lm")
+    monkeypatch.setenv(VARIABLE, str(garbled))
+    with pytest.raises(InputError, match=r"garbled/model\.safetensors: not a safetensors file.*lm: no safetensors"):
+        Base.find(values(base), str(tmp_path / "prm"))
+    monkeypatch.setenv(VARIABLE, f"{garbled}:{lm}")
+    assert Base.find(values(base), str(tmp_path / "prm")).at == str(lm)
+
+
 @pytest.mark.parametrize("broken", [None, "lm", {"name": "lm"}, {"name": "lm", "sha256": 7}])
 def test_a_folder_that_names_no_base_is_refused(tmp_path, broken) -> None:
     with pytest.raises(InputError, match=r"config\.json: prm\.base must hold texts `name` and `sha256`"):

@@ -240,6 +240,17 @@ def test_what_was_trained_must_be_there_whole(tmp_path, change) -> None:
         load_reward_model(tmp_path / "prm", device="cpu")
 
 
+def test_a_config_that_its_base_does_not_fit_is_named(tmp_path) -> None:
+    path = save_lm(tmp_path / "lm", ENCODER)
+    model = reward_model_on(path, encoder=ENCODER)
+    model.base = Base.of(str(path), "lm")
+    model.save_pretrained(tmp_path / "prm")
+    values = json.loads((tmp_path / "prm/config.json").read_text())
+    (tmp_path / "prm/config.json").write_text(json.dumps({**values, "intermediate_size": 7}))
+    with pytest.raises(InputError, match=r"prm, put on its base: .*weights do not fit its config\.json"):
+        load_reward_model(tmp_path / "prm", device="cpu")
+
+
 # Backbones that will not do
 
 
