@@ -57,7 +57,8 @@ class DataConfig:
 class ModelsConfig:
     policy: Text = setting("Hugging Face folder or hub id of the base policy")
     reward_backbone: Text = setting("Hugging Face folder or hub id of the reward models' backbone")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "of the weights; auto: bfloat16 where the device multiplies in it, else float32", default="float32")
     device: str = setting("auto, cpu, mps, cuda or cuda:N", default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     sampling_memory: PositiveFloat = setting(
         "GiB that sampling may take beside the model; bounds the rows decoded together")
@@ -227,7 +228,8 @@ class RewardTrainingConfig:
     row_tokens: int = setting("tokens of a packed row; a longer chain trains as far as it fits one", ge=16)
     rows_per_update: PositiveInt
     rows_per_pass: PositiveInt = setting("rows of a forward pass of a process; bounds the memory")
-    precision: Literal["float32", "bfloat16"] = setting("bfloat16: mixed, the weights stay float32")
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "bfloat16: mixed, the weights stay float32; auto: where the device multiplies in it")
     gradient_checkpointing: bool = setting("recompute activations: less memory, a third more time")
     lora_rank: NonNegativeInt = setting("0 trains all weights; else LoRA of that rank on every linear layer")
     learning_rate: NonNegativeFloat = setting("of the backbone; 0 freezes it, which trains three times as fast")

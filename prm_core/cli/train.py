@@ -40,7 +40,8 @@ def train(
 
     Problems are held out to choose the weights and to calibrate the scores; beside the model, training.json tells what
     was trained on what, and the held-out figures. The folder scores with `prm score`, `prm evaluate` and
-    `prm adversarial`, and a process model also loads with AutoModelForTokenClassification. On several GPUs, or with
+    `prm adversarial`, and a process model also loads with AutoModelForTokenClassification; one on a frozen backbone
+    (train_prm.learning_rate 0) holds only what was trained and needs the backbone beside it. On several GPUs, or with
     `--cpu` several processes of a CPU: `accelerate launch --multi_gpu --num_processes N -m prm_core.cli train …`.
     """
     from prm_core import config as configuration
@@ -93,7 +94,9 @@ def _train(
     work.mkdir(parents=True, exist_ok=True)
     data = {f"training_{number}": Path(file) for number, file in enumerate(settings["files"])}
     with stage_run(workspace, "train_prm", config, data) as tracked:
-        trained = train_on(kind, backbone, examples, [], config, work=work, report=tracked.log_metrics)
+        # The whole path: the model may be scored with from another folder.
+        name = str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
+        trained = train_on(kind, backbone, examples, [], config, work=work, report=tracked.log_metrics, name=name)
         if not is_main():
             return
         scores, right = held_out_scores(trained)
@@ -102,18 +105,21 @@ def _train(
                    "share_right": float(right.mean())}
         if right.any() and not right.all():
             figures["auroc"] = float(roc_auc_score(right, scores))
-        tracked.log_metrics({f"dev/{name}": value for name, value in figures.items()})
+        tracked.log_metrics({f"dev/{what}": value for what, value in figures.items()})
+        precision = str(trained.model.precision)
+        tracked.tag("precision", precision)
         staging = work / "model"
         shutil.rmtree(staging, ignore_errors=True)
         domain = fit_domain(trained.model, trained.encoder,
                             [(example.problem_id, example.prompt, example.steps) for example in examples])
         save_reward_model(trained.model, trained.encoder, calibrator, staging, domain)
         store.write_json(staging / "training.json", {
-            **settings, "kind": kind, "config": dataclasses.asdict(config.train_prm), "counts": trained.counts,
-            "held_out": figures, "history": trained.history,
+            **settings, "kind": kind, "precision": precision, "config": dataclasses.asdict(config.train_prm),
+            "counts": trained.counts, "held_out": figures, "history": trained.history,
         })
         sums.write_sums(staging)
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(out, staging)
     shutil.rmtree(work)
-    log.info("%s: %s", out, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    log.info("%s: trained in %s, %s", out, precision,
+             ", ".join(f"{what} {value:.4g}" for what, value in figures.items()))

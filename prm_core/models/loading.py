@@ -80,11 +80,16 @@ def load_config(path: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
 
 
-def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> Any:
+def load_pretrained(
+    auto_class: Any, path: str, *, dtype: str, device: str, config: PretrainedConfig | None = None
+) -> Any:
     """`auto_class.from_pretrained(path)` in eval mode; dtype `auto` keeps the saved one.
 
     Safetensors only, complete ones only (the library would invent missing weights) that fit the config, and never code
     from the folder. The model is tried on a few tokens.
+
+    Args:
+        config: in place of the folder's own.
 
     Raises InputError when it does not load, or gives no numbers.
     """
@@ -92,7 +97,7 @@ def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> A
 
     check_folder(path)
     types = _tensor_types(path)
-    layers = getattr(load_config(path).get_text_config(), "num_hidden_layers", None)
+    layers = getattr((config or load_config(path)).get_text_config(), "num_hidden_layers", None)
     # The library would make them all before it looked at the weights.
     if types and isinstance(layers, int) and not 0 < layers <= len(types):
         raise InputError(f"model {path}: its config.json says {layers} layers, its weights are {len(types)} tensors; "
@@ -100,8 +105,9 @@ def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> A
     with one_line(path, "does not load", "name a Hugging Face folder or a hub id this machine can reach"):
         precision = dtype if dtype == "auto" else getattr(torch, dtype)
         try:
-            model, report = auto_class.from_pretrained(path, dtype=precision, use_safetensors=True,
-                                                       trust_remote_code=False, output_loading_info=True)
+            model, report = auto_class.from_pretrained(
+                path, config=config, dtype=precision, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True)
         except RuntimeError as error:
             raise InputError(f"model {path}: its weights do not fit its config.json ({first_line(error)})") from error
     _check_weights(model, report, types, path)
@@ -109,6 +115,25 @@ def load_pretrained(auto_class: Any, path: str, *, dtype: str, device: str) -> A
     with one_line(path, "its weights do not fit its config.json", "copy the model's folder whole"):
         _check_numbers(model, path)
     return model
+
+
+def local_folder(path: str) -> str:
+    """The folder itself, or that of a downloaded hub id. Raises InputError when it holds no safetensors."""
+    check_folder(path)
+    folder = Path(path)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            folder = Path(snapshot_download(path, ignore_patterns=["*.py", "*.bin", "*.pt", "*.pth", "*.gguf"]))
+        except (OSError, ValueError, HfHubHTTPError) as error:
+            raise InputError(f"model {path}: no such folder, and the hub does not give it ({type(error).__name__}); "
+                             "name a folder or a hub id this machine can reach") from error
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"model {path}: no safetensors weights; convert them with `save_pretrained` first, pickle is "
+                         "never loaded")
+    return str(folder)
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:

@@ -257,6 +257,10 @@ class StageRun:
         """Tags the run with the hash of a file or folder it wrote, as DVC records it, for `find_maker`."""
         self._client.set_tag(self.run_id, f"output.{path.name}", workspaces.data_hash(path))
 
+    def tag(self, name: str, value: str) -> None:
+        """Tags the run."""
+        self._client.set_tag(self.run_id, name, value)
+
     def log_artifact(self, path: Path) -> None:
         """Copies a file, or a folder under its own name, to the run's artifacts."""
         if path.is_dir():
@@ -281,6 +285,9 @@ class _NoRun(StageRun):
         pass
 
     def note_output(self, path: Path) -> None:
+        pass
+
+    def tag(self, name: str, value: str) -> None:
         pass
 
     def log_artifact(self, path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from prm_core.config import Config
 from prm_core.models.encoder import Encoder
-from prm_core.models.loading import load_encoder, load_pretrained, model_version
+from prm_core.models.loading import load_encoder, load_pretrained, model_version, pick_device
+from prm_core.models.precision import choose
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def load_policy(path: str, config: Config) -> Policy:
     """
     from transformers import AutoModelForCausalLM
 
-    model = load_pretrained(AutoModelForCausalLM, path, dtype=config.models.dtype, device=config.models.device)
+    dtype = choose(config.models.dtype, pick_device(config.models.device), "models.dtype")
+    model = load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device=config.models.device)
     encoder = load_encoder(path, model, config.encoder)
     return Policy(model, encoder, model_version(path), config.models.sampling_memory)

@@ -120,7 +120,7 @@ class ImplicitRewardModel(RewardModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """A standard Hugging Face causal-LM folder, safetensors, with the reference as another one inside."""
-        self.network.config.prm = {"kind": self.kind, "surprisal": False, "beta": self.beta, "encoder": self.encoder}
+        self.network.config.prm = self.settings(surprisal=False, beta=self.beta)
         self.network.save_pretrained(folder)
         self.reference.save_pretrained(Path(folder) / REFERENCE)
 

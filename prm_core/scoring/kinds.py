@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from prm_core.errors import InputError
 from prm_core.models.loading import check_folder, pick_device
+from prm_core.models.precision import as_saved
 
 # Imported for its registration.
 from prm_core.scoring import implicit
-from prm_core.scoring.reward import REWARD_MODELS, RewardModel, reward_settings
+from prm_core.scoring.reward import REWARD_MODELS, RewardModel
+from prm_core.scoring.settings import reward_settings
 
 __all__ = ["REWARD_MODELS", "implicit", "load_reward_model"]
 
@@ -24,8 +26,10 @@ def load_reward_model(
 
     Args:
         of: the class it must be of.
+        dtype: to compute in; `auto` is the saved one, or float32 where the device is slow in that.
 
-    Raises InputError when the folder holds no reward model, one of another class, or pickled weights.
+    Raises InputError when the folder holds no reward model, one of another class, or pickled weights, or when it was
+    saved without its base and that is not there.
     """
     path = str(folder)
     check_folder(path)
@@ -34,4 +38,7 @@ def load_reward_model(
     if kind not in REWARD_MODELS or not issubclass(REWARD_MODELS[kind], of):
         wanted = getattr(of, "kind", ", ".join(REWARD_MODELS))
         raise InputError(f"{path}: a reward model of kind {kind!r}, where one of kind {wanted!r} is needed")
-    return REWARD_MODELS[kind].read(path, settings, dtype).to(pick_device(device)).eval()
+    place = pick_device(device)
+    model = REWARD_MODELS[kind].read(path, settings, as_saved(path, place) if dtype == "auto" else dtype)
+    model.precision = settings.get("precision")
+    return model.to(place).eval()

@@ -1,8 +1,9 @@
 """Reward models: a causal backbone and a two-class head read where a step ends, all steps of a chain in one pass.
 
 A model is the library's own token-classification network for the backbone's architecture, so its folder loads with
-plain `AutoModelForTokenClassification`; what it was trained for stands in `config.json` under `prm`. The token-level
-implicit model is in `implicit.py`, loading a saved model of any kind in `kinds.py`, models of other projects in
+plain `AutoModelForTokenClassification`; what it was trained for stands in `config.json` under `prm`. Of a model on a
+frozen base only what was trained is saved, and the base's name and digest. The token-level implicit model is in
+`implicit.py`, loading a saved model of any kind in `kinds.py`, models of other projects in
 `foreign/`.
 """
 
@@ -13,18 +14,20 @@ from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
 
 from prm_core.errors import InputError
+from prm_core.models.bases import HINT, Base
 from prm_core.models.chains import ChainBatch
-from prm_core.models.loading import first_line, load_pretrained, load_tokenizer, pick_device
-from prm_core.platform import store
+from prm_core.models.loading import first_line, load_config, load_pretrained, load_tokenizer, one_line, pick_device
 from prm_core.registry import Registry
 from prm_core.scoring.surprisal import Surprisal, mark_numbers
 
 SURPRISAL_FILE = "surprisal.safetensors"
+# In place of the network's and the surprisal's files where the base is left out.
+TRAINED_FILE = "trained.safetensors"
 CLASSES = {0: "wrong", 1: "right"}
 
 
@@ -35,6 +38,10 @@ class RewardModel(nn.Module):
         network: a token-classification network with two labels, wrong and right.
         encoder: the `EncoderConfig` it is trained with, as a dict; whoever scores encodes the same way.
         surprisal: a further term of the logit, None for none.
+
+    Attributes:
+        base: the model whose weights the backbone and the surprisal's vocabulary are; saved by name where it is known.
+        precision: it was trained in; None where that is not known.
     """
 
     kind: ClassVar[str]
@@ -46,6 +53,8 @@ class RewardModel(nn.Module):
         self.network = network
         self.surprisal = surprisal
         self.encoder = encoder
+        self.base: Base | None = None
+        self.precision: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -63,14 +72,18 @@ class RewardModel(nn.Module):
 
     @classmethod
     def from_backbone(
-        cls, path: str, *, surprisal: bool, encoder: dict[str, Any], dtype: str, device: str
+        cls, path: str, *, surprisal: bool, encoder: dict[str, Any], dtype: str, device: str,
+        config: PretrainedConfig | None = None,
     ) -> Self:
         """A new reward model on the weights of a causal LM (folder or hub id), without an opinion: its logits are 0.
+
+        Args:
+            config: in place of the LM's own.
 
         Raises InputError when the model does not load, its architecture has no token-classification network, or it is
         not causal.
         """
-        source = load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device="cpu")
+        source = load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device="cpu", config=config)
         config = source.config
         # A path on this machine: the same model must be the same folder wherever it is trained.
         config._name_or_path = ""
@@ -132,17 +145,60 @@ class RewardModel(nn.Module):
         ).last_hidden_state
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """A standard Hugging Face folder, safetensors; the surprisal's weights in a file of their own."""
-        self.network.config.prm = {
-            "kind": self.kind, "surprisal": self.surprisal is not None, "encoder": self.encoder,
-        }
+        """A standard Hugging Face folder, safetensors; the surprisal's weights in a file of their own. Of a model whose
+        base is known only what was trained, which no library loads without the base."""
+        self.network.config.prm = self.settings(surprisal=self.surprisal is not None)
+        if self.base is not None:
+            self._save_trained(Path(folder), self.base)
+            return
         self.network.save_pretrained(folder)
         if self.surprisal is not None:
             save_model(self.surprisal, str(Path(folder) / SURPRISAL_FILE))
 
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """What `config.json` says of the model under `prm`."""
+        base = {} if self.base is None else {"base": {"name": self.base.name, "sha256": self.base.sha256}}
+        precision = {} if self.precision is None else {"precision": self.precision}
+        return {"kind": self.kind, "encoder": self.encoder, **more, **base, **precision}
+
+    def _save_trained(self, folder: Path, base: Base) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.config.dtype = self.network.dtype
+        self.network.config.architectures = [type(self.network).__name__]
+        self.network.config.save_pretrained(folder)
+        trained = {f"head.{name}": value.contiguous() for name, value in self.head.state_dict().items()}
+        if self.surprisal is not None:
+            trained["surprisal.weight"] = self.surprisal.weight.data
+        save_file(trained, folder / TRAINED_FILE)
+        if base.hint:
+            (folder / HINT).write_text(f"{base.hint}\n")
+
+    @classmethod
+    def _read_on_base(cls, path: str, settings: dict[str, Any], dtype: str) -> Self:
+        """The model that `_save_trained` wrote: one on its base, as before training, given what was trained."""
+        base, config = Base.find(settings["base"], path), load_config(path)
+        try:
+            model = cls.from_backbone(
+                base.at, surprisal=settings["surprisal"], encoder=settings["encoder"], device="cpu", config=config,
+                dtype=str(config.dtype).removeprefix("torch.") if dtype == "auto" else dtype)
+        except InputError as error:
+            raise InputError(f"model {path}, put on its base: {error}") from None
+        model.base = base
+        with one_line(f"{path}/{TRAINED_FILE}", "does not load", "copy the model's folder whole or train it again"):
+            trained = load_file(Path(path) / TRAINED_FILE)
+            if not all(torch.isfinite(values).all() for values in trained.values()):
+                raise InputError(f"{path}/{TRAINED_FILE}: holds NaN or infinity; copy the model's folder whole or "
+                                 "train it again")
+            if model.surprisal is not None:
+                model.surprisal.weight.data.copy_(trained.pop("surprisal.weight"))
+            model.head.load_state_dict({name.removeprefix("head."): values for name, values in trained.items()})
+        return model
+
     @classmethod
     def read(cls, path: str, settings: dict[str, Any], dtype: str) -> Self:
         """The model in a folder of this kind, on the CPU."""
+        if "base" in settings:
+            return cls._read_on_base(path, settings, dtype)
         network = load_pretrained(AutoModelForTokenClassification, path, dtype=dtype, device="cpu")
         reader = None
         if settings["surprisal"]:
@@ -193,25 +249,6 @@ def mean_over_chain(hidden: Tensor, batch: ChainBatch) -> Tensor:
     """Mean state of the tokens up to each row's last step, (batch, width) float32, of states (batch, seq, width)."""
     inside = torch.arange(hidden.shape[1], device=hidden.device) <= batch.ends.amax(1, keepdim=True).clamp(min=0)
     return (hidden.float() * inside[:, :, None]).sum(1) / inside.sum(1, keepdim=True)
-
-
-def is_reward_model(path: str) -> bool:
-    """Whether a folder is of a model of this project."""
-    file = Path(path) / "config.json"
-    config = store.read_json(file) if file.is_file() else None
-    return isinstance(config, dict) and "prm" in config
-
-
-def reward_settings(path: str) -> dict[str, Any]:
-    """What `config.json` of a reward model's folder says under `prm`. Raises InputError when it is no such folder."""
-    settings = store.read_json(Path(path) / "config.json")["prm"] if is_reward_model(path) else None
-    if not isinstance(settings, dict) or not {"kind", "surprisal", "encoder"} <= set(settings):
-        raise InputError(f"{path}: not a reward model folder (no config.json with `prm` in it); train one with the "
-                         "stage train_prm or name its folder")
-    if not isinstance(settings["kind"], str) or not isinstance(settings["surprisal"], bool):
-        raise InputError(f"{path}/config.json: prm must hold a text `kind` and true or false `surprisal`; copy the "
-                         "model's folder whole or train it again")
-    return settings
 
 
 def _head_name(network: PreTrainedModel) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain, Encoder
-from prm_core.models.loading import first_line, load_encoder, model_version
+from prm_core.models.loading import first_line, load_config, load_encoder, model_version
 from prm_core.models.saving import save_tokenizer
 from prm_core.platform import store, sums
 from prm_core.scoring.calibration import Calibrator
 from prm_core.scoring.domain import Domain, unreadable
+from prm_core.scoring.settings import reward_settings
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -156,25 +159,49 @@ def save_reward_model(
     model: RewardModel, encoder: Encoder, calibrator: Calibrator, folder: Path, domain: Domain | None = None
 ) -> None:
     """A Hugging Face folder (safetensors) with the tokenizer, the calibrator and the domain beside the weights, and the
-    digests of all files."""
+    digests of all files. A model saved without its base leaves the tokenizer out too."""
     model.save_pretrained(folder)
-    save_tokenizer(encoder, folder)
+    if model.base is None:
+        save_tokenizer(encoder, folder)
     store.write_json(folder / CALIBRATOR_FILE, calibrator.to_dict())
     if domain:
         domain.save(folder)
     sums.write_sums(folder)
 
 
-def load_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> RewardScorer:
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A reward model's folder with its base in it: the folder itself where it is so, else one that is gone after the
+    block. Raises InputError as `load_scorer` does."""
+    if "base" not in reward_settings(str(folder)):
+        yield folder
+        return
+    # As it was saved, whatever this machine is fast in.
+    dtype = str(load_config(str(folder)).dtype).removeprefix("torch.")
+    scorer = load_scorer(folder, device="cpu", dtype=dtype)
+    scorer.model.base = None
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / folder.name
+        save_reward_model(scorer.model, scorer.encoder, scorer.calibrator, copy, scorer.domain)
+        yield copy
+
+
+def load_scorer(
+    folder: str | Path, *, device: str = "auto", batch_size: int = 64, dtype: str = "auto"
+) -> RewardScorer:
     """The scorer in a folder `save_reward_model` wrote; models of other projects too: `foreign.load_any_scorer`.
 
-    Raises InputError when the folder is not there, holds pickled weights or is not a reward model.
+    Args:
+        dtype: see `load_reward_model`.
+
+    Raises InputError when the folder is not there, holds pickled weights or is not a reward model, or when it was saved
+    without its base and that is not there.
     """
     from prm_core.scoring.kinds import load_reward_model
 
     path = str(folder)
-    model = load_reward_model(path, device=device)
-    encoder = load_encoder(path, model.network, _encoding(model.encoder, path))
+    model = load_reward_model(path, device=device, dtype=dtype)
+    encoder = load_encoder(model.base.at if model.base else path, model.network, _encoding(model.encoder, path))
     values = store.read_json(Path(path) / CALIBRATOR_FILE)
     try:
         calibrator = Calibrator.from_dict(values)

@@ -22,7 +22,7 @@ class ModelCard:
         name, version: in the registry.
         metrics: metrics.json of the evaluate stage.
         data: what it was trained and tested on.
-        tags: data hash, git commit and profile.
+        tags: data hash, git commit, profile and precision.
         backbone: the model it was trained from.
         runs: stage → (experiment id, run id) of the run that made its part, where this store knows it.
     """
@@ -45,7 +45,7 @@ class ModelCard:
             figure_table(self.metrics),
             "\n".join([f"**Data** (`data/` is `{self.tags['data_hash']}`)", "", *data]),
             "\n".join([f"**Made by** profile {self.tags['profile']}, commit `{self.tags['git_commit']}`, "
-                       f"from `{self.backbone}`", "", *runs]),
+                       f"from `{self.backbone}`, trained in {self.tags['precision']}", "", *runs]),
             f"**Use**: `prm score --model {uri} FILE.jsonl`, `prm serve --model {uri}`",
         ]
         return "\n\n".join(part.rstrip() for part in parts) + "\n"

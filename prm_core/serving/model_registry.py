@@ -55,7 +55,8 @@ def log_reward_model(
     Args:
         workspace: whose tracking store holds the run.
         run_id: an open run.
-        folder: a reward-model folder; its files are copied as they are, safetensors and JSON.
+        folder: a reward-model folder; its files are copied as they are, safetensors and JSON. What is served must not
+            depend on another folder: a model saved without its base is logged with it.
         serve: request defaults, cache and batch sizes the server will have.
         example: a request that MLflow validates the model with and shows to users.
 
@@ -65,15 +66,22 @@ def log_reward_model(
     Raises:
         InputError: the folder holds pickled weights or no safetensors.
     """
-    import mlflow
-    from mlflow.models import Model
-
-    from prm_core.serving import pyfunc_model
+    from prm_core.scoring.scorer import whole
 
     pickled = sorted(p.name for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle"})
     if pickled or not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder}: {'pickled file ' + pickled[0] if pickled else 'no safetensors'}; "
                          "a served model is a folder of safetensors and JSON")
+    with whole(folder) as complete:
+        return _log(workspace, run_id, complete, serve, example)
+
+
+def _log(workspace: Path, run_id: str, folder: Path, serve: ServeConfig, example: Mapping[str, Any]) -> str:
+    import mlflow
+    from mlflow.models import Model
+
+    from prm_core.serving import pyfunc_model
+
     params = {"threshold": float(serve.threshold), "aggregate": serve.aggregate}
     client = tracking.connect(workspace)
     tracking.use_store(workspace)

@@ -43,13 +43,15 @@ def run(config: Config, io: StageIO) -> None:
     """Logs the model, tries it, registers it, moves the challenger alias and writes `model_version.json`."""
     from prm_core.platform import datasets
     from prm_core.platform.tracking import connect, stage_run
+    from prm_core.scoring.settings import reward_settings
     from prm_core.serving import model_registry
     from prm_core.serving.model_card import ModelCard
 
     metrics = store.read_json(io.inputs["metrics"])
     numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
     name = config.register.model_name
-    tags = version_tags(metrics, config, io.workspace)
+    precision = str(reward_settings(str(io.inputs["prm"])).get("precision", "unknown"))
+    tags = {**version_tags(metrics, config, io.workspace), "precision": precision}
     with stage_run(io.workspace, "register", config, io.inputs) as tracked:
         client = connect(io.workspace)
         model_id = model_registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve)

@@ -44,7 +44,7 @@ def run(config: Config, io: StageIO) -> None:
     with stage_run(io.workspace, "train_prm", config, io.inputs) as tracked:
         for name, kind in MODELS.items():
             trained = train_on(kind, backbone, examples[name], pairs.get(name, []), config, work=io.work / name,
-                               report=tracked.log_metrics)
+                               report=tracked.log_metrics, name=config.models.reward_backbone)
             curves[name] = trained.history
             scorer = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "",
                                   config.serve.batch_size)
@@ -63,6 +63,7 @@ def run(config: Config, io: StageIO) -> None:
                 **{f"train/{name}/{what}": count for what, count in trained.counts.items()},
             }
         tracked.log_metrics(metrics)
+        tracked.tag("precision", str(trained.model.precision))
         tracked.note_output(io.outputs["prm"])
     store.write_json(io.outputs["history"], curves)
     store.write_json(io.outputs["metrics"], metrics)

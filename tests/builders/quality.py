@@ -112,6 +112,7 @@ class Tracked:
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
         self.artifacts: list[Path] = []
+        self.tags: dict[str, str] = {}
 
     @contextmanager
     def stage_run(self, workspace: Path, stage: str, config: Config, inputs: Mapping[str, Path] | None = None):
@@ -122,6 +123,9 @@ class Tracked:
 
     def note_output(self, path: Path) -> None:
         assert path.exists()
+
+    def tag(self, name: str, value: str) -> None:
+        self.tags[name] = value
 
     def log_artifact(self, path: Path) -> None:
         assert path.exists()

@@ -52,7 +52,8 @@ class FakeScorer:
 def fake_model_folder(folder: Path) -> Path:
     """A folder that looks like a reward model's from outside."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(
+        '{"prm": {"kind": "process", "surprisal": false, "encoder": {}, "precision": "float32"}}')
     (folder / "calibrator.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from prm_core.cli.train import train
 from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.scoring.scorer import load_scorer
+from prm_core.scoring.settings import reward_settings
 from tests.builders.training import CHAINS, files, make_encoder, save_lm
 
 PROFILE = {
@@ -48,6 +50,7 @@ def test_a_file_becomes_a_model_with_its_figures(place):
     assert files(folder) == ["SHA256SUMS", "calibrator.json", "config.json", "domain.safetensors", "model.safetensors",
                              "surprisal.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"]
     record = store.read_json(folder / "training.json")
+    assert (record["precision"], reward_settings(str(folder))["precision"]) == ("float32", "float32")
     assert (record["kind"], record["format"], record["files"]) == ("process", "trl", [str(place / "chains.jsonl")])
     assert record["counts"]["chains"] + record["counts"]["dev_chains"] == len(CHAINS)
     assert [row["epoch"] for row in record["history"]] == [1, 2]
@@ -58,6 +61,24 @@ def test_a_file_becomes_a_model_with_its_figures(place):
     assert len(scorer.score([CHAINS[0]])[0].step_scores) == len(CHAINS[0][1])
     AutoModelForTokenClassification.from_pretrained(folder)
     assert not (place / "prm.work").exists(), "nothing is left of the work"
+
+
+def test_a_model_on_a_frozen_backbone_remembers_where_that_was(place, monkeypatch):
+    frozen = {**PROFILE, "train_prm": {**PROFILE["train_prm"], "learning_rate": 0.0}}
+    (place / "tiny.yaml").write_text(yaml.safe_dump(frozen))
+    monkeypatch.chdir(place)
+    folder = run(place, backbone="lm")
+    assert files(folder) == [".base", "SHA256SUMS", "calibrator.json", "config.json", "domain.safetensors",
+                             "trained.safetensors", "training.json"]
+    monkeypatch.chdir("/")
+    moved = shutil.move(folder, place.parent / f"{place.name}-moved")
+    scores = load_scorer(moved, device="cpu").score(CHAINS)
+    # Where the base has moved too, the user says where it is.
+    base = shutil.move(place / "lm", place / "another-name")
+    with pytest.raises(InputError, match="saved without its base model lm"):
+        load_scorer(moved, device="cpu")
+    monkeypatch.setenv("PRM_BASE", str(base))
+    assert load_scorer(moved, device="cpu").score(CHAINS) == scores
 
 
 def test_outcomes_train_the_other_kinds(place):

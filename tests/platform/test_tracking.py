@@ -117,10 +117,12 @@ def test_the_maker_of_an_output_is_the_last_finished_run_that_wrote_these_conten
     for error in (None, None, ValueError):
         with suppress(ValueError), tracking.stage_run(workspace, "train_prm", config) as run:
             run.note_output(output)
+            run.tag("precision", "float32")
             made.append(run.run_id)
             if error:
                 raise error
     assert tracking.find_maker(client, workspace, output) == made[1]
+    assert client.get_run(made[1]).data.tags["precision"] == "float32"
     (output / "deep" / "weights").write_text("2")
     assert tracking.find_maker(client, workspace, output) is None
 

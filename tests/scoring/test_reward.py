@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import (
     AutoModelForTokenClassification,
@@ -23,9 +24,11 @@ from transformers import (
 )
 
 from prm_core.errors import InputError
+from prm_core.models.bases import Base
 from prm_core.models.chains import ChainBatch, collate
 from prm_core.scoring.kinds import load_reward_model
-from prm_core.scoring.reward import RewardModel, is_reward_model
+from prm_core.scoring.reward import RewardModel
+from prm_core.scoring.settings import is_reward_model
 from tests.builders.training import (
     CHAINS,
     KINDS,
@@ -196,6 +199,56 @@ def test_a_bfloat16_model_scores_the_same_before_and_after_it_is_saved(tmp_path,
     precise = load_reward_model(tmp_path / "prm", device="cpu", dtype="float32")
     for one, other in zip(scores(precise, CHAINS[:4]), scores(model, CHAINS[:4]), strict=True):
         assert one == pytest.approx(other, abs=0.3)
+
+
+# Without the base
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("key", ALL)
+def test_a_model_saved_without_its_base_scores_bit_for_bit_as_one_saved_whole(tmp_path, key, dtype: str) -> None:
+    path = save_lm(tmp_path / "lm", ENCODER)
+    model = open_eyes(reward_model_on(path, *key, ENCODER, dtype))
+    model.save_pretrained(tmp_path / "whole")
+    model.base = Base.of(str(path), "lm")
+    model.save_pretrained(tmp_path / "prm")
+    again = load_reward_model(tmp_path / "prm", device="cpu", dtype=dtype)
+    assert_same_weights(weights(again), weights(load_reward_model(tmp_path / "whole", device="cpu", dtype=dtype)))
+    assert scores(again, CHAINS) == scores(model, CHAINS)
+    assert type(again) is KINDS[key[0]]
+    assert again.base == Base("lm", model.base.sha256, str(path))
+    assert files(tmp_path / "prm") == ["config.json", "trained.safetensors"]
+    assert (tmp_path / "prm/trained.safetensors").stat().st_size < 500
+    again.save_pretrained(tmp_path / "copy")
+    assert all((tmp_path / "copy" / name).read_bytes() == (tmp_path / "prm" / name).read_bytes()
+               for name in files(tmp_path / "prm"))
+
+
+@pytest.mark.parametrize("change", [
+    lambda file: file.unlink(), lambda file: file.write_bytes(b"x"),
+    lambda file: save_file({name: value for name, value in load_file(file).items() if "bias" not in name}, file),
+    lambda file: save_file({name: value[..., :3].clone() for name, value in load_file(file).items()}, file),
+    lambda file: save_file({name: value / 0 for name, value in load_file(file).items()}, file),
+], ids=["gone", "garbled", "a tensor gone", "of another size", "infinite"])
+def test_what_was_trained_must_be_there_whole(tmp_path, change) -> None:
+    path = save_lm(tmp_path / "lm", ENCODER)
+    model = open_eyes(reward_model_on(path, encoder=ENCODER))
+    model.base = Base.of(str(path), "lm")
+    model.save_pretrained(tmp_path / "prm")
+    change(tmp_path / "prm/trained.safetensors")
+    with pytest.raises(InputError, match=r"prm/trained\.safetensors: .*copy the model's folder whole"):
+        load_reward_model(tmp_path / "prm", device="cpu")
+
+
+def test_a_config_that_its_base_does_not_fit_is_named(tmp_path) -> None:
+    path = save_lm(tmp_path / "lm", ENCODER)
+    model = reward_model_on(path, encoder=ENCODER)
+    model.base = Base.of(str(path), "lm")
+    model.save_pretrained(tmp_path / "prm")
+    values = json.loads((tmp_path / "prm/config.json").read_text())
+    (tmp_path / "prm/config.json").write_text(json.dumps({**values, "intermediate_size": 7}))
+    with pytest.raises(InputError, match=r"prm, put on its base: .*weights do not fit its config\.json"):
+        load_reward_model(tmp_path / "prm", device="cpu")
 
 
 # Backbones that will not do

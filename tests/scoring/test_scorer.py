@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForTokenClassification
 
 from prm_core.errors import InputError
+from prm_core.models.bases import Base
 from prm_core.models.chains import collate
 from prm_core.scoring.calibration import Calibrator, fit_calibrator
+from prm_core.scoring.domain import fit_domain
 from prm_core.scoring.kinds import load_reward_model
 from prm_core.scoring.reward import RewardModel
-from prm_core.scoring.scorer import RewardScorer, load_scorer, save_reward_model
+from prm_core.scoring.scorer import RewardScorer, load_scorer, save_reward_model, whole
 from prm_core.types import Step
 from tests.builders.training import CHAINS, files, make_encoder, make_reward_model, save_lm
 
@@ -44,6 +47,28 @@ def test_a_saved_model_scores_as_before_without_pickle(tmp_path, kind: str) -> N
     assert (scorer.kind, scorer.calibrator, scorer.model.training) == (kind, PLATT, False)
     assert {Path(name).suffix for name in files(tmp_path / "prm")} <= {".json", ".safetensors", ".jinja", ""}
     assert "model.safetensors" in files(tmp_path / "prm")
+
+
+def test_a_folder_without_its_base_is_made_whole(tmp_path) -> None:
+    """What is registered serves alone: the base is in it, and nothing else has changed."""
+    model = make_reward_model(tmp_path / "lm", ENCODER)
+    model.base = Base.of(str(tmp_path / "lm"), "lm")
+    domain = fit_domain(model, ENCODER, [(str(i), *chain) for i, chain in enumerate(CHAINS)])
+    save_reward_model(model, ENCODER, PLATT, tmp_path / "prm", domain)
+    assert not any("tokenizer" in name or name == "model.safetensors" for name in files(tmp_path / "prm"))
+    before = load_scorer(tmp_path / "prm", device="cpu").score(CHAINS)
+    assert all(score.out_of_domain is not None for score in before)
+    with whole(tmp_path / "prm") as complete:
+        shutil.copytree(complete, tmp_path / "alone/prm")
+    assert not complete.exists()
+    shutil.rmtree(tmp_path / "lm")
+    assert load_scorer(tmp_path / "alone/prm", device="cpu").score(CHAINS) == before
+    _, report = AutoModelForTokenClassification.from_pretrained(tmp_path / "alone/prm", output_loading_info=True)
+    assert not report["missing_keys"]
+    with pytest.raises(InputError, match=r"was saved without its base model lm \(sha256 .*Set PRM_BASE"):
+        load_scorer(tmp_path / "prm")
+    with whole(tmp_path / "alone/prm") as complete:
+        assert complete == tmp_path / "alone/prm"
 
 
 def test_scores_are_calibrated_probabilities_of_each_step(tmp_path) -> None:

@@ -284,7 +284,23 @@ def test_train_prm_writes_three_models_that_score(trained) -> None:
     assert metrics["dev/pav/advantage_variance"] >= 0
     assert metrics == {key: tracked.metrics[key] for key in metrics}
     assert "process/loss" in tracked.metrics
+    assert tracked.tags == {"precision": "float32"}
     assert files(root / ".work") == []
+
+
+def test_models_on_a_frozen_backbone_find_it_in_their_workspace(tmp_path, tracked, monkeypatch) -> None:
+    values = {**CALIBRATED, "train_prm": {"learning_rate": 0.0, "epochs": 1, "max_updates": 1}}
+    root = workspace(tmp_path / "w", **values)
+    execute("train_prm", root)
+    backbone = root / "artifacts/warmup/models/backbone"
+    monkeypatch.chdir(tmp_path)
+    for name in MODELS:
+        made = root / "artifacts/train_prm" / name
+        assert "model.safetensors" not in files(made)
+        # The same wherever the workspace lies.
+        assert not (made / ".base").exists()
+        base = load_scorer(made, device="cpu").model.base
+        assert (base.name, base.at) == ("artifacts/warmup/models/backbone", str(backbone))
 
 
 def test_too_few_human_labels_leave_the_scores_as_they_are(tmp_path, tracked) -> None:

@@ -87,6 +87,7 @@ def test_version_is_tagged_and_challenger(workspace, registered):
         "data_hash": f"sha256:{store.digest(workspace / 'data')}",
         "git_commit": tracking.code_version(),
         "profile": "default",
+        "precision": "float32",
         **{key: str(METRICS[key]) for key in gate},
     }
     assert client.get_run(registered["run_id"]).data.metrics == METRICS
@@ -125,6 +126,7 @@ def test_a_version_says_first_how_good_it_is_and_what_it_was_made_of(workspace, 
     text = "\n".join(card)
     assert "artifacts/calibrate/training_set`, 2 rows" in text
     assert f"commit `{tracking.code_version()}`" in text
+    assert ", trained in float32" in text
     for run in client.search_runs([tracking.experiment_id(client, workspace)], "tags.stage != 'register'"):
         assert f"- {run.data.tags['stage']}: [run {run.info.run_id[:8]}](#/experiments/" in text
     assert f"--model models:/prm/{registered['version']}" in text

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from prm_core.config import JudgeConfig, ModelsConfig
 from prm_core.errors import InputError
 from prm_core.models.batching import in_batches
-from prm_core.models.loading import load_pretrained, load_tokenizer, model_version
+from prm_core.models.loading import load_pretrained, load_tokenizer, model_version, pick_device
+from prm_core.models.precision import choose
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -224,8 +225,8 @@ class LocalClient:
         """The weights, loaded when the first request comes."""
         from transformers import AutoModelForCausalLM
 
-        return load_pretrained(AutoModelForCausalLM, self.settings.model, dtype=self.models.dtype,
-                               device=self.models.device)
+        dtype = choose(self.models.dtype, pick_device(self.models.device), "models.dtype")
+        return load_pretrained(AutoModelForCausalLM, self.settings.model, dtype=dtype, device=self.models.device)
 
     def ask(self, requests: Sequence[Request], seed: int) -> tuple[list[Reply], int]:
         """See `JudgeClient.ask`; where memory runs out the batch is halved. The global random state is left alone."""

@@ -10,10 +10,9 @@ import logging
 from pathlib import Path
 
 from prm_core.errors import InputError
-from prm_core.models.loading import load_tokenizer, tensor_files
+from prm_core.models.loading import load_tokenizer, local_folder, tensor_files
 from prm_core.platform import store
 from prm_core.scoring.foreign.encoders import VocabularyEncoder
-from prm_core.scoring.foreign.files import local_folder
 from prm_core.scoring.foreign.scorers import (
     FOREIGN,
     QWEN_HEAD,
@@ -23,6 +22,7 @@ from prm_core.scoring.foreign.scorers import (
     VocabularyScorer,
 )
 from prm_core.scoring.scorer import LoadedScorer, load_scorer
+from prm_core.scoring.settings import is_reward_model
 
 __all__ = ["FOREIGN", "BoundaryHeadScorer", "ForeignScorer", "TokenClassificationScorer", "VocabularyScorer",
            "detect_style", "load_any_scorer", "load_foreign"]
@@ -35,8 +35,6 @@ def load_any_scorer(folder: str | Path, *, device: str = "auto", batch_size: int
 
     Raises InputError as `load_scorer` and `load_foreign` do.
     """
-    from prm_core.scoring.reward import is_reward_model
-
     load = load_scorer if is_reward_model(str(folder)) else load_foreign
     return load(folder, device=device, batch_size=batch_size)
 

@@ -7,30 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_core.errors import InputError
-from prm_core.models.loading import check_folder, load_pretrained, one_line, tensor_files
+from prm_core.models.loading import load_pretrained, one_line, pick_device, tensor_files
+from prm_core.models.precision import as_saved
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-
-def local_folder(path: str) -> str:
-    """The folder itself, or that of a downloaded hub id. Raises InputError when it holds no safetensors."""
-    check_folder(path)
-    folder = Path(path)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
-
-        try:
-            folder = Path(snapshot_download(path, ignore_patterns=["*.py", "*.bin", "*.pt", "*.pth", "*.gguf"]))
-        except (OSError, ValueError, HfHubHTTPError) as error:
-            raise InputError(f"model {path}: no such folder, and the hub does not give it ({type(error).__name__}); "
-                             "name a folder or a hub id this machine can reach") from error
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(f"model {path}: no safetensors weights; convert them with `save_pretrained` first, pickle is "
-                         "never loaded")
-    return str(folder)
 
 
 def context_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -40,7 +22,7 @@ def context_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
 
 
 def load_whole(auto_class: Any, path: str, device: str) -> Any:
-    model = load_pretrained(auto_class, path, dtype="auto", device=device)
+    model = load_pretrained(auto_class, path, dtype=as_saved(path, pick_device(device)), device=device)
     # Chains are scored whole; a key-value cache would only cost memory.
     model.config.use_cache = False
     return model

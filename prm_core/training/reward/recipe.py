@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from prm_core.config import Config
 from prm_core.errors import InputError
+from prm_core.models.bases import Base
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_tokenizer, pick_device
+from prm_core.models.precision import resolve
 from prm_core.training.augment import with_harmless_steps
 from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
 from prm_core.training.reward.loop import Rows, class_weights, pack_rows, train_reward_model
@@ -55,7 +57,7 @@ class TrainedModel:
 
 def train_on(
     kind: str, backbone: str, examples: Sequence[Example], pairs: Sequence[Pair], config: Config, *, work: Path,
-    report: Callable[[dict[str, float], int], None],
+    report: Callable[[dict[str, float], int], None], name: str | None = None,
 ) -> TrainedModel:
     """Trains a reward model of a kind on a backbone (folder or hub id).
 
@@ -67,6 +69,8 @@ def train_on(
         config: its sections seed, models, encoder and train_prm.
         work: survives a crash; an interrupted training goes on from there.
         report: gets figures and the update they are of.
+        name: of the backbone wherever the model may go, where that is not its path here; a model whose backbone is
+            frozen is saved with that instead of the weights.
 
     Raises:
         InputError: what training cannot start on or must not go on with, each with the way out.
@@ -81,6 +85,7 @@ def train_on(
     if kind == "implicit" and not config.train_prm.learning_rate:
         raise InputError("train_prm.learning_rate 0 freezes the model, and an implicit reward is how far training "
                          "moves it; set a rate in the profile, for instance 0.00001")
+    config = resolve(config)
     encoder = Encoder(load_tokenizer(backbone), config.encoder)
     # A chain longer than a row trains as far as it fits one; the model may score all of it.
     fitting = Encoder(encoder.tokenizer, dataclasses.replace(
@@ -130,6 +135,9 @@ def train_on(
         # Not the buffers: rotary frequencies stay float32, as they are when a saved model is loaded.
         for parameter in model.parameters():
             parameter.data = parameter.data.to(getattr(torch, config.models.dtype))
+    model.precision = config.train_prm.precision
+    if not (config.train_prm.learning_rate or config.train_prm.lora_rank):
+        model.base = Base.of(backbone, name or backbone)
     return TrainedModel(model, encoder, dev, dev_rows, history, counts,
                         config.train_prm.rows_per_pass)
 

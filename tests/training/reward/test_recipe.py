@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from prm_core.models.chains import collate
 from prm_core.scoring.calibration import Calibrator
 from prm_core.scoring.reward import RewardModel
 from prm_core.scoring.scorer import RewardScorer, load_scorer, save_reward_model
+from prm_core.scoring.settings import reward_settings
 from prm_core.training.examples import Encoded, Example, Pair, encode_examples
 from prm_core.training.reward import recipe
 from prm_core.training.reward.loop import Objective
@@ -219,6 +221,27 @@ def test_a_rate_of_0_freezes_the_backbone(backbone, tmp_path) -> None:
         trained = train(backbone, tmp_path / str(rank), learning_rate=0.0, lora_rank=rank)
         assert changed(start, weights(trained.model)) == {
             "network.score.weight", "network.score.bias", "surprisal.weight"}
+
+
+def test_a_frozen_backbone_is_saved_by_name(backbone, tmp_path) -> None:
+    frozen = {"learning_rate": 0.0}
+    for number, (settings, left_out) in enumerate(((frozen, True), ({**frozen, "lora_rank": 2}, False), ({}, False))):
+        trained = train(backbone, tmp_path / f"work{number}", max_updates=1, **settings)
+        assert (trained.model.base is not None) is left_out
+        folder = tmp_path / f"model{number}"
+        before, after = saved(trained, folder)
+        assert before == after
+        assert ("model.safetensors" in files(folder)) is not left_out
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_says_in_which_precision_it_was_trained(backbone, tmp_path, monkeypatch, precision: str) -> None:
+    monkeypatch.setattr(recipe, "resolve", lambda config: dataclasses.replace(
+        config, train_prm=dataclasses.replace(config.train_prm, precision=precision)))
+    trained = train(backbone, tmp_path / "work", max_updates=1, precision="auto")
+    saved(trained, tmp_path / "model")
+    assert load_scorer(tmp_path / "model").model.precision == precision
+    assert reward_settings(str(tmp_path / "model"))["precision"] == precision
 
 
 def test_a_chain_longer_than_a_row_trains_as_far_as_it_fits_and_is_scored_whole(backbone, tmp_path) -> None:
