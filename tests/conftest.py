@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from prm_core.platform import environment
-from tests.builders import tracking_store, warm_dvc
+from tests.builders import tracking_store, warm_dvc, warm_python
 
 # Before anything imports Prefect or MLflow.
 for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "PRM_PARENT_RUN_ID"):
@@ -47,6 +47,20 @@ def _imports_are_no_garbage() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+# Before the first test starts threads, which a fork would leave without.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop() -> Iterator[object]:
+    with warm_python.forking():
+        return (yield)
+
+
+@pytest.fixture(scope="module")
+def quick_prm() -> Iterator[None]:
+    """`prm` starts at once, with all that this process had imported before its tests."""
+    with warm_python.commands():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from prm_core import config as configuration
@@ -29,7 +30,7 @@ START_SECONDS = 120
 PROMPT = "Ann has 3 apples and buys 4 more ."
 STEPS = ["3 + 4 = 7 .", "The answer is 7 ."]
 
-pytestmark = pytest.mark.usefixtures("quick_store")
+pytestmark = pytest.mark.usefixtures("quick_store", "quick_prm")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(workspace: Path) -> Iterator[str]:
+def server(workspace: Path, quick_prm: None) -> Iterator[str]:
     """`prm serve` in that workspace; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -75,7 +76,10 @@ def server(workspace: Path) -> Iterator[str]:
             pytest.fail(f"no answer in {START_SECONDS} s: {log.read_text()}")
         yield address
     finally:
-        process.send_signal(signal.SIGTERM)
+        # Not the command that was started, which is only waiting for the fork that listens.
+        for one in psutil.net_connections("tcp4"):
+            if one.status == psutil.CONN_LISTEN and one.laddr.port == port:
+                os.kill(one.pid, signal.SIGTERM)
         process.wait(30)
     # Stopping the command stops the server.
     for _ in range(100):
