@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from prm_core.cli import command_server, run_command_line
@@ -77,6 +78,13 @@ def run(
         errors.seek(0)
         code = length.unpack(answer)[0] if answer else command_server.KILLED
         return subprocess.CompletedProcess(["-m", module, *arguments], code, out.read(), errors.read())
+
+
+def signal_listener(port: int, number: int) -> None:
+    """Sends a signal to whatever listens on a port: the command that was started only waits for its fork."""
+    for one in psutil.net_connections("tcp4"):
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid:
+            os.kill(one.pid, number)
 
 
 def _run() -> None:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from prm_core import config as configuration
@@ -24,6 +23,7 @@ from prm_core.serving.promotion import promote
 from prm_core.stages.base import execute
 from prm_core.types import Step, StepLabel
 from tests import ROOT
+from tests.builders import warm_python
 from tests.builders.reward_models import MAX_LENGTH, tiny_reward_model
 
 START_SECONDS = 120
@@ -76,10 +76,7 @@ def server(workspace: Path, quick_prm: None) -> Iterator[str]:
             pytest.fail(f"no answer in {START_SECONDS} s: {log.read_text()}")
         yield address
     finally:
-        # Not the command that was started, which is only waiting for the fork that listens.
-        for one in psutil.net_connections("tcp4"):
-            if one.status == psutil.CONN_LISTEN and one.laddr.port == port:
-                os.kill(one.pid, signal.SIGTERM)
+        warm_python.signal_listener(port, signal.SIGTERM)
         process.wait(30)
     # Stopping the command stops the server.
     for _ in range(100):
