@@ -70,7 +70,7 @@ def quick_dvc() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def quick_store() -> Iterator[None]:
     """A workspace's MLflow database is there at once."""
     with tracking_store.copied():

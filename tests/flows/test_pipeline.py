@@ -103,7 +103,6 @@ def test_a_run_and_dvc_repro_are_interchangeable(
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "up to date") | {"promote": "done"}
 
 
-@pytest.mark.usefixtures("quick_store")
 def test_with_nothing_changed_dvc_is_asked_once_and_what_a_killed_run_left_open_is_closed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +300,6 @@ def test_promotion(code: int, said: str, name: str, tmp_path: Path) -> None:
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("quick_store")
 def test_the_run_of_a_flow_says_what_became_of_it_and_holds_the_headline_figures(tmp_path: Path) -> None:
     client = tracking.connect(tmp_path)
     figures = {"test/prm/ece": 0.02, "test/prm/brier": 0.01, "test/policy_base/pass_at_1": 0.5}

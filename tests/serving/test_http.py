@@ -30,8 +30,6 @@ START_SECONDS = 120
 PROMPT = "Ann has 3 apples and buys 4 more ."
 STEPS = ["3 + 4 = 7 .", "The answer is 7 ."]
 
-pytestmark = pytest.mark.usefixtures("quick_store", "quick_prm")
-
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
