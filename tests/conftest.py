@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from prm_core.platform import environment
-from tests.builders import tracking_store, warm_dvc
+from tests.builders import tracking_store, warm_dvc, warm_python
 
 # Before anything imports Prefect or MLflow.
 for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "PRM_PARENT_RUN_ID"):
@@ -49,6 +49,20 @@ def _imports_are_no_garbage() -> Iterator[None]:
     gc.freeze()
 
 
+# Before the first test starts threads, which a fork would leave without.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop() -> Iterator[object]:
+    with warm_python.forking():
+        return (yield)
+
+
+@pytest.fixture(scope="module")
+def quick_prm() -> Iterator[None]:
+    """`prm` starts at once, with all that this process had imported before its tests."""
+    with warm_python.commands():
+        yield
+
+
 @pytest.fixture(scope="session")
 def quick_dvc() -> Iterator[None]:
     """`python -m dvc` starts at once."""
@@ -56,7 +70,7 @@ def quick_dvc() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def quick_store() -> Iterator[None]:
     """A workspace's MLflow database is there at once."""
     with tracking_store.copied():

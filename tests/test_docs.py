@@ -10,8 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,6 +20,7 @@ import typer
 from prm_core.cli import app
 from prm_core.config import Config
 from tests import ROOT
+from tests.builders import warm_python
 from tests.run_docs import Block, blocks, pages
 
 PAGES = {page.relative_to(ROOT).as_posix(): page for page in pages()}
@@ -251,11 +250,19 @@ def test_the_recipes_work_as_they_stand(tmp_path: Path) -> None:
     assert len(brought) == 5
     for path in brought:
         assert (ROOT / path.relative_to(tmp_path)).parent.is_dir(), "a test lies where its module does"
-    script = ("import sys, pytest; from prm_core.stages import graph; tests = sys.argv[1:]; sys.argv[1:] = []; "
-              "graph.main(); sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *tests]))")
+    (tmp_path / "changed.py").write_text(
+        "import sys, pytest\n"
+        "# The copy's modules instead of those that this process's parent has imported.\n"
+        "for name in [name for name in sys.modules if name.partition('.')[0] in ('prm_core', 'tests')]:\n"
+        "    del sys.modules[name]\n"
+        "from prm_core.stages import graph\n"
+        "tests = sys.argv[1:]\n"
+        "del sys.argv[1:]\n"
+        "graph.main()\n"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *tests]))\n")
     # That a config can still be checked at once is what a recipe breaks first.
     light = "tests/test_structure.py::test_a_config_is_checked_without_heavy_imports"
-    done = subprocess.run([sys.executable, "-c", script, *map(str, brought), light], cwd=tmp_path, capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    done = warm_python.run("changed", *map(str, brought), light, cwd=tmp_path,
+                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     assert "prm_core/stages/label_figure.py" in (tmp_path / "dvc.yaml").read_text(encoding="utf-8")

@@ -13,13 +13,13 @@ import pytest
 
 from prm_core.platform import open_runs, tracking
 
-_create = tracking._create_database
+create = tracking._create_database
 
 
 @cache
 def _template() -> Path:
     path = Path(tempfile.mkdtemp(prefix="prm-tests-mlflow-")) / "mlflow.db"
-    _create(path)
+    create(path)
     return path
 
 

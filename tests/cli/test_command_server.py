@@ -17,6 +17,13 @@ from prm_core.cli import command_server
 PRM = [sys.executable, "-m", "prm_core.cli"]
 
 
+@pytest.fixture(autouse=True)
+def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No command here needs the heavy libraries."""
+    start = command_server.START.replace("command_server.serve", "command_server.MODULES = (); command_server.serve")
+    monkeypatch.setattr(command_server, "START", start)
+
+
 @pytest.fixture
 def running() -> Iterator[Path]:
     with command_server.started():

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from prefect.states import Running, State
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import dvc, leftovers, pipeline, review
+from prm_core.cli import command_server
 from prm_core.labeling.human.labels import read_human
 from prm_core.platform import store, tracking, workspace
 from prm_core.problems import prepare
@@ -61,6 +62,8 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     done = pipeline.Completed(name="Done", message="-")
     monkeypatch.setattr(pipeline, "promote", lambda workplace, return_state: done)
     monkeypatch.setattr(pipeline, "open_parent_run", lambda folder: "")
+    # No stage here is a `prm` command; each run would have a server import torch and MLflow for nothing.
+    monkeypatch.setattr(pipeline.command_server, "started", nullcontext)
     return folder
 
 
@@ -100,7 +103,6 @@ def test_a_run_and_dvc_repro_are_interchangeable(
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "up to date") | {"promote": "done"}
 
 
-@pytest.mark.usefixtures("quick_store")
 def test_with_nothing_changed_dvc_is_asked_once_and_what_a_killed_run_left_open_is_closed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +176,20 @@ def test_a_killed_stage_is_tried_again(
     use(root, "(test -e killed || (touch killed; kill -9 $$))")
     assert run().is_completed()
     assert results(capfd.readouterr().out)["second"] == "ran"
+
+
+def test_stages_find_the_server_of_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def started() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(command_server.SOCKET, "here")
+            yield
+
+    monkeypatch.setattr(pipeline.command_server, "started", started)
+    monkeypatch.setattr(pipeline, "CHAIN", ("second",))
+    graph = copy_stage("data/train.jsonl", "artifacts/second/out.txt")
+    write_graph(root, {"second": {**graph, "cmd": f'test "${command_server.SOCKET}" = here && {graph["cmd"]}'}})
+    assert run().is_completed()
 
 
 def test_a_workspace_in_use_is_refused(root: Path) -> None:
@@ -284,7 +300,6 @@ def test_promotion(code: int, said: str, name: str, tmp_path: Path) -> None:
 # --- MLflow -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("quick_store")
 def test_the_run_of_a_flow_says_what_became_of_it_and_holds_the_headline_figures(tmp_path: Path) -> None:
     client = tracking.connect(tmp_path)
     figures = {"test/prm/ece": 0.02, "test/prm/brier": 0.01, "test/policy_base/pass_at_1": 0.5}
@@ -323,8 +338,6 @@ def reviewed(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                        for name, source in zip(CHAIN, sources, strict=True)})
     monkeypatch.setattr(pipeline, "REVIEWED", "second")
     monkeypatch.setattr(review, "POLL_SECONDS", 0.2)
-    # No stage here is a `prm` command.
-    monkeypatch.setattr(pipeline.command_server, "started", nullcontext)
     return root
 
 

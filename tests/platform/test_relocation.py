@@ -15,8 +15,6 @@ from prm_core.serving import model_registry
 from tests import ROOT
 from tests.builders.scorer import FakeScorer, fake_model_folder
 
-pytestmark = pytest.mark.usefixtures("quick_store")
-
 
 @pytest.fixture(autouse=True)
 def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:

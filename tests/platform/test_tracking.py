@@ -17,7 +17,7 @@ from tests.builders import tracking_store
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for the module: creating its tables takes two seconds."""
+    """One store for the module."""
     return tmp_path_factory.mktemp("workspace")
 
 
@@ -194,6 +194,7 @@ def test_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(tracking, "_create_database", tracking_store.create)
     with monkeypatch.context() as patch:
         patch.setattr(SqlAlchemyStore, "create_experiment", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -208,5 +209,5 @@ def test_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_database_another_process_made_meanwhile_stays(workspace, config):
     with tracking.stage_run(workspace, "label", config) as run:
         pass
-    tracking._create_database(workspace / "mlflow.db")
+    tracking_store.create(workspace / "mlflow.db")
     assert tracking.connect(workspace).get_run(run.run_id).info.status == "FINISHED"

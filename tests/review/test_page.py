@@ -21,9 +21,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 
+from prm_core.cli import command_server
 from prm_core.labeling.human.labels import read_human
 from prm_core.review.page import LOOK_SECONDS
 from prm_core.review.session import HUMAN, Board
+from tests.builders import warm_python
 from tests.builders.review import write_queue
 
 SIZE = 5
@@ -43,11 +45,32 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+@pytest.fixture(scope="module")
+def quick_review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The socket of a process that imports NiceGUI once and forks itself for each `prm review`. No fork of this one:
+    NiceGUI is another inside pytest."""
+    path = tmp_path_factory.mktemp("review") / "commands"
+    script = ("import sys; from prm_core.cli import command_server, run_command_line; "
+              "command_server.MODULES = ('prm_core.review.page',); "
+              "command_server.serve(sys.argv[1], run_command_line)")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    process = subprocess.Popen([sys.executable, "-c", script, str(path)], env=environment, stdin=subprocess.PIPE)
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    yield path
+    process.stdin.close()
+    process.wait()
+
+
 class Server:
     """`prm review` as a process."""
 
-    def __init__(self, root: Path, *arguments: str) -> None:
+    def __init__(self, socket_of_forks: Path, root: Path, *arguments: str) -> None:
         self.root, self.arguments = root, arguments
+        # Without what tells NiceGUI that it runs inside pytest.
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+        self.environment[command_server.SOCKET] = str(socket_of_forks)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -56,9 +79,7 @@ class Server:
     def start(self) -> None:
         command = [sys.executable, "-m", "prm_core.cli", "review", "--no-browser", "--port", str(self.port),
                    "--workspace", str(self.root), *self.arguments]
-        # Without what tells NiceGUI that it runs inside pytest.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
+        self.process = subprocess.Popen(command, env=self.environment, start_new_session=True)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
@@ -69,18 +90,18 @@ class Server:
         pytest.fail(f"prm review did not start (exit code {self.process.poll()})")
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        warm_python.signal_listener(self.port, signal.SIGKILL)
+        self.process.wait(60)
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def serve(tmp_path: Path, quick_review: Path) -> Iterator[Callable[..., Server]]:
     """Starts a server on a workspace with a queue of five steps."""
     started: list[Server] = []
     root = write_queue(tmp_path, SIZE)
 
     def start(*arguments: str) -> Server:
-        started.append(Server(root, *arguments))
+        started.append(Server(quick_review, root, *arguments))
         started[-1].start()
         return started[-1]
 
@@ -334,6 +355,6 @@ def test_a_port_in_use_is_told(serve: Callable[..., Server]) -> None:
     server = serve()
     command = [sys.executable, "-m", "prm_core.cli", "review", "--port", str(server.port), "--workspace",
                str(server.root)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, env=server.environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{server.port}" in done.stderr

@@ -67,17 +67,20 @@ def llama() -> transformers.PreTrainedModel:
 
 
 @pytest.mark.parametrize(("name", "shared"), [(n, True) for n in SHARED] + [(n, False) for n in OTHERS])
-@pytest.mark.parametrize("batch_size", [3, 8])
-def test_greedy_equals_generate(name: str, shared: bool, batch_size: int) -> None:
+def test_greedy_equals_generate(name: str, shared: bool) -> None:
     model = _model(*(SHARED if shared else OTHERS)[name])
     assert shared_attention.shares_prefixes(model) == shared
-    got = _sample(model, temperature=0.0, batch_size=batch_size)
-    for prefix, one in zip(PREFIXES, got, strict=True):
+    expected = {}
+    for prefix in dict.fromkeys(PREFIXES):
         ids = torch.tensor([CHAINS[prefix.chain][: prefix.length]])
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
-        assert one.ids == whole[0, prefix.length :].tolist()
-        assert one.finished == (one.ids[-1] == END)
-        assert one.finished or len(one.ids) == 40
+        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)
+        expected[prefix] = whole[0, prefix.length :].tolist()
+    for batch_size in (3, 8):
+        got = _sample(model, temperature=0.0, batch_size=batch_size, max_new_tokens=20)
+        for prefix, one in zip(PREFIXES, got, strict=True):
+            assert one.ids == expected[prefix]
+            assert one.finished == (one.ids[-1] == END)
+            assert one.finished or len(one.ids) == 20
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral window"])
@@ -123,10 +126,10 @@ def test_samples_follow_the_exact_distribution(llama: transformers.PreTrainedMod
 
 @pytest.mark.parametrize("name", ["llama", "mistral window"])
 def test_a_sample_depends_on_seed_and_place_only(name: str) -> None:
-    model, prefixes = _model(*{**SHARED, **OTHERS}[name]), PREFIXES * 4
+    model, prefixes = _model(*{**SHARED, **OTHERS}[name]), PREFIXES * 2
     reference = _sample(model, prefixes)
     assert _sample(model, prefixes) == reference
-    for batch_size in (1, 5, 32):
+    for batch_size in (1, 5, 16):
         assert [one.ids for one in _sample(model, prefixes, batch_size=batch_size)] == [one.ids for one in reference]
     # The first places draw the same whatever comes after them, and however long rows may become.
     assert [one.ids for one in _sample(model, prefixes[:9])] == [one.ids for one in reference[:9]]

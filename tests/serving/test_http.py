@@ -23,13 +23,12 @@ from prm_core.serving.promotion import promote
 from prm_core.stages.base import execute
 from prm_core.types import Step, StepLabel
 from tests import ROOT
+from tests.builders import warm_python
 from tests.builders.reward_models import MAX_LENGTH, tiny_reward_model
 
 START_SECONDS = 120
 PROMPT = "Ann has 3 apples and buys 4 more ."
 STEPS = ["3 + 4 = 7 .", "The answer is 7 ."]
-
-pytestmark = pytest.mark.usefixtures("quick_store")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(workspace: Path) -> Iterator[str]:
+def server(workspace: Path, quick_prm: None) -> Iterator[str]:
     """`prm serve` in that workspace; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -75,7 +74,7 @@ def server(workspace: Path) -> Iterator[str]:
             pytest.fail(f"no answer in {START_SECONDS} s: {log.read_text()}")
         yield address
     finally:
-        process.send_signal(signal.SIGTERM)
+        warm_python.signal_listener(port, signal.SIGTERM)
         process.wait(30)
     # Stopping the command stops the server.
     for _ in range(100):

@@ -54,9 +54,6 @@ def test_gate(challenger, champion, passed, reason):
     decision = decide(challenger, champion, max_ece=0.10)
     assert (decision.passed, reason in decision.reason) == (passed, True), decision
 
-pytestmark = pytest.mark.usefixtures("quick_store")
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("workspace")

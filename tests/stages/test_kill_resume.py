@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from prm_core.platform import store, tracking
 from prm_core.stages.base import execute
 from prm_core.types import Trajectory
@@ -42,6 +44,7 @@ def kill_after_first_shard(workspace: Path) -> dict[str, int]:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)
         os.kill(process.pid, signal.SIGKILL)
+        # To the end of the stage's own process, which holds the pipe.
         process.communicate()
     finally:
         process.kill()
@@ -51,6 +54,7 @@ def kill_after_first_shard(workspace: Path) -> dict[str, int]:
     return shards(work)
 
 
+@pytest.mark.usefixtures("quick_prm")
 def test_a_killed_stage_goes_on_from_its_last_whole_shard(tmp_path) -> None:
     make_workspace(tmp_path / "killed", small_values(**SIZES))
     tracking_store.place(tmp_path / "killed/mlflow.db")

@@ -26,9 +26,6 @@ METRICS = {
     "test/prm/ece": 0.03, "test/policy_base/pass_at_1": 0.5, "test/prm_best_of_n/accuracy_at_8": 0.9,
 }
 
-pytestmark = pytest.mark.usefixtures("quick_store")
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace as the evaluate stage leaves it."""

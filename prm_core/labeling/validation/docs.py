@@ -10,12 +10,14 @@ import copy
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
+    from great_expectations.render.view import DefaultJinjaPageView
 
     from prm_core.labeling.validation.drift import Drift
     from prm_core.labeling.validation.report import Check, Report
@@ -66,7 +68,6 @@ def localised(page: str, title: str) -> str:
 def render(result: ExpectationSuiteValidationResult) -> str:
     """The result page of one table, self-contained."""
     from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
 
     shielded = copy.deepcopy(result)
     for single in shielded.results:
@@ -74,10 +75,18 @@ def render(result: ExpectationSuiteValidationResult) -> str:
         single.exception_info = _shield(single.exception_info)
         single.expectation_config.kwargs = _shield(single.expectation_config.kwargs)
         single.expectation_config.meta = _shield(single.expectation_config.meta)
-    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(shielded))
+    page = _view().render(ValidationResultsPageRenderer().render(shielded))
     for character, shield in _SHIELDS.items():
         page = page.replace(shield, html.escape(character))
     return localised(page, f"Expectations on {result.suite_name}")
+
+
+@cache
+def _view() -> DefaultJinjaPageView:
+    """One for all pages: each new one compiles its templates anew, which takes longer than filling them."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    return DefaultJinjaPageView()
 
 
 def _shield(value: Any) -> Any:

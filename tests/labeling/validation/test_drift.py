@@ -31,9 +31,6 @@ from tests.builders.quality import label, make_config, run_stage, write_workspac
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=4, max_size=4).filter(any)
 
-pytestmark = pytest.mark.usefixtures("quick_store")
-
-
 @pytest.fixture(autouse=True)
 def _own_store(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

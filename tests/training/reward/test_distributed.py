@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from safetensors.torch import load_file
 
 from prm_core.platform import store
 from tests import ROOT
-from tests.builders import distributed_run
+from tests.builders import distributed_run, warm_python
 from tests.builders.training import assert_same_weights, changed, files, make_encoder, reward_model_on, save_lm, weights
-
-SECONDS = 150
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +26,10 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     # Without --multi_gpu accelerate starts one process where there is no GPU. Port 0: any that is free.
-    result = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines",
-         "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "-m",
-         "tests.builders.distributed_run", str(together)],
-        cwd=together, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False,
+    result = warm_python.run(
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "--no_python", sys.executable,
+        str(warm_python.CLIENT), "-m", "tests.builders.distributed_run", str(together), cwd=together, env=environment,
     )
     assert result.returncode == 0, result.stderr
     return alone, together
