@@ -50,7 +50,7 @@ def data(chains):
     evaluation = protocol.measure(chains["base"], chains["trained"], PROBLEMS, threshold=THRESHOLD, best_of=[1, 4, 8],
                                   bins=10, resamples=200, seed=0)
     return page.ReportData(
-        title="Evaluation", facts=[("profile", "default")], evaluation=evaluation,
+        title="Evaluation", facts=[("profile", "default")], evaluation=evaluation, shifted=None,
         chains=first_per_problem(chains["base"], 4), trained=first_per_problem(chains["trained"], 4),
         problems=PROBLEMS, threshold_note="Chosen on dev.", labels=LABELS,
         training={"policy": [Curve("kl", [(1, 0.1), (2, 0.2)], (2, 0.2))]},
