@@ -117,13 +117,13 @@ def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, Curve]]:
 
 def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
     from prm_core.evaluation.label_quality import measure_labels
-    from prm_core.labeling.human.labels import all_trajectories, human_verdicts, read_human
+    from prm_core.labeling.human.labels import human_verdicts, read_human
 
     human = read_human(inputs["human"])
     problems = [*store.read_jsonl(Problem, inputs["train"]), *human.problems]
-    trajectories = all_trajectories(store.read_shards(Trajectory, inputs["generated"]), human.trajectories)
+    generated = store.read_shards(Trajectory, inputs["generated"])
     labels, merged = (store.read_shards(StepLabel, inputs[name]) for name in ("labels", "merged"))
-    return measure_labels(labels, merged, trajectories, {problem.id: problem for problem in problems},
+    return measure_labels(labels, merged, generated, human.trajectories, {problem.id: problem for problem in problems},
                           human_verdicts(human.labels).verdicts)
 
 
