@@ -50,6 +50,10 @@ class DataConfig:
     train: int = setting("problems the chain generates on and trains the policy with", ge=1)
     dev: int = setting("problems on which thresholds are chosen", ge=1)
     test: int = setting("held-out problems every reported figure is measured on", ge=1)
+    shifted: int = setting(
+        "held-out problems unlike all others in their names, phrases or lengths; made where the domain has such",
+        default=0, ge=0)
+    level: Text = setting("level of difficulty of made problems; domain arithmetic: standard, hard", default="standard")
     human_chains: int = setting("chains with a human label for each step; made for the domain arithmetic alone", ge=0)
 
 

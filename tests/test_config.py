@@ -39,7 +39,7 @@ def test_every_shipped_profile_is_valid(profile):
 
 
 def test_the_named_profiles_ship():
-    assert set(config.profile_names()) >= {"default", "smoke", "gsm8k-smollm2", "qwen2.5-7b"}
+    assert set(config.profile_names()) >= {"default", "smoke", "hard", "gsm8k-smollm2", "qwen2.5-7b"}
 
 
 def test_a_profile_can_be_a_file_of_ones_own(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from prm_core.registry import Registry
 from prm_core.types import Problem, Step, Trajectory
+
+# (split, count, seed, prompts to leave out) → problems with worked solutions.
+MakeProblems = Callable[[str, int, int, Collection[str]], list[Problem]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +17,15 @@ class Domain:
     """A kind of problem.
 
     Attributes:
-        make_problems: (split, count, seed, prompts to leave out) → problems with worked solutions; None where problems
-            come from outside.
+        levels: level of difficulty → what makes its problems; empty where problems come from outside.
+        shifted: the same of problems unlike the level's own, which no training sees; a level may have none.
         read_answer: the answer stated by a chain's last step, None when it states none.
         same_answer: whether an answer says the same as the reference; symmetric.
         answer_classes: which of several answers are one and the same, whatever their order: a class number for each.
     """
 
-    make_problems: Callable[[str, int, int, Collection[str]], list[Problem]] | None
+    levels: Mapping[str, MakeProblems]
+    shifted: Mapping[str, MakeProblems]
     read_answer: Callable[[str], str | None]
     same_answer: Callable[[str, str], bool]
     answer_classes: Callable[[Sequence[str]], Sequence[int]]

@@ -7,4 +7,4 @@ from prm_core.maths.answers import answer_classes, read_stated_answer, same_valu
 
 NAME = "general"
 
-DOMAINS.register(NAME)(Domain(None, read_stated_answer, same_value, answer_classes))
+DOMAINS.register(NAME)(Domain({}, {}, read_stated_answer, same_value, answer_classes))

@@ -1,4 +1,4 @@
-"""The dozen figures people ask for first, out of the hundreds of an evaluation.
+"""The figures people ask for first, out of the hundreds of an evaluation.
 
 They are what `dvc metrics show` lists and a model version is introduced with; the others stay in metrics.json.
 """
@@ -24,6 +24,10 @@ FIGURES = {
     "pass_at_1_trained": ("test/policy_trained/pass_at_1", "right answers, one chain of the trained policy"),
     "consistency": ("test/policy_base/process_consistency", "its right answers without a wrong step, base policy"),
     "consistency_trained": ("test/policy_trained/process_consistency", "the same, trained policy"),
+    "shifted_first_error_f1": ("shifted/prm/first_error_f1", "F1 of the first wrong step, shifted problems"),
+    "shifted_ece": ("shifted/prm/ece", "calibration error of single steps, shifted problems"),
+    "shifted_prm_at_{n}": ("shifted/prm_best_of_n/accuracy_at_{n}", "right, best of {n} by the PRM, shifted problems"),
+    "shifted_pass_at_1": ("shifted/policy_base/pass_at_1", "right answers of the base policy, shifted problems"),
 }
 # The usual size of a best-of-N comparison; where it was not measured, the largest one that was.
 CHAINS = 8

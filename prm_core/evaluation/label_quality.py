@@ -3,8 +3,8 @@ exist. It only measures; labelling never sees what it finds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 
 from prm_core.domains.oracle import ORACLES
@@ -28,6 +28,8 @@ class StrategyQuality:
         wrong: of them, those on steps that are wrong by the gold verdict.
         wrong_found: share of these that it calls wrong.
         right_passed: share of the others that it calls right.
+        first_error_f1: of the chains whose first wrong step is known, as ProcessBench has it: the strategy's own is the
+            first step that it calls wrong; a step that it abstains on or never saw is not one.
     """
 
     name: str
@@ -38,6 +40,7 @@ class StrategyQuality:
     wrong: int
     wrong_found: float | None
     right_passed: float | None
+    first_error_f1: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelQuality:
-    """The labels of a workspace.
+class Population:
+    """The labels of chains of one origin.
 
     Attributes:
         chains, steps: labelled.
@@ -60,7 +63,6 @@ class LabelQuality:
         gold_steps: steps with a gold verdict, up to each chain's first wrong one.
         gold_right: share of them that are right: what calling every step right would score.
         strategies: as configured, then the merged labels.
-        agreement: of every two strategies, on steps up to their chain's first wrong one by the merged labels.
     """
 
     chains: int
@@ -69,13 +71,29 @@ class LabelQuality:
     gold_steps: int
     gold_right: float | None
     strategies: Sequence[StrategyQuality]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelQuality:
+    """The labels of a workspace.
+
+    Attributes:
+        generated: on the policy's own chains, which reward models learn from.
+        human: on the chains of `data/human`, which may be of another origin: what is true of these need not be of the
+            policy's. None where there are none.
+        agreement: of every two strategies, on the policy's chains up to their first wrong step by the merged labels.
+    """
+
+    generated: Population
+    human: Population | None
     agreement: Sequence[Agreement]
 
     def flat(self) -> dict[str, float]:
-        """`labels/<strategy>/<figure>` of what is defined."""
-        return {f"labels/{one.name}/{what}": value for one in self.strategies
-                for what in ("reach", "tokens_per_step", "judged", "accuracy", "wrong_found", "right_passed")
-                if (value := getattr(one, what)) is not None}
+        """`labels/<strategy>/<figure>` and `labels/<strategy>/human_chains/<figure>` of what is defined."""
+        figures = [field.name for field in fields(StrategyQuality) if field.name not in ("name", "wrong")]
+        return {f"labels/{one.name}/{part}{figure}": value
+                for part, population in (("", self.generated), ("human_chains/", self.human)) if population
+                for one in population.strategies for figure in figures if (value := getattr(one, figure)) is not None}
 
 
 def gold_verdicts(
@@ -105,35 +123,64 @@ def gold_verdicts(
     return found, " and ".join(sorted(sources))
 
 
+def first_errors(trajectories: Iterable[Trajectory], gold: Mapping[StepKey, bool]) -> dict[str, int]:
+    """Chain → index of its first wrong step, -1 where none is; chains of which gold does not tell are left out.
+
+    Args:
+        gold: as `gold_verdicts` gives it.
+    """
+    found = {}
+    for trajectory in trajectories:
+        verdicts = [gold.get((trajectory.id, index)) for index in range(len(trajectory.steps))]
+        if False in verdicts:
+            found[trajectory.id] = verdicts.index(False)
+        elif None not in verdicts:
+            found[trajectory.id] = -1
+    return found
+
+
 def measure_labels(
-    labels: Sequence[StepLabel], merged: Sequence[StepLabel], trajectories: Sequence[Trajectory],
-    problems: Mapping[str, Problem], people: Mapping[StepKey, bool],
+    labels: Sequence[StepLabel], merged: Sequence[StepLabel], generated: Sequence[Trajectory],
+    human: Sequence[Trajectory], problems: Mapping[str, Problem], people: Mapping[StepKey, bool],
 ) -> LabelQuality:
     """The quality of a workspace's labels.
 
     Args:
         labels: of all strategies.
         merged: one for each step.
-        trajectories, problems: that they are of.
+        generated: the policy's chains that they are of.
+        human: those of `data/human`; one that is a generated chain too counts as such.
+        problems: of both, by id.
         people: reviewers' verdicts, as `human_verdicts` gives them.
     """
-    gold, source = gold_verdicts(trajectories, problems, people)
     groups: dict[str, list[StepLabel]] = {}
     for label in (*labels, *merged):
         groups.setdefault(label.strategy, []).append(label)
     # Last, whatever it is called before.
-    whole = groups.pop(MERGED, [])
-    steps = sum(len(trajectory.steps) for trajectory in trajectories)
-    rows = [_strategy(name, group, gold, steps) for name, group in groups.items()]
-    total = sum(label.tokens for label in labels)
-    rows.append(_strategy(MERGED, whole, gold, steps, tokens=total))
+    groups[MERGED] = groups.pop(MERGED, [])
+    own = {trajectory.id for trajectory in generated}
+    others = [trajectory for trajectory in human if trajectory.id not in own]
+    return LabelQuality(_population(groups, generated, problems, people),
+                        _population(groups, others, problems, people) if others else None, _agreements(groups, own))
+
+
+def _population(
+    groups: Mapping[str, Sequence[StepLabel]], trajectories: Sequence[Trajectory], problems: Mapping[str, Problem],
+    people: Mapping[StepKey, bool],
+) -> Population:
+    gold, source = gold_verdicts(trajectories, problems, people)
+    known, steps = first_errors(trajectories, gold), sum(len(trajectory.steps) for trajectory in trajectories)
+    ids = {trajectory.id for trajectory in trajectories}
+    mine = {name: [label for label in group if label.trajectory_id in ids] for name, group in groups.items()}
+    rows = [_strategy(name, group, gold, known, steps) for name, group in mine.items()]
+    # Merging costs what the strategies do.
+    rows[-1] = replace(rows[-1], tokens_per_step=sum(row.tokens_per_step for row in rows[:-1]))
     right = sum(gold.values())
-    return LabelQuality(len(trajectories), steps, source, len(gold), right / len(gold) if gold else None, rows,
-                        _agreements(groups, whole))
+    return Population(len(trajectories), steps, source, len(gold), right / len(gold) if gold else None, rows)
 
 
 def _strategy(
-    name: str, labels: Sequence[StepLabel], gold: Mapping[StepKey, bool], steps: int, tokens: int | None = None
+    name: str, labels: Sequence[StepLabel], gold: Mapping[StepKey, bool], known: Mapping[str, int], steps: int
 ) -> StrategyQuality:
     pairs = [(label.is_correct, gold[key]) for label in labels
              if label.is_correct is not None and (key := (label.trajectory_id, label.step_index)) in gold]
@@ -142,23 +189,32 @@ def _strategy(
         hits = list(hits)
         return sum(hits) / len(hits) if hits else None
 
-    spent = sum(label.tokens for label in labels) if tokens is None else tokens
+    said = _first_wrong(labels)
+    found, passed = (share(said.get(chain, -1) == error for chain, error in known.items() if (error < 0) == sound)
+                     for sound in (False, True))
+    f1 = None if found is None or passed is None else 2 * found * passed / (found + passed or 1)
     return StrategyQuality(
-        name, len(labels) / steps, spent / steps, len(pairs), share(said == is_right for said, is_right in pairs),
-        sum(not is_right for _, is_right in pairs), share(not said for said, is_right in pairs if not is_right),
-        share(bool(said) for said, is_right in pairs if is_right))
+        name, len(labels) / steps, sum(label.tokens for label in labels) / steps, len(pairs),
+        share(verdict == right for verdict, right in pairs), sum(not right for _, right in pairs),
+        share(not verdict for verdict, right in pairs if not right),
+        share(bool(verdict) for verdict, right in pairs if right), f1)
 
 
-def _agreements(groups: Mapping[str, Sequence[StepLabel]], merged: Sequence[StepLabel]) -> list[Agreement]:
-    first_wrong: dict[str, int] = {}
-    for label in merged:
+def _first_wrong(labels: Iterable[StepLabel]) -> dict[str, int]:
+    """Chain → the first step called wrong, of the chains that have one."""
+    found: dict[str, int] = {}
+    for label in labels:
         if label.is_correct is False:
-            index = first_wrong.get(label.trajectory_id, label.step_index)
-            first_wrong[label.trajectory_id] = min(index, label.step_index)
+            found[label.trajectory_id] = min(found.get(label.trajectory_id, label.step_index), label.step_index)
+    return found
+
+
+def _agreements(groups: Mapping[str, Sequence[StepLabel]], chains: Collection[str]) -> list[Agreement]:
+    end = _first_wrong(groups[MERGED])
     said = {name: {(label.trajectory_id, label.step_index): label.is_correct for label in group
-                   if label.is_correct is not None
-                   and label.step_index <= first_wrong.get(label.trajectory_id, label.step_index)}
-            for name, group in groups.items()}
+                   if label.is_correct is not None and label.trajectory_id in chains
+                   and label.step_index <= end.get(label.trajectory_id, label.step_index)}
+            for name, group in groups.items() if name != MERGED}
     found = []
     for a, b in combinations(said, 2):
         both = said[a].keys() & said[b].keys()

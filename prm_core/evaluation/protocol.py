@@ -282,7 +282,7 @@ def _comparisons(
 
 def measure(
     base: Sequence[Chain], trained: Sequence[Chain], problems: Sequence[Problem], *, threshold: float,
-    best_of: Sequence[int], bins: int, resamples: int, seed: int,
+    best_of: Sequence[int], bins: int, resamples: int, seed: int, split: str = "test",
 ) -> Evaluation:
     """Everything measured on one split.
 
@@ -294,6 +294,7 @@ def measure(
         best_of: the N.
         bins: of the reliability curve and the ECE.
         resamples, seed: of the bootstrap.
+        split: its name, for the log.
     """
     count = len(problems)
     bootstrap = Bootstrap(count, resamples, seed)
@@ -315,7 +316,7 @@ def measure(
     alarms = find_alarms(figures, best_of)
     for line in (*(f"{name} left out: {reason}" for name, reason in reasons.items()),
                  *(f"sanity alarm: {message}" for message in alarms.values())):
-        log.warning(line)
+        log.warning("%s: %s", split, line)
     numbers = {
         "n_problems": count, "seed": seed, "bootstrap": resamples, "prm/threshold": threshold,
         "n_step_chains": len(step_chains), "n_judged_chains": len(table.gold),

@@ -19,6 +19,8 @@ from prm_core.types import Problem, StepLabel, Trajectory
 
 # Held-out splits first: a later split never repeats a question of an earlier one.
 SPLITS = ("test", "dev", "train", "warmup")
+# Held out too, of problems unlike those of the others.
+SHIFTED = "shifted"
 REVIEWER = "human:oracle"
 CORRUPT_SHARE = 0.6
 
@@ -56,12 +58,12 @@ def corrupt_solution(problem: Problem, rng: random.Random) -> list[str]:
 
 
 def make_human_labels(
-    count: int, seed: int, exclude: Collection[str]
+    count: int, seed: int, exclude: Collection[str], level: str = "standard"
 ) -> tuple[list[Problem], list[Trajectory], list[StepLabel]]:
-    """`count` chains over problems of their own (no prompt in `exclude`), each step judged."""
+    """`count` chains over problems of their own (of a level, no prompt in `exclude`), each step judged."""
     domain, oracle = DOMAINS[arithmetic.NAME], ORACLES[arithmetic.NAME]
     rng = random.Random(f"human/{seed}")
-    problems = arithmetic.make_problems("human", count, seed, exclude)
+    problems = domain.levels[level]("human", count, seed, exclude)
     chains, labels = [], []
     for number, problem in enumerate(problems):
         texts = corrupt_solution(problem, rng) if rng.random() < CORRUPT_SHARE else problem.meta["solution"]
@@ -75,22 +77,39 @@ def make_human_labels(
     return problems, chains, labels
 
 
+def check_level(config: Config) -> None:
+    """Raises InputError when the configured domain makes problems, but none of the configured level."""
+    levels = DOMAINS[config.domain].levels
+    if levels and config.data.level not in levels:
+        raise InputError(f"data.level: domain {config.domain!r} has no level {config.data.level!r}; it has "
+                         f"{', '.join(levels)}")
+
+
 def make_data(folder: Path, config: Config) -> None:
     """Writes every file of `data/` for the configured domain; the same bytes for the same seed and counts.
 
-    Chains with human labels are made for the word problems alone.
+    Chains with human labels are made for the word problems alone, shifted problems where the domain has such; where
+    there are none, their files are empty.
+
+    Raises InputError as `check_level`, and where the domain makes no problems.
     """
-    domain = DOMAINS[config.domain]
-    if domain.make_problems is None:
+    domain, level = DOMAINS[config.domain], config.data.level
+    if not domain.levels:
         raise InputError(f"domain {config.domain!r} cannot make problems; bring your own with `prm data import FILE`")
+    check_level(config)
     seen: set[str] = set()
     for split in SPLITS:
-        problems = domain.make_problems(split, getattr(config.data, split), config.seed, seen)
+        problems = domain.levels[level](split, getattr(config.data, split), config.seed, seen)
         seen.update(problem.prompt for problem in problems)
         store.write_jsonl(folder / f"{split}.jsonl", problems)
+    shifted = []
+    if config.data.shifted and level in domain.shifted:
+        shifted = domain.shifted[level](SHIFTED, config.data.shifted, config.seed, seen)
+        seen.update(problem.prompt for problem in shifted)
+    store.write_jsonl(folder / f"{SHIFTED}.jsonl", shifted)
     # Mistakes are made of the word problems' events; in another domain people label chains (`prm review`).
     count = config.data.human_chains if config.domain == arithmetic.NAME else 0
-    problems, chains, labels = make_human_labels(count, config.seed, seen)
+    problems, chains, labels = make_human_labels(count, config.seed, seen, level)
     store.write_jsonl(folder / "human" / "problems.jsonl", problems)
     store.write_jsonl(folder / "human" / "trajectories.jsonl", chains)
     store.write_jsonl(folder / "human" / "labels.jsonl", labels)

@@ -196,7 +196,7 @@ def describe(user: UserProblems) -> None:
 
 
 def write_data(user: UserProblems, folder: Path) -> dict[str, int]:
-    """Writes train, dev and test, and human-label files with nothing in them; returns the count per split.
+    """Writes train, dev and test, and empty files of shifted problems and human labels; returns the count per split.
 
     What was taken, dropped and left out is logged.
 
@@ -216,6 +216,7 @@ def write_data(user: UserProblems, folder: Path) -> dict[str, int]:
         log.info("the base models will be trained on your %d worked solutions", len(worked))
     elif not warmup.exists():
         store.write_text(warmup, "")
-    for name in HUMAN_FILES:
-        store.write_text(folder / "human" / name, "")
+    # Nobody can tell of a user's problems which are unlike those that models are trained on.
+    for name in ("shifted.jsonl", *(f"human/{name}" for name in HUMAN_FILES)):
+        store.write_text(folder / name, "")
     return {split: len(problems) for split, problems in splits.items()}

@@ -34,7 +34,7 @@ def check(root: Path, profile: str, problems: Path | None = None) -> Config:
     if problems is not None:
         user = own.read_problems(problems, config.encoder.max_length)
         config = configuration.parse({**raw, "domain": user.domain}, f"profile {profile}")
-    _ = DOMAINS[config.domain]
+    embedded.check_level(config)
     return config
 
 
@@ -141,7 +141,7 @@ def _keep_labels(human: Path, fresh: Path) -> None:
 
 def makes_problems(config: Config) -> bool:
     """Whether the configured domain makes problems itself."""
-    return DOMAINS[config.domain].make_problems is not None
+    return bool(DOMAINS[config.domain].levels)
 
 
 def _made_from(config: Config) -> str:

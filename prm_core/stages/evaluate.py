@@ -23,33 +23,46 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 10_000
+# Measured, the one that the verdict is about first.
+SPLITS = ("test", "shifted")
 
 
-def _sample(config: Config, io: StageIO, dev: Sequence[Problem], test: Sequence[Problem]) -> dict[str, list[Chain]]:
-    """The base policy's chains on dev and test, the trained policy's on test; one policy in memory at a time."""
+def _read_problems(inputs: Mapping[str, Path]) -> dict[str, list[Problem]]:
+    """The held-out problems by split; those of the user's own have no shifted ones, and no such split here."""
+    held_out = ("dev", *SPLITS) if inputs["shifted"].stat().st_size else ("dev", "test")
+    return {split: store.read_jsonl(Problem, inputs[split]) for split in held_out}
+
+
+def _sample(config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem]]) -> dict[str, list[Chain]]:
+    """Chains as `<split>-<policy>`: the base policy's on every split, the trained policy's on the measured ones.
+
+    One policy is in memory at a time.
+    """
     from prm_core.evaluation.judged_chains import Plan, sample_chains
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.sampling.policy import load_policy
 
-    def plan(samples: int) -> Plan:
-        return Plan(samples, config.evaluate.temperature, config.generate.max_new_tokens, config.generate.batch_size,
-                    config.generate.shard_size, config.seed)
-
-    base = load_policy(model_path(io.workspace, config.models.policy), config)
+    samples = config.evaluate.samples
     # Dev serves the threshold alone, which the step chains decide.
-    few = min(config.evaluate.samples, STEP_CHAINS)
-    found = {
-        "dev-base": sample_chains(base, dev, "dev-base", plan(few), io.work),
-        "test-base": sample_chains(base, test, "test-base", plan(config.evaluate.samples), io.work),
-    }
-    del base
-    trained = load_policy(str(io.inputs["policy"]), config)
-    found["test-trained"] = sample_chains(trained, test, "test-trained", plan(config.evaluate.samples), io.work)
+    few = {"dev-base": STEP_CHAINS, "shifted-trained": STEP_CHAINS}
+
+    def plan(tag: str) -> Plan:
+        return Plan(min(samples, few.get(tag, samples)), config.evaluate.temperature, config.generate.max_new_tokens,
+                    config.generate.batch_size, config.generate.shard_size, config.seed)
+
+    found = {}
+    for name, path in (("base", model_path(io.workspace, config.models.policy)), ("trained", str(io.inputs["policy"]))):
+        policy = load_policy(path, config)
+        for split in problems:
+            tag = f"{split}-{name}"
+            if tag != "dev-trained":
+                found[tag] = sample_chains(policy, problems[split], tag, plan(tag), io.work)
+        del policy
     return found
 
 
 def _score(
-    config: Config, io: StageIO, dev: Sequence[Problem], test: Sequence[Problem], chains: dict[str, list[Chain]]
+    config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem]], chains: dict[str, list[Chain]]
 ) -> float:
     """Adds the reward models' scores to `chains`, in place; returns the PRM's latency in ms a step.
 
@@ -61,18 +74,23 @@ def _score(
 
     device, settings = config.models.device, config.evaluate
     prm = load_scorer(io.inputs["prm"], device=device, batch_size=config.serve.batch_size)
-    head = first_per_problem(chains["test-trained"], STEP_CHAINS)
-    wanted = {"dev-base": (chains["dev-base"], dev), "test-base": (chains["test-base"], test),
-              "test-trained-head": (head, test)}
-    for name, (group, problems) in wanted.items():
-        chains[name] = score_with_prm(prm, group, problems, settings.aggregate, io.work / f"{name}-prm")
-    latency = latency_ms_per_step(prm, chains["test-base"], test, settings.latency_repeats)
+    for tag, group in chains.items():
+        split, policy = tag.split("-")
+        head = first_per_problem(group, STEP_CHAINS) if policy == "trained" else group
+        scored = {chain.trajectory.id: chain for chain in score_with_prm(
+            prm, head, problems[split], settings.aggregate, io.work / f"{tag}-prm")}
+        chains[tag] = [scored.get(chain.trajectory.id, chain) for chain in group]
+    latency = latency_ms_per_step(prm, chains["test-base"], problems["test"], settings.latency_repeats)
     del prm
     orm = load_scorer(io.inputs["orm"], device=device, batch_size=config.serve.batch_size)
-    chains["test-base"] = score_with_orm(orm, chains["test-base"], test, io.work / "test-base-orm")
-    scored = {chain.trajectory.id: chain for chain in chains.pop("test-trained-head")}
-    chains["test-trained"] = [scored.get(chain.trajectory.id, chain) for chain in chains["test-trained"]]
+    for split in _measured(problems):
+        tag = f"{split}-base"
+        chains[tag] = score_with_orm(orm, chains[tag], problems[split], io.work / f"{tag}-orm")
     return latency
+
+
+def _measured(problems: Mapping[str, Sequence[Problem]]) -> list[str]:
+    return [split for split in SPLITS if split in problems]
 
 
 def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, Curve]]:
@@ -99,20 +117,20 @@ def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, Curve]]:
 
 def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
     from prm_core.evaluation.label_quality import measure_labels
-    from prm_core.labeling.human.labels import all_trajectories, human_verdicts, read_human
+    from prm_core.labeling.human.labels import human_verdicts, read_human
 
     human = read_human(inputs["human"])
     problems = [*store.read_jsonl(Problem, inputs["train"]), *human.problems]
-    trajectories = all_trajectories(store.read_shards(Trajectory, inputs["generated"]), human.trajectories)
+    generated = store.read_shards(Trajectory, inputs["generated"])
     labels, merged = (store.read_shards(StepLabel, inputs[name]) for name in ("labels", "merged"))
-    return measure_labels(labels, merged, trajectories, {problem.id: problem for problem in problems},
+    return measure_labels(labels, merged, generated, human.trajectories, {problem.id: problem for problem in problems},
                           human_verdicts(human.labels).verdicts)
 
 
 def _measure(
-    config: Config, chains: Mapping[str, list[Chain]], test: Sequence[Problem], latency: float
-) -> tuple[Evaluation, str | None]:
-    """The evaluation, and why its threshold was not chosen on dev."""
+    config: Config, chains: Mapping[str, list[Chain]], problems: Mapping[str, Sequence[Problem]], latency: float
+) -> tuple[dict[str, Evaluation], str | None]:
+    """The evaluation of each measured split, and why the threshold was not chosen on dev."""
     from dataclasses import replace
 
     from prm_core.evaluation import protocol
@@ -121,13 +139,16 @@ def _measure(
     threshold, reason = protocol.choose_threshold(chains["dev-base"], config.serve.threshold)
     if reason is not None:
         log.warning("first-error threshold: %s", reason)
-    evaluation = protocol.measure(
-        chains["test-base"], chains["test-trained"], test, threshold=threshold, best_of=settings.best_of,
-        bins=settings.bins, resamples=settings.bootstrap, seed=config.seed,
-    )
-    numbers = {**evaluation.numbers, "prm/latency_ms_per_step": latency}
-    reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
-    return replace(evaluation, numbers=numbers, reasons=reasons), reason
+    found = {}
+    for split in _measured(problems):
+        evaluation = protocol.measure(
+            chains[f"{split}-base"], chains[f"{split}-trained"], problems[split], threshold=threshold,
+            best_of=settings.best_of, bins=settings.bins, resamples=settings.bootstrap, seed=config.seed, split=split,
+        )
+        reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
+        found[split] = replace(evaluation, reasons=reasons)
+    numbers = {**found["test"].numbers, "prm/latency_ms_per_step": latency}
+    return found | {"test": replace(found["test"], numbers=numbers)}, reason
 
 
 def render_again(config: Config, workspace: Path) -> str:
@@ -146,21 +167,23 @@ def render_again(config: Config, workspace: Path) -> str:
                              "the stage evaluate (`prm run`)")
     # A problem that the evaluation left out has no chain.
     asked = {trajectory.problem_id for trajectory in store.read_shards(Trajectory, outputs["trajectories"])}
-    dev, test = ([problem for problem in store.read_jsonl(Problem, inputs[split]) if problem.id in asked]
-                 for split in ("dev", "test"))
+    problems = {split: [problem for problem in given if problem.id in asked]
+                for split, given in _read_problems(inputs).items()}
+    tags = ["dev-base", *(f"{split}-{policy}" for split in _measured(problems) for policy in ("base", "trained"))]
     chains = load_chains(outputs["trajectories"], outputs["scores"],
-                         {"dev-base": dev, "test-base": test, "test-trained": test})
+                         {tag: problems[tag.split("-")[0]] for tag in tags})
     table = store.read_json(outputs["metrics"])
-    evaluation, reason = _measure(config, chains, test, table["test/prm/latency_ms_per_step"])
+    evaluations, reason = _measure(config, chains, problems, table["test/prm/latency_ms_per_step"])
     io = StageIO(inputs, outputs, workspace, workspace)
     made_by = table["commit"], table["committed"]
-    return _report(config, io, test, chains, evaluation, reason, len(dev), tree_section(inputs["evidence"]),
+    return _report(config, io, problems, chains, evaluations, reason, tree_section(inputs["evidence"]),
                    _measure_labels(inputs), made_by)
 
 
 def _report(
-    config: Config, io: StageIO, test: Sequence[Problem], chains: Mapping[str, list[Chain]], evaluation: Evaluation,
-    reason: str | None, n_dev: int, trees: TreeSection, labels: LabelQuality, made_by: tuple[str, str],
+    config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem]], chains: Mapping[str, list[Chain]],
+    evaluations: Mapping[str, Evaluation], reason: str | None, trees: TreeSection, labels: LabelQuality,
+    made_by: tuple[str, str],
 ) -> str:
     from prm_core.evaluation.judged_chains import first_per_problem
     from prm_core.evaluation.protocol import STEP_CHAINS
@@ -173,21 +196,23 @@ def _report(
         training.setdefault(stage, []).append(curve)
     base = first_per_problem(chains["test-base"], STEP_CHAINS)
     trained = [chain for chain in chains["test-trained"] if chain.step_scores is not None]
+    evaluation = evaluations["test"]
     facts = [
         # Of the code and not of the run: the same commit gives the same page, byte for byte but for the latency.
         ("commit", made_by[0]), ("committed", made_by[1]), ("data", data_hash(io.inputs["test"].parent)),
         ("profile", config.profile), ("seed", str(config.seed)),
-        ("test problems", str(len(test))), ("chains a problem", str(config.evaluate.samples)),
+        ("test problems", str(len(problems["test"]))), ("chains a problem", str(config.evaluate.samples)),
         ("base policy", base[0].trajectory.policy), ("trained policy", chains["test-trained"][0].trajectory.policy),
         ("PRM", model_version(str(io.inputs["prm"]))), ("ORM", model_version(str(io.inputs["orm"]))),
         ("chain score", f"{config.evaluate.aggregate} of step scores"),
         ("PRM latency", f"{evaluation.numbers['prm/latency_ms_per_step']:.2f} ms a step, one chain at a time"),
     ]
-    note = (f"The threshold was chosen once, for the best F1 on {n_dev} dev problems." if reason is None
+    note = (f"The threshold was chosen once, for the best F1 on {len(problems['dev'])} dev problems." if reason is None
             else f"Threshold: {reason}.")
     return render(ReportData(
         title="Evaluation on held-out problems", facts=facts, evaluation=evaluation, chains=base, trained=trained,
-        problems=test, threshold_note=note, training=training, labels=labels,
+        shifted=evaluations.get("shifted"), problems=problems["test"], threshold_note=note,
+        training=training, labels=labels,
         shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
         max_ece=config.promote.max_ece, trees=trees, seed=config.seed,
     ))
@@ -212,25 +237,27 @@ def run(config: Config, io: StageIO) -> None:
     # Before anything is sampled: a broken file is found in seconds.
     trees = tree_section(io.inputs["evidence"])
     labels = _measure_labels(io.inputs)
-    given = {split: store.read_jsonl(Problem, io.inputs[split]) for split in ("dev", "test")}
+    given = _read_problems(io.inputs)
     encoder = Encoder(load_tokenizer(model_path(io.workspace, config.models.policy)), config.encoder)
-    dev, test = (without_long(problems, encoder) for problems in given.values())
+    problems = {split: without_long(group, encoder) for split, group in given.items()}
     with stage_run(io.workspace, "evaluate", config, io.inputs) as tracked:
-        chains = _sample(config, io, dev, test)
-        latency = _score(config, io, dev, test, chains)
-        evaluation, reason = _measure(config, chains, test, latency)
+        chains = _sample(config, io, problems)
+        latency = _score(config, io, problems, chains)
+        evaluations, reason = _measure(config, chains, problems, latency)
         rows: list[Trajectory] = [chain.trajectory for group in chains.values() for chain in group]
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
         save_scores(io.outputs["scores"], (chain for group in chains.values() for chain in group))
-        write_plots(evaluation, io.outputs["plots"])
+        write_plots(evaluations["test"], io.outputs["plots"])
         made_by = code_version(), code_date()
-        store.write_text(io.outputs["report"], _report(config, io, test, chains, evaluation, reason, len(dev), trees,
-                                                       labels, made_by))
+        store.write_text(io.outputs["report"], _report(config, io, problems, chains, evaluations, reason, trees, labels,
+                                                       made_by))
         table: dict[str, Any] = {
-            "commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(dev),
-            "dev/n_dropped_long": len(given["dev"]) - len(dev), "test/n_dropped_long": len(given["test"]) - len(test),
-            **evaluation.flat("test"), **labels.flat()}
+            "commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(problems["dev"]),
+            **{f"{split}/n_dropped_long": len(group) - len(problems[split]) for split, group in given.items()},
+            **labels.flat()}
+        for split, evaluation in evaluations.items():
+            table |= evaluation.flat(split)
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])
@@ -252,6 +279,7 @@ STAGE = Stage(
     inputs={
         "dev": "data/dev.jsonl",
         "test": "data/test.jsonl",
+        "shifted": "data/shifted.jsonl",
         "models": "artifacts/warmup/models",
         "train": "data/train.jsonl",
         "human": "data/human",

@@ -14,7 +14,7 @@ from prm_core.types import Problem, Step
 
 
 def problems(count: int, split: str = "test") -> list[Problem]:
-    return DOMAINS["arithmetic"].make_problems(split, count, 0, ())
+    return arithmetic.make_problems(split, count, 0)
 
 
 def write_chain(problem: Problem, rng: random.Random, error_rate: float) -> SampledChain:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
+import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core.domains import DOMAINS, arithmetic, make_trajectory
-from prm_core.domains.arithmetic import Event, ParsedStep
+from prm_core.domains.arithmetic import Event, Level, ParsedStep
 from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.errors import InputError
 from prm_core.platform import store
@@ -22,34 +25,37 @@ from tests.builders import tiny
 from tests.builders.quality import make_config
 
 SEEDS = st.integers(0, 10**9)
-SIZES = {"warmup": 60, "train": 40, "dev": 20, "test": 20, "human_chains": 30}
+SIZES = {"warmup": 60, "train": 40, "dev": 20, "test": 20, "shifted": 12, "human_chains": 30}
+LEVELS = st.sampled_from(tuple(arithmetic.LEVELS.values()))
+ANY_LEVEL = st.sampled_from(
+    [one for level in arithmetic.LEVELS.values() for one in (level, *arithmetic.shifts(level))])
 
 
-def draw(seed: int) -> Problem:
-    return arithmetic.draw_problem(random.Random(seed), "p")
+def draw(seed: int, level: Level = arithmetic.STANDARD) -> Problem:
+    return arithmetic.draw_problem(random.Random(seed), "p", level)
 
 
-@given(SEEDS)
-def test_worked_solutions_account_for_every_event_in_order(seed):
-    problem = draw(seed)
+@given(SEEDS, ANY_LEVEL)
+def test_worked_solutions_account_for_every_event_in_order(seed, level):
+    problem = draw(seed, level)
     events = list(arithmetic.events_of(problem))
     steps = [arithmetic.parse_step(text) for text in problem.meta["solution"][:-1]]
     value = problem.meta["start"]
 
-    assert arithmetic.STEPS[0] <= len(events) <= arithmetic.STEPS[1]
+    assert len(events) in level.lengths
     assert len(steps) == len(events)
     for step, event in zip(steps, events, strict=True):
         result = arithmetic.calculate(value, event.operation, event.operand)
         assert step == ParsedStep(event.phrase, value, event.operation, event.operand, result)
-        assert 1 <= result <= arithmetic.MAX_VALUE
+        assert 1 <= result <= level.max_value
         value = result
     assert problem.answer == str(value)
     assert problem.meta["solution"][-1] == f"The answer is {value}."
 
 
-@given(SEEDS)
-def test_the_question_tells_the_start_and_every_event_in_order(seed):
-    problem = draw(seed)
+@given(SEEDS, ANY_LEVEL)
+def test_the_question_tells_the_start_and_every_event_in_order(seed, level):
+    problem = draw(seed, level)
     *story, question = problem.prompt.split(". ")
     phrases = [event.phrase for event in arithmetic.events_of(problem)]
 
@@ -60,9 +66,9 @@ def test_the_question_tells_the_start_and_every_event_in_order(seed):
     assert len(story) - 1 - len(phrases) in (0, 1)
 
 
-@given(SEEDS)
-def test_no_text_of_the_domain_holds_the_separator_or_a_second_colon(seed):
-    problem = draw(seed)
+@given(SEEDS, ANY_LEVEL)
+def test_no_text_of_the_domain_holds_the_separator_or_a_second_colon(seed, level):
+    problem = draw(seed, level)
 
     assert all("\n" not in text for text in (problem.prompt, *problem.meta["solution"]))
     assert all(text.count(":") == 1 for text in problem.meta["solution"][:-1])
@@ -115,13 +121,56 @@ def test_problems_are_distinct_named_by_split_and_leave_out_what_they_are_told_t
     assert not taken & {problem.prompt for problem in second}
 
 
+def test_problems_of_the_standard_level_are_the_ones_they_always_were():
+    """Figures of different builds are compared on them."""
+    drawn = arithmetic.make_problems("test", 200, 0)
+    assert hashlib.sha256(repr(drawn).encode()).hexdigest()[:16] == "33d5a5ff2d6681af"
+
+
+def traits(problem: Problem) -> tuple[str, set[str], int]:
+    """The name that is asked for; what is told and asked, without names and numbers; how many events there are."""
+    name = problem.prompt.split(" has ")[0]
+    sentences = problem.prompt.rstrip("?").split(". ")[1:]
+    told = {re.sub(r"\d+|\b(?!The|How)[A-Z][a-z]+\b( [A-Z][a-z]+)?", "_", sentence) for sentence in sentences}
+    things = "|".join(arithmetic.STANDARD.things)
+    return name, {re.sub(things, "things", text) for text in told}, len(problem.meta["events"])
+
+
+@given(SEEDS, LEVELS)
+def test_a_shifted_problem_has_a_name_phrases_or_a_length_that_no_training_saw(seed, level):
+    seen = [traits(problem) for problem in arithmetic.make_problems("train", 40, seed, (), (level,))]
+    names, lengths = ({one[part] for one in seen} for part in (0, 2))
+    told = set().union(*(one[1] for one in seen))
+    # Whatever is drawn: of one word, of the level's own phrases and lengths.
+    assert all(" " not in name for name in names)
+    assert lengths <= set(level.lengths)
+    assert "How many things has _" not in told
+
+    shifted = arithmetic.make_problems("shifted", 6, seed, (), arithmetic.shifts(level))
+    for problem, way in zip(shifted, ("name", "phrases", "length") * 2, strict=True):
+        name, phrases, length = traits(problem)
+        assert (" " in name and name not in names) == (way == "name")
+        assert ("How many things has _" in phrases) == (way == "phrases")
+        assert (length not in level.lengths) == (way == "length")
+
+
+def test_shifted_phrases_are_no_levels_own_and_made_of_words_that_every_level_tells():
+    own = [{*level.distractors, level.question, *(one for group in level.phrases.values() for one in group)}
+           for level in arithmetic.LEVELS.values()]
+    new = {*arithmetic.NEW_PHRASES.values(), arithmetic.NEW_QUESTION, *arithmetic.NEW_DISTRACTORS}
+    for texts in own:
+        assert not new & texts
+        assert {word for text in new for word in text.rstrip("?").split()} <= {
+            word for text in texts for word in text.rstrip("?").split()}
+
+
 def test_more_problems_begin_with_the_same_ones():
     assert arithmetic.make_problems("train", 60, 3)[:20] == arithmetic.make_problems("train", 20, 3)
 
 
-@given(SEEDS)
-def test_a_corrupted_solution_has_a_wrong_step_and_every_step_before_it_is_worked(seed):
-    problem = draw(seed)
+@given(SEEDS, ANY_LEVEL)
+def test_a_corrupted_solution_has_a_wrong_step_and_every_step_before_it_is_worked(seed, level):
+    problem = draw(seed, level)
 
     texts = embedded.corrupt_solution(problem, random.Random(seed))
     error = first_error(ORACLES["arithmetic"](problem, [Step(text) for text in texts]))
@@ -166,8 +215,8 @@ def test_data_is_the_same_bytes_for_the_same_seed(tmp_path):
         embedded.make_data(tmp_path / name, dataclasses.replace(make_config(data=SIZES), seed=seed))
 
     one = files(tmp_path / "one")
-    assert set(one) == {"warmup.jsonl", "train.jsonl", "dev.jsonl", "test.jsonl", "human/problems.jsonl",
-                        "human/trajectories.jsonl", "human/labels.jsonl"}
+    assert set(one) == {"warmup.jsonl", "train.jsonl", "dev.jsonl", "test.jsonl", "shifted.jsonl",
+                        "human/problems.jsonl", "human/trajectories.jsonl", "human/labels.jsonl"}
     assert one == files(tmp_path / "two")
     assert all(one[name] != content for name, content in files(tmp_path / "other").items())
 
@@ -175,16 +224,19 @@ def test_data_is_the_same_bytes_for_the_same_seed(tmp_path):
 def test_splits_share_no_question_and_no_id(tmp_path, monkeypatch):
     """A split by step or by chain would put one question on both sides (METHODS 7)."""
     # So few possible questions that splits drawn apart repeat each other's.
-    for name, value in {"NAMES": ("Mia", "Ben"), "THINGS": ("pens", "coins"), "STEPS": (2, 2), "MAX_START": 3,
-                        "MAX_OPERAND": 4, "DISTRACTOR_SHARE": 0.0, "OPERATION_WEIGHTS": {"+": 0.5, "-": 0.5},
-                        "PHRASES": {"+": ("{name} buys {n}",), "-": ("{name} loses {n}",)}}.items():
-        monkeypatch.setattr(arithmetic, name, value)
-    drawn = [p.prompt for split in embedded.SPLITS for p in arithmetic.make_problems(split, 20, 0)]
+    level = dataclasses.replace(
+        arithmetic.STANDARD, names=("Mia", "Ben"), things=("pens", "coins"), lengths=(2, 2), max_start=3,
+        max_operand=4, distractor_share=0.0, weights={"+": 0.5, "-": 0.5},
+        phrases={"+": ("{name} buys {n}",), "-": ("{name} loses {n}",)})
+    make = partial(arithmetic.make_problems, levels=(level,))
+    domain = dataclasses.replace(DOMAINS["arithmetic"], levels={"standard": make}, shifted={"standard": make})
+    monkeypatch.setitem(DOMAINS._entries, "arithmetic", domain)
+    drawn = [p.prompt for split in embedded.SPLITS for p in make(split, 20, 0)]
     assert len(set(drawn)) < len(drawn)
 
-    sizes = {"warmup": 25, "train": 20, "dev": 10, "test": 10, "human_chains": 15}
+    sizes = {"warmup": 25, "train": 20, "dev": 10, "test": 10, "shifted": 10, "human_chains": 15}
     embedded.make_data(tmp_path, make_config(data=sizes))
-    splits = {name: store.read_jsonl(Problem, tmp_path / f"{name}.jsonl") for name in embedded.SPLITS}
+    splits = {name: store.read_jsonl(Problem, tmp_path / f"{name}.jsonl") for name in (*embedded.SPLITS, "shifted")}
     splits["human_chains"] = store.read_jsonl(Problem, tmp_path / "human" / "problems.jsonl")
     problems = [problem for split in splits.values() for problem in split]
 
@@ -221,6 +273,18 @@ def test_human_labels_are_the_oracles_for_every_step(tmp_path):
     # Calibration needs both kinds.
     assert 0.1 < sum(not right for _, _, right in expected) / len(expected) < 0.6
     assert 0.3 < sum(bool(chain.outcome) for chain in chains) / len(chains) < 0.8
+
+
+def test_a_domain_without_such_problems_writes_an_empty_split_and_refuses_a_level_it_does_not_know(
+    tmp_path, monkeypatch,
+):
+    monkeypatch.setitem(DOMAINS._entries, "arithmetic", dataclasses.replace(DOMAINS["arithmetic"], shifted={}))
+    embedded.make_data(tmp_path / "data", make_config(data=SIZES))
+    assert (tmp_path / "data" / "shifted.jsonl").read_bytes() == b""
+
+    with pytest.raises(InputError, match=r"data\.level: .* has no level 'easy'; it has standard, hard"):
+        embedded.make_data(tmp_path / "other", make_config(data={**SIZES, "level": "easy"}))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_domain_without_a_generator_says_how_to_bring_problems(tmp_path):

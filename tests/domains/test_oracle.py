@@ -87,9 +87,10 @@ def test_division_that_is_not_whole_is_wrong_whatever_it_states():
     assert verdicts == [False, True]
 
 
-@given(st.integers(0, 10**9))
-def test_every_step_of_a_worked_solution_is_right(seed):
-    problem = arithmetic.draw_problem(random.Random(seed), "p")
+@given(st.integers(0, 10**9), st.sampled_from(
+    [one for level in arithmetic.LEVELS.values() for one in (level, *arithmetic.shifts(level))]))
+def test_every_step_of_a_worked_solution_is_right(seed, level):
+    problem = arithmetic.draw_problem(random.Random(seed), "p", level)
 
     assert all(JUDGE(problem, [Step(text) for text in problem.meta["solution"]]))
 

@@ -48,7 +48,8 @@ def _times(folder: Path) -> dict[str, int]:
 
 def test_root_data_is_made_and_recorded(made: Path) -> None:
     assert sorted(path.relative_to(made / "data").as_posix() for path in (made / "data").rglob("*.jsonl")) == [
-        "dev.jsonl", "human/labels.jsonl", "human/problems.jsonl", "human/trajectories.jsonl", "test.jsonl",
+        "dev.jsonl", "human/labels.jsonl", "human/problems.jsonl", "human/trajectories.jsonl", "shifted.jsonl",
+        "test.jsonl",
         "train.jsonl", "warmup.jsonl",
     ]
     # Our hash is DVC's.

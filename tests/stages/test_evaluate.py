@@ -14,6 +14,7 @@ import pytest
 
 from prm_core import config as configuration
 from prm_core.cli.report import report
+from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
 from prm_core.evaluation import judged_chains
@@ -30,6 +31,7 @@ from tests.builders import evaluation as fakes
 
 PARAMS = ROOT / "params.yaml"
 TEST, DEV = fakes.problems(30), fakes.problems(20, "dev")
+SHIFTED = DOMAINS["arithmetic"].shifted["standard"]("shifted", 12, 0, ())
 TOKENIZER = train_tokenizer((problem.prompt for problem in TEST), "\n")
 HISTORY = [{"update": 5, "loss": 0.7, "note": "text"}, {"update": 10, "loss": 0.4, "note": "text"}]
 
@@ -60,7 +62,7 @@ class Tracked:
 @pytest.fixture
 def world(monkeypatch):
     """Fakes where the stage loads models and opens an MLflow run; returns what they recorded."""
-    seen = {"policies": [], "dies_at": None, "problems": [*TEST, *DEV], "tracked": Tracked()}
+    seen = {"policies": [], "dies_at": None, "problems": [*TEST, *DEV, *SHIFTED], "tracked": Tracked()}
 
     def load_policy(path, config):
         trained = "train_policy" in path
@@ -85,10 +87,11 @@ def world(monkeypatch):
     return seen
 
 
-def make_io(folder: Path, dev=DEV, test=TEST) -> StageIO:
+def make_io(folder: Path, dev=DEV, test=TEST, shifted=()) -> StageIO:
     inputs = {name: folder / path for name, path in stage.STAGE.inputs.items()}
     store.write_jsonl(inputs["dev"], dev)
     store.write_jsonl(inputs["test"], test)
+    store.write_jsonl(inputs["shifted"], shifted)
     for name in ("models", "prm", "orm", "policy", "human", "evidence"):
         inputs[name].mkdir(parents=True)
     chain = Trajectory("gen-0", test[0].id, "base", tuple(map(Step, test[0].meta["solution"])), None, True, 0)
@@ -148,6 +151,33 @@ def test_metrics_contract(world, config, tmp_path):
     shown = store.read_json(io.outputs["headline"])
     assert len(shown) == 12
     assert shown["prm_at_8"] == round(table["test/prm_best_of_n/accuracy_at_8"], 4)
+
+
+def test_shifted_problems_get_the_same_figures_at_the_same_threshold(world, config, tmp_path):
+    io, usual = make_io(tmp_path / "a", shifted=SHIFTED), make_io(tmp_path / "b")
+    stage.run(config, io)
+    stage.run(config, usual)
+    table, without = metrics_of(io), metrics_of(usual)
+
+    found, test = ({key.removeprefix(f"{split}/").removesuffix("_left_out") for key in table
+                    if key.startswith(f"{split}/") and not key.endswith(("_low", "_high"))}
+                   for split in ("shifted", "test"))
+    assert found == test
+    assert table["shifted/prm/threshold"] == table["test/prm/threshold"]
+    assert (table["shifted/n_problems"], table["shifted/policy_base/n_chains"], table["shifted/n_step_chains"],
+            table["shifted/policy_trained/n_chains"]) == (12, 12 * 8, 12 * 4, 12 * 4)
+    rows = [row for row in store.read_shards(Trajectory, io.outputs["trajectories"])
+            if row.id.startswith("shifted-base/")]
+    assert table["shifted/policy_base/pass_at_1"] == pytest.approx(sum(row.outcome for row in rows) / len(rows))
+    shown = store.read_json(io.outputs["headline"])
+    assert shown["shifted_first_error_f1"] == round(table["shifted/prm/first_error_f1"], 4)
+
+    # They change no other figure, and where there are none, nothing is said of them.
+    assert {key: value for key, value in table.items() if not key.startswith("shifted/")} == without
+    page, other = io.outputs["report"].read_text(), usual.outputs["report"].read_text()
+    assert stage.render_again(config, tmp_path / "a") == page
+    assert f"{table['shifted/prm/first_error_f1']:.3f}" in page.split('<h2 id="shifted">')[1].split("<h2")[0]
+    assert "hifted" not in other
 
 
 def test_the_page_again_needs_what_was_saved_and_refuses_what_belongs_to_another(world, config, tmp_path):

@@ -39,6 +39,18 @@ POLICY_ROWS = (
     ("right answers with a wrong step", "wrong_step_right_answer", "%.3f"), ("mean PRM score", "prm_score", "%.3f"),
     ("steps a chain", "mean_steps", "%.2f"),
 )
+# Of the usual and the shifted problems; {n} is how many chains are chosen from.
+SPLIT_ROWS = (
+    ("first-error F1", "prm/first_error_f1"), ("the same of a random guess", "random/first_error_f1"),
+    ("AUROC of single steps", "prm/auroc"), ("calibration error (ECE)", "prm/ece"),
+    ("best of {n} by the PRM", "prm_best_of_n/accuracy_at_{n}"),
+    ("best of {n} by the ORM", "orm_best_of_n/accuracy_at_{n}"), ("majority of {n}", "majority/accuracy_at_{n}"),
+    ("any of {n} right", "oracle/accuracy_at_{n}"), ("pass@1, base policy", "policy_base/pass_at_1"),
+    ("pass@1, trained policy", "policy_trained/pass_at_1"),
+    ("process consistency, base policy", "policy_base/process_consistency"),
+    ("process consistency, trained policy", "policy_trained/process_consistency"),
+    ("chains unlike what the PRM was trained on", "prm/out_of_domain"),
+)
 # What the default profile on the embedded domain must reach.
 F1_BAR, GAIN_BAR = 0.88, 0.05
 
@@ -73,6 +85,7 @@ class ReportData:
         title: of the page.
         facts: (name, value) lines about the run: commit and its date, data, profile, seed, model versions, counts.
         evaluation: the figures of the test split.
+        shifted: those of problems unlike the ones that models were trained on, None where there are none.
         chains: those with step scores that may be shown, base policy first.
         trained: the same of the trained policy.
         problems: the split.
@@ -89,6 +102,7 @@ class ReportData:
     title: str
     facts: Sequence[tuple[str, str]]
     evaluation: Evaluation
+    shifted: Evaluation | None
     chains: Sequence[Chain]
     trained: Sequence[Chain]
     problems: Sequence[Problem]
@@ -226,6 +240,25 @@ def _rows(figures: Mapping[str, Estimate], wanted: Sequence[tuple[str, str, str]
     return [(label, style, figures[key]) for label, style, key in wanted if key in figures]
 
 
+def split_rows(usual: Evaluation, shifted: Evaluation) -> list[tuple[str, Estimate | None, Estimate | None]]:
+    """(name, on the usual problems, on the shifted ones) of each figure that one of the two has."""
+    n = verdict.best_of(usual.figures, [point.n for point in usual.curve])
+    rows = [(name.format(n=n), *(one.figures.get(key.format(n=n)) for one in (usual, shifted)))
+            for name, key in SPLIT_ROWS]
+    return [row for row in rows if row[1] is not None or row[2] is not None]
+
+
+def _shifted_section(usual: Evaluation, shifted: Evaluation | None) -> dict[str, Any] | None:
+    if shifted is None:
+        return None
+    return {
+        "rows": split_rows(usual, shifted), "problems": shifted.numbers["n_problems"],
+        "alarms": shifted.alarms.values(), "reasons": _by_reason(shifted.reasons),
+        "best_of_n": charts.best_of_n_chart(_curve_series(shifted), sorted({point.n for point in shifted.curve})),
+        "reliability": charts.reliability_chart(shifted.reliability) if shifted.reliability else None,
+    }
+
+
 def _charts(evaluation: Evaluation) -> dict[str, Markup | None]:
     figures, steps = evaluation.figures, evaluation.steps
     ns = sorted({point.n for point in evaluation.curve})
@@ -268,7 +301,8 @@ def render(data: ReportData) -> str:
     evaluation = data.evaluation
     contents = [("sanity", "Sanity"), ("choosing", "Choosing among chains"),
                 *([("errors", "Finding wrong steps")] if evaluation.steps is not None else []),
-                ("policy", "The policy"), ("labels", "Labels"), *([("training", "Training")] if data.training else []),
+                ("policy", "The policy"), *([("shifted", "Shifted problems")] if data.shifted is not None else []),
+                ("labels", "Labels"), *([("training", "Training")] if data.training else []),
                 ("trees", "Search trees"), ("trajectories", "Trajectories")]
     return environment.get_template("report.html.j2").render(
         contents=contents, bars=data.bars,
@@ -283,6 +317,6 @@ def render(data: ReportData) -> str:
         training={stage: [(curve, charts.curve_chart(curve)) for curve in curves]
                   for stage, curves in data.training.items()},
         threshold_note=data.threshold_note, step_chains=STEP_CHAINS, percent=charts.percent,
-        policy_rows=POLICY_ROWS, trees=data.trees,
+        policy_rows=POLICY_ROWS, shifted=_shifted_section(evaluation, data.shifted), trees=data.trees,
         scale=[(score / 10, charts.step_colours(score / 10)) for score in range(11)],
     )

@@ -71,6 +71,9 @@ def test_number_edits_cover_every_number_once_and_nothing_else():
     ("The pile grows 3 times", {"The pile is shared equally among 3"}),
     ("Mia makes it 2 times as many", {"Mia keeps one of 2 equal parts"}),
     ("Mia keeps one of 2 equal parts", {"Mia makes it 2 times as many"}),
+    ("Tom brings Mia 4", {"Tom takes 4 of them"}),
+    ("Tom takes 4 of them", {"Tom finds 4 more"}),
+    ("The pile is 3 times as many", {"The pile is shared equally among 3"}),
     ("Mia shares them equally among 3", {"Mia makes it 3 times as many"}),
     ("a well-known result, 3 times over, of $x-y$", set()),
     ("The answer is -5.", set()),
@@ -80,10 +83,10 @@ def test_operator_edits(text, flipped):
 
 
 def test_every_phrase_of_the_embedded_domain_has_its_inverse():
-    for operation, phrases in arithmetic.PHRASES.items():
-        for phrase in phrases:
-            text = phrase.format(name="Mia", friend="Tom", n=3)
-            assert len(proposals("operator", [text])) == 1, (operation, text)
+    levels = [one for level in arithmetic.LEVELS.values() for one in arithmetic.shifts(level)]
+    for phrase in {phrase for level in levels for phrases in level.phrases.values() for phrase in phrases}:
+        text = phrase.format(name="Mia", friend="Tom", n=3)
+        assert len(proposals("operator", [text])) == 1, text
 
 
 def test_swap_exchanges_all_pairs_but_the_last_step():

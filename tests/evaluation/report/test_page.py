@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from prm_core.evaluation import judged_chains, protocol
 from prm_core.evaluation.judged_chains import Chain, first_per_problem
-from prm_core.evaluation.label_quality import Agreement, LabelQuality, StrategyQuality
+from prm_core.evaluation.label_quality import Agreement, LabelQuality, Population, StrategyQuality
 from prm_core.evaluation.metrics import Estimate
 from prm_core.evaluation.report import charts, page, verdict
 from prm_core.evaluation.report.charts import Curve
@@ -23,11 +23,11 @@ from tests.builders import evaluation as fakes
 
 PROBLEMS = fakes.problems(40)
 THRESHOLD = 0.45
-LABELS = LabelQuality(20, 80, "oracle", 60, 0.8, [
-    StrategyQuality("<rollout>", 1.0, 57.25, 60, 0.9, 12, 0.75, None),
-    StrategyQuality("verifier", 0.5, 0.0, 30, 0.95, 6, 0.5, 1.0),
-    StrategyQuality("merged", 1.0, 57.25, 60, 0.98, 12, 0.9, 1.0),
-], [Agreement("<rollout>", "verifier", 0.825, 40)])
+LABELS = LabelQuality(Population(20, 80, "oracle", 60, 0.8, [
+    StrategyQuality("<rollout>", 1.0, 57.25, 60, 0.9, 12, 0.75, None, 0.7),
+    StrategyQuality("verifier", 0.5, 0.0, 30, 0.95, 6, 0.5, 1.0, 0.6),
+    StrategyQuality("merged", 1.0, 57.25, 60, 0.98, 12, 0.9, 1.0, 0.95),
+]), None, [Agreement("<rollout>", "verifier", 0.825, 40)])
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def data(chains):
     evaluation = protocol.measure(chains["base"], chains["trained"], PROBLEMS, threshold=THRESHOLD, best_of=[1, 4, 8],
                                   bins=10, resamples=200, seed=0)
     return page.ReportData(
-        title="Evaluation", facts=[("profile", "default")], evaluation=evaluation,
+        title="Evaluation", facts=[("profile", "default")], evaluation=evaluation, shifted=None,
         chains=first_per_problem(chains["base"], 4), trained=first_per_problem(chains["trained"], 4),
         problems=PROBLEMS, threshold_note="Chosen on dev.", labels=LABELS,
         training={"policy": [Curve("kl", [(1, 0.1), (2, 0.2)], (2, 0.2))]},
@@ -171,15 +171,38 @@ def test_a_step_named_before_the_first_error_is_a_false_alarm_and_one_found_is_n
         assert (card.count("missed by the PRM"), card.count("a false alarm")) == (missed, false)
 
 
+def test_shifted_problems_stand_beside_the_usual_ones(data):
+    usual = data.evaluation
+    figures = {**usual.figures, "prm/first_error_f1": Estimate(0.4567, 0.4, 0.5)}
+    del figures["prm/ece"]
+    shifted = replace(usual, figures=figures, alarms={"orm_drift": "the PRM judges answers"})
+    html = page.render(replace(data, shifted=shifted))
+    section = html[html.index('<h2 id="shifted">'):html.index('<h2 id="labels">')]
+    rows = {row[0]: row[1:] for row in (re.findall(r"<td>([^<]*)", row) for row in section.split("<tr>")) if row}
+    f1, ece = (f"{usual.figures[name].value:.3f}" for name in ("prm/first_error_f1", "prm/ece"))
+    assert rows["first-error F1"] == [f1, "0.457"]
+    assert rows["calibration error (ECE)"] == [ece, "—"]
+    assert {"best of 8 by the PRM", "pass@1, trained policy"} <= rows.keys()
+    assert "On shifted problems, the PRM judges answers." in section
+    assert parse(html).stack == []
+    # No shifted problems, no section.
+    assert 'id="shifted"' not in page.render(data)
+
+
 def test_labels_have_a_section_of_their_own(data):
     html = page.render(data)
     section = html[html.index('<h2 id="labels">'):html.index('<h2 id="training">')]
     rows = [re.findall(r"<td>(?:<b>)?(.*?)(?:</b>)?</td>", row) for row in section.split("<tr>")]
-    assert ["&lt;rollout&gt;", "100.0 %", "57.2", "90.0 %", "75.0 %", "—", "60"] in rows
-    assert ["merged", "100.0 %", "57.2", "98.0 %", "90.0 %", "100.0 %", "60"] in rows
+    assert ["&lt;rollout&gt;", "100.0 %", "57.2", "70.0 %", "90.0 %", "75.0 %", "—", "60"] in rows
+    assert ["merged", "100.0 %", "57.2", "95.0 %", "98.0 %", "90.0 %", "100.0 %", "60"] in rows
     assert section.count('82.5 %<span class="range">of 40</span>') == 2
     assert "would be right on 80.0 %" in section
-    bare = page.render(replace(data, labels=replace(LABELS, gold="", gold_right=None)))
+    assert "Chains with human labels" not in section
+    human = replace(LABELS.generated, chains=7)
+    both = page.render(replace(data, labels=replace(LABELS, human=human)))
+    assert "80 steps of 7 chains" in both.split("Chains with human labels")[1]
+    unjudged = replace(LABELS.generated, gold="", gold_right=None)
+    bare = page.render(replace(data, labels=replace(LABELS, generated=unjudged)))
     assert "no oracle or person says what is right" in bare
 
 
