@@ -13,6 +13,8 @@ from typing import Any
 # Short name → key of metrics.json and what it says. {n} is how many chains are chosen from.
 FIGURES = {
     "first_error_f1": ("test/prm/first_error_f1", "F1 of finding the first wrong step"),
+    "first_error_f1_spread": ("test/prm/first_error_f1_spread", "standard deviation of that F1 between the PRM's "
+                              "committee members"),
     "random_f1": ("test/random/first_error_f1", "the same of random scores"),
     "auroc": ("test/prm/auroc", "AUROC of single steps"),
     "ece": ("test/prm/ece", "expected calibration error of single steps"),

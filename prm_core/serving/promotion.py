@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ATTEMPTS = 5
+# Standard deviations on either side of the mean that hold 95 % of a normal distribution, as the intervals do.
+Z_95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,12 @@ class GateDecision:
 
 
 def _figure(tags: Mapping[str, str], key: str) -> float | None:
+    """The number in a tag; None where there is no such tag, or no finite number in it."""
     try:
-        return float(tags[key])
+        number = float(tags[key])
     except (KeyError, ValueError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _unmeasured(challenger: Mapping[str, str], key: str) -> str:
@@ -44,12 +49,40 @@ def _unmeasured(challenger: Mapping[str, str], key: str) -> str:
             "without one: more test problems (data.test), more samples, or a policy that gets some of them right")
 
 
+def _floor(f1: float, low: float, spread: float | None) -> tuple[float, str]:
+    """The lowest F1 that passes against a champion, as `decide` has it, and what it is made of, in words."""
+    if spread is None or spread < 0:
+        return low, (f"the low end of the champion's 95 % interval over problems, which alone decides: it has no "
+                     f"{F1}_spread")
+    over_problems, over_trainings = f1 - low, Z_95 * math.sqrt(2) * spread
+    # Products and a root are rounded correctly, which powers and `hypot` need not be: more spread never raises it.
+    floor = min(low, f1 - math.sqrt(over_problems * over_problems + over_trainings * over_trainings))
+    return floor, (f"the champion's {f1:.4f} less {f1 - floor:.4f} for chance (its 95 % interval over problems begins "
+                   f"at {low:.4f}; the standard deviation between its committee members is {spread:.4f})")
+
+
 def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, max_ece: float) -> GateDecision:
     """The gate, from the metrics in version tags.
 
-    The challenger passes when its ECE is at most `max_ece` and its first-error F1 is at or above the lower end of the
-    champion's 95 % interval: below that, it is worse by more than the champion's figure is uncertain. Without a
-    champion, its ECE and the presence of an F1 decide. A figure that is missing or no number refuses.
+    The challenger passes when its ECE is at most `max_ece` and its first-error F1 is not below the champion's by more
+    than chance accounts for, which is
+
+        sqrt((F1 - low)^2 + (1.96 sqrt(2) spread)^2)
+
+    where F1, the low end of its 95 % interval over problems and its spread, the standard deviation between committee
+    members that were fitted on resampled training problems, are the champion's. It takes the two errors for
+    independent and normal, and the spread for what another seed of the same training would change: an equally good
+    training then fails about once in forty times. (The mean of a committee is steadier than its members, but what the
+    members share varies with the seed as well; no member shows either.)
+
+    The spread counts for both models, hence sqrt(2): each was trained once, so that the difference of two equally good
+    trainings has twice the variance of either. The error over problems counts once: both models are measured on the
+    same problems, which are as hard for one as for the other. The challenger's own spread is no part of it, or a less
+    steady training would have the lower bar to pass.
+
+    A champion without a spread (registered before there was one, or trained without a committee) is judged by the low
+    end alone, and the reason says so. Without a champion, the challenger's ECE and the presence of an F1 decide. Any
+    other figure that is missing or no number refuses.
 
     Args:
         challenger: tags of the version to promote.
@@ -58,24 +91,25 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, ma
     """
     f1, ece = _figure(challenger, F1), _figure(challenger, ECE)
     for key, value in ((F1, f1), (ECE, ece)):
-        if value is None or value != value:
+        if value is None:
             return GateDecision(False, _unmeasured(challenger, key))
     if ece > max_ece:
         return GateDecision(False, f"its {ECE} {ece:.4f} is above the limit promote.max_ece {max_ece:.4f}")
     calibrated = f"{ECE} {ece:.4f} is within {max_ece:.4f}"
     if champion is None:
         return GateDecision(True, f"there is no champion yet; {calibrated}; {F1} {f1:.4f}")
-    low = _figure(champion, f"{F1}_low")
-    if low is None or low != low:
-        return GateDecision(False, f"the champion has no {F1}_low to compare with; evaluate and register it again, or "
-                                   "move the alias by hand")
+    known = {key: _figure(champion, key) for key in (F1, f"{F1}_low")}
+    for key, value in known.items():
+        if value is None:
+            return GateDecision(False, f"the champion has no {key} to compare with; evaluate and register it again, or "
+                                       "move the alias by hand")
+    floor, because = _floor(*known.values(), _figure(champion, f"{F1}_spread"))
     note = ""
     if challenger.get("data_hash") != champion.get("data_hash"):
         note = "; the two were measured on different data"
-    if f1 < low:
-        return GateDecision(False, f"its {F1} {f1:.4f} is below {low:.4f}, the low end of the champion's 95 % "
-                                   f"interval{note}")
-    return GateDecision(True, f"{F1} {f1:.4f} is not below the champion's low end {low:.4f}; {calibrated}{note}")
+    if f1 < floor:
+        return GateDecision(False, f"its {F1} {f1:.4f} is below {floor:.4f}, {because}{note}")
+    return GateDecision(True, f"{F1} {f1:.4f} is not below {floor:.4f}, {because}; {calibrated}{note}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prm_core import config as configuration
 from prm_core.config import PromoteConfig
@@ -25,6 +27,11 @@ CONFIG = PromoteConfig(max_ece=0.10)
 
 def tags(f1: float | str = 90.0, low: float | str = 88.0, ece: float | str = 0.05, data: str = "d") -> dict[str, str]:
     return {F1: str(f1), f"{F1}_low": str(low), f"{F1}_high": "95", ECE: str(ece), "data_hash": data}
+
+
+def steady(f1: float, low: float, spread: float | str) -> dict[str, str]:
+    """A champion with a committee."""
+    return tags(f1, low) | {f"{F1}_spread": str(spread)}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,8 @@ def tags(f1: float | str = 90.0, low: float | str = 88.0, ece: float | str = 0.0
         (tags(ece="nan"), None, False, f"no {ECE}"),
         (tags(f1="good"), None, False, f"no {F1}"),
         (tags(), {F1: "90", ECE: "0.05"}, False, f"champion has no {F1}_low"),
+        (tags(), {f"{F1}_low": "88", ECE: "0.05"}, False, f"champion has no {F1} "),
+        (tags(f1="inf"), tags(), False, f"no {F1}"),
         (tags(), tags(low="nan"), False, f"champion has no {F1}_low"),
         (tags(data="other"), tags(), True, "different data"),
         (tags(f1=1, data="other"), tags(), False, "different data"),
@@ -53,6 +62,51 @@ def tags(f1: float | str = 90.0, low: float | str = 88.0, ece: float | str = 0.0
 def test_gate(challenger, champion, passed, reason):
     decision = decide(challenger, champion, max_ece=0.10)
     assert (decision.passed, reason in decision.reason) == (passed, True), decision
+
+
+# 1.96 sqrt(2) x 0.0144309 = 0.04 beside 0.03 over problems: 0.05 in all.
+@pytest.mark.parametrize(("f1", "low", "spread", "floor"), [
+    (0.90, 0.87, 0.04 / (1.96 * 2**0.5), 0.85),
+    (0.90, 0.87, 0.0, 0.87),
+    (0.90, 0.90, 0.01, 0.90 - 0.0277186),
+])
+def test_the_spread_between_trainings_counts_beside_the_interval_over_problems(f1, low, spread, floor):
+    champion = steady(f1, low, spread)
+    for challenger, passed, said in ((floor + 1e-6, True, "is not below"), (floor - 1e-6, False, "is below")):
+        decision = decide(tags(challenger), champion, max_ece=0.10)
+        assert decision.passed == passed
+        assert decision.reason.startswith(f"{'' if passed else 'its '}{F1} {challenger:.4f} {said} {floor:.4f}, the "
+                                          f"champion's {f1:.4f} less {f1 - floor:.4f} for chance (its 95 % interval "
+                                          f"over problems begins at {low:.4f}; the standard deviation between its "
+                                          f"committee members is {spread:.4f})")
+
+
+@pytest.mark.parametrize("champion", [tags(0.9, 0.87), *(steady(0.9, 0.87, odd) for odd in ("nan", "inf", "-1", "?"))])
+def test_a_champion_without_a_spread_is_judged_by_its_interval_over_problems_and_the_reason_says_so(champion):
+    for challenger, passed in ((0.87, True), (0.8699, False)):
+        decision = decide(tags(challenger), champion, max_ece=0.10)
+        assert decision.passed == passed
+        assert (f"below 0.8700, the low end of the champion's 95 % interval over problems, which alone decides: it has "
+                f"no {F1}_spread") in decision.reason
+
+
+SHARES = st.floats(0, 1)
+
+
+@given(f1=SHARES, champion=SHARES, below=SHARES, spreads=st.tuples(SHARES, SHARES), exact=st.booleans())
+def test_more_spread_never_turns_a_pass_into_a_refusal(f1, champion, below, spreads, exact):
+    low = champion * below
+    if exact:  # At the very edge, where rounding decides.
+        f1 = low
+    passed = [decide(tags(f1), of, max_ece=0.10).passed
+              for of in (tags(champion, low), *(steady(champion, low, spread) for spread in sorted(spreads)))]
+    assert passed == sorted(passed)
+
+
+def test_a_challenger_s_own_spread_does_not_lower_the_bar():
+    champion = steady(0.9, 0.87, 0.01)
+    assert decide(steady(0.8, 0.5, 0.3), champion, max_ece=0.10) == decide(tags(0.8), champion, max_ece=0.10)
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:

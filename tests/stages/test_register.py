@@ -23,7 +23,8 @@ from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
 
 METRICS = {
     "test/prm/first_error_f1": 91.5, "test/prm/first_error_f1_low": 89.0, "test/prm/first_error_f1_high": 94.0,
-    "test/prm/ece": 0.03, "test/policy_base/pass_at_1": 0.5, "test/prm_best_of_n/accuracy_at_8": 0.9,
+    "test/prm/first_error_f1_spread": 0.5, "test/prm/ece": 0.03, "test/policy_base/pass_at_1": 0.5,
+    "test/prm_best_of_n/accuracy_at_8": 0.9,
 }
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_version_is_tagged_and_challenger(workspace, registered):
     assert model_registry.version_by_alias(client, "prm", "champion") is None
     assert version.tags == registered["tags"]
     # Few enough that the reason of a promotion, which comes to them, is seen.
-    gate = ("test/prm/first_error_f1", "test/prm/first_error_f1_low", "test/prm/ece")
+    gate = ("test/prm/first_error_f1", "test/prm/first_error_f1_low", "test/prm/first_error_f1_spread", "test/prm/ece")
     assert version.tags == {
         "data_hash": f"sha256:{store.digest(workspace / 'data')}",
         "git_commit": tracking.code_version(),
@@ -116,8 +117,9 @@ def test_model_is_tied_to_its_data_and_to_the_runs_that_made_it(workspace, regis
 def test_a_version_says_first_how_good_it_is_and_what_it_was_made_of(workspace, registered):
     client = tracking.connect(workspace)
     card = client.get_model_version("prm", registered["version"]).description.splitlines()
-    assert card[2:4] == [
+    assert card[2:5] == [
         "| F1 of finding the first wrong step | **91.5000** | 89.0000 to 94.0000 |",
+        "| standard deviation of that F1 between the PRM's committee members | **0.5000** |  |",
         "| expected calibration error of single steps | **0.0300** |  |",
     ]
     text = "\n".join(card)

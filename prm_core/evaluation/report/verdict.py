@@ -105,7 +105,7 @@ def _ece_gate(ece: Estimate | None, limit: float) -> Gate:
 
 
 def _f1_gate(f1: Estimate | None) -> Gate:
-    bar = "not below the champion's 95 % interval"
+    bar = "not below the champion's by more than chance"
     return Gate(F1, "", bar, False) if f1 is None else Gate(F1, percent(f1.value), bar, None)
 
 
