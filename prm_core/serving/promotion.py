@@ -77,8 +77,8 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, ma
 
     The spread counts for both models, hence sqrt(2): each was trained once, so that the difference of two equally good
     trainings has twice the variance of either. The error over problems counts once: both models are measured on the
-    same problems, which are as hard for one as for the other. The challenger's own spread is no part of it, or a less
-    steady training would have the lower bar to pass.
+    same problems, so that part of it cancels; where the two errors correlate by one half, the difference has the
+    variance of one. The challenger's own spread is no part of it, or a less steady training would have the lower bar.
 
     A champion without a spread (registered before there was one, or trained without a committee) is judged by the low
     end alone, and the reason says so. Without a champion, the challenger's ECE and the presence of an F1 decide. Any
