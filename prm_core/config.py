@@ -225,8 +225,14 @@ class RewardTrainingConfig:
         "share of the chains of which a copy is trained too, with steps inserted that change nothing (filler, "
         "restatements, irrelevant facts)")
     class_weights: Literal["none", "balanced"] = setting("balanced: right and wrong targets weigh the same")
+    solver: Literal["gradient", "convex"] = setting(
+        "gradient: every weight that has a rate is trained; convex: the backbone stays as it is and the head is solved "
+        "for, which no seed moves and takes seconds on a small model")
+    committee: NonNegativeInt = setting(
+        "further heads of the process model, each solved for on another draw of the training problems: how far they "
+        "differ is how unsure a score is; 0 is none")
     probe_rows: NonNegativeInt = setting(
-        "rows on which the surprisal's weights are fitted before training; 0 starts them at nothing")
+        "gradient: rows on which the surprisal's weights are fitted before training; 0 starts them at nothing")
     epochs: PositiveInt
     max_updates: NonNegativeInt = setting("stop there; 0 is all epochs")
     row_tokens: int = setting("tokens of a packed row; a longer chain trains as far as it fits one", ge=16)
@@ -236,7 +242,7 @@ class RewardTrainingConfig:
         "bfloat16: mixed, the weights stay float32; auto: where the device multiplies in it")
     gradient_checkpointing: bool = setting("recompute activations: less memory, a third more time")
     lora_rank: NonNegativeInt = setting("0 trains all weights; else LoRA of that rank on every linear layer")
-    learning_rate: NonNegativeFloat = setting("of the backbone; 0 freezes it, which trains three times as fast")
+    learning_rate: NonNegativeFloat = setting("of the backbone, by gradient; 0 freezes it, which trains three times as fast")
     head_learning_rate: PositiveFloat
     surprisal_learning_rate: NonNegativeFloat = setting("of the few weights of the surprisal's term")
     weight_decay: NonNegativeFloat
@@ -371,6 +377,8 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         low, high = getattr(config.validate, name)
         if low > high:
             yield f"validate.{name}", f"from {low:g} to {high:g} there is nothing"
+    if config.train_prm.solver == "convex" and config.train_prm.lora_rank:
+        yield "train_prm.lora_rank", "trains the backbone, which solver convex leaves as it is: set one of them back"
     if not config.train_policy.outcome_weight and not config.train_policy.process_weight:
         yield "train_policy.outcome_weight", "is 0, and so is process_weight: nothing would be rewarded"
     if max(evaluate.best_of) > evaluate.samples:

@@ -32,13 +32,15 @@ def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, An
     """
     assert answer.analysis is not None
     # Only some answers have these.
-    optional = ("truncated_steps", "in_domain", "out_of_domain")
+    optional = ("truncated_steps", "in_domain", "out_of_domain", "outcome_score", "step_reliabilities")
     kept = {name: value for name, value in record.items() if name not in optional}
     result = {**kept, **answer.analysis.model_dump()}
     if answer.truncated_steps:
         blank = [None] * answer.truncated_steps
         result["step_scores"] = [*result["step_scores"], *blank]
         result["step_confidences"] = [*result["step_confidences"], *blank]
+        if "step_reliabilities" in result:
+            result["step_reliabilities"] = [*result["step_reliabilities"], *blank]
         result["truncated_steps"] = answer.truncated_steps
     return result
 

@@ -16,7 +16,7 @@ from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.platform.progress import track
 from prm_core.sampling.rollouts import to_trajectory
-from prm_core.scoring.scorer import ChainScorer
+from prm_core.scoring.scorer import ChainScore, ChainScorer
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.types import Problem, Step, Trajectory
 
@@ -51,6 +51,9 @@ class Chain:
         step_scores: the PRM's score of each step that fits its context, None when the chain was not given to it.
         prm_score: their aggregate, 0 for a chain that is empty or truncated.
         orm_score: the ORM's score of the chain, 0 likewise, None when not given to it.
+        combined_score: what the PRM chooses chains by: the probability that it ends right where the model says so, else
+            `prm_score`.
+        members: what each member of the PRM's committee says of each step, empty without one; not kept on disk.
         out_of_domain: why the PRM cannot judge the chain, empty where it can, None where that is not known.
     """
 
@@ -61,6 +64,8 @@ class Chain:
     prm_score: float | None = None
     orm_score: float | None = None
     out_of_domain: str | None = None
+    combined_score: float | None = None
+    members: tuple[tuple[float, ...], ...] = ()
 
     @property
     def gold_error(self) -> int:
@@ -154,25 +159,25 @@ def first_per_problem(chains: Sequence[Chain], count: int) -> list[Chain]:
 
 def _score_shards(
     scorer: ChainScorer, pairs: Sequence[tuple[str, Sequence[Step]]], folder: Path, shard_size: int
-) -> Iterator[tuple[tuple[float, ...], bool, str | None]]:
-    """(step scores, whole chain seen?, why out of domain) of each pair; finished shards are read back, not scored."""
+) -> Iterator[ChainScore]:
+    """Scores of each pair; finished shards are read back, not scored."""
     for shard, part in track(list(_shards(len(pairs), shard_size)), f"scoring {folder.name}", unit="shard"):
         path = folder / f"part-{shard:05d}.json"
         if not path.exists():
             # A chain without a step is nothing a model can score.
             scored = iter(scorer.score([pair for pair in pairs[part] if pair[1]]))
-            found = [next(scored) if pair[1] else None for pair in pairs[part]]
-            store.write_json(path, [[list(s.step_scores), s.truncated_steps, s.out_of_domain] if s else [[], 1, None]
+            found = [next(scored) if pair[1] else ChainScore((), (), 1) for pair in pairs[part]]
+            store.write_json(path, [[s.step_scores, s.truncated_steps, s.out_of_domain, s.outcome_score, s.members]
                                     for s in found])
-        for scores, truncated, doubt in store.read_json(path):
-            yield tuple(scores), truncated == 0, doubt
+        for scores, truncated, doubt, outcome, members in store.read_json(path):
+            yield ChainScore(tuple(scores), (), truncated, None, doubt, outcome, tuple(map(tuple, members)))
 
 
 def score_with_prm(
     scorer: ChainScorer, chains: Sequence[Chain], problems: Sequence[Problem], aggregate: str, work: Path,
     shard_size: int = 1024,
 ) -> list[Chain]:
-    """The chains with `step_scores` and `prm_score`.
+    """The chains with what a process reward model says of them: everything but `orm_score`.
 
     Args:
         scorer: a process reward model.
@@ -182,11 +187,13 @@ def score_with_prm(
     """
     combine = AGGREGATIONS[aggregate]
     pairs = [(problems[chain.problem].prompt, chain.trajectory.steps) for chain in chains]
-    found = _score_shards(scorer, pairs, work, shard_size)
-    return [
-        replace(chain, step_scores=scores, prm_score=combine(scores) if whole else NO_EVIDENCE, out_of_domain=doubt)
-        for chain, (scores, whole, doubt) in zip(chains, found, strict=True)
-    ]
+    result = []
+    for chain, said in zip(chains, _score_shards(scorer, pairs, work, shard_size), strict=True):
+        score = NO_EVIDENCE if said.truncated_steps else combine(said.step_scores)
+        combined = score if said.outcome_score is None else said.outcome_score
+        result.append(replace(chain, step_scores=said.step_scores, prm_score=score, combined_score=combined,
+                              out_of_domain=said.out_of_domain, members=said.members))
+    return result
 
 
 def score_with_orm(
@@ -195,17 +202,15 @@ def score_with_orm(
     """The chains with `orm_score`; arguments as for `score_with_prm`."""
     pairs = [(problems[chain.problem].prompt, chain.trajectory.steps) for chain in chains]
     found = _score_shards(scorer, pairs, work, shard_size)
-    return [
-        replace(chain, orm_score=scores[-1] if whole else NO_EVIDENCE)
-        for chain, (scores, whole, _) in zip(chains, found, strict=True)
-    ]
+    return [replace(chain, orm_score=NO_EVIDENCE if said.truncated_steps else said.step_scores[-1])
+            for chain, said in zip(chains, found, strict=True)]
 
 
 def save_scores(path: Path, chains: Iterable[Chain]) -> None:
     """Writes what reward models said of chains, one chain a line, null for what was not asked."""
     store.write_jsonl(path, [{
         "trajectory_id": chain.trajectory.id, "step_scores": chain.step_scores, "prm_score": chain.prm_score,
-        "orm_score": chain.orm_score, "out_of_domain": chain.out_of_domain,
+        "orm_score": chain.orm_score, "out_of_domain": chain.out_of_domain, "combined_score": chain.combined_score,
     } for chain in chains])
 
 
@@ -231,7 +236,7 @@ def load_chains(folder: Path, scores: Path, splits: Mapping[str, Sequence[Proble
         steps = record["step_scores"]
         found[tag].append(Chain(problem, trajectory, judge(splits[tag][problem], trajectory.steps),
                                 None if steps is None else tuple(steps), record["prm_score"], record["orm_score"],
-                                record["out_of_domain"]))
+                                record["out_of_domain"], record["combined_score"]))
     return found
 
 

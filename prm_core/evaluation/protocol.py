@@ -5,6 +5,7 @@ The formulas are in `metrics.py` and `search/selection.py`; how the chains came 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 # Step-level figures use the first four chains of each problem: every problem weighs the same, and step verdicts of
 # more chains of one problem add little.
 STEP_CHAINS = 4
-METHODS = ("majority", "weighted_majority", "orm_best_of_n", "prm_best_of_n", "oracle")
+METHODS = ("majority", "weighted_majority", "orm_best_of_n", "prm_best_of_n", "combined_best_of_n", "oracle")
 # More of them than in Math-Shepherd (Zhang et al. 2025) and the PRM is an ORM in all but name.
 MAX_LOWEST_IS_LAST = 0.445
 # Chains of the policy it was trained on that a PRM may be unable to judge; a hundredth or so always is.
@@ -119,6 +120,26 @@ def choose_threshold(dev: Sequence[Chain], default: float) -> tuple[float, str |
         return default, f"{error}: the served threshold is used"
 
 
+def f1_spread(chains: Sequence[Chain], problems: int, threshold: float) -> float | None:
+    """Standard deviation of the first-error F1 between the members of the PRM's committee, at the same threshold; None
+    without a committee or where it is not defined.
+
+    Args:
+        chains: judged and scored, as many a problem as step-level figures use.
+        problems: in the split.
+    """
+    kept = [chain for chain in chains if chain.gold is not None and chain.members]
+    if not kept:
+        return None
+    columns = ([chain.gold_error for chain in kept], [chain.problem for chain in kept], problems)
+    found = []
+    for member in range(len(kept[0].members[0])):
+        scores = [tuple(step[member] for step in chain.members) for chain in kept]
+        found.append(float(metrics.prm_tally(scores, *columns, threshold).f1(np.ones((1, problems)))[0]))
+    spread = float(np.std(found, ddof=1)) if len(found) > 1 else float("nan")
+    return None if np.isnan(spread) else spread
+
+
 def check_best_of(best_of: Sequence[int], samples: int) -> None:
     """Raises InputError when a best-of-N asks for more chains than are sampled."""
     if not best_of or min(best_of) < 1 or max(best_of) > samples:
@@ -142,6 +163,7 @@ def selection_accuracies(
         right = [chain.right for chain in group]
         prm = [chain.prm_score for chain in group]
         orm = [chain.orm_score for chain in group]
+        combined = [chain.combined_score for chain in group]
         answers = selection.group_answers([chain.trajectory.answer for chain in group],
                                           DOMAINS[problems[index].domain].answer_classes)
         for n in best_of:
@@ -149,6 +171,7 @@ def selection_accuracies(
             table["weighted_majority", n][index] = selection.majority_of_n(answers, right, n, weights=prm, seed=seed)
             table["orm_best_of_n", n][index] = selection.best_of_n(orm, right, n)
             table["prm_best_of_n", n][index] = selection.best_of_n(prm, right, n)
+            table["combined_best_of_n", n][index] = selection.best_of_n(combined, right, n)
             table["oracle", n][index] = selection.oracle_at_n(right, n)
     return table
 
@@ -224,18 +247,18 @@ def find_alarms(figures: Mapping[str, Estimate], best_of: Sequence[int]) -> dict
     """Name → message for every sanity check of METHODS 8 that fails; empty when all hold."""
     alarms: dict[str, str] = {}
     ns = sorted(best_of)
-    accuracy = {n: figures[f"prm_best_of_n/accuracy_at_{n}"].value for n in ns}
+    accuracy = {n: figures[f"combined_best_of_n/accuracy_at_{n}"].value for n in ns}
     base = figures["policy_base/pass_at_1"].value
     # Exact expectations: a fall is a fall, but the last digits are floating-point noise.
     below = [n for n in ns if accuracy[n] < base - 1e-9]
     if below:
         alarms["best_of_n_below_pass_at_1"] = (
-            f"PRM best-of-{below[0]} is right on {accuracy[below[0]]:.1%}, one chain alone on {base:.1%}: choosing by "
+            f"best-of-{below[0]} is right on {accuracy[below[0]]:.1%}, one chain alone on {base:.1%}: choosing by "
             "the PRM does harm")
     falls = [(a, b) for a, b in pairwise(ns) if accuracy[b] < accuracy[a] - 1e-9]
     if falls:
         a, b = falls[0]
-        alarms["best_of_n_falls"] = (f"PRM best-of-N falls from {accuracy[a]:.1%} at N = {a} to {accuracy[b]:.1%} at "
+        alarms["best_of_n_falls"] = (f"best-of-N falls from {accuracy[a]:.1%} at N = {a} to {accuracy[b]:.1%} at "
                                      f"N = {b}: more chains find more that fool it")
     gap = figures.get("prm_minus_random/first_error_f1")
     if gap is not None and gap.low <= 0:
@@ -274,9 +297,9 @@ def _comparisons(
     for (method, n), values in selection_accuracies(base, problems, best_of, seed).items():
         found[f"{method}/accuracy_at_{n}"] = metrics.mean(values)
     for n in best_of:
-        for rival, name in (("majority", "majority"), ("orm_best_of_n", "orm")):
-            found[f"prm_minus_{name}/accuracy_at_{n}"] = metrics.difference(
-                found[f"prm_best_of_n/accuracy_at_{n}"], found[f"{rival}/accuracy_at_{n}"])
+        for mine, rival in itertools.product(("prm", "combined"), ("majority", "orm_best_of_n")):
+            found[f"{mine}_minus_{rival.removesuffix('_best_of_n')}/accuracy_at_{n}"] = metrics.difference(
+                found[f"{mine}_best_of_n/accuracy_at_{n}"], found[f"{rival}/accuracy_at_{n}"])
     return found
 
 

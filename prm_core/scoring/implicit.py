@@ -18,7 +18,7 @@ from prm_core.errors import InputError
 from prm_core.models.chains import ChainBatch
 from prm_core.models.likelihood import reduce_by_step
 from prm_core.models.loading import load_pretrained, pick_device
-from prm_core.scoring.reward import REWARD_MODELS, RewardModel, as_mask, check_causal, mean_over_chain
+from prm_core.scoring.reward import REWARD_MODELS, Reading, RewardModel, as_mask, check_causal, mean_over_chain
 from prm_core.scoring.surprisal import CHUNK
 
 REFERENCE = "reference"
@@ -115,8 +115,8 @@ class ImplicitRewardModel(RewardModel):
         # Not a matrix product: reduced precision would round it.
         return (rewards[:, None, :] * batch.lineage).sum(-1)
 
-    def judge(self, batch: ChainBatch) -> tuple[Tensor, Tensor]:
-        return self(batch), mean_over_chain(self._hidden(batch), batch)
+    def judge(self, batch: ChainBatch) -> Reading:
+        return Reading(self(batch), mean_over_chain(self._hidden(batch), batch), None, None)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """A standard Hugging Face causal-LM folder, safetensors, with the reference as another one inside."""

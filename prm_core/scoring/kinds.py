@@ -11,6 +11,7 @@ from prm_core.models.precision import as_saved
 
 # Imported for its registration.
 from prm_core.scoring import implicit
+from prm_core.scoring.heads import Heads
 from prm_core.scoring.reward import REWARD_MODELS, RewardModel
 from prm_core.scoring.settings import reward_settings
 
@@ -41,4 +42,5 @@ def load_reward_model(
     place = pick_device(device)
     model = REWARD_MODELS[kind].read(path, settings, as_saved(path, place) if dtype == "auto" else dtype)
     model.precision = settings.get("precision")
+    model.heads = Heads.load(Path(path), model.feature_count)
     return model.to(place).eval()

@@ -9,6 +9,7 @@ frozen base only what was trained is saved, and the base's name and digest. The 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,12 +24,30 @@ from prm_core.models.bases import HINT, Base
 from prm_core.models.chains import ChainBatch
 from prm_core.models.loading import first_line, load_config, load_pretrained, load_tokenizer, one_line, pick_device
 from prm_core.registry import Registry
-from prm_core.scoring.surprisal import Surprisal, mark_numbers
+from prm_core.scoring.heads import Heads
+from prm_core.scoring.surprisal import FEATURES, Surprisal, mark_numbers
 
 SURPRISAL_FILE = "surprisal.safetensors"
 # In place of the network's and the surprisal's files where the base is left out.
 TRAINED_FILE = "trained.safetensors"
 CLASSES = {0: "wrong", 1: "right"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model says of a batch, one chain a row.
+
+    Attributes:
+        logits: as `RewardModel.forward` gives them, (batch, slots).
+        states: mean last hidden state of each chain's tokens, (batch, width) float32.
+        outcome: logit that the answer is right were the chain to end there, (batch, slots); None of a model without.
+        committee: each member's logit that the step is right, (batch, slots, members); None of a model without.
+    """
+
+    logits: Tensor
+    states: Tensor
+    outcome: Tensor | None
+    committee: Tensor | None
 
 
 class RewardModel(nn.Module):
@@ -42,6 +61,7 @@ class RewardModel(nn.Module):
     Attributes:
         base: the model whose weights the backbone and the surprisal's vocabulary are; saved by name where it is known.
         precision: it was trained in; None where that is not known.
+        heads: further linear heads that read what the model's own reads, None for none.
     """
 
     kind: ClassVar[str]
@@ -55,6 +75,7 @@ class RewardModel(nn.Module):
         self.encoder = encoder
         self.base: Base | None = None
         self.precision: str | None = None
+        self.heads: Heads | None = None
 
     @property
     def device(self) -> torch.device:
@@ -119,24 +140,46 @@ class RewardModel(nn.Module):
         Returns:
             (batch, slots), undefined where there is no step.
         """
-        return self._logits(self._hidden(batch), batch)
-
-    def judge(self, batch: ChainBatch) -> tuple[Tensor, Tensor]:
-        """`forward`, and the mean last hidden state of each chain's tokens, (batch, width) float32; one chain a row."""
         hidden = self._hidden(batch)
-        return self._logits(hidden, batch), mean_over_chain(hidden, batch)
+        surprisal = None if self.surprisal is None else self.surprisal.features(hidden, batch, self.kind == "outcome")
+        return self._logits(_at_ends(hidden, batch), surprisal)
 
-    def _logits(self, hidden: Tensor, batch: ChainBatch) -> Tensor:
-        index = batch.ends.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
-        wrong, right = self.head(hidden.gather(1, index)).float().unbind(-1)
-        logits = right - wrong
+    def judge(self, batch: ChainBatch) -> Reading:
+        """Everything that is said of chains in one pass, one chain a row."""
+        hidden = self._hidden(batch)
+        states, ends = mean_over_chain(hidden, batch), _at_ends(hidden, batch)
+        step = chain = None
         if self.surprisal is not None:
-            logits = logits + self.surprisal(hidden, batch, self.kind == "outcome").float()
-        return logits
+            step = self.surprisal.features(hidden, batch)
+            chain = self.surprisal.over_chain(step, batch)
+        logits = self._logits(ends, chain if self.kind == "outcome" else step)
+        if self.heads is None:
+            return Reading(logits, states, None, None)
+        committee = self.heads.committee_logits(_joined(ends, step)) if len(self.heads.committee) else None
+        return Reading(logits, states, self.heads.outcome_logits(_joined(ends, chain)), committee)
 
-    def surprisal_features(self, batch: ChainBatch) -> Tensor:
-        """What the surprisal's term weighs, (batch, slots, features)."""
-        return self.surprisal.features(self._hidden(batch), batch, self.kind == "outcome")
+    def _logits(self, ends: Tensor, surprisal: Tensor | None) -> Tensor:
+        """From states at the steps' ends, and their surprisal's features."""
+        wrong, right = self.head(ends).float().unbind(-1)
+        # Not a matrix product: reduced precision would round sums of hundreds.
+        term = 0.0 if self.surprisal is None else (surprisal * self.surprisal.weight.float()).sum(-1).float()
+        return right - wrong + term
+
+    @property
+    def feature_count(self) -> int:
+        """Features of a step."""
+        return self.network.config.hidden_size + (0 if self.surprisal is None else len(FEATURES))
+
+    def features(self, batch: ChainBatch, *, whole_chain: bool) -> Tensor:
+        """What a linear head weighs: the state where a slot's step ends, then its surprisal, (batch, slots, features)
+        float32.
+
+        Args:
+            whole_chain: the surprisal is that of the chain up to the step.
+        """
+        hidden = self._hidden(batch)
+        surprisal = None if self.surprisal is None else self.surprisal.features(hidden, batch, whole_chain)
+        return _joined(_at_ends(hidden, batch), surprisal)
 
     def _hidden(self, batch: ChainBatch) -> Tensor:
         return self.backbone(
@@ -150,10 +193,12 @@ class RewardModel(nn.Module):
         self.network.config.prm = self.settings(surprisal=self.surprisal is not None)
         if self.base is not None:
             self._save_trained(Path(folder), self.base)
-            return
-        self.network.save_pretrained(folder)
-        if self.surprisal is not None:
-            save_model(self.surprisal, str(Path(folder) / SURPRISAL_FILE))
+        else:
+            self.network.save_pretrained(folder)
+            if self.surprisal is not None:
+                save_model(self.surprisal, str(Path(folder) / SURPRISAL_FILE))
+        if self.heads is not None:
+            self.heads.save(Path(folder))
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """What `config.json` says of the model under `prm`."""
@@ -243,6 +288,16 @@ class ProcessAdvantageModel(RewardModel):
 
     kind = "advantage"
     prompt_slot = True
+
+
+def _at_ends(hidden: Tensor, batch: ChainBatch) -> Tensor:
+    """States where each slot's step ends, (batch, slots, width)."""
+    return hidden.gather(1, batch.ends.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1]))
+
+
+def _joined(ends: Tensor, surprisal: Tensor | None) -> Tensor:
+    """A step's features: the state at its end, and its surprisal's where there are such, float32."""
+    return ends.float() if surprisal is None else torch.cat([ends.float(), surprisal.float()], dim=-1)
 
 
 def mean_over_chain(hidden: Tensor, batch: ChainBatch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ class ChainScore:
         prompt_score: an advantage model's value of the bare prompt, None of other models.
         out_of_domain: why the model cannot judge the chain, whatever it scores; empty where it can, None where that is
             not known (scoring/domain.py).
+        outcome_score: probability that the chain's final answer is right, None of models that do not say, or of a chain
+            that does not fit the context.
+        members: of each step, the score that each member of the model's committee gives it; empty without a committee.
     """
 
     step_scores: tuple[float, ...]
@@ -49,6 +53,14 @@ class ChainScore:
     truncated_steps: int
     prompt_score: float | None = None
     out_of_domain: str | None = None
+    outcome_score: float | None = None
+    members: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def reliabilities(self) -> tuple[float, ...]:
+        """How far each step's score can be relied upon: 1 where all members of the committee agree, 0 where they are
+        split between 0 and 1 (1 - twice their standard deviation); empty without a committee."""
+        return tuple(1 - 2 * statistics.pstdev(step) for step in self.members)
 
 
 class ChainScorer(Protocol):
@@ -134,25 +146,35 @@ class RewardScorer:
             batch = [encoded[i] for i in rows]
             inputs = collate(batch, self.encoder.pad_id, prompt_slot=self.model.prompt_slot).to(self.model.device)
             with torch.inference_mode():
-                logits, states = self.model.judge(inputs) if self.domain else (self.model(inputs), None)
-                raw = torch.sigmoid(logits).double().cpu().numpy()
-            if self.domain and states is not None:
-                doubts: list[str | None] = [*self.domain.doubts(batch, states.cpu().numpy())]
+                reading = self.model.judge(inputs)
+                raw, outcome, members = (None if logits is None else torch.sigmoid(logits).double().cpu().numpy()
+                                         for logits in (reading.logits, reading.outcome, reading.committee))
+            if self.domain:
+                doubts: list[str | None] = [*self.domain.doubts(batch, reading.states.cpu().numpy())]
             else:
                 doubts = [unreadable(chain.ids, self.encoder.tokenizer.unk_token_id) for chain in batch]
-            for row, chain, values, doubt in zip(rows, batch, raw, doubts, strict=True):
-                results[row] = self._score_of(chain, values, doubt)
+            for number, (row, chain, doubt) in enumerate(zip(rows, batch, doubts, strict=True)):
+                results[row] = self._score_of(chain, raw[number], doubt,
+                                              None if outcome is None else outcome[number],
+                                              None if members is None else members[number])
         return results
 
-    def _score_of(self, chain: EncodedChain, values: NDArray[np.float64], doubt: str | None) -> ChainScore:
-        first = int(self.model.prompt_slot)
-        kept = values[: first + len(chain.step_ends)]
+    def _score_of(
+        self, chain: EncodedChain, values: NDArray[np.float64], doubt: str | None,
+        outcome: NDArray[np.float64] | None, members: NDArray[np.float64] | None,
+    ) -> ChainScore:
+        first, steps = int(self.model.prompt_slot), len(chain.step_ends)
+        kept = values[: first + steps]
         if self.kind == "outcome":
             # The last real step's: never what stands in the padding after it.
             kept = kept[-1:]
         scores = tuple(map(float, self.calibrator.apply(kept)))
+        ended = outcome is not None and steps and not chain.truncated_steps
+        said = () if members is None else tuple(
+            map(tuple, self.calibrator.apply(members[first : first + steps]).tolist()))
         return ChainScore(scores[first:], tuple(map(float, kept[first:])), chain.truncated_steps,
-                          scores[0] if first else None, doubt)
+                          scores[0] if first else None, doubt, float(outcome[first + steps - 1]) if ended else None,
+                          said)
 
 
 def save_reward_model(

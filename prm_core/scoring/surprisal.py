@@ -52,22 +52,19 @@ class Surprisal(nn.Module):
         self.register_buffer("numbers", torch.zeros(vocabulary_size, dtype=torch.bool))
         self.weight = nn.Parameter(torch.zeros(len(FEATURES)))
 
-    def forward(self, hidden: Tensor, batch: ChainBatch, whole_chain: bool) -> Tensor:
-        """The term for each slot, (batch, slots).
+    def features(self, hidden: Tensor, batch: ChainBatch, whole_chain: bool = False) -> Tensor:
+        """The features of each slot, 0 where there is no step: (batch, slots, features).
 
         Args:
             hidden: last hidden states, (batch, seq, width).
             batch: the rows they are of.
             whole_chain: of the least expected step up to and with the slot's, feature by feature, instead of that step.
         """
-        # Not a matrix product: reduced precision would round sums of hundreds.
-        return (self.features(hidden, batch, whole_chain) * self.weight.float()).sum(-1)
-
-    def features(self, hidden: Tensor, batch: ChainBatch, whole_chain: bool = False) -> Tensor:
-        """The features of each slot, as `forward` weighs them, 0 where there is no step: (batch, slots, features)."""
         features = self._of_steps(hidden, batch)
-        if not whole_chain:
-            return features
+        return self.over_chain(features, batch) if whole_chain else features
+
+    def over_chain(self, features: Tensor, batch: ChainBatch) -> Tensor:
+        """Of each slot's features and those of the steps before it, the lowest: (batch, slots, features)."""
         if batch.lineage is None:
             return features.cummin(1).values
         before = features[:, None, :, :].expand(-1, batch.lineage.shape[1], -1, -1)

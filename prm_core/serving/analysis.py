@@ -37,6 +37,11 @@ class TrajectoryAnalysis(BaseModel):
     in_domain: bool | None = Field(None, description="false where the text is unlike what the model was trained on, so "
                                                      "that no score means anything; None where the model cannot tell")
     out_of_domain: str | None = Field(None, description="why not, where in_domain is false")
+    outcome_score: float | None = Field(None, description="probability that the chain's final answer is right, were it "
+                                                         "to end here; not there where the model does not say")
+    step_reliabilities: list[float] | None = Field(None, description="how far each score can be relied upon: 1 where "
+                                                   "heads trained on other draws of the problems agree, 0 where they "
+                                                   "are split; not there of a model without such heads")
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_known(self, rest: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -166,6 +166,9 @@ class ScoringService:
                                ) if score.step_scores else None
             if analysis is not None and score.out_of_domain is not None:
                 analysis.in_domain, analysis.out_of_domain = not score.out_of_domain, score.out_of_domain or None
+            if analysis is not None:
+                analysis.outcome_score = score.outcome_score
+                analysis.step_reliabilities = list(score.reliabilities) or None
             answers.append(ScoringAnswer(analysis, score.truncated_steps, held))
         return answers
 

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 ROWS_PER_SHARD = 10_000
 # Measured, the one that the verdict is about first.
 SPLITS = ("test", "shifted")
+# Figures that are not made again of saved scores.
+OF_THE_MODEL = ("prm/first_error_f1_spread", "prm/latency_ms_per_step")
 
 
 def _read_problems(inputs: Mapping[str, Path]) -> dict[str, list[Problem]]:
@@ -63,13 +65,14 @@ def _sample(config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem
 
 def _score(
     config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem]], chains: dict[str, list[Chain]]
-) -> float:
-    """Adds the reward models' scores to `chains`, in place; returns the PRM's latency in ms a step.
+) -> dict[str, dict[str, float]]:
+    """Adds the reward models' scores to `chains`, in place; returns the figures that only the loaded PRM can give:
+    split → its latency in ms a step, and the spread of its committee's first-error F1.
 
     The trained policy's chains are scored as far as step-level figures use them.
     """
     from prm_core.evaluation.judged_chains import first_per_problem, latency_ms_per_step, score_with_orm, score_with_prm
-    from prm_core.evaluation.protocol import STEP_CHAINS
+    from prm_core.evaluation.protocol import STEP_CHAINS, choose_threshold, f1_spread
     from prm_core.scoring.scorer import load_scorer
 
     device, settings = config.models.device, config.evaluate
@@ -80,13 +83,19 @@ def _score(
         scored = {chain.trajectory.id: chain for chain in score_with_prm(
             prm, head, problems[split], settings.aggregate, io.work / f"{tag}-prm")}
         chains[tag] = [scored.get(chain.trajectory.id, chain) for chain in group]
-    latency = latency_ms_per_step(prm, chains["test-base"], problems["test"], settings.latency_repeats)
+    threshold, _ = choose_threshold(chains["dev-base"], config.serve.threshold)
+    found: dict[str, dict[str, float]] = {}
+    for split in _measured(problems):
+        spread = f1_spread(first_per_problem(chains[f"{split}-base"], STEP_CHAINS), len(problems[split]), threshold)
+        found[split] = {} if spread is None else {"prm/first_error_f1_spread": spread}
+    found["test"]["prm/latency_ms_per_step"] = latency_ms_per_step(
+        prm, chains["test-base"], problems["test"], settings.latency_repeats)
     del prm
     orm = load_scorer(io.inputs["orm"], device=device, batch_size=config.serve.batch_size)
     for split in _measured(problems):
         tag = f"{split}-base"
         chains[tag] = score_with_orm(orm, chains[tag], problems[split], io.work / f"{tag}-orm")
-    return latency
+    return found
 
 
 def _measured(problems: Mapping[str, Sequence[Problem]]) -> list[str]:
@@ -128,9 +137,14 @@ def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
 
 
 def _measure(
-    config: Config, chains: Mapping[str, list[Chain]], problems: Mapping[str, Sequence[Problem]], latency: float
+    config: Config, chains: Mapping[str, list[Chain]], problems: Mapping[str, Sequence[Problem]],
+    of_the_model: Mapping[str, Mapping[str, float]],
 ) -> tuple[dict[str, Evaluation], str | None]:
-    """The evaluation of each measured split, and why the threshold was not chosen on dev."""
+    """The evaluation of each measured split, and why the threshold was not chosen on dev.
+
+    Args:
+        of_the_model: split → figures that `_score` gave.
+    """
     from dataclasses import replace
 
     from prm_core.evaluation import protocol
@@ -146,9 +160,8 @@ def _measure(
             best_of=settings.best_of, bins=settings.bins, resamples=settings.bootstrap, seed=config.seed, split=split,
         )
         reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
-        found[split] = replace(evaluation, reasons=reasons)
-    numbers = {**found["test"].numbers, "prm/latency_ms_per_step": latency}
-    return found | {"test": replace(found["test"], numbers=numbers)}, reason
+        found[split] = replace(evaluation, reasons=reasons, numbers={**evaluation.numbers, **of_the_model[split]})
+    return found, reason
 
 
 def render_again(config: Config, workspace: Path) -> str:
@@ -173,7 +186,9 @@ def render_again(config: Config, workspace: Path) -> str:
     chains = load_chains(outputs["trajectories"], outputs["scores"],
                          {tag: problems[tag.split("-")[0]] for tag in tags})
     table = store.read_json(outputs["metrics"])
-    evaluations, reason = _measure(config, chains, problems, table["test/prm/latency_ms_per_step"])
+    of_the_model = {split: {name: table[f"{split}/{name}"] for name in OF_THE_MODEL if f"{split}/{name}" in table}
+                    for split in _measured(problems)}
+    evaluations, reason = _measure(config, chains, problems, of_the_model)
     io = StageIO(inputs, outputs, workspace, workspace)
     made_by = table["commit"], table["committed"]
     return _report(config, io, problems, chains, evaluations, reason, tree_section(inputs["evidence"]),
@@ -242,8 +257,8 @@ def run(config: Config, io: StageIO) -> None:
     problems = {split: without_long(group, encoder) for split, group in given.items()}
     with stage_run(io.workspace, "evaluate", config, io.inputs) as tracked:
         chains = _sample(config, io, problems)
-        latency = _score(config, io, problems, chains)
-        evaluations, reason = _measure(config, chains, problems, latency)
+        of_the_model = _score(config, io, problems, chains)
+        evaluations, reason = _measure(config, chains, problems, of_the_model)
         rows: list[Trajectory] = [chain.trajectory for group in chains.values() for chain in group]
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])

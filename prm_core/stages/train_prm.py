@@ -44,7 +44,8 @@ def run(config: Config, io: StageIO) -> None:
     with stage_run(io.workspace, "train_prm", config, io.inputs) as tracked:
         for name, kind in MODELS.items():
             trained = train_on(kind, backbone, examples[name], pairs.get(name, []), config, work=io.work / name,
-                               report=tracked.log_metrics, name=config.models.reward_backbone)
+                               report=tracked.log_metrics, name=config.models.reward_backbone,
+                               outcomes=examples["orm"] if kind == "process" else ())
             curves[name] = trained.history
             scorer = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "",
                                   config.serve.batch_size)

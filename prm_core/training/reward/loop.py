@@ -156,6 +156,17 @@ def dev_loss(
     return accelerator.reduce(total, "sum").item()
 
 
+def held_out_loss(
+    model: torch.nn.Module, dev: Rows, config: RewardTrainingConfig, class_weights: tuple[float, float], pad_id: int
+) -> float:
+    """The loss of held-out rows under a model that is not trained by gradient, on one process."""
+    from accelerate import Accelerator
+
+    objective = Objective(pad_id, class_weights, config.preference_weight, mixed=config.precision == "bfloat16")
+    accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu", mixed_precision="no")
+    return dev_loss(model, dev.rows, objective, accelerator, config.rows_per_pass)
+
+
 def _optimizer(model: RewardModel, config: RewardTrainingConfig) -> torch.optim.Optimizer:
     """AdamW; the head and the surprisal's term have rates of their own."""
     import torch

@@ -1,12 +1,16 @@
-"""Fitting the surprisal's few weights before training: a convex problem, solved, where gradient steps would creep.
+"""Fitting what reads a backbone's features: convex problems, solved, where gradient steps would creep and end elsewhere
+for every seed.
 
-Source: Kumar et al. 2022, "Fine-tuning can distort pretrained features": fit what reads the features first.
+Before training, the surprisal's few weights; in place of training, on a backbone that stays as it is, the whole head,
+and the further heads beside it (`scoring/heads.py`). Source: Kumar et al. 2022, "Fine-tuning can distort pretrained
+features".
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from prm_core.training.reward.trees import Row, collate_trees
@@ -18,71 +22,167 @@ if TYPE_CHECKING:
     from prm_core.scoring.reward import RewardModel
 
 log = logging.getLogger(__name__)
-# On weights of standardised features; keeps them finite where one of them tells all targets apart.
-RIDGE = 1e-3
+# On weights of standardised features. The surprisal's few are the signal, theirs only keeps them finite where one of
+# them tells all targets apart; the hidden state's many correct it, and fit the training problems if they may.
+SURPRISAL_RIDGE, HIDDEN_RIDGE = 1e-5, 3e-3
 
 
-def fit_surprisal(
-    model: RewardModel, rows: Sequence[Row], *, pad_id: int, rows_per_pass: int, mixed: bool,
-    class_weights: tuple[float, float] = (1.0, 1.0),
-) -> None:
-    """Sets the weights of the surprisal's term, and the head's bias, to those of a logistic regression on these rows.
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """What a head is fitted to.
+
+    Attributes:
+        features: (rows, features) float64, the surprisal's last.
+        targets: P(right) or a value, (rows,).
+        weights: how often each counts, 0 for a row that is there for its pair alone, (rows,).
+        pairs: rows of the chosen and of the rejected step of each preference, (pairs, 2).
+        prompts: number of the prompt that each row is of, (rows,).
+        surprisals: features that are the surprisal's.
+    """
+
+    features: Tensor
+    targets: Tensor
+    weights: Tensor
+    pairs: Tensor
+    prompts: Tensor
+    surprisals: int
+
+    def drawn(self, generator: torch.Generator) -> Regression:
+        """The same with its prompts drawn anew, with replacement, and no pairs."""
+        import torch
+
+        count = int(self.prompts.max()) + 1
+        times = torch.bincount(torch.randint(count, (count,), generator=generator), minlength=count)
+        return replace(self, weights=self.weights * times[self.prompts], pairs=self.pairs[:0])
+
+
+def read_regression(
+    model: RewardModel, rows: Sequence[Row], *, pad_id: int, rows_per_pass: int, mixed: bool, whole_chain: bool,
+) -> Regression:
+    """The features of every slot with a target or a part in a pair.
 
     Args:
-        model: one with a surprisal's term.
-        rows: a random part of the training rows.
+        rows: packed training rows.
         pad_id: of the encoder.
         rows_per_pass: rows of a forward pass.
         mixed: compute in bfloat16 what may be.
-        class_weights: factors of wrong and right targets, as in the loss.
+        whole_chain: see `RewardModel.features`.
     """
     import torch
 
     from prm_core.platform.progress import track
 
-    features, targets, weights = [], [], []
-    starts = range(0, len(rows), rows_per_pass)
-    for start in track(starts, f"fit surprisal of the {model.kind} model", unit="pass"):
+    features, targets, weights, pairs, prompts = [], [], [], [], []
+    numbers: dict[tuple[int, ...], int] = {}
+    count = 0
+    for start in track(range(0, len(rows), rows_per_pass), f"read features of the {model.kind} model", unit="pass"):
         batch = collate_trees(rows[start : start + rows_per_pass], pad_id).to(model.device)
         with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
-            found = model.surprisal_features(batch.chains)
-        known = batch.weights > 0
-        features.append(found[known].double().cpu())
-        targets.append(batch.targets[known].double().cpu())
-        weights.append(batch.weights[known].double().cpu())
-    target, weight = torch.cat(targets), torch.cat(weights)
-    wrong, right = class_weights
-    # A target of half and half with unlike factors is one of unlike shares.
-    factor = right * target + wrong * (1 - target)
-    fitted = logistic_regression(torch.cat(features), right * target / factor, weight * factor)
-    with torch.no_grad():
-        model.surprisal.weight.copy_(fitted[:-1])
-        # Its two logits differ by the bias.
-        model.head.bias.copy_(torch.stack([-fitted[-1] / 2, fitted[-1] / 2]))
+            found = model.features(batch.chains, whole_chain=whole_chain)
+        wanted = batch.weights > 0
+        row, chosen, other, rejected = batch.pairs.unbind(1)
+        wanted[row, chosen] = wanted[other, rejected] = True
+        place = torch.full(wanted.shape, -1, dtype=torch.int64, device=wanted.device)
+        place[wanted] = torch.arange(count, count + int(wanted.sum()), device=wanted.device)
+        pairs.append(torch.stack([place[row, chosen], place[other, rejected]], dim=1).cpu())
+        features.append(found[wanted].double().cpu())
+        targets.append(batch.targets[wanted].double().cpu())
+        weights.append(batch.weights[wanted].double().cpu())
+        prompts += [numbers.setdefault(batch.prompts[i][j], len(numbers)) for i, j in wanted.nonzero().tolist()]
+        count += int(wanted.sum())
+    surprisals = model.feature_count - model.network.config.hidden_size
+    return Regression(torch.cat(features), torch.cat(targets), torch.cat(weights), torch.cat(pairs),
+                   torch.tensor(prompts), surprisals)
+
+
+def fit_surprisal(model: RewardModel, data: Regression, class_weights: tuple[float, float] = (1.0, 1.0)) -> None:
+    """Sets the weights of the surprisal's term, and the head's bias, to those of a logistic regression.
+
+    Args:
+        model: one with a surprisal's term.
+        data: of a random part of the training rows.
+        class_weights: factors of wrong and right targets, as in the loss.
+    """
+    surprisal = data.features[:, -data.surprisals :]
+    fitted = solve(replace(data, features=surprisal), class_weights)
+    _set(model, fitted.new_zeros(model.network.config.hidden_size), fitted[:-1], fitted[-1])
     log.info("surprisal of the %s model: %s", model.kind, ", ".join(f"{value:.3g}" for value in fitted.tolist()))
 
 
-def logistic_regression(features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Weights and bias, (features + 1,), of the ridge-penalised weighted logistic regression.
+def fit_head(
+    model: RewardModel, data: Regression, class_weights: tuple[float, float] = (1.0, 1.0),
+    preference_weight: float = 1.0,
+) -> Tensor:
+    """Solves for the head and the surprisal's weights, sets them, and returns them with the bias, (features + 1,)."""
+    fitted = solve(data, class_weights, preference_weight)
+    width = model.network.config.hidden_size
+    _set(model, fitted[:width], fitted[width:-1], fitted[-1])
+    return fitted
+
+
+def _set(model: RewardModel, hidden: Tensor, surprisal: Tensor, bias: Tensor) -> None:
+    import torch
+
+    with torch.no_grad():
+        # The head's two logits differ by the step's.
+        model.head.weight.copy_(torch.stack([-hidden / 2, hidden / 2]))
+        model.head.bias.copy_(torch.stack([-bias / 2, bias / 2]))
+        if model.surprisal is not None:
+            model.surprisal.weight.copy_(surprisal)
+
+
+def fit_committee(data: Regression, members: int, start: Tensor, seed: int,
+                  class_weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """Heads fitted to draws of the training prompts with replacement, (members, features + 1).
 
     Args:
-        features: (rows, features) float64.
-        targets: P(right), hard or soft, (rows,).
-        weights: of the rows, (rows,).
+        start: where each is looked for from: the head of all prompts.
     """
     import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits
 
+    generator = torch.Generator().manual_seed(seed)
+    found = [solve(data.drawn(generator), class_weights, start=start) for _ in range(members)]
+    return torch.stack(found) if found else start.new_zeros((0, len(start)))
+
+
+def solve(
+    data: Regression, class_weights: tuple[float, float] = (1.0, 1.0), preference_weight: float = 0.0,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Weights and bias, (features + 1,): the ridge-penalised weighted logistic regression, and the preferences' loss.
+
+    Args:
+        preference_weight: of the mean Bradley-Terry loss of the pairs.
+        start: where it is looked for from; the problem is convex, so that it only takes longer elsewhere.
+    """
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+
+    wrong, right = class_weights
+    # A target of half and half with unlike factors is one of unlike shares.
+    factor = right * data.targets + wrong * (1 - data.targets)
+    targets, weights = right * data.targets / factor, data.weights * factor
+    weights = weights / weights.sum()
+    features = data.features
     mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-9)
     scaled = (features - mean) / spread
-    solution = torch.zeros(features.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([solution], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+    ridge = torch.full((features.shape[1],), HIDDEN_RIDGE, dtype=torch.float64)
+    ridge[features.shape[1] - data.surprisals :] = SURPRISAL_RIDGE
+    solution = torch.zeros(features.shape[1] + 1, dtype=torch.float64)
+    if start is not None:
+        solution = torch.cat([start[:-1] * spread, (start[-1] + start[:-1] @ mean)[None]])
+    solution.requires_grad_(True)
+    optimizer = torch.optim.LBFGS([solution], max_iter=300, line_search_fn="strong_wolfe", tolerance_grad=1e-9,
+                                  tolerance_change=1e-12)
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
         logits = scaled @ solution[:-1] + solution[-1]
-        value = binary_cross_entropy_with_logits(logits, targets, weight=weights / weights.sum(), reduction="sum")
-        value = value + RIDGE * solution[:-1].square().sum()
+        value = binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="sum")
+        value = value + (ridge * solution[:-1].square()).sum()
+        if preference_weight and len(data.pairs):
+            chosen, rejected = logits[data.pairs].unbind(1)
+            value = value - preference_weight * logsigmoid(chosen - rejected).mean()
         value.backward()
         return value
 

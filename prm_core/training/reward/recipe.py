@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,16 @@ from prm_core.models.loading import load_tokenizer, pick_device
 from prm_core.models.precision import resolve
 from prm_core.training.augment import with_harmless_steps
 from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
-from prm_core.training.reward.loop import Rows, class_weights, pack_rows, train_reward_model
-from prm_core.training.reward.probe import fit_surprisal
+from prm_core.training.reward.loop import Rows, class_weights, held_out_loss, pack_rows, train_reward_model
+from prm_core.training.reward.probe import fit_committee, fit_head, fit_surprisal, read_regression, solve
 from prm_core.training.reward.trees import collate_trees
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
+    from prm_core.scoring.heads import Heads
     from prm_core.scoring.reward import RewardModel
 
 
@@ -57,7 +59,7 @@ class TrainedModel:
 
 def train_on(
     kind: str, backbone: str, examples: Sequence[Example], pairs: Sequence[Pair], config: Config, *, work: Path,
-    report: Callable[[dict[str, float], int], None], name: str | None = None,
+    report: Callable[[dict[str, float], int], None], name: str | None = None, outcomes: Sequence[Example] = (),
 ) -> TrainedModel:
     """Trains a reward model of a kind on a backbone (folder or hub id).
 
@@ -71,6 +73,7 @@ def train_on(
         report: gets figures and the update they are of.
         name: of the backbone wherever the model may go, where that is not its path here; a model whose backbone is
             frozen is saved with that instead of the weights.
+        outcomes: examples of kind outcome, of the same problems; a process model gets a head for how chains end.
 
     Raises:
         InputError: what training cannot start on or must not go on with, each with the way out.
@@ -82,9 +85,11 @@ def train_on(
     if len(problems) < 2:
         raise InputError(f"the training set has chains of {len(problems)} problem(s); training and dev need one each: "
                          "generate more, or lower calibrate.min_confidence")
-    if kind == "implicit" and not config.train_prm.learning_rate:
-        raise InputError("train_prm.learning_rate 0 freezes the model, and an implicit reward is how far training "
-                         "moves it; set a rate in the profile, for instance 0.00001")
+    frozen = config.train_prm.solver == "convex" or not config.train_prm.learning_rate
+    if kind == "implicit" and frozen:
+        raise InputError("train_prm.solver convex and train_prm.learning_rate 0 freeze the model, and an implicit reward "
+                         "is how far training moves it; set solver: gradient and a rate in the profile, for instance "
+                         "0.00001")
     config = resolve(config)
     encoder = Encoder(load_tokenizer(backbone), config.encoder)
     # A chain longer than a row trains as far as it fits one; the model may score all of it.
@@ -117,17 +122,34 @@ def train_on(
               "truncated_pairs": long_pairs}
     # Encoded chains of large trees take more memory than the model.
     del encoded, dev_encoded, kept
-    if not config.train_prm.learning_rate:
+    if frozen:
         model.backbone.requires_grad_(False)
     if config.train_prm.gradient_checkpointing:
         model.network.activation_checkpointing_enable()
-    if model.surprisal is not None and config.train_prm.probe_rows:
-        fit_surprisal(model, rows.rows[: config.train_prm.probe_rows], pad_id=encoder.pad_id,
-                      rows_per_pass=config.train_prm.rows_per_pass, mixed=config.train_prm.precision == "bfloat16",
-                      class_weights=class_weights(config.train_prm, rows))
-    with lora(model, config.train_prm.lora_rank, config.seed):
-        history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id, seed=config.seed,
-                                     work=work, report=report)
+    reading = {"pad_id": encoder.pad_id, "rows_per_pass": config.train_prm.rows_per_pass,
+               "mixed": config.train_prm.precision == "bfloat16"}
+    factors = class_weights(config.train_prm, rows)
+    committee = None
+    if config.train_prm.solver == "convex":
+        data = read_regression(model, rows.rows, **reading, whole_chain=kind == "outcome")
+        solution = fit_head(model, data, factors, config.train_prm.preference_weight)
+        history = [{"update": 1, "epoch": 1.0, "dev_loss": held_out_loss(model, dev_rows, config.train_prm, factors,
+                                                                        encoder.pad_id)}]
+        report({f"{kind}/dev_loss": history[0]["dev_loss"]}, 1)
+        if kind == "process":
+            committee = fit_committee(data, config.train_prm.committee, solution, config.seed, factors)
+    else:
+        if model.surprisal is not None and config.train_prm.probe_rows:
+            some = rows.rows[: config.train_prm.probe_rows]
+            fit_surprisal(model, read_regression(model, some, **reading, whole_chain=kind == "outcome"), factors)
+        with lora(model, config.train_prm.lora_rank, config.seed):
+            history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id,
+                                         seed=config.seed, work=work, report=report)
+        if kind == "process" and config.train_prm.committee:
+            data = read_regression(model, rows.rows, **reading, whole_chain=False)
+            committee = fit_committee(data, config.train_prm.committee, solve(data, factors), config.seed, factors)
+    if kind == "process" and outcomes:
+        model.heads = _further_heads(model, fitting, outcomes, held, committee, config, share, reading)
     model.network.activation_checkpointing_disable()
     if config.train_prm.precision == "bfloat16":
         import torch
@@ -136,10 +158,27 @@ def train_on(
         for parameter in model.parameters():
             parameter.data = parameter.data.to(getattr(torch, config.models.dtype))
     model.precision = config.train_prm.precision
-    if not (config.train_prm.learning_rate or config.train_prm.lora_rank):
+    if frozen and not config.train_prm.lora_rank:
         model.base = Base.of(backbone, name or backbone)
     return TrainedModel(model, encoder, dev, dev_rows, history, counts,
                         config.train_prm.rows_per_pass)
+
+
+def _further_heads(
+    model: RewardModel, encoder: Encoder, outcomes: Sequence[Example], held: Collection[str],
+    committee: torch.Tensor | None, config: Config, share: bool, reading: Mapping[str, Any],
+) -> Heads:
+    """The head for how chains end, of chains of the problems that are not held out, beside the committee."""
+    from prm_core.scoring.heads import Heads
+
+    train = [example for example in outcomes if example.problem_id not in held]
+    train = with_harmless_steps(train, "outcome", config.train_prm.harmless_steps, config.seed)
+    encoded, _ = encode_examples(encoder, train, "outcome")
+    rows = pack_rows(encoded, [], config.train_prm, share=share, seed=config.seed).rows
+    outcome = solve(read_regression(model, rows, **reading, whole_chain=True))
+    if committee is None:
+        committee = outcome.new_zeros((0, len(outcome)))
+    return Heads(outcome.float(), committee.float()).to(model.device)
 
 
 def _counts(rows: Rows) -> dict[str, float]:

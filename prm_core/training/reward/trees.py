@@ -252,17 +252,19 @@ class TreeBatch:
         chains: what the model reads; slots are nodes, the prompts among them.
         targets, weights: of each slot, weight 0 where it trains nothing, (batch, slots).
         pairs: (row, slot) of the chosen and of the rejected step of each preference, (pairs, 4).
+        prompts: of each row, the prompt that each slot's step is of, as its ids.
     """
 
     chains: ChainBatch
     targets: Tensor
     weights: Tensor
     pairs: Tensor
+    prompts: Sequence[Sequence[tuple[int, ...]]]
 
     def to(self, device: torch.device) -> TreeBatch:
         """The same on a device."""
         return TreeBatch(self.chains.to(device), self.targets.to(device), self.weights.to(device),
-                         self.pairs.to(device))
+                         self.pairs.to(device), self.prompts)
 
 
 class _Layout:
@@ -279,6 +281,7 @@ class _Layout:
         self.targets: list[float] = []
         self.weights: list[float] = []
         self.pairs: list[tuple[int, int]] = []
+        self.prompts: list[tuple[int, ...]] = []
         for piece in row:
             self._add(piece)
 
@@ -300,6 +303,7 @@ class _Layout:
             self.parents.append(parent)
             self.targets.append(node.target)
             self.weights.append(node.weight if index in piece.scored else 0.0)
+            self.prompts.append(piece.tree.nodes[0].ids)
         self.pairs += [(slots[chosen], slots[rejected]) for chosen, rejected in piece.pairs]
 
 
@@ -363,4 +367,5 @@ def _with_targets(chains: ChainBatch, layouts: Sequence[_Layout], pairs: Sequenc
     for number, layout in enumerate(layouts):
         targets[number, : len(layout.targets)] = torch.tensor(layout.targets)
         weights[number, : len(layout.weights)] = torch.tensor(layout.weights)
-    return TreeBatch(chains, targets, weights, torch.tensor(pairs, dtype=torch.int64).reshape(-1, 4))
+    return TreeBatch(chains, targets, weights, torch.tensor(pairs, dtype=torch.int64).reshape(-1, 4),
+                     [layout.prompts for layout in layouts])
