@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,9 @@ from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Chains of like length that go through the model together.
+ROWS_PER_PASS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +151,15 @@ def train_policy(
             order = rng.sample(range(len(experience.ids)), len(experience.ids))
             for start in range(0, len(order), config.minibatch_size):
                 rows = torch.tensor(order[start : start + config.minibatch_size])
-                loss, figures = _loss(model, reference, experience, rows, config)
-                if not torch.isfinite(loss):
-                    raise InputError(f"the policy's loss is {loss.item()} at update {update}; lower "
-                                     "train_policy.learning_rate")
-                accelerator.backward(loss)
+                figures: dict[str, float] = {}
+                for part, share in _passes(experience, rows):
+                    loss, found = _loss(model, reference, experience, part, config)
+                    if not torch.isfinite(loss):
+                        raise InputError(f"the policy's loss is {loss.item()} at update {update}; lower "
+                                         "train_policy.learning_rate")
+                    accelerator.backward(loss * share)
+                    for name, value in found.items():
+                        figures[name] = figures.get(name, 0.0) + share * value
                 figures["grad_norm"] = float(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -169,6 +176,20 @@ def train_policy(
     return position.history
 
 
+def _passes(experience: Experience, rows: Tensor) -> Iterator[tuple[Tensor, float]]:
+    """The rows of a minibatch (rows,) in passes of like length, and the share of its sampled tokens in each.
+
+    Token means of the passes, weighted by these shares, are those of the minibatch, with less padding.
+    """
+    import torch
+
+    sampled = experience.sampled[rows]
+    lengths = (sampled * torch.arange(sampled.shape[1])).amax(1)
+    order, tokens = lengths.argsort(stable=True), sampled.sum(1)
+    for part in order.split(ROWS_PER_PASS):
+        yield rows[part], (tokens[part].sum() / tokens.sum()).item()
+
+
 def _loss(
     model: Any, reference: Any, experience: Experience, rows: Tensor, config: PolicyTrainingConfig
 ) -> tuple[Tensor, dict[str, float]]:
@@ -176,7 +197,7 @@ def _loss(
 
     device = reference.device
     ids, sampled = experience.ids[rows].to(device), experience.sampled[rows].to(device)
-    # Pads at the right of every chain of the minibatch cost time and nothing else.
+    # Pads at the right of every chain of the pass cost time and nothing else.
     width = int(sampled.any(0).nonzero().max()) + 1
     ids, sampled = ids[:, :width], sampled[:, :width]
     old = experience.old_logprobs[rows, :width].to(device)

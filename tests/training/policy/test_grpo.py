@@ -265,6 +265,32 @@ def test_the_seed_decides(tmp_path) -> None:
     assert found[0] == found[1] != found[2]
 
 
+def test_passes_of_like_length_have_the_gradient_and_figures_of_the_whole_minibatch(monkeypatch) -> None:
+    policy = make_policy(ENCODER)
+    reference = make_policy(ENCODER, seed=1).model
+    experience = collect(policy, DigitScorer(), PROBLEMS[:5], 4)
+    experience.sampled[3, 70:] = False
+    rows = torch.tensor([7, 3, 12, 0, 19, 5, 11])
+    monkeypatch.setattr(grpo, "ROWS_PER_PASS", 3)
+    whole, figures = grpo._loss(policy.model, reference, experience, rows, SETTINGS)
+    whole.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
+    policy.model.zero_grad()
+    passes = list(grpo._passes(experience, rows))
+    assert [len(part) for part, _ in passes] == [3, 3, 1]
+    assert sorted(row for part, _ in passes for row in part.tolist()) == sorted(rows.tolist())
+    ends = [int(experience.sampled[row].nonzero().max()) for part, _ in passes for row in part]
+    assert ends == sorted(ends)
+    found = dict.fromkeys(figures, 0.0)
+    for part, share in passes:
+        loss, own = grpo._loss(policy.model, reference, experience, part, SETTINGS)
+        (loss * share).backward()
+        found = {name: value + share * own[name] for name, value in found.items()}
+    assert found == pytest.approx(figures, abs=1e-5)
+    for name, parameter in policy.model.named_parameters():
+        assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-3)
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_way_out(tmp_path) -> None:
     with pytest.raises(InputError, match=r"loss is (nan|inf) at update \d; lower train_policy.learning_rate"):
         train(make_policy(ENCODER), tmp_path, settings=changed_settings(learning_rate=1e30, warmup_updates=0))
