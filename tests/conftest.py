@@ -79,12 +79,14 @@ def quick_store() -> Iterator[None]:
 
 # A worker that comes to one of these last works on alone; with --no-loadscope-reorder files go out in this order.
 SLOWEST_FIRST = (
-    "flows/test_pipeline.py", "review/test_page.py", "stages/test_base.py", "training/reward/test_loop.py",
-    "training/reward/test_recipe.py", "sampling/test_sampler.py", "training/reward/test_distributed.py",
-    "labeling/validation/test_drift.py", "labeling/validation/test_checks.py", "serving/test_http.py",
-    "stages/test_kill_resume.py", "cli/test_train.py", "problems/test_prepare.py", "labeling/strategies/test_judge.py",
-    "test_docs.py", "test_bare_machine.py", "formats/test_files.py", "benchmarks/test_prm_training.py",
-    "scoring/test_implicit.py", "test_structure.py", "stages/test_register.py",
+    "flows/test_pipeline.py", "review/test_page.py", "sampling/test_sampler.py", "training/reward/test_loop.py",
+    "test_docs.py", "labeling/validation/test_drift.py", "stages/test_graph.py", "test_bare_machine.py",
+    "formats/test_files.py", "labeling/validation/test_checks.py", "stages/test_base.py",
+    "training/policy/test_grpo.py", "scoring/test_implicit.py", "training/reward/test_distributed.py",
+    "benchmarks/test_prm_training.py", "training/reward/test_tree_loss.py", "training/reward/test_recipe.py",
+    "platform/test_tracking.py", "serving/test_promotion.py", "serving/test_http.py", "problems/test_prepare.py",
+    "labeling/strategies/test_judge.py", "labeling/merging/test_merge.py", "cli/test_command_server.py",
+    "test_structure.py", "stages/test_register.py",
 )
 
 

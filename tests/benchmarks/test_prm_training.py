@@ -28,7 +28,7 @@ from prm_core.platform import store
 from prm_core.training.examples import IGNORED, Example, encode_examples
 from prm_core.training.reward.loop import pack_rows, updates_of
 from prm_core.types import Step
-from tests.builders import tiny
+from tests.builders import tiny, warm_python
 from tests.builders.training import CHAINS, make_encoder, save_lm, small_config
 
 
@@ -261,9 +261,12 @@ def test_a_python_without_the_trainer_is_an_error_that_says_how_to_make_one():
         prm_peer.check(None)
 
 
-def test_a_side_that_fails_tells_its_last_words():
+def test_a_side_that_fails_tells_its_last_words(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{warm_python.CLIENT}" "$@"\n')
+    python.chmod(0o755)
     with pytest.raises(RuntimeError, match=r"benchmarks.prm_throughput ended with 1:(.|\n)*KeyError: 'max_length'"):
-        prm_measure.run_worker(sys.executable, "prm_throughput", {"base": "x"}, 1)
+        prm_measure.run_worker(str(python), "prm_throughput", {"base": "x"}, 1)
 
 
 # --------------------------------------------------------------------------------------------- embedded

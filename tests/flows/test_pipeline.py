@@ -146,23 +146,20 @@ def test_damage_that_leaves_size_and_time_as_they_were_is_mended(
     assert path.read_bytes() == sound
 
 
-@pytest.mark.parametrize(
-    ("command", "name", "reason"),
-    [
+def test_a_failing_stage_ends_the_run_with_its_reason(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = "ran"
+    for command, name, reason in (
         ("(echo 'error: line 7 is bad' >&2; exit 2)", "Bad input", "stage second: line 7 is bad"),
         ("(echo 'stopped: coverage 0.1' >&2; exit 1)", "Stopped", "stage second: coverage 0.1"),
         ("(echo 'KeyError: 3' >&2; exit 1)", "Failed", "stage second: KeyError: 3"),
-    ],
-)
-def test_a_failing_stage_ends_the_run_with_its_reason(
-    root: Path, command: str, name: str, reason: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    use(root, command)
-    state = run()
-    assert (state.is_failed(), state.name, state.message) == (True, name, reason)
-    assert results(capfd.readouterr().out) == {"first": "ran", "second": name.lower()}
-    assert not (root / "artifacts" / "third").exists()
-    # What came before is recorded: mended, the run goes on from there.
+    ):
+        use(root, command)
+        state = run()
+        assert (state.is_failed(), state.name, state.message) == (True, name, reason)
+        assert results(capfd.readouterr().out) == {"first": before, "second": name.lower()}
+        assert not (root / "artifacts" / "third").exists()
+        # What came before is recorded, and the next run goes on from there.
+        before = "up to date"
     use(root)
     assert run().is_completed()
     expected = {"first": "up to date", "second": "ran", "third": "ran", "promote": "done"}

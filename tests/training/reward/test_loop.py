@@ -218,17 +218,18 @@ def test_the_weights_with_the_lowest_dev_loss_are_kept(tmp_path) -> None:
     assert loss_on(model, data[9:]) == pytest.approx(min(losses), abs=1e-5)
 
 
-@pytest.mark.parametrize("patience", [1, 3])
-def test_patience_ends_training_after_so_many_evaluations_without_a_better_one(tmp_path, patience: int) -> None:
-    settings, data = opposed(20, patience=patience, eval_every=2)
-    history, _ = train(make_reward_model(tmp_path / "lm", ENCODER), tmp_path / "work", settings=settings, data=data)
-    losses = [record["dev_loss"] for record in history]
-    assert len(history) < 30
-    assert len(losses) - 1 - losses.index(min(losses)) == patience
-    endless, _ = opposed(20, eval_every=2)
-    whole, _ = train(make_reward_model(tmp_path / "other", ENCODER), tmp_path / "endless", settings=endless, data=data)
+def test_patience_ends_training_after_so_many_evaluations_without_a_better_one(tmp_path) -> None:
+    endless, data = opposed(20, eval_every=2)
+    whole, _ = train(make_reward_model(tmp_path / "lm", ENCODER), tmp_path / "endless", settings=endless, data=data)
     assert len(whole) == 30
-    assert [record["dev_loss"] for record in whole[: len(history)]] == losses
+    for patience in (1, 3):
+        settings = dataclasses.replace(endless, patience=patience)
+        model = make_reward_model(tmp_path / f"lm-{patience}", ENCODER)
+        history, _ = train(model, tmp_path / f"work-{patience}", settings=settings, data=data)
+        losses = [record["dev_loss"] for record in history]
+        assert len(history) < 30
+        assert len(losses) - 1 - losses.index(min(losses)) == patience
+        assert [record["dev_loss"] for record in whole[: len(history)]] == losses
 
 
 def test_evaluations_come_every_so_many_updates_and_at_the_end(tmp_path) -> None:
