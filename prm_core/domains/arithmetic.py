@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,8 @@ class Level:
         things: that are counted.
         phrases: operation → how an event is told. Each names its number: a step restates the event it accounts for.
         weights: operation → how often it is drawn.
+        fact_share: of the events, those whose direction the story does not tell: who of two people owes the other is a
+            fact, the same in every story, that has to be remembered.
         question: what is asked.
         distractors: sentences beside the point.
         distractor_share: of the problems that have one.
@@ -49,6 +52,7 @@ class Level:
     things: tuple[str, ...]
     phrases: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, float]
+    fact_share: float
     question: str
     distractors: tuple[str, ...]
     distractor_share: float
@@ -66,20 +70,22 @@ STANDARD = Level(
         "/": ("{name} keeps one of {n} equal parts", "{name} shares them equally among {n}"),
     },
     weights={"+": 0.36, "-": 0.36, "*": 0.14, "/": 0.14},
+    fact_share=0.0,
     question="How many {thing} does {name} have?",
     distractors=("{friend} has {n} {other}", "{name} is {n} years old"),
     distractor_share=0.5,
 )
-# More facts of arithmetic and longer stories than the same warm-up learns.
+# Longer stories, and facts about people of which a small model remembers some: it does not know every answer.
 HARD = replace(
-    STANDARD, max_value=60, max_start=40, max_operand=20, max_factor=4, lengths=(3, 4, 5, 6, 7),
-    names=(*STANDARD.names, "Amy", "Dan", "Kim", "Lea", "Nia", "Rob"),
+    STANDARD, max_value=40, max_operand=12, lengths=(3, 4, 5, 6, 7),
+    names=(*STANDARD.names, "Amy", "Dan", "Kim", "Lea", "Nia", "Rob", "Ada", "Jim", "Pia", "Ted", "Uma", "Vic"),
     phrases={
         "+": (*STANDARD.phrases["+"], "{friend} brings {name} {n}"),
         "-": (*STANDARD.phrases["-"], "{friend} takes {n} of them"),
         "*": STANDARD.phrases["*"],
         "/": STANDARD.phrases["/"],
     },
+    fact_share=0.12,
 )
 LEVELS = {"standard": STANDARD, "hard": HARD}
 # Words of the levels' own texts, put together as in none of them: a small policy's tokenizer spells new ones in bytes.
@@ -87,6 +93,7 @@ NEW_PHRASES = {"+": "{name} wins {n} more", "-": "{name} loses {n} of them", "*"
                "/": "{name} gets one of {n} equal parts"}
 NEW_QUESTION = "How many {thing} has {name}?"
 NEW_DISTRACTORS = ("{friend} has {n} times as many {other}", "{friend} is {n} times as old")
+FACT_PHRASE = "{name} settles {n} with {friend}"
 # "Mia buys 5 more: 7 + 5 = 12."
 STEP_PATTERN = re.compile(r"(?P<phrase>[^:]+): (?P<left>\d+) (?P<operation>[-+*/]) (?P<right>\d+) = (?P<result>\d+)\.")
 
@@ -162,14 +169,24 @@ def shifts(level: Level) -> tuple[Level, ...]:
     )
 
 
+def owes(name: str, other: str) -> bool:
+    """Whether the first of two people pays when they settle; of two, always the same one."""
+    first, second = sorted((name, other))
+    return (zlib.crc32(f"{first}/{second}".encode()) % 2 == 0) == (name == first)
+
+
 def _draw_event(rng: random.Random, level: Level, value: int, name: str, friend: str) -> Event | None:
-    operation = rng.choices(list(level.weights), list(level.weights.values()))[0]
+    known = not (level.fact_share and rng.random() < level.fact_share)
+    if known:
+        operation = rng.choices(list(level.weights), list(level.weights.values()))[0]
+    else:
+        operation = "-" if owes(name, friend) else "+"
     operand = rng.randint(2, level.max_operand if operation in "+-" else level.max_factor)
     result = calculate(value, operation, operand)
     if result is None or not 1 <= result <= level.max_value:
         return None
-    phrase = rng.choice(level.phrases[operation]).format(name=name, friend=friend, n=operand)
-    return Event(phrase, operation, operand)
+    phrase = rng.choice(level.phrases[operation]) if known else FACT_PHRASE
+    return Event(phrase.format(name=name, friend=friend, n=operand), operation, operand)
 
 
 def draw_problem(rng: random.Random, problem_id: str, level: Level = STANDARD) -> Problem:

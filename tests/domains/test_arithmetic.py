@@ -154,6 +154,29 @@ def test_a_shifted_problem_has_a_name_phrases_or_a_length_that_no_training_saw(s
         assert (length not in level.lengths) == (way == "length")
 
 
+@given(SEEDS)
+def test_who_pays_when_two_people_settle_is_a_fact_that_no_story_contradicts(seed):
+    for problem in arithmetic.make_problems("train", 10, seed, (), (arithmetic.HARD,)):
+        for event in arithmetic.events_of(problem):
+            if match := re.fullmatch(r"(\w+) settles (\d+) with (\w+)", event.phrase):
+                assert event.operation == ("-" if arithmetic.owes(match[1], match[3]) else "+")
+                assert event.operand == int(match[2])
+
+
+def test_of_two_people_one_owes_the_other_and_nothing_tells_who_in_general():
+    names = arithmetic.HARD.names
+    owed = {(a, b): arithmetic.owes(a, b) for a in names for b in names if a != b}
+    assert all(owed[a, b] != owed[b, a] for a, b in owed)
+    # For nearly everybody it takes the other's name to know.
+    sure = [name for name in names if len({owed[name, other] for other in names if other != name}) == 1]
+    assert not sure
+    told = [event for problem in arithmetic.make_problems("train", 300, 0, (), (arithmetic.HARD,))
+            for event in arithmetic.events_of(problem)]
+    share = sum(" settles " in event.phrase for event in told) / len(told)
+    assert 0.08 < share < 0.16
+    assert not any(" settles " in problem.prompt for problem in arithmetic.make_problems("train", 300, 0))
+
+
 def test_shifted_phrases_are_no_levels_own_and_made_of_words_that_every_level_tells():
     own = [{*level.distractors, level.question, *(one for group in level.phrases.values() for one in group)}
            for level in arithmetic.LEVELS.values()]
