@@ -242,7 +242,8 @@ class RewardTrainingConfig:
         "bfloat16: mixed, the weights stay float32; auto: where the device multiplies in it")
     gradient_checkpointing: bool = setting("recompute activations: less memory, a third more time")
     lora_rank: NonNegativeInt = setting("0 trains all weights; else LoRA of that rank on every linear layer")
-    learning_rate: NonNegativeFloat = setting("of the backbone, by gradient; 0 freezes it, which trains three times as fast")
+    learning_rate: NonNegativeFloat = setting(
+        "of the backbone, by gradient; 0 freezes it, which trains three times as fast")
     head_learning_rate: PositiveFloat
     surprisal_learning_rate: NonNegativeFloat = setting("of the few weights of the surprisal's term")
     weight_decay: NonNegativeFloat

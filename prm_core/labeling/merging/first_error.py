@@ -139,7 +139,7 @@ class _Estimates:
 
 
 def _start(said: Grades, sides: Grades, policy: bool) -> Floats:
-    """Emissions before anything is known, (3, 3, grades): a side's probability, over its grades by how often each is."""
+    """Emissions before anything is known, (3, 3, grades): a side's probability, over its grades as often as each is"""
     counts = np.array([(said == grade).sum() for grade in range(len(sides))]) + 0.5
     shares = counts / np.array([counts[sides == side].sum() for side in sides])
     start = POLICY_START if policy else np.stack([START] * 3)
@@ -235,6 +235,9 @@ def _log_prior(
     for name, start in starts.items():
         one = start * np.log(now.emissions[name])
         # Tied rows are estimated once, and what is counted in advance for them too.
-        value += one[[SOUND, FATAL, FATAL, FATAL, LUCKY], [BEFORE, BEFORE, AT, AFTER, AT]].sum() if name in policy else (
-            one[SOUND].sum())
+        if name in policy:
+            one = one[[SOUND, FATAL, FATAL, FATAL, LUCKY], [BEFORE, BEFORE, AT, AFTER, AT]]
+        else:
+            one = one[SOUND]
+        value += one.sum()
     return float(value)

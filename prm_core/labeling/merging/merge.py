@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from prm_core.config import LabelConfig
@@ -42,7 +41,8 @@ class Evidence:
         trajectories: id → labelled chain.
         labels: trajectory id → step index → strategy → its label.
         own: ids of the chains whose labels matter, sampled from the policy: annotators are weighed by what they say
-            of these. Chains of another population (a worked solution somebody corrupted) are merged by the same weights.
+            of these. Chains of another population (worked solutions somebody corrupted) are merged by the same
+            weights.
     """
 
     trajectories: Mapping[str, Trajectory]

@@ -28,8 +28,8 @@ class Chain:
     """A trajectory with its problem: what a strategy is given.
 
     Attributes:
-        own: whether the policy wrote it whose chains are to be labelled. What a strategy fits, it fits to these: a chain
-            that people labelled may be of another population, such as a worked solution that somebody corrupted.
+        own: whether the policy wrote it whose chains are to be labelled. What a strategy fits, it fits to these: a
+            chain that people labelled may be of another population, such as a worked solution somebody corrupted.
     """
 
     problem: Problem

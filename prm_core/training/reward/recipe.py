@@ -87,9 +87,9 @@ def train_on(
                          "generate more, or lower calibrate.min_confidence")
     frozen = config.train_prm.solver == "convex" or not config.train_prm.learning_rate
     if kind == "implicit" and frozen:
-        raise InputError("train_prm.solver convex and train_prm.learning_rate 0 freeze the model, and an implicit reward "
-                         "is how far training moves it; set solver: gradient and a rate in the profile, for instance "
-                         "0.00001")
+        raise InputError("train_prm.solver convex and train_prm.learning_rate 0 freeze the model, and an implicit "
+                         "reward is how far training moves it; set solver: gradient and a rate in the profile, for "
+                         "instance 0.00001")
     config = resolve(config)
     encoder = Encoder(load_tokenizer(backbone), config.encoder)
     # A chain longer than a row trains as far as it fits one; the model may score all of it.
