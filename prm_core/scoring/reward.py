@@ -161,9 +161,8 @@ class RewardModel(nn.Module):
     def _logits(self, ends: Tensor, surprisal: Tensor | None) -> Tensor:
         """From states at the steps' ends, and their surprisal's features."""
         wrong, right = self.head(ends).float().unbind(-1)
-        # Not a matrix product: reduced precision would round sums of hundreds.
-        term = 0.0 if self.surprisal is None else (surprisal * self.surprisal.weight.float()).sum(-1).float()
-        return right - wrong + term
+        logits = right - wrong
+        return logits if self.surprisal is None else logits + self.surprisal(surprisal).float()
 
     @property
     def feature_count(self) -> int:

@@ -52,6 +52,11 @@ class Surprisal(nn.Module):
         self.register_buffer("numbers", torch.zeros(vocabulary_size, dtype=torch.bool))
         self.weight = nn.Parameter(torch.zeros(len(FEATURES)))
 
+    def forward(self, features: Tensor) -> Tensor:
+        """The term for each slot, (batch, slots), of its `features`."""
+        # Not a matrix product: reduced precision would round sums of hundreds.
+        return (features * self.weight.float()).sum(-1)
+
     def features(self, hidden: Tensor, batch: ChainBatch, whole_chain: bool = False) -> Tensor:
         """The features of each slot, 0 where there is no step: (batch, slots, features).
 

@@ -54,23 +54,23 @@ def test_tokens_with_a_digit_are_numbers() -> None:
 
 def test_the_term_is_linear_in_the_features_and_starts_at_nothing() -> None:
     surprisal = reader()
-    assert surprisal(HIDDEN, ROW, False).tolist() == [[0.0, 0.0]]
+    assert surprisal(surprisal.features(HIDDEN, ROW, False)).tolist() == [[0.0, 0.0]]
     surprisal.weight.data.copy_(tensor([1.0, 2.0, -3.0, 0.5, 4.0]))
     expected = surprisal.features(HIDDEN, ROW)[0] @ tensor([1.0, 2.0, -3.0, 0.5, 4.0])
-    assert surprisal(HIDDEN, ROW, False)[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    assert surprisal(surprisal.features(HIDDEN, ROW, False))[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_of_a_whole_chain_the_least_expected_step_so_far_counts_feature_by_feature() -> None:
     surprisal = reader()
     surprisal.weight.data.copy_(tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
-    assert surprisal(HIDDEN, ROW, True)[0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
+    assert surprisal(surprisal.features(HIDDEN, ROW, True))[0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
     lineage = tensor([[[True, False], [False, True]]])
     tree = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tensor([[-1, *range(7)]]), lineage=lineage)
     # As two first steps of a tree neither is before the other.
-    assert surprisal(HIDDEN, tree, True)[0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
+    assert surprisal(surprisal.features(HIDDEN, tree, True))[0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
     backwards = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tree.previous,
                            lineage=tensor([[[True, True], [False, True]]]))
-    assert surprisal(HIDDEN, backwards, True)[0].tolist() == pytest.approx([math.log(0.1)] * 2, abs=1e-6)
+    assert surprisal(surprisal.features(HIDDEN, backwards, True))[0].tolist() == pytest.approx([math.log(0.1)] * 2, abs=1e-6)
 
 
 def test_the_token_before_is_the_one_before_it_in_its_chain() -> None:
@@ -92,7 +92,7 @@ def test_labels_move_the_weights_and_nothing_that_surprisal_is_measured_with() -
     surprisal = reader()
     surprisal.weight.data.fill_(1.0)
     hidden = tensor([[ONE, ZERO, ONE, ZERO, ZERO, ZERO, ONE, ONE]], requires_grad=True)
-    surprisal(hidden, ROW, False).sum().backward()
+    surprisal(surprisal.features(hidden, ROW, False)).sum().backward()
     assert surprisal.vocabulary.grad is None
     assert not surprisal.vocabulary.requires_grad
     assert hidden.grad is None

@@ -118,7 +118,7 @@ def test_every_label_says_what_made_it(labelled):
     made = [(row, json.loads(row.lineage)) for row in labels]
 
     assert {(row.strategy, by["strategy"]) for row, by in made} == {
-        ("rollout", "rollout@2"), ("mc_dropout", "mc_dropout@2"), ("mcts", "mcts@2"), ("verifier", "verifier@2")}
+        ("rollout", "rollout@2"), ("mc_dropout", "mc_dropout@3"), ("mcts", "mcts@2"), ("verifier", "verifier@2")}
     models = {name: {by["model"] for row, by in made if row.strategy == name} for name in STRATEGIES}
     assert models["rollout"] == models["mcts"] != models["mc_dropout"]
     assert models["verifier"] == {""}
@@ -128,7 +128,7 @@ def test_every_label_says_what_made_it(labelled):
     assert len(seeds["rollout"]) == len(seeds["mc_dropout"]) == 3
     assert seeds["rollout"].isdisjoint(seeds["mc_dropout"])
     merged = store.read_shards(StepLabel, labelled[1]["merged"])
-    assert {json.loads(row.lineage)["strategy"] for row in merged} == {"merged@2"}
+    assert {json.loads(row.lineage)["strategy"] for row in merged} == {"merged@3"}
 
 
 def test_trees_and_preferences_come_out_beside_the_labels(labelled):

@@ -70,7 +70,7 @@ def test_the_vote(verdicts, is_correct, confidence, value):
     assert merged.value == (None if value is None else pytest.approx(value))
     assert merged.tokens == len(verdicts)
     assert json.loads(merged.lineage) == {
-        "strategy": "merged@2", "model": "", "seed": 0,
+        "strategy": "merged@3", "model": "", "seed": 0,
         "parameters": {"merge": "vote", "consensus": False, "strategies": NAMES, "lone_vote_factor": 0.6},
     }
 
