@@ -191,7 +191,7 @@ def test_more_problems_begin_with_the_same_ones():
     assert arithmetic.make_problems("train", 60, 3)[:20] == arithmetic.make_problems("train", 20, 3)
 
 
-@given(SEEDS, ANY_LEVEL)
+@given(SEEDS, LEVELS)
 def test_a_corrupted_solution_has_a_wrong_step_and_every_step_before_it_is_worked(seed, level):
     problem = draw(seed, level)
 
