@@ -44,6 +44,7 @@ SPLIT_ROWS = (
     ("first-error F1", "prm/first_error_f1"), ("the same of a random guess", "random/first_error_f1"),
     ("AUROC of single steps", "prm/auroc"), ("calibration error (ECE)", "prm/ece"),
     ("best of {n} by the PRM", "prm_best_of_n/accuracy_at_{n}"),
+    ("best of {n} by both", "combined_best_of_n/accuracy_at_{n}"),
     ("best of {n} by the ORM", "orm_best_of_n/accuracy_at_{n}"), ("majority of {n}", "majority/accuracy_at_{n}"),
     ("any of {n} right", "oracle/accuracy_at_{n}"), ("pass@1, base policy", "policy_base/pass_at_1"),
     ("pass@1, trained policy", "policy_trained/pass_at_1"),
