@@ -173,7 +173,7 @@ def test_of_two_people_one_owes_the_other_and_nothing_tells_who_in_general():
     told = [event for problem in arithmetic.make_problems("train", 300, 0, (), (arithmetic.HARD,))
             for event in arithmetic.events_of(problem)]
     share = sum(" settles " in event.phrase for event in told) / len(told)
-    assert 0.08 < share < 0.16
+    assert 0.1 < share < 0.2
     assert not any(" settles " in problem.prompt for problem in arithmetic.make_problems("train", 300, 0))
 
 
@@ -191,7 +191,7 @@ def test_more_problems_begin_with_the_same_ones():
     assert arithmetic.make_problems("train", 60, 3)[:20] == arithmetic.make_problems("train", 20, 3)
 
 
-@given(SEEDS, ANY_LEVEL)
+@given(SEEDS, LEVELS)
 def test_a_corrupted_solution_has_a_wrong_step_and_every_step_before_it_is_worked(seed, level):
     problem = draw(seed, level)
 

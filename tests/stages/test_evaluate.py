@@ -227,7 +227,7 @@ def test_plots_are_csv_with_stable_headers(world, config, tmp_path):
     with (io.outputs["plots"] / "best_of_n.csv").open() as file:
         rows = {(row["method"], row["n"]): float(row["accuracy"]) for row in csv.DictReader(file)}
     table = metrics_of(io)
-    assert len(rows) == 15
+    assert len(rows) == 18
     assert rows["prm_best_of_n", "8"] == table["test/prm_best_of_n/accuracy_at_8"]
 
 

@@ -26,6 +26,7 @@ NAMES = {
     "weighted_majority": ("majority, PRM-weighted", "s-weighted"),
     "orm_best_of_n": ("best by ORM", "s-orm"),
     "prm_best_of_n": ("best by PRM", "s-prm"),
+    "combined_best_of_n": ("best by steps and end", "s-combined"),
     "oracle": ("any right (oracle)", "s-oracle"),
 }
 # In the order shown; the last four are for domains without an oracle.
@@ -44,6 +45,7 @@ SPLIT_ROWS = (
     ("first-error F1", "prm/first_error_f1"), ("the same of a random guess", "random/first_error_f1"),
     ("AUROC of single steps", "prm/auroc"), ("calibration error (ECE)", "prm/ece"),
     ("best of {n} by the PRM", "prm_best_of_n/accuracy_at_{n}"),
+    ("best of {n} by steps and end", "combined_best_of_n/accuracy_at_{n}"),
     ("best of {n} by the ORM", "orm_best_of_n/accuracy_at_{n}"), ("majority of {n}", "majority/accuracy_at_{n}"),
     ("any of {n} right", "oracle/accuracy_at_{n}"), ("pass@1, base policy", "policy_base/pass_at_1"),
     ("pass@1, trained policy", "policy_trained/pass_at_1"),

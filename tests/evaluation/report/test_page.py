@@ -333,14 +333,15 @@ def test_alarms_are_shown_with_their_remedy(data):
 
 
 def estimates(**values):
-    table = {"policy_base/pass_at_1": 0.6, "prm_best_of_n/accuracy_at_1": 0.6, "prm_best_of_n/accuracy_at_4": 0.7,
-             "prm_minus_random/first_error_f1": 0.5, "prm/length_slope": 0.0, "prm/lowest_is_last": 0.2}
+    table = {"policy_base/pass_at_1": 0.6, "combined_best_of_n/accuracy_at_1": 0.6,
+             "combined_best_of_n/accuracy_at_4": 0.7, "prm_minus_random/first_error_f1": 0.5,
+             "prm/length_slope": 0.0, "prm/lowest_is_last": 0.2}
     return {key: Estimate(value, value - 0.01, value + 0.01) for key, value in (table | values).items()}
 
 
 @pytest.mark.parametrize(("changed", "name"), [
-    ({"prm_best_of_n/accuracy_at_4": 0.59}, "best_of_n_below_pass_at_1"),
-    ({"prm_best_of_n/accuracy_at_1": 0.75}, "best_of_n_falls"),
+    ({"combined_best_of_n/accuracy_at_4": 0.59}, "best_of_n_below_pass_at_1"),
+    ({"combined_best_of_n/accuracy_at_1": 0.75}, "best_of_n_falls"),
     ({"prm_minus_random/first_error_f1": 0.005}, "first_error_near_random"),
     ({"prm/length_slope": -0.05}, "short_chains_preferred"),
     ({"prm/lowest_is_last": 0.5}, "orm_drift"),
