@@ -94,8 +94,8 @@ class WarmupConfig:
     policy_accuracy: float = setting("first checkpoint at or past this accuracy is the policy", ge=0, lt=1)
     backbone_accuracy: float = setting("training must end at or past this accuracy", ge=0, le=1)
     harmless_steps: Share = setting(
-        "share of the chains that get harmless steps inserted once the policy is taken: what comes after a remark "
-        "should not surprise the backbone")
+        "share of the chains that get harmless steps inserted, which are read and not learned: what comes after a "
+        "remark should not surprise the backbone")
     eval_every: PositiveInt = setting("updates; a fifth of that from half of policy_accuracy on")
     eval_problems: PositiveInt
     eval_samples: PositiveInt = setting("chains of each problem")

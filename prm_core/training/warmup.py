@@ -150,10 +150,10 @@ def train(
                          stop=settings.max_updates)
     for update, indices in track(order, "warm-up", total=settings.max_updates, done=position.update, unit="update"):
         rows = [chains[i] for i in indices]
-        if any(record.get("policy") for record in history):
-            rng = random.Random(f"{config.seed}/{update}")
-            rows = [_with_remarks(encoder, problems[i], rng) or row if rng.random() < settings.harmless_steps else row
-                    for i, row in zip(indices, rows, strict=True)]
+        rng = random.Random(f"{config.seed}/{update}")
+        # From the first update on: brought in later, remarks cost the model half of what it knew by then.
+        rows = [_with_remarks(encoder, problems[i], rng) or row if rng.random() < settings.harmless_steps else row
+                for i, row in zip(indices, rows, strict=True)]
         ids = pad([ids for ids, _ in rows], encoder.pad_id).to(accelerator.device)
         solution = pad([flags for _, flags in rows], 0).bool().to(accelerator.device)
         loss = solution_loss(model, ids, solution)

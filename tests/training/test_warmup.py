@@ -100,20 +100,29 @@ def test_a_solution_with_remarks_that_is_too_long_or_has_no_place_for_one_stays_
     assert warmup._with_remarks(tight, problem, random.Random(0)) is None
 
 
-def test_remarks_come_only_after_the_policy_is_taken(tmp_path, monkeypatch) -> None:
-    asked = []
+def test_a_share_of_the_chains_has_remarks_the_same_after_a_crash(tmp_path, monkeypatch) -> None:
+    asked, original = [], warmup._with_remarks
 
     def remarks(encoder, problem, rng):
-        asked.append(rng.random())
+        asked.append(problem.id)
+        return original(encoder, problem, rng)
 
     monkeypatch.setattr(warmup, "_with_remarks", remarks)
-    settings = dataclasses.replace(CONFIG.warmup, harmless_steps=1.0)
-    result, _ = train(tmp_path, RISING, config=dataclasses.replace(CONFIG, warmup=settings))
-    updates = CONFIG.warmup.max_updates - result.policy_update
-    assert 0 < len(asked) <= updates * CONFIG.warmup.batch_size
-    assert len(asked) >= (updates - 1) * CONFIG.warmup.batch_size // 2
-    plain, _ = train(tmp_path / "plain", RISING)
-    assert_same_weights(load_file(result.policy / "model.safetensors"), load_file(plain.policy / "model.safetensors"))
+    train(tmp_path / "half", RISING)
+    chains = CONFIG.warmup.max_updates * CONFIG.warmup.batch_size
+    assert 0.25 * chains < len(asked) < 0.75 * chains
+    undisturbed = list(asked)
+    asked.clear()
+    with pytest.raises(Interrupted):
+        train(tmp_path / "crashed", RISING, crash_at=9)
+    asked.clear()
+    train(tmp_path / "crashed", RISING)
+    assert asked
+    assert asked == undisturbed[-len(asked):]
+    asked.clear()
+    never = dataclasses.replace(CONFIG, warmup=dataclasses.replace(CONFIG.warmup, harmless_steps=0.0))
+    train(tmp_path / "never", RISING, config=never)
+    assert not asked
 
 
 def test_muon_has_the_matrices_and_adamw_the_rest_each_once() -> None:
