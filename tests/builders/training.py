@@ -45,7 +45,7 @@ SMALL = {
     },
     "generate": {"problems": 6, "samples": 2, "max_new_tokens": 24, "batch_size": 32, "shard_size": 2},
     "train_prm": {
-        "solver": "gradient", "committee": 0, "labels": "hard",
+        "solver": "gradient", "committee": 0,
         "labels": "hard", "harmless_steps": 0.0, "class_weights": "none", "epochs": 2, "max_updates": 0,
         "row_tokens": 256, "rows_per_update": 2, "rows_per_pass": 2, "precision": "float32",
         "gradient_checkpointing": False, "lora_rank": 0, "learning_rate": 0.0003, "head_learning_rate": 0.003,

@@ -60,17 +60,21 @@ def test_the_term_is_linear_in_the_features_and_starts_at_nothing() -> None:
     assert surprisal(surprisal.features(HIDDEN, ROW, False))[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def term(surprisal, batch):
+    return surprisal(surprisal.features(HIDDEN, batch, whole_chain=True))[0].tolist()
+
+
 def test_of_a_whole_chain_the_least_expected_step_so_far_counts_feature_by_feature() -> None:
     surprisal = reader()
     surprisal.weight.data.copy_(tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
-    assert surprisal(surprisal.features(HIDDEN, ROW, True))[0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
+    assert term(surprisal, ROW) == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
     lineage = tensor([[[True, False], [False, True]]])
     tree = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tensor([[-1, *range(7)]]), lineage=lineage)
     # As two first steps of a tree neither is before the other.
-    assert surprisal(surprisal.features(HIDDEN, tree, True))[0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
+    assert term(surprisal, tree) == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
     backwards = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tree.previous,
                            lineage=tensor([[[True, True], [False, True]]]))
-    assert surprisal(surprisal.features(HIDDEN, backwards, True))[0].tolist() == pytest.approx([math.log(0.1)] * 2, abs=1e-6)
+    assert term(surprisal, backwards) == pytest.approx([math.log(0.1)] * 2, abs=1e-6)
 
 
 def test_the_token_before_is_the_one_before_it_in_its_chain() -> None:

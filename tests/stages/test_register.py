@@ -167,7 +167,7 @@ def test_signature_has_the_contract_s_fields_and_parameters(model):
     (answer,) = [column.to_dict() for column in signature.outputs]
     assert set(answer["properties"]) == {
         "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements",
-        "in_domain", "out_of_domain"
+        "in_domain", "out_of_domain", "outcome_score", "step_reliabilities"
     }
     assert {p.name: p.default for p in signature.params} == {"threshold": 0.5, "aggregate": "min"}
 

@@ -85,11 +85,12 @@ def train_on(
     if len(problems) < 2:
         raise InputError(f"the training set has chains of {len(problems)} problem(s); training and dev need one each: "
                          "generate more, or lower calibrate.min_confidence")
-    frozen = config.train_prm.solver == "convex" or not config.train_prm.learning_rate
+    # An implicit model has no head to solve for.
+    convex = config.train_prm.solver == "convex" and kind != "implicit"
+    frozen = convex or not config.train_prm.learning_rate
     if kind == "implicit" and frozen:
-        raise InputError("train_prm.solver convex and train_prm.learning_rate 0 freeze the model, and an implicit "
-                         "reward is how far training moves it; set solver: gradient and a rate in the profile, for "
-                         "instance 0.00001")
+        raise InputError("train_prm.learning_rate 0 freezes the model, and an implicit reward is how far training "
+                         "moves it; set a rate in the profile, for instance 0.00001")
     config = resolve(config)
     encoder = Encoder(load_tokenizer(backbone), config.encoder)
     # A chain longer than a row trains as far as it fits one; the model may score all of it.
@@ -130,7 +131,7 @@ def train_on(
                "mixed": config.train_prm.precision == "bfloat16"}
     factors = class_weights(config.train_prm, rows)
     committee = None
-    if config.train_prm.solver == "convex":
+    if convex:
         data = read_regression(model, rows.rows, **reading, whole_chain=kind == "outcome")
         solution = fit_head(model, data, factors, config.train_prm.preference_weight)
         history = [{"update": 1, "epoch": 1.0, "dev_loss": held_out_loss(model, dev_rows, config.train_prm, factors,

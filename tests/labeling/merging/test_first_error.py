@@ -121,7 +121,7 @@ def test_rates_that_made_the_data_are_recovered():
 
 
 def test_errors_that_the_policy_recovers_from_are_not_outvoted_by_its_success():
-    """Rollouts and outcome both say that nothing is wrong after a lucky error: as two witnesses they would acquit it."""
+    """Rollouts and outcome both say that nothing is wrong after one: as two witnesses they would acquit it."""
     rng = np.random.default_rng(1)
     chains, longest = 2000, 4
     verdicts, errors, _ = simulated(rng, chains, longest, 0.15, {"eye": np.array([[0.01, 0.99], [0.95, 0.05],

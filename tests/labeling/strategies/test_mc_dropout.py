@@ -148,7 +148,7 @@ def test_right_steps_are_labelled_correct_with_confidence(monkeypatch):
 
 
 def test_the_map_falls_with_the_uncertainty(monkeypatch):
-    """Noisy outcomes: P(right) is a falling function of uncertainty, between its knots and clipped beyond them."""
+    """Noisy outcomes: P(right) is a falling function of uncertainty."""
     rng = np.random.default_rng(0)
     levels = {f"t{n}": float(rng.uniform(0, 4)) for n in range(200)}
     shard = [chain(RIGHT if rng.uniform() > level / 4 else WRONG, trajectory_id=name)
@@ -362,11 +362,11 @@ def test_the_map_never_rises_whatever_the_outcomes(unfitted, known):
     strategy = copy.copy(unfitted)
     strategy.uncertainties = lambda chains, seed: [np.array([levels[one.trajectory.id]]) for one in chains]
     strategy.prepare(shard, seed=1)
-    if strategy.knots is None:
+    if strategy.map is None:
         assert len({right for _, right in known}) == 1
         return
 
-    values = np.interp(np.linspace(-1, 11, 200), *strategy.knots)
+    values = strategy.map(np.linspace(-1, 11, 200))
 
     assert (np.diff(values) <= 1e-12).all()
     assert values.min() >= 1 / (len(known) + 2) - 1e-12
@@ -400,7 +400,7 @@ def test_other_errors_and_a_single_item_that_does_not_fit_raise(error):
 def test_it_says_what_made_its_labels_and_refuses_an_unknown_measure():
     strategy = labeler(measure="bald")
 
-    assert (strategy.version, strategy.model) == (2, "tiny-0")
+    assert (strategy.version, strategy.model) == (3, "tiny-0")
     assert strategy.parameters == {"samples": 4, "measure": "bald", "dropout": 0.1, "fit_chains": 20, "batch_size": 8}
     assert STRATEGIES["mc_dropout"] is McDropoutLabeler
     with pytest.raises(InputError, match="unknown uncertainty measure 'variance'; known: bald, likelihood, pred"):
