@@ -289,24 +289,3 @@ def folds_of_groups(groups: Sequence[str], folds: int, seed: int) -> list[tuple[
         raise ValueError("held-out calibration needs rows of at least two groups")
     splitter = GroupKFold(min(folds, distinct), shuffle=True, random_state=seed)
     return list(splitter.split(np.zeros(len(groups)), groups=list(groups)))
-
-
-def out_of_fold(
-    probabilities: ArrayLike, outcomes: ArrayLike, groups: Sequence[str], method: str, *, folds: int, seed: int,
-    weights: ArrayLike | None = None,
-) -> Floats:
-    """Each prediction calibrated by a map fitted without its group, so that measuring on the result is honest.
-
-    Args:
-        probabilities, outcomes, weights: (n,), as for `fit_calibrator`.
-        groups, folds: as for `folds_of_groups`.
-
-    Returns:
-        (n,) calibrated probabilities.
-    """
-    p, y, w = _checked(probabilities, outcomes, weights)
-    result = np.empty_like(p)
-    for fitted, held_out in folds_of_groups(groups, folds, seed):
-        calibrator = fit_calibrator(p[fitted], y[fitted], method, min_labels=1, weights=w[fitted])
-        result[held_out] = calibrator.apply(p[held_out])
-    return result
