@@ -233,7 +233,7 @@ def calibrate(
     too_few = _too_few(own, other, others, settings.min_labels)
     fitted = LabelMap(too_few) if too_few else fit_map(own, settings)
     alone = dataclasses.replace(settings, stack=False)
-    maps = {source: fit_map(own.of(source), alone) for source in range(1, len(joined.sources))}
+    maps = {source: fitted if too_few else fit_map(own.of(source), alone) for source in range(1, len(joined.sources))}
     metrics: dict[str, float] = {}
     curves = {}
     for population, part in ((POLICY, own), (OTHER, other)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,8 +55,6 @@ def run(config: Config, io: StageIO) -> None:
     rows, lost = training_set(calibrated, digests, reviewed, settings.min_confidence)
     for reason, count in {**joined.counts, **lost}.items():
         log.info("%s: %d", reason, count)
-    for population, chains in CHAINS.items():
-        log.info("labels on %s: %s", chains, _in_words(calibration, population))
     if not rows:
         raise GateError(f"no label is left to train on; of {len(merged)} that passed validation, by reason: {lost}. "
                         "Lower calibrate.min_confidence, or see artifacts/label/metrics.json for why labels are "
@@ -78,9 +77,11 @@ def run(config: Config, io: StageIO) -> None:
     store.write_jsonl(io.outputs["review_queue"], queue)
     authors = ", ".join(sorted(set(others.values())))
     _write_plots(calibration, authors, io.outputs["plots"])
+    figures = calibration.metrics | _error_figures(calibration, store.read_json(io.inputs["label_metrics"]))
+    for population in CHAINS:
+        log.info("%s", _in_words(figures, population))
     metrics = {
-        **joined.counts, **calibration.metrics,
-        **_error_figures(calibration, store.read_json(io.inputs["label_metrics"])),
+        **joined.counts, **figures,
         "calibrated": int(calibration.map.method != "identity"),
         "training_rows": len(rows), "training_chains": len({row.trajectory_id for row in rows}),
         "training_correct_share": sum(bool(row.is_correct) for row in rows) / len(rows),
@@ -104,16 +105,18 @@ def _error_figures(calibration: Calibration, labelled: Mapping[str, float]) -> d
     return figures
 
 
-def _in_words(calibration: Calibration, population: str) -> str:
-    """What people say of the labels of a population of chains."""
-    count = calibration.metrics[f"{population}/human_labels"]
-    before, after = (calibration.metrics.get(f"{population}/ece_{series}") for series in SERIES)
-    if before is None or after is None:
-        return f"{count:.0f} human labels, nothing measured"
-    said = f"{count:.0f} human labels, calibration error {before:.4f} as labelled and {after:.4f} calibrated"
-    if population == POLICY and calibration.error:
-        said += f"; wrong on {calibration.error}"
-    return said
+def _in_words(figures: Mapping[str, float], population: str) -> str:
+    """What is known of the labels of a population of chains."""
+    said = [f"{figures[f'{population}/human_labels']:.0f} human labels"]
+    if f"{population}/ece_before" in figures:
+        before, after = (figures[f"{population}/ece_{series}"] for series in SERIES)
+        said.append(f"calibration error {before:.4f} as labelled, {after:.4f} calibrated")
+    for name, of in (("label_error", "of the chains wrong by the merge's own estimate"),
+                     ("label_error_human", "of the steps wrong by people")):
+        if (key := f"{population}/{name}") in figures:
+            share, low, high = (figures[key + end] for end in ("", "_low", "_high"))
+            said.append(f"{share:.1%} {of} (95 % interval {low:.1%} to {high:.1%})")
+    return f"labels on {CHAINS[population]}: {'; '.join(said)}"
 
 
 def _write_plots(calibration: Calibration, authors: str, folder: Path) -> None:
@@ -141,8 +144,9 @@ def _write_plots(calibration: Calibration, authors: str, folder: Path) -> None:
             line, = axes.plot(x, y, linewidth=1.5, label=f"{SERIES[series]}: ECE {ece:.3f}")
             # Area of a dot in proportion to its share of the labels.
             axes.scatter(x, y, s=[10 + 500 * b.count / labels for b in curve], color=line.get_color(), alpha=0.45)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", title=_title(calibration, population, authors),
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal",
                  xlabel="probability that the step is right", ylabel="share of steps that are right")
+        axes.set_title(_title(calibration, population, authors), fontsize=10)
         axes.grid(alpha=0.25)
         axes.legend(loc="upper left", frameon=False)
     figure.savefig(folder / "reliability.png", dpi=120)
@@ -152,16 +156,17 @@ def _write_plots(calibration: Calibration, authors: str, folder: Path) -> None:
 def _title(calibration: Calibration, population: str, authors: str) -> str:
     """What a panel shows, and of which chains."""
     before, after = (calibration.metrics.get(f"{population}/ece_{series}") for series in SERIES)
+    method = calibration.map.method
     if before is None or after is None:
         said = "Merged labels against people"
-    elif calibration.map.method == "identity":
-        said = f"Calibration error of the labels: {before:.4f}"
+    elif method == "identity":
+        said = f"The labels' calibration error is {before:.4f}"
     else:
-        said = f"Calibration {'lowers' if after < before else 'does not lower'} the labels' error: {before:.4f} to " \
-               f"{after:.4f}"
-    chains = CHAINS[population] + (f" ({authors}), measured alone" if population == OTHER else "")
-    labels = calibration.metrics[f"{population}/human_labels"]
-    return f"{said}\n{chains}: {labels:.0f} human labels; map: {calibration.map.method}"
+        way = "lowers" if after < before else "does not lower"
+        said = f"Calibration ({method}) {way} the labels' error: {before:.4f} to {after:.4f}"
+    chains = CHAINS[population] + (f" ({authors})" if population == OTHER else "")
+    chains = f"{chains}, {calibration.metrics[f'{population}/human_labels']:.0f} human labels"
+    return f"{said}\n{textwrap.shorten(chains, 75, placeholder=' …')}"
 
 
 STAGE = Stage(

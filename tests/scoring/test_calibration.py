@@ -338,6 +338,27 @@ def test_unknown_method_and_bad_probability_are_refused():
         Calibrator("identity", labels=0).apply([1.5])
 
 
+@pytest.mark.parametrize("method", FITTED)
+def test_a_probable_outcome_is_a_true_and_a_false_one_that_share_its_weight(method):
+    p, sure = overconfident(60)
+    true = np.where(np.arange(60) % 3 == 0, 0.8, sure)
+    soft = true == 0.8
+    weights = np.random.default_rng(1).uniform(0.5, 2, 60)
+    parts = np.concatenate([np.where(soft, 0.8, 1.0) * weights, 0.2 * weights[soft]])
+    rows = fit_calibrator(np.concatenate([p, p[soft]]), np.concatenate([true > 0.5, np.zeros(soft.sum())]), method, 50,
+                          parts)
+    found = fit_calibrator(p, true, method, 50, weights)
+    assert (found.labels, rows.labels) == (60, 80)
+    grid = np.linspace(0, 1, 21)
+    assert found.apply(grid) == pytest.approx(rows.apply(grid))
+    # Two rows are one label still.
+    assert fit_calibrator(p, true, method, 61).reason == "60 labels, fewer than the 61 needed"
+    # Sure of none of them, and of one mind: there is something to fit.
+    assert fit_calibrator(p, np.full(60, 0.9), method, 50).method == method
+    with pytest.raises(ValueError, match="the probability of true"):
+        fit_calibrator(p, np.full(60, np.nan), method, 50)
+
+
 @given(st.lists(st.integers(0, 12), min_size=2, max_size=60).filter(lambda g: len(set(g)) > 1), st.integers(2, 8),
        st.integers(0, 3))
 def test_folds_keep_groups_whole_and_hold_each_row_out_once(numbers, folds, seed):

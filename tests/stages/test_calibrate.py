@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -209,9 +210,12 @@ def test_people_say_how_wrong_the_labels_of_the_policys_chains_are(tmp_path, tra
     share, low, high = (metrics[f"policy/label_error_human{end}"] for end in ("", "_low", "_high"))
     assert (metrics["policy/label_error_human_labels"], share) == (80, pytest.approx(1 / 80))
     assert 0 == low < share < high < 0.06
-    assert "labels on the policy's own chains: 80 human labels, calibration error" in caplog.text
-    assert "; wrong on 1.2% of the steps (95 % interval 0.0% to " in caplog.text
-    assert "labels on another population: 0 human labels, nothing measured" in caplog.text
+    said = re.search(r"labels on the policy's own chains: (.*)", caplog.text)[1].split("; ")
+    assert said[0] == "80 human labels"
+    assert re.fullmatch(r"calibration error 0\.\d{4} as labelled, 0\.\d{4} calibrated", said[1])
+    assert said[2] == "4.0% of the chains wrong by the merge's own estimate (95 % interval 1.0% to 9.0%)"
+    assert said[3].startswith("1.2% of the steps wrong by people (95 % interval 0.0% to ")
+    assert "labels on another population: 0 human labels\n" in caplog.text
 
 
 def test_the_stack_trusts_the_strategy_people_agree_with(tmp_path, tracked):

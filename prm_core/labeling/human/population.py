@@ -53,10 +53,6 @@ class HumanError:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return (f"{self.share:.1%} of the steps (95 % interval {self.low:.1%} to {self.high:.1%}), by {self.labels} "
-                "human labels")
-
 
 def human_error(
     chains: Collection[str], differs: NDArray[np.bool_], weights: NDArray[np.float64], seed: int

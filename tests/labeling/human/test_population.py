@@ -35,8 +35,6 @@ def test_the_share_is_weighed_and_the_interval_is_over_chains():
     apart = human_error([f"s{n}" for n in range(200)], differs, weights, 0)
     assert found.high - found.low > 1.8 * (apart.high - apart.low)
     assert found == human_error(chains, differs, weights, 0)
-    assert str(found).startswith("5.0% of the steps (95 % interval ")
-    assert str(found).endswith(", by 200 human labels")
 
 
 @pytest.mark.parametrize(("weights", "chains"), [(np.ones(30), 30), (np.array([10.0] + [1e-9] * 29), 1)])
