@@ -212,7 +212,8 @@ class CalibrateConfig:
     method: Literal["isotonic", "platt", "temperature"]
     stack: bool = setting(
         "with enough human labels, weigh all strategies anew instead of mapping the merged probability")
-    min_labels: int = setting("fewer joined human labels give the identity calibrator and a warning", ge=1)
+    min_labels: int = setting(
+        "fewer human labels of the policy's own chains change no label, fewer held-out targets no score", ge=1)
     bins: int = setting(ge=2)
     min_confidence: float = setting("labels below it leave the training set", ge=0, le=1)
     review_share: float = setting("share of the generated steps put in the review queue", ge=0, le=1)
