@@ -59,8 +59,10 @@ def human_error(
 ) -> HumanError:
     """The weighted share of steps on which labels differ from people, with a bootstrap interval over chains.
 
-    Where no label differs (or all do), resampling would leave no doubt; the open end is then the share that as many
-    chains, counted by how evenly they weigh, would miss once in forty.
+    Errors are rare, and the likeliest to be missed are those of sure labels, which few look at. So each end is drawn
+    with one more step of average weight: the upper end as if it differed, the lower as if it did not (the exact
+    interval of a binomial share counts one more too, Clopper and Pearson 1934). Without a single difference the upper
+    end still says how many may have been missed.
 
     Source: Hajek's ratio of Horvitz-Thompson sums.
 
@@ -71,13 +73,9 @@ def human_error(
     """
     rows = np.unique(np.asarray(list(chains)), return_inverse=True)[1]
     wrong, all_ = np.bincount(rows, weights * differs), np.bincount(rows, weights)
-    share = float(wrong.sum() / all_.sum())
-    drawn = np.random.default_rng(seed).integers(len(all_), size=(RESAMPLES, len(all_)))
-    low, high = np.quantile(wrong[drawn].sum(1) / all_[drawn].sum(1), (MISSED, 1 - MISSED))
-    # Kish's effective number of chains.
-    open_end = MISSED ** ((all_**2).sum() / all_.sum() ** 2)
-    if not differs.any():
-        high = 1 - open_end
-    elif differs.all():
-        low = open_end
-    return HumanError(len(differs), share, float(min(low, share)), float(max(high, share)))
+    share, more = float(wrong.sum() / all_.sum()), weights.mean()
+    every = np.append(all_, more)
+    drawn = np.random.default_rng(seed).integers(len(every), size=(RESAMPLES, len(every)))
+    low, high = (float(np.quantile(np.append(wrong, extra)[drawn].sum(1) / every[drawn].sum(1), level))
+                 for extra, level in ((0.0, MISSED), (more, 1 - MISSED)))
+    return HumanError(len(differs), share, min(low, share), max(high, share))
