@@ -54,7 +54,9 @@ class DataConfig:
         "held-out problems unlike all others in their names, phrases or lengths; made where the domain has such",
         default=0, ge=0)
     level: Text = setting("level of difficulty of made problems; domain arithmetic: standard, hard", default="standard")
-    human_chains: int = setting("chains with a human label for each step; made for the domain arithmetic alone", ge=0)
+    human_chains: int = setting(
+        "corrupted solutions with a human label for each step, which are measured and change no label; made for the "
+        "domain arithmetic alone", ge=0)
 
 
 @section

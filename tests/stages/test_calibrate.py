@@ -164,10 +164,12 @@ def test_the_stage_gives_the_same_files_again(tmp_path, tracked):
 
 def test_the_stage_works_without_any_human_label(tmp_path, tracked, caplog):
     prepared(tmp_path, chains=6)
+    # Not every merge makes an estimate of its own error.
+    store.write_json(tmp_path / "artifacts/label/metrics.json", {})
     run_stage(stage.STAGE, tmp_path, make_config())
     metrics = json.loads((tmp_path / "artifacts/calibrate/metrics.json").read_text())
     assert (metrics["method"], metrics["human_labels"], metrics["training_rows"]) == ("identity", 0, 6 * STEPS - 2)
-    assert "policy/ece_before" not in metrics
+    assert not any("ece" in name or "label_error" in name for name in metrics)
     assert "0 labels, fewer than the 50 needed" in caplog.text
     assert (tmp_path / "artifacts/calibrate/plots/reliability.png").exists()
 
@@ -252,7 +254,10 @@ def test_the_queue_is_a_share_of_the_generated_steps(tmp_path, tracked, share, a
 def test_a_generated_copy_of_a_human_chain_neither_trains_nor_is_asked_about(tmp_path, tracked):
     prepared(tmp_path, chains=6)
     store.write_jsonl(tmp_path / "data/human/problems.jsonl", [dataclasses.replace(problem(2), id="kept")])
-    chain = dataclasses.replace(trajectory(2), id="kept-chain", problem_id="kept")
+    chain = dataclasses.replace(trajectory(2), id="kept-chain", problem_id="kept", policy="ann")
+    for table in ("label/merged", "validate/passed"):
+        rows = store.read_shards(StepLabel, tmp_path / "artifacts" / table)
+        store.write_shard(tmp_path / "artifacts" / table, 0, StepLabel, [*rows, label("kept-chain", 0)])
     store.write_jsonl(tmp_path / "data/human/trajectories.jsonl", [chain])
     store.write_jsonl(tmp_path / "data/human/labels.jsonl", [human("kept-chain", 0, True)])
     out = tmp_path / "artifacts/calibrate"
@@ -263,7 +268,10 @@ def test_a_generated_copy_of_a_human_chain_neither_trains_nor_is_asked_about(tmp
     assert "gen-2" not in {row.trajectory_id for row in store.read_shards(StepLabel, out / "training_set")}
     assert {row["trajectory_id"] for row in read_lines(out / "review_queue.jsonl")} == {
         "gen-0", "gen-1", "gen-3", "gen-4", "gen-5"}
-    assert json.loads((out / "metrics.json").read_text())["lost_human_chain"] == STEPS
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["lost_human_chain"] == STEPS + 1
+    # Whoever is said to have written it: it is the policy's own.
+    assert (metrics["policy/human_labels"], metrics["other/human_labels"]) == (1, 0)
 
 
 def test_chains_of_replaced_problems_are_refused(tmp_path, tracked):
