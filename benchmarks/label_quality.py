@@ -153,6 +153,7 @@ class Labelled:
         keys = [key for key in sorted(picks) if key in truth]
         rows = [self.evidence.rows[key] for key in keys]
         return Joined([key[0] for key in keys], self.evidence.sources, self.evidence.probabilities[rows],
+                      self.evidence.verdicts[rows],
                       np.array([truth[key] for key in keys]), np.array([1 / picks[key] for key in keys]), {})
 
     def ece(self, label_map: LabelMap) -> float:

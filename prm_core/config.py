@@ -54,7 +54,9 @@ class DataConfig:
         "held-out problems unlike all others in their names, phrases or lengths; made where the domain has such",
         default=0, ge=0)
     level: Text = setting("level of difficulty of made problems; domain arithmetic: standard, hard", default="standard")
-    human_chains: int = setting("chains with a human label for each step; made for the domain arithmetic alone", ge=0)
+    human_chains: int = setting(
+        "corrupted solutions with a human label for each step, which are measured and change no label; made for the "
+        "domain arithmetic alone", ge=0)
 
 
 @section
@@ -212,7 +214,8 @@ class CalibrateConfig:
     method: Literal["isotonic", "platt", "temperature"]
     stack: bool = setting(
         "with enough human labels, weigh all strategies anew instead of mapping the merged probability")
-    min_labels: int = setting("fewer joined human labels give the identity calibrator and a warning", ge=1)
+    min_labels: int = setting(
+        "fewer human labels of the policy's own chains change no label, fewer held-out targets no score", ge=1)
     bins: int = setting(ge=2)
     min_confidence: float = setting("labels below it leave the training set", ge=0, le=1)
     review_share: float = setting("share of the generated steps put in the review queue", ge=0, le=1)

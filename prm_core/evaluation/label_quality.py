@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
+from typing import Any
 
 from prm_core.domains.oracle import ORACLES
 from prm_core.evaluation.judged_chains import judge
@@ -30,6 +31,7 @@ class StrategyQuality:
         right_passed: share of the others that it calls right.
         first_error_f1: of the chains whose first wrong step is known, as ProcessBench has it: the strategy's own is the
             first step that it calls wrong; a step that it abstains on or never saw is not one.
+        chain_error: share of these chains of which it states another first error, or one where none is, or none.
     """
 
     name: str
@@ -41,6 +43,7 @@ class StrategyQuality:
     wrong_found: float | None
     right_passed: float | None
     first_error_f1: float | None
+    chain_error: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,13 @@ class LabelQuality:
         human: on the chains of `data/human`, which may be of another origin: what is true of these need not be of the
             policy's. None where there are none.
         agreement: of every two strategies, on the policy's chains up to their first wrong step by the merged labels.
+        claimed: what the chain itself says of its labels, without gold: the figures of stage `calibrate`.
     """
 
     generated: Population
     human: Population | None
     agreement: Sequence[Agreement]
+    claimed: Mapping[str, Any]
 
     def flat(self) -> dict[str, float]:
         """`labels/<strategy>/<figure>` and `labels/<strategy>/human_chains/<figure>` of what is defined."""
@@ -142,6 +147,7 @@ def first_errors(trajectories: Iterable[Trajectory], gold: Mapping[StepKey, bool
 def measure_labels(
     labels: Sequence[StepLabel], merged: Sequence[StepLabel], generated: Sequence[Trajectory],
     human: Sequence[Trajectory], problems: Mapping[str, Problem], people: Mapping[StepKey, bool],
+    claimed: Mapping[str, Any],
 ) -> LabelQuality:
     """The quality of a workspace's labels.
 
@@ -149,9 +155,10 @@ def measure_labels(
         labels: of all strategies.
         merged: one for each step.
         generated: the policy's chains that they are of.
-        human: those of `data/human`; one that is a generated chain too counts as such.
+        human: those of `data/human` that the policy did not write.
         problems: of both, by id.
         people: reviewers' verdicts, as `human_verdicts` gives them.
+        claimed: as in `LabelQuality`.
     """
     groups: dict[str, list[StepLabel]] = {}
     for label in (*labels, *merged):
@@ -159,9 +166,9 @@ def measure_labels(
     # Last, whatever it is called before.
     groups[MERGED] = groups.pop(MERGED, [])
     own = {trajectory.id for trajectory in generated}
-    others = [trajectory for trajectory in human if trajectory.id not in own]
     return LabelQuality(_population(groups, generated, problems, people),
-                        _population(groups, others, problems, people) if others else None, _agreements(groups, own))
+                        _population(groups, human, problems, people) if human else None, _agreements(groups, own),
+                        claimed)
 
 
 def _population(
@@ -197,7 +204,8 @@ def _strategy(
         name, len(labels) / steps, sum(label.tokens for label in labels) / steps, len(pairs),
         share(verdict == right for verdict, right in pairs), sum(not right for _, right in pairs),
         share(not verdict for verdict, right in pairs if not right),
-        share(bool(verdict) for verdict, right in pairs if right), f1)
+        share(bool(verdict) for verdict, right in pairs if right), f1,
+        share(said.get(chain, -1) != error for chain, error in known.items()))
 
 
 def _first_wrong(labels: Iterable[StepLabel]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from prm_core.config import CalibrateConfig
 from prm_core.errors import InputError
 from prm_core.labeling.human.labels import human_verdicts
+from prm_core.labeling.human.population import OTHER, POLICY, HumanError, human_error
 from prm_core.labeling.merging.merge import MERGED, probability_right
 from prm_core.labeling.stacking import Stack, fit_stack
 from prm_core.scoring.calibration import (
@@ -28,7 +29,6 @@ from prm_core.scoring.calibration import (
     expected_calibration_error,
     fit_calibrator,
     folds_of_groups,
-    out_of_fold,
     reliability_curve,
 )
 from prm_core.types import StepLabel
@@ -50,11 +50,13 @@ class EvidenceTable:
         sources: the merge first, then the strategies by name.
         rows: step → its row.
         probabilities: P(step right) (steps, sources), NaN where a source abstains.
+        verdicts: the merge's (steps,): 1 right, 0 wrong, NaN undecided.
     """
 
     sources: tuple[str, ...]
     rows: Mapping[StepKey, int]
     probabilities: Floats
+    verdicts: Floats
 
 
 def tabulate(merged: Sequence[StepLabel], labels: Sequence[StepLabel]) -> EvidenceTable:
@@ -71,7 +73,8 @@ def tabulate(merged: Sequence[StepLabel], labels: Sequence[StepLabel]) -> Eviden
         if row is not None and (label.is_correct is not None or label.strategy == MERGED):
             probability = probability_right(label)
             table[row, column[label.strategy]] = np.nan if probability is None else probability
-    return EvidenceTable(sources, rows, table)
+    verdicts = np.array([np.nan if label.is_correct is None else label.is_correct for label in merged], dtype=float)
+    return EvidenceTable(sources, rows, table, verdicts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Joined:
         trajectory_ids: (n,), which rows belong to one chain.
         sources: names of the columns of `probabilities`, the merge first.
         probabilities: (n, sources), as in `EvidenceTable`.
+        verdicts: (n,), as in `EvidenceTable`.
         outcomes: (n,), whether the step is right, by the majority of its reviewers.
         weights: (n,), how many steps each stands for: one over the chance it was picked with. Where that is unknown, as
             many as a known one does on average (1 where none is known): so that each of two samples of the same steps
@@ -92,16 +96,21 @@ class Joined:
     trajectory_ids: list[str]
     sources: tuple[str, ...]
     probabilities: Floats
+    verdicts: Floats
     outcomes: NDArray[np.bool_]
     weights: Floats
     counts: dict[str, int]
 
+    def take(self, rows: NDArray[np.int64]) -> Joined:
+        """Some of the rows."""
+        return Joined([self.trajectory_ids[row] for row in rows], self.sources, self.probabilities[rows],
+                      self.verdicts[rows], self.outcomes[rows], self.weights[rows], {})
+
     def of(self, source: int) -> Joined:
         """The rows on which a source speaks, with its column alone."""
-        spoken = ~np.isnan(self.probabilities[:, source])
-        return Joined([t for t, kept in zip(self.trajectory_ids, spoken, strict=True) if kept],
-                      (self.sources[source],), self.probabilities[spoken, source : source + 1],
-                      self.outcomes[spoken], self.weights[spoken], {})
+        spoken = self.take(np.flatnonzero(~np.isnan(self.probabilities[:, source])))
+        return dataclasses.replace(spoken, sources=(self.sources[source],),
+                                   probabilities=spoken.probabilities[:, source : source + 1])
 
 
 def join_human(evidence: EvidenceTable, human: Sequence[StepLabel]) -> Joined:
@@ -124,12 +133,12 @@ def join_human(evidence: EvidenceTable, human: Sequence[StepLabel]) -> Joined:
             rows.append((key[0], row, right, picked.get(key, np.nan)))
     counts = {"human_labels": len(rows), "human_chains": len({row[0] for row in rows}), "human_ties": truth.ties,
               "human_after_error": truth.after_error, "human_unmatched": unmatched, "human_unscored": unscored}
-    probabilities = evidence.probabilities[[row[1] for row in rows]] if rows else np.empty((0, len(evidence.sources)))
+    picked_rows = np.array([row[1] for row in rows], dtype=np.int64)
     weights = np.array([row[3] for row in rows], dtype=np.float64)
     unknown = np.isnan(weights)
     weights[unknown] = 1.0 if unknown.all() else weights[~unknown].mean()
-    return Joined([row[0] for row in rows], evidence.sources, probabilities,
-                  np.array([row[2] for row in rows], dtype=bool), weights, counts)
+    return Joined([row[0] for row in rows], evidence.sources, evidence.probabilities[picked_rows],
+                  evidence.verdicts[picked_rows], np.array([row[2] for row in rows], dtype=bool), weights, counts)
 
 
 def _chance(label: StepLabel) -> float | None:
@@ -179,18 +188,21 @@ class Calibration:
     """A fitted map and how well it does.
 
     Attributes:
-        map: fitted on all joined labels.
-        strategies: each strategy's own calibrator.
-        metrics: ece_before, ece_after, brier_before, brier_after of the merged labels, and the same with /<strategy>;
-            those without joined labels are left out. "After" is measured out of fold, by chain: on the labels it was
-            fitted on, a calibrator always looks good.
-        curves: series ("before", "after") → reliability curve of the merged labels.
+        map: fitted on the joined labels of the policy's own chains.
+        strategies: each strategy's own calibrator, fitted on these too.
+        metrics: by population, `policy/…` and `other/…`: human_labels; ece_before, ece_after, brier_before, brier_after
+            of the merged labels, and the same with /<strategy>; those without joined labels are left out. "After" is
+            measured on chains that the map did not see, the policy's out of fold: on the labels it was fitted on, a
+            calibrator always looks good.
+        curves: population → series ("before", "after") → reliability curve of the merged labels.
+        error: how wrong the merged labels of the policy's own chains are, None where people judged none.
     """
 
     map: LabelMap
     strategies: dict[str, Calibrator]
     metrics: dict[str, float]
-    curves: dict[str, list[ReliabilityBin]]
+    curves: dict[str, dict[str, list[ReliabilityBin]]]
+    error: HumanError | None
 
 
 def fit_map(joined: Joined, settings: CalibrateConfig) -> LabelMap:
@@ -207,29 +219,60 @@ def fit_map(joined: Joined, settings: CalibrateConfig) -> LabelMap:
     return LabelMap(calibrator, fit_stack(joined.probabilities, joined.outcomes, joined.sources))
 
 
-def calibrate(joined: Joined, settings: CalibrateConfig, seed: int) -> Calibration:
-    """Fits the configured map and each strategy's calibrator, and measures them before and after."""
-    fitted = fit_map(joined, settings)
-    strategies, metrics = {}, {}
-    for number, name in enumerate(joined.sources[1:], 1):
-        own = joined.of(number)
-        strategies[name] = fit_map(own, dataclasses.replace(settings, stack=False)).calibrator
-        if len(own.outcomes):
-            before = own.probabilities[:, 0]
-            after = before
-            if strategies[name].method != "identity":
-                after = out_of_fold(before, own.outcomes, own.trajectory_ids, settings.method, folds=FOLDS, seed=seed,
-                                    weights=own.weights)
-            metrics |= _figures(own, {"before": before, "after": after}, settings.bins, f"/{name}")
-    merged = joined.of(0)
-    if not len(merged.outcomes):
-        return Calibration(fitted, strategies, metrics, {})
-    spoken = ~np.isnan(joined.probabilities[:, 0])
-    series = {"before": merged.probabilities[:, 0], "after": _held_out(joined, fitted, settings, seed)[spoken]}
-    metrics |= _figures(merged, series, settings.bins, "")
-    curves = {name: reliability_curve(values, merged.outcomes, settings.bins, merged.weights)
-              for name, values in series.items()}
-    return Calibration(fitted, strategies, metrics, curves)
+def calibrate(
+    joined: Joined, settings: CalibrateConfig, seed: int, others: Mapping[str, str]
+) -> Calibration:
+    """Fits the configured map and each strategy's calibrator, and measures them before and after.
+
+    Args:
+        others: human-labelled chain → who wrote it, of those that are not the policy's own (`other_authors`). They are
+            measured, and nothing is fitted on them.
+    """
+    foreign = np.array([chain in others for chain in joined.trajectory_ids], dtype=bool)
+    own, other = joined.take(np.flatnonzero(~foreign)), joined.take(np.flatnonzero(foreign))
+    too_few = _too_few(own, other, others, settings.min_labels)
+    fitted = LabelMap(too_few) if too_few else fit_map(own, settings)
+    alone = dataclasses.replace(settings, stack=False)
+    maps = {source: fitted if too_few else fit_map(own.of(source), alone) for source in range(1, len(joined.sources))}
+    metrics: dict[str, float] = {}
+    curves = {}
+    for population, part in ((POLICY, own), (OTHER, other)):
+        metrics[f"{population}/human_labels"] = len(part.outcomes)
+        measured = [("", part, fitted, settings)]
+        measured += [(f"/{joined.sources[source]}", part.of(source), one, alone) for source, one in maps.items()]
+        for suffix, rows, one, how in measured:
+            # Nothing was fitted on the others: the map has seen none of them.
+            after = _held_out(rows, one, how, seed) if population == POLICY else one.apply(rows.probabilities)
+            spoken = rows.of(0)
+            if not len(spoken.outcomes):
+                continue
+            series = {"before": spoken.probabilities[:, 0], "after": after[~np.isnan(rows.probabilities[:, 0])]}
+            metrics |= {f"{population}/{figure}{suffix}": value
+                        for figure, value in _figures(spoken, series, settings.bins).items()}
+            if not suffix:
+                curves[population] = {name: reliability_curve(values, spoken.outcomes, settings.bins, spoken.weights)
+                                      for name, values in series.items()}
+    strategies = {joined.sources[source]: one.calibrator for source, one in maps.items()}
+    return Calibration(fitted, strategies, metrics, curves, _merge_error(own, seed))
+
+
+def _too_few(own: Joined, other: Joined, others: Mapping[str, str], needed: int) -> Calibrator | None:
+    """The identity where only labels of another population would make them enough, and why."""
+    count, rest = len(own.of(0).outcomes), len(other.outcomes)
+    if count >= needed or not rest:
+        return None
+    have = f"{count or 'no'} human labels on the policy's own chains ({needed} needed)"
+    authors = ", ".join(sorted({others[chain] for chain in other.trajectory_ids}))
+    reason = f"{have}; {rest} labels are on another population, {authors}, and only measured"
+    log.warning("no calibration: %s", reason)
+    return Calibrator("identity", labels=count, reason=reason)
+
+
+def _merge_error(own: Joined, seed: int) -> HumanError | None:
+    decided = own.take(np.flatnonzero(~np.isnan(own.verdicts)))
+    if not len(decided.outcomes):
+        return None
+    return human_error(decided.trajectory_ids, decided.verdicts != decided.outcomes, decided.weights, seed)
 
 
 def _held_out(joined: Joined, fitted: LabelMap, settings: CalibrateConfig, seed: int) -> Floats:
@@ -239,17 +282,15 @@ def _held_out(joined: Joined, fitted: LabelMap, settings: CalibrateConfig, seed:
     result = np.empty(len(joined.outcomes))
     once = dataclasses.replace(settings, min_labels=1)
     for rows, held_out in folds_of_groups(joined.trajectory_ids, FOLDS, seed):
-        part = Joined([joined.trajectory_ids[row] for row in rows], joined.sources, joined.probabilities[rows],
-                      joined.outcomes[rows], joined.weights[rows], {})
-        result[held_out] = fit_map(part, once).apply(joined.probabilities[held_out])
+        result[held_out] = fit_map(joined.take(rows), once).apply(joined.probabilities[held_out])
     return result
 
 
-def _figures(joined: Joined, series: Mapping[str, Floats], bins: int, suffix: str) -> dict[str, float]:
+def _figures(joined: Joined, series: Mapping[str, Floats], bins: int) -> dict[str, float]:
     figures = {}
     for name, values in series.items():
-        figures[f"ece_{name}{suffix}"] = expected_calibration_error(values, joined.outcomes, bins, joined.weights)
-        figures[f"brier_{name}{suffix}"] = brier_score(values, joined.outcomes, joined.weights)
+        figures[f"ece_{name}"] = expected_calibration_error(values, joined.outcomes, bins, joined.weights)
+        figures[f"brier_{name}"] = brier_score(values, joined.outcomes, joined.weights)
     return figures
 
 

@@ -11,7 +11,7 @@ from prm_core.types import StepLabel
 def summarise(
     labels: Sequence[StepLabel], merged: Merged, failed: Mapping[str, int]
 ) -> dict[str, float]:
-    """Flat figures `train/<strategy>/<figure>`.
+    """Flat figures `train/<strategy>/<figure>`; `label_error` where the merge estimates it.
 
     Args:
         labels: of all strategies.
@@ -29,6 +29,9 @@ def summarise(
         figures[f"train/{name}/mean_confidence"] = sum(v.confidence for v in verdicts) / max(len(verdicts), 1)
         figures[f"train/{name}/tokens_per_step"] = sum(row.tokens for row in rows) / len(merged.labels)
         figures[f"train/{name}/failed_chains"] = failed.get(name, 0)
+    if merged.error is not None:
+        figures |= {"train/merged/label_error": merged.error.share, "train/merged/label_error_low": merged.error.low,
+                    "train/merged/label_error_high": merged.error.high}
     for name, rates in merged.reliability.items():
         figures |= {f"train/{name.replace(' ', '_')}/estimated_{side}_rate": rate for side, rate in rates.items()}
     return figures

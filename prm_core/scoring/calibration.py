@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -243,6 +243,18 @@ def _fit_temperature(p: Floats, y: Floats, w: Floats) -> Calibrator:
 _FITS = {"isotonic": _fit_isotonic, "platt": _fit_platt, "temperature": _fit_temperature}
 
 
+def _hard(probabilities: ArrayLike, true: Floats, weights: ArrayLike | None) -> tuple[Floats, Floats, Floats]:
+    """The same outcomes as true and false ones alone: one that may be either as two, which share its weight."""
+    if not np.all((true >= 0) & (true <= 1)):
+        raise ValueError("outcomes must be true, false or the probability of true; NaN is not one")
+    likelier = np.round(true)
+    p, y, w = _checked(probabilities, likelier, weights)
+    other = np.abs(true - likelier)
+    split = other > 0
+    return (np.concatenate([p, p[split]]), np.concatenate([y, 1 - y[split]]),
+            np.concatenate([w * (1 - other), (w * other)[split]]))
+
+
 def fit_calibrator(
     probabilities: ArrayLike, outcomes: ArrayLike, method: str, min_labels: int, weights: ArrayLike | None = None
 ) -> Calibrator:
@@ -250,7 +262,8 @@ def fit_calibrator(
 
     Args:
         probabilities: (n,), each in [0, 1]; n may be 0.
-        outcomes: (n,), true or false.
+        outcomes: (n,), true or false, or the probability of true: such a one counts as true by it and as false by the
+            rest.
         method: identity, isotonic, platt or temperature.
         weights: (n,), as for `reliability_curve`.
         min_labels: with fewer outcomes, or outcomes of one class, the identity is returned, with a logged warning
@@ -260,15 +273,16 @@ def fit_calibrator(
     """
     if method not in METHODS:
         raise ValueError(f"unknown calibration method {method!r}; known: {', '.join(METHODS)}")
-    count = len(np.asarray(outcomes))
+    true = np.asarray(outcomes, dtype=np.float64)
+    count = len(true)
     if count < min_labels or count == 0:
         reason = f"{count} labels, fewer than the {max(min_labels, 1)} needed"
-    elif np.unique(np.asarray(outcomes, dtype=bool)).size == 1:
+    elif np.all(true == 0) or np.all(true == 1):
         reason = f"all {count} labels are of one class"
     elif method == "identity":
         return Calibrator("identity", labels=count, reason="asked for")
     else:
-        return _FITS[method](*_checked(probabilities, outcomes, weights))
+        return replace(_FITS[method](*_hard(probabilities, true, weights)), labels=count)
     log.warning("no calibration: %s; probabilities stay as they are", reason)
     return Calibrator("identity", labels=count, reason=reason)
 
@@ -289,24 +303,3 @@ def folds_of_groups(groups: Sequence[str], folds: int, seed: int) -> list[tuple[
         raise ValueError("held-out calibration needs rows of at least two groups")
     splitter = GroupKFold(min(folds, distinct), shuffle=True, random_state=seed)
     return list(splitter.split(np.zeros(len(groups)), groups=list(groups)))
-
-
-def out_of_fold(
-    probabilities: ArrayLike, outcomes: ArrayLike, groups: Sequence[str], method: str, *, folds: int, seed: int,
-    weights: ArrayLike | None = None,
-) -> Floats:
-    """Each prediction calibrated by a map fitted without its group, so that measuring on the result is honest.
-
-    Args:
-        probabilities, outcomes, weights: (n,), as for `fit_calibrator`.
-        groups, folds: as for `folds_of_groups`.
-
-    Returns:
-        (n,) calibrated probabilities.
-    """
-    p, y, w = _checked(probabilities, outcomes, weights)
-    result = np.empty_like(p)
-    for fitted, held_out in folds_of_groups(groups, folds, seed):
-        calibrator = fit_calibrator(p[fitted], y[fitted], method, min_labels=1, weights=w[fitted])
-        result[held_out] = calibrator.apply(p[held_out])
-    return result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 from prm_core.config import Config
@@ -16,6 +18,7 @@ from prm_core.labeling.calibrate import (
     training_set,
 )
 from prm_core.labeling.human.labels import chain_digests, read_human
+from prm_core.labeling.human.population import OTHER, POLICY, other_authors
 from prm_core.platform import store, tracking
 from prm_core.review.queue import review_queue
 from prm_core.stages.base import Stage, StageIO
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 100_000
 SERIES = {"before": "as labelled", "after": "calibrated (held out)"}
+CHAINS = {POLICY: "the policy's own chains", OTHER: "another population"}
 
 
 def run(config: Config, io: StageIO) -> None:
@@ -42,10 +46,11 @@ def run(config: Config, io: StageIO) -> None:
     labels = store.read_shards(StepLabel, io.inputs["labels"])
     evidence = tabulate(merged, labels)
     joined = join_human(evidence, human.labels)
-    calibration = calibrate(joined, settings, config.seed)
-    calibrated = calibrated_labels(merged, evidence, calibration.map)
     digests = chain_digests(generated, problems)
     human_digests = chain_digests(human.trajectories, problems)
+    others = other_authors(human.trajectories, human_digests, generated, digests.values())
+    calibration = calibrate(joined, settings, config.seed, others)
+    calibrated = calibrated_labels(merged, evidence, calibration.map)
     reviewed = set(human_digests.values())
     rows, lost = training_set(calibrated, digests, reviewed, settings.min_confidence)
     for reason, count in {**joined.counts, **lost}.items():
@@ -70,9 +75,13 @@ def run(config: Config, io: StageIO) -> None:
     budget = max(round(settings.review_share * sum(len(t.steps) for t in generated)) - len(answered), 0)
     queue = review_queue(calibrated, labels, unreviewed, problems, budget=budget, seed=config.seed)
     store.write_jsonl(io.outputs["review_queue"], queue)
-    _write_plots(calibration, io.outputs["plots"])
+    authors = ", ".join(sorted(set(others.values())))
+    _write_plots(calibration, authors, io.outputs["plots"])
+    figures = calibration.metrics | _error_figures(calibration, store.read_json(io.inputs["label_metrics"]))
+    for population in CHAINS:
+        log.info("%s", _in_words(figures, population))
     metrics = {
-        **joined.counts, **calibration.metrics,
+        **joined.counts, **figures,
         "calibrated": int(calibration.map.method != "identity"),
         "training_rows": len(rows), "training_chains": len({row.trajectory_id for row in rows}),
         "training_correct_share": sum(bool(row.is_correct) for row in rows) / len(rows),
@@ -85,11 +94,38 @@ def run(config: Config, io: StageIO) -> None:
                                              "identity_reason": calibration.map.calibrator.reason})
 
 
-def _write_plots(calibration: Calibration, folder: Path) -> None:
-    """reliability.csv for `dvc plots` and reliability.png for people, before and after."""
+def _error_figures(calibration: Calibration, labelled: Mapping[str, float]) -> dict[str, float]:
+    """How wrong the merged labels of the policy's chains are: shares of chains by the merge's own account, as the label
+    stage's figures have it, and of steps by what people say; each where it is known."""
+    names = ("label_error", "label_error_low", "label_error_high")
+    figures = {f"{POLICY}/{name}": labelled[key] for name in names if (key := f"train/merged/{name}") in labelled}
+    if (error := calibration.error) is not None:
+        figures |= {f"{POLICY}/label_error_human": error.share, f"{POLICY}/label_error_human_low": error.low,
+                    f"{POLICY}/label_error_human_high": error.high, f"{POLICY}/label_error_human_labels": error.labels}
+    return figures
+
+
+def _in_words(figures: Mapping[str, float], population: str) -> str:
+    """What is known of the labels of a population of chains."""
+    said = [f"{figures[f'{population}/human_labels']:.0f} human labels"]
+    if f"{population}/ece_before" in figures:
+        before, after = (figures[f"{population}/ece_{series}"] for series in SERIES)
+        said.append(f"calibration error {before:.4f} as labelled, {after:.4f} calibrated")
+    for name, of in (("label_error", "of the chains wrong by the merge's own estimate"),
+                     ("label_error_human", "of the steps wrong by people")):
+        if (key := f"{population}/{name}") in figures:
+            share, low, high = (figures[key + end] for end in ("", "_low", "_high"))
+            said.append(f"{share:.1%} {of} (95 % interval {low:.1%} to {high:.1%})")
+    return f"labels on {CHAINS[population]}: {'; '.join(said)}"
+
+
+def _write_plots(calibration: Calibration, authors: str, folder: Path) -> None:
+    """reliability.csv for `dvc plots` and reliability.png for people, before and after, each population apart."""
     lines = ["series,mean_probability,observed_share,count"]
-    for series, curve in calibration.curves.items():
-        lines += [f"{SERIES[series]},{b.mean_probability!r},{b.observed_share!r},{b.count}" for b in curve]
+    for population, curves in calibration.curves.items():
+        for series, curve in curves.items():
+            lines += [f"{population}: {SERIES[series]},{b.mean_probability!r},{b.observed_share!r},{b.count}"
+                      for b in curve]
     store.write_text(folder / "reliability.csv", "\n".join(lines) + "\n")
 
     import matplotlib
@@ -97,25 +133,40 @@ def _write_plots(calibration: Calibration, folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 7), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1, label="perfect")
-    for series, curve in calibration.curves.items():
-        ece, labels = calibration.metrics[f"ece_{series}"], sum(b.count for b in curve)
-        x, y = [b.mean_probability for b in curve], [b.observed_share for b in curve]
-        line, = axes.plot(x, y, linewidth=1.5, label=f"{SERIES[series]}: ECE {ece:.3f}")
-        # Area of a dot in proportion to its share of the labels.
-        axes.scatter(x, y, s=[10 + 500 * b.count / labels for b in curve], color=line.get_color(), alpha=0.45)
-    before, after = (calibration.metrics.get(f"ece_{series}") for series in SERIES)
-    way = "lowers" if None not in (before, after) and after < before else "does not lower"
-    said = "Merged labels against people" if None in (before, after) else (
-        f"Calibration {way} the labels' error: {before:.4f} to {after:.4f}")
-    title = f"{said}\n({calibration.map.method}, {calibration.map.calibrator.labels} human labels)"
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", title=title,
-             xlabel="probability that the step is right", ylabel="share of steps that are right")
-    axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", frameon=False)
+    populations = list(calibration.curves) or [POLICY]
+    figure, panels = plt.subplots(1, len(populations), figsize=(6 * len(populations), 7), layout="constrained",
+                                  squeeze=False)
+    for population, axes in zip(populations, panels[0], strict=True):
+        axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1, label="perfect")
+        for series, curve in calibration.curves.get(population, {}).items():
+            ece, labels = calibration.metrics[f"{population}/ece_{series}"], sum(b.count for b in curve)
+            x, y = [b.mean_probability for b in curve], [b.observed_share for b in curve]
+            line, = axes.plot(x, y, linewidth=1.5, label=f"{SERIES[series]}: ECE {ece:.3f}")
+            # Area of a dot in proportion to its share of the labels.
+            axes.scatter(x, y, s=[10 + 500 * b.count / labels for b in curve], color=line.get_color(), alpha=0.45)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal",
+                 xlabel="probability that the step is right", ylabel="share of steps that are right")
+        axes.set_title(_title(calibration, population, authors), fontsize=10)
+        axes.grid(alpha=0.25)
+        axes.legend(loc="upper left", frameon=False)
     figure.savefig(folder / "reliability.png", dpi=120)
     plt.close(figure)
+
+
+def _title(calibration: Calibration, population: str, authors: str) -> str:
+    """What a panel shows, and of which chains."""
+    before, after = (calibration.metrics.get(f"{population}/ece_{series}") for series in SERIES)
+    method = calibration.map.method
+    if before is None or after is None:
+        said = "Merged labels against people"
+    elif method == "identity":
+        said = f"The labels' calibration error is {before:.4f}"
+    else:
+        way = "lowers" if after < before else "does not lower"
+        said = f"Calibration ({method}) {way} the labels' error: {before:.4f} to {after:.4f}"
+    chains = CHAINS[population] + (f" ({authors})" if population == OTHER else "")
+    chains = f"{chains}, {calibration.metrics[f'{population}/human_labels']:.0f} human labels"
+    return f"{said}\n{textwrap.shorten(chains, 75, placeholder=' …')}"
 
 
 STAGE = Stage(
@@ -123,6 +174,7 @@ STAGE = Stage(
         "gate": "artifacts/validate_gate/passed.json",
         "passed": "artifacts/validate/passed",
         "labels": "artifacts/label/labels",
+        "label_metrics": "artifacts/label/metrics.json",
         "trajectories": "artifacts/generate/trajectories",
         "problems": "data/train.jsonl",
         "human": "data/human",

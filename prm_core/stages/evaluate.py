@@ -126,14 +126,24 @@ def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, Curve]]:
 
 def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
     from prm_core.evaluation.label_quality import measure_labels
-    from prm_core.labeling.human.labels import human_verdicts, read_human
+    from prm_core.labeling.human.labels import chain_digests, human_verdicts, read_human
+    from prm_core.labeling.human.population import other_authors
 
     human = read_human(inputs["human"])
-    problems = [*store.read_jsonl(Problem, inputs["train"]), *human.problems]
+    problems = {problem.id: problem for problem in (*store.read_jsonl(Problem, inputs["train"]), *human.problems)}
     generated = store.read_shards(Trajectory, inputs["generated"])
     labels, merged = (store.read_shards(StepLabel, inputs[name]) for name in ("labels", "merged"))
-    return measure_labels(labels, merged, generated, human.trajectories, {problem.id: problem for problem in problems},
-                          human_verdicts(human.labels).verdicts)
+    digests, judged = (chain_digests(chains, problems) for chains in (generated, human.trajectories))
+    others = other_authors(human.trajectories, judged, generated, digests.values())
+    # What people say of a copy that review kept is said of the generated chain.
+    copies: dict[str, list[str]] = {}
+    for name, digest in digests.items():
+        copies.setdefault(digest, []).append(name)
+    people = human_verdicts(human.labels).verdicts
+    people |= {(name, index): right for (chain, index), right in people.items()
+               for name in copies.get(judged[chain], ())}
+    return measure_labels(labels, merged, generated, [chain for chain in human.trajectories if chain.id in others],
+                          problems, people, store.read_json(inputs["calibration"]))
 
 
 def _measure(
@@ -301,6 +311,7 @@ STAGE = Stage(
         "generated": "artifacts/generate/trajectories",
         "labels": "artifacts/label/labels",
         "merged": "artifacts/label/merged",
+        "calibration": "artifacts/calibrate/metrics.json",
         "evidence": "artifacts/label/evidence",
         "prm": "artifacts/train_prm/prm",
         "orm": "artifacts/train_prm/orm",

@@ -49,6 +49,7 @@ def _label_and_merge(config: Config, io: StageIO) -> dict[str, float]:
     labels = store.read_shards(StepLabel, io.work / LABELS)
     failed = check_failures(labels, config.label.strategies, len(chains), config.label.max_failed_share)
     merged = merge_labels([chain.trajectory for chain in chains], labels, config.label, own)
+    log.info("label error: %s", merged.error or f"{config.label.merge} makes no estimate of it")
     evidence = io.work / EVIDENCE
     evidence.mkdir(exist_ok=True)
     preferences = _preferences(evidence, config.label.mcts.preference_confidence)

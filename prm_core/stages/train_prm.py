@@ -10,7 +10,6 @@ from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
 
 if TYPE_CHECKING:
-    from prm_core.labeling.human.labels import HumanData
     from prm_core.scoring.calibration import Calibrator
     from prm_core.scoring.scorer import RewardScorer
     from prm_core.training.examples import Example
@@ -20,7 +19,6 @@ MODELS = {"prm": "process", "orm": "outcome", "pav": "advantage"}
 
 def run(config: Config, io: StageIO) -> None:
     """Trains the models, calibrates their scores and saves them as folders `load_scorer` reads."""
-    from prm_core.labeling.human.labels import read_human
     from prm_core.platform.tracking import stage_run
     from prm_core.scoring.calibration import Calibrator
     from prm_core.scoring.domain import fit_domain
@@ -32,7 +30,6 @@ def run(config: Config, io: StageIO) -> None:
     problems = {problem.id: problem for problem in store.read_jsonl(Problem, io.inputs["problems"])}
     trajectories = store.read_shards(Trajectory, io.inputs["trajectories"])
     labels = store.read_shards(StepLabel, io.inputs["training_set"])
-    human = read_human(io.inputs["human"])
     soft = config.train_prm.labels == "soft"
     examples = {name: build_examples(kind, problems, trajectories, labels, soft=soft)
                 for name, kind in MODELS.items() if kind != "advantage"}
@@ -49,7 +46,7 @@ def run(config: Config, io: StageIO) -> None:
             curves[name] = trained.history
             scorer = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "",
                                   config.serve.batch_size)
-            calibrator = calibrate_scores(scorer, trained.dev, config, human)
+            calibrator = calibrate_scores(scorer, trained.dev, config)
             if kind == "advantage":
                 scores = scorer.score([(example.prompt, example.steps) for example in trained.dev])
                 values = [(score.prompt_score, *score.step_scores) for score in scores if score.step_scores]
@@ -70,35 +67,23 @@ def run(config: Config, io: StageIO) -> None:
     store.write_json(io.outputs["metrics"], metrics)
 
 
-def calibrate_scores(scorer: RewardScorer, dev: list[Example], config: Config, human: HumanData) -> Calibrator:
-    """The map from raw scores to probabilities, fitted on chains the model was not trained on.
+def calibrate_scores(scorer: RewardScorer, dev: list[Example], config: Config) -> Calibrator:
+    """The map from raw scores to probabilities, fitted on the policy's own chains that the model was not trained on.
 
-    A process model: on the steps of the human-labelled chains, up to each chain's first error. An outcome model: on
-    the outcomes of its own dev chains. An advantage model's values are frequencies already and stay as they are.
+    A process model: on the targets of their steps, which end at a chain's first error; one that is a probability counts
+    as right by it and as wrong by the rest. An outcome model: on their outcomes. An advantage model's values are
+    frequencies already and stay as they are.
     """
-    from prm_core.labeling.human.labels import human_verdicts
     from prm_core.scoring.calibration import Calibrator, fit_calibrator
 
     if scorer.kind == "advantage":
         return Calibrator("identity", 0)
-    if scorer.kind == "outcome":
-        known = [example for example in dev if example.targets[0] == example.targets[0]]
-        scores = scorer.score([(example.prompt, example.steps) for example in known])
-        # A chain that outgrew the context has none.
-        raw = [score.raw_scores[0] for score in scores if score.raw_scores]
-        outcomes = [example.targets[0] == 1 for example, score in zip(known, scores, strict=True) if score.raw_scores]
-    else:
-        prompts = {problem.id: problem.prompt for problem in human.problems}
-        scores = scorer.score([(prompts[t.problem_id], t.steps) for t in human.trajectories])
-        by_step = {
-            (t.id, index): value
-            for t, score in zip(human.trajectories, scores, strict=True)
-            for index, value in enumerate(score.raw_scores)
-        }
-        pairs = [(by_step[key], right) for key, right in human_verdicts(human.labels).verdicts.items()
-                 if key in by_step]
-        raw, outcomes = [value for value, _ in pairs], [right for _, right in pairs]
-    return fit_calibrator(raw, outcomes, config.calibrate.method, config.calibrate.min_labels)
+    scores = scorer.score([(example.prompt, example.steps) for example in dev])
+    # A chain that outgrew the context has fewer scores than targets; a target that is NaN is none.
+    pairs = [(raw, target) for example, score in zip(dev, scores, strict=True)
+             for raw, target in zip(score.raw_scores, example.targets, strict=False) if target == target]
+    raw, targets = [value for value, _ in pairs], [target for _, target in pairs]
+    return fit_calibrator(raw, targets, config.calibrate.method, config.calibrate.min_labels)
 
 
 STAGE = Stage(
@@ -108,7 +93,6 @@ STAGE = Stage(
         "preferences": "artifacts/label/preferences",
         "trajectories": "artifacts/generate/trajectories",
         "problems": "data/train.jsonl",
-        "human": "data/human",
         "models": "artifacts/warmup/models",
     },
     outputs={

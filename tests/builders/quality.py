@@ -67,20 +67,25 @@ def right(number: int, index: int) -> bool:
     return number % 3 != 0 or index < 1
 
 
+LABEL_FIGURES = {"train/merged/label_error": 0.04, "train/merged/label_error_low": 0.01,
+                 "train/merged/label_error_high": 0.09}
+
+
 def write_workspace(
-    root: Path, *, chains: int = 30, human_chains: int = 0,
+    root: Path, *, chains: int = 30, human_chains: int = 0, author: str = "policy",
     change: Callable[[str, list[StepLabel]], Iterable[StepLabel]] = lambda table, rows: rows,
 ) -> Path:
     """data/ and the outputs of generate and label, with labels that agree with the truth unless `change` says else.
 
     Args:
         human_chains: chains human-0… with a human label on each step and merged labels like the others.
+        author: who wrote those; "policy" wrote the generated ones.
         change: (labels or merged, its rows) → the rows written.
     """
     store.write_jsonl(root / "data/train.jsonl", [problem(n) for n in range(chains)])
     generated = [trajectory(n) for n in range(chains)]
     store.write_shard(root / "artifacts/generate/trajectories", 0, Trajectory, generated)
-    reviewed = [trajectory(n, "human") for n in range(1000, 1000 + human_chains)]
+    reviewed = [dataclasses.replace(trajectory(n, "human"), policy=author) for n in range(1000, 1000 + human_chains)]
     store.write_jsonl(root / "data/human/problems.jsonl", [problem(n) for n in range(1000, 1000 + human_chains)])
     store.write_jsonl(root / "data/human/trajectories.jsonl", reviewed)
     truths = [(t.id, i, right(int(t.id.split("-")[1]), i)) for t in (*generated, *reviewed) for i in range(STEPS)]
@@ -90,6 +95,7 @@ def write_workspace(
     merged = [made(label(t, i, ok)) for t, i, ok in truths]
     store.write_shard(root / "artifacts/label/labels", 0, StepLabel, list(change("labels", labels)))
     store.write_shard(root / "artifacts/label/merged", 0, StepLabel, list(change("merged", merged)))
+    store.write_json(root / "artifacts/label/metrics.json", LABEL_FIGURES)
     return root
 
 

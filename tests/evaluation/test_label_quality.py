@@ -33,7 +33,7 @@ def test_accuracy_cost_and_agreement():
     labels = [*rows("a", {"right": [True, False, True], "wrong": [True, False, False]}, 4),
               *rows("b", {"wrong": [True, True, None]}, 0)]
     merged = rows("merged", {"right": [True, True, True], "wrong": [True, False, False]}, 0)
-    found = measure_labels(labels, merged, [RIGHT, WRONG], [], {"made": MADE}, {})
+    found = measure_labels(labels, merged, [RIGHT, WRONG], [], {"made": MADE}, {}, {})
     own = found.generated
     # Three steps of the one, two of the other, whose second is wrong.
     assert (own.chains, own.steps, own.gold, own.gold_steps) == (2, 6, "oracle", 5)
@@ -51,14 +51,14 @@ def test_accuracy_cost_and_agreement():
 def test_where_no_oracle_judges_people_do_as_far_as_they_went():
     labels = rows("a", {"free": [True, False, True]})
     people = {("free", 0): True, ("free", 2): True}
-    found = measure_labels(labels, [], [FREE], [], {"own": OWN}, people).generated
+    found = measure_labels(labels, [], [FREE], [], {"own": OWN}, people, {}).generated
     assert (found.gold, found.gold_steps, found.strategies[0].judged) == ("people", 1, 1)
-    both = measure_labels(labels, [], [FREE, RIGHT], [], {"own": OWN, "made": MADE}, people).generated
+    both = measure_labels(labels, [], [FREE, RIGHT], [], {"own": OWN, "made": MADE}, people, {}).generated
     assert (both.gold, both.gold_steps) == ("oracle and people", 4)
 
 
 def test_without_gold_nothing_is_claimed():
-    found = measure_labels(rows("a", {"free": [True]}), [], [FREE], [], {"own": OWN}, {})
+    found = measure_labels(rows("a", {"free": [True]}), [], [FREE], [], {"own": OWN}, {}, {})
     own = found.generated
     assert (own.gold, own.gold_steps, own.gold_right) == ("", 0, None)
     assert (own.strategies[0].accuracy, own.strategies[0].judged) == (None, 0)
@@ -72,14 +72,14 @@ def test_the_policys_chains_and_those_with_human_labels_are_measured_apart():
     labels = rows("a", {"right": [True, True, True], "wrong": [True, True, True], "human-0": [True, False, None]}, 3)
     merged = rows("merged", {"right": [True, True, True], "wrong": [True, False, True], "human-0": [False, True, True]})
 
-    found = measure_labels(labels, merged, [RIGHT, WRONG], [other, WRONG], {"made": MADE}, {})
+    found = measure_labels(labels, merged, [RIGHT, WRONG], [other], {"made": MADE}, {}, {})
     assert found.human is not None
     assert (found.generated.chains, found.human.chains) == (2, 1)
     table = found.flat()
     assert (table["labels/a/wrong_found"], table["labels/a/human_chains/wrong_found"]) == (0.0, 1.0)
     assert (table["labels/merged/wrong_found"], table["labels/merged/human_chains/accuracy"]) == (1.0, 0.0)
     assert table["labels/merged/human_chains/tokens_per_step"] == 3
-    assert measure_labels(labels, merged, [RIGHT, WRONG], [], {"made": MADE}, {}).human is None
+    assert measure_labels(labels, merged, [RIGHT, WRONG], [], {"made": MADE}, {}, {}).human is None
 
 
 @pytest.mark.parametrize(("said", "f1"), [
@@ -96,13 +96,19 @@ def test_the_policys_chains_and_those_with_human_labels_are_measured_apart():
 def test_first_error_f1_counts_a_step_that_a_strategy_abstains_on_as_not_wrong(said, f1):
     chains = [RIGHT, replace(RIGHT, id="also"), WRONG, replace(WRONG, id="bad")]
 
-    found = measure_labels(rows("a", said), rows("merged", {"right": [True]}), chains, [], {"made": MADE}, {})
+    found = measure_labels(rows("a", said), rows("merged", {"right": [True]}), chains, [], {"made": MADE}, {}, {})
 
     assert found.flat().get("labels/a/first_error_f1", 0.0) == pytest.approx(f1)
+    # Of two chains of each kind, the half of both kinds' shares.
+    quality = next((one for one in found.generated.strategies if one.name == "a"), None)
+    if quality is not None:
+        ends = {name: next((i for i, v in enumerate(verdicts) if v is False), -1) for name, verdicts in said.items()}
+        gold = {"right": -1, "also": -1, "wrong": 1, "bad": 1}
+        assert quality.chain_error == sum(ends.get(name, -1) != error for name, error in gold.items()) / 4
 
 
 def test_first_error_f1_takes_chains_of_both_kinds_whose_gold_is_known_to_the_first_error():
     gold = {("free", 0): True, ("free", 1): False, ("right", 0): True}
     assert first_errors([FREE, RIGHT], gold) == {"free": 1}
-    only_sound = measure_labels(rows("a", {"right": [True]}), [], [RIGHT], [], {"made": MADE}, {})
+    only_sound = measure_labels(rows("a", {"right": [True]}), [], [RIGHT], [], {"made": MADE}, {}, {})
     assert only_sound.generated.strategies[0].first_error_f1 is None

@@ -39,7 +39,9 @@ def joined_of(probabilities, outcomes, sources=("merged", "a"), chains=None, wei
     """Human verdicts on steps of chains of their own, unless `chains` says else."""
     table = np.asarray(probabilities, dtype=float)
     count = len(table)
-    return Joined(chains or [f"t{i}" for i in range(count)], sources, table, np.asarray(outcomes, dtype=bool),
+    verdicts = np.where(np.isnan(table[:, 0]), NAN, table[:, 0] >= 0.5)
+    return Joined(chains or [f"t{i}" for i in range(count)], sources, table, verdicts,
+                  np.asarray(outcomes, dtype=bool),
                   np.ones(count) if weights is None else np.asarray(weights, dtype=float), {})
 
 
@@ -132,12 +134,12 @@ def overconfident(chains, seed=0):
                                                ("isotonic", True)])
 def test_overconfident_labels_are_calibrated(method, stack):
     joined = overconfident(300)
-    result = calibrate(joined, settings_of(method=method, stack=stack), seed=0)
+    result = calibrate(joined, settings_of(method=method, stack=stack), seed=0, others={})
     assert result.map.method == ("stacked" if stack else method)
-    assert result.metrics["ece_before"] == pytest.approx(0.29, abs=0.06)
-    assert result.metrics["ece_after"] < 0.08
-    assert result.metrics["brier_after"] < result.metrics["brier_before"]
-    assert [sum(b.count for b in result.curves[series]) for series in ("before", "after")] == [300, 300]
+    assert result.metrics["policy/ece_before"] == pytest.approx(0.29, abs=0.06)
+    assert result.metrics["policy/ece_after"] < 0.08
+    assert result.metrics["policy/brier_after"] < result.metrics["policy/brier_before"]
+    assert [sum(b.count for b in result.curves["policy"][series]) for series in ("before", "after")] == [300, 300]
     fresh = overconfident(2000, seed=1)
     assert expected_calibration_error(result.map.apply(fresh.probabilities), fresh.outcomes, 10) < 0.08
 
@@ -149,10 +151,10 @@ def test_after_is_measured_on_labels_the_map_did_not_see(stack):
     rng = np.random.default_rng(1)
     table, outcomes = rng.random((30, 12)), np.arange(30) % 2
     joined = joined_of(table, outcomes, ("merged", *"abcdefghijk"))
-    result = calibrate(joined, settings_of(min_labels=10, stack=stack), seed=0)
+    result = calibrate(joined, settings_of(min_labels=10, stack=stack), seed=0, others={})
     assert np.mean((result.map.apply(table) - outcomes) ** 2) < 0.25
-    assert result.metrics["brier_after"] > 0.25
-    assert all(result.metrics[f"brier_after/{name}"] > 0.25 for name in "abc")
+    assert result.metrics["policy/brier_after"] > 0.25
+    assert all(result.metrics[f"policy/brier_after/{name}"] > 0.25 for name in "abc")
 
 
 def test_the_steps_of_a_chain_are_held_out_together():
@@ -161,9 +163,9 @@ def test_the_steps_of_a_chain_are_held_out_together():
     chains = np.repeat(np.arange(12), 8)
     p, truth = np.repeat(rng.permutation(np.linspace(0.1, 0.9, 12)), 8), np.repeat(rng.random(12) < 0.5, 8)
     table = np.stack([p, p], axis=1)
-    together = calibrate(joined_of(table, truth, chains=[f"t{n}" for n in chains]), settings_of(), seed=0)
-    apart = calibrate(joined_of(table, truth), settings_of(), seed=0)
-    for figure in ("brier_after", "brier_after/a"):
+    together = calibrate(joined_of(table, truth, chains=[f"t{n}" for n in chains]), settings_of(), seed=0, others={})
+    apart = calibrate(joined_of(table, truth), settings_of(), seed=0, others={})
+    for figure in ("policy/brier_after", "policy/brier_after/a"):
         assert together.metrics[figure] > apart.metrics[figure] + 0.1
 
 
@@ -175,14 +177,14 @@ def test_each_strategy_has_its_own_calibrator_and_figures():
     shy = np.where(np.arange(400) < 30, good, NAN)
     table = np.stack([good, good, boaster, shy, np.full(400, NAN)], axis=1)
     joined = joined_of(table, truth, ("merged", "good", "boaster", "shy", "mute"))
-    result = calibrate(joined, settings_of(stack=True), seed=0)
+    result = calibrate(joined, settings_of(stack=True), seed=0, others={})
     assert {name: (one.method, one.labels) for name, one in result.strategies.items()} == {
         "good": ("isotonic", 400), "boaster": ("isotonic", 400), "shy": ("identity", 30), "mute": ("identity", 0)}
-    assert result.metrics["ece_before/good"] < 0.03
-    assert result.metrics["ece_before/boaster"] == pytest.approx(0.39, abs=0.06)
-    assert result.metrics["ece_after/boaster"] < 0.1
+    assert result.metrics["policy/ece_before/good"] < 0.03
+    assert result.metrics["policy/ece_before/boaster"] == pytest.approx(0.39, abs=0.06)
+    assert result.metrics["policy/ece_after/boaster"] < 0.1
     assert result.strategies["boaster"].apply([0.99])[0] == pytest.approx(0.6, abs=0.08)
-    assert result.metrics["ece_after/shy"] == result.metrics["ece_before/shy"]
+    assert result.metrics["policy/ece_after/shy"] == result.metrics["policy/ece_before/shy"]
     assert not any(name.endswith("/mute") for name in result.metrics)
     assert result.strategies["boaster"] == fit_calibrator(boaster, truth, "isotonic", 50)
 
@@ -193,9 +195,9 @@ def test_figures_are_of_all_steps_not_of_the_picked_ones():
     outcomes = np.concatenate([np.arange(100) < 90, np.arange(100) < 10])
     weights = np.repeat([10.0, 1.0], 100)
     joined = joined_of(p[:, None], outcomes, ("merged",), weights=weights)
-    result = calibrate(joined, settings_of(min_labels=1000), seed=0)
-    assert result.metrics["ece_before"] == pytest.approx(0.9 - (90 * 10 + 10) / 1100)
-    assert [b.observed_share for b in result.curves["before"]] == pytest.approx([910 / 1100])
+    result = calibrate(joined, settings_of(min_labels=1000), seed=0, others={})
+    assert result.metrics["policy/ece_before"] == pytest.approx(0.9 - (90 * 10 + 10) / 1100)
+    assert [b.observed_share for b in result.curves["policy"]["before"]] == pytest.approx([910 / 1100])
 
 
 def test_what_is_held_out_is_mapped_by_weighted_maps():
@@ -203,35 +205,100 @@ def test_what_is_held_out_is_mapped_by_weighted_maps():
     p = np.repeat([0.3, 0.9, 0.9], 800)
     outcomes = np.concatenate([np.arange(800) < 240, np.arange(800) < 720, np.arange(800) < 80])
     weights = np.repeat([1.0, 10.0, 1.0], 800)
-    result = calibrate(joined_of(np.stack([p, p], axis=1), outcomes, weights=weights), settings_of(), seed=0)
-    for figure in ("ece_after", "ece_after/a"):
+    result = calibrate(joined_of(np.stack([p, p], axis=1), outcomes, weights=weights), settings_of(), seed=0, others={})
+    for figure in ("policy/ece_after", "policy/ece_after/a"):
         assert result.metrics[figure] < 0.03 < result.metrics[figure.replace("after", "before")]
 
 
 def test_too_few_human_labels_leave_the_probabilities_alone(caplog):
     table = tabulate([label(f"t{i}", 0, i % 2 == 0, 0.9) for i in range(20)], [])
     joined = join_human(table, [human(f"t{i}", 0, i % 2 == 0) for i in range(20)])
-    result = calibrate(joined, settings_of(stack=True), seed=0)
+    result = calibrate(joined, settings_of(stack=True), seed=0, others={})
     assert (result.map.calibrator.method, result.map.calibrator.labels) == ("identity", 20)
     assert "20 labels, fewer than the 50 needed" in caplog.text
-    assert result.metrics["ece_before"] == result.metrics["ece_after"] == pytest.approx(0.1)
+    assert result.metrics["policy/ece_before"] == result.metrics["policy/ece_after"] == pytest.approx(0.1)
 
 
 def test_the_stack_beats_the_merge_where_the_strategies_are_wrong_together():
     truth, table = strategies_against(150)
-    plain, stacked = (calibrate(joined_of(table, truth, FOUR), settings_of(stack=stack), 0) for stack in (False, True))
-    assert stacked.metrics["brier_after"] < 0.05
-    assert plain.metrics["brier_after"] > 0.2
+    plain, stacked = (calibrate(joined_of(table, truth, FOUR), settings_of(stack=stack), 0, {}) for stack in
+                      (False, True))
+    assert stacked.metrics["policy/brier_after"] < 0.05
+    assert plain.metrics["policy/brier_after"] > 0.2
 
 
 def test_a_merge_that_never_spoke_has_no_figures():
     truth, table = strategies_against(60)
     table[:, 0] = NAN
-    result = calibrate(joined_of(table, truth, FOUR), settings_of(stack=True), seed=0)
+    result = calibrate(joined_of(table, truth, FOUR), settings_of(stack=True), seed=0, others={})
     assert result.curves == {}
-    assert "ece_before" not in result.metrics
-    assert "ece_before/always" in result.metrics
+    assert "policy/ece_before" not in result.metrics
+    assert "policy/ece_before/always" in result.metrics
     assert result.map.method == "identity"
+
+
+# --- populations ------------------------------------------------------------------------------------------------------
+
+
+def two_populations(own, other, seed=0):
+    """Steps of the policy's chains p…, where 0.9 is right seven times in ten, and of others o…, where it always is."""
+    truth = np.concatenate([np.arange(own) % 10 < 7, np.ones(other)])
+    table = np.full((own + other, 2), 0.9)
+    chains = [f"p{n}" for n in range(own)] + [f"o{n}" for n in range(other)]
+    return joined_of(table, truth, chains=chains), {f"o{n}": "corrupted-solution" for n in range(other)}
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_the_map_is_fitted_on_the_policys_chains_alone_and_both_are_measured_apart(stack):
+    joined, others = two_populations(100, 40)
+    result = calibrate(joined, settings_of(stack=stack), 0, others)
+    alone = calibrate(two_populations(100, 0)[0], settings_of(stack=stack), 0, {})
+    assert result.map == alone.map
+    assert result.strategies == alone.strategies
+    assert result.map.apply(np.full((1, 2), 0.9))[0] == pytest.approx(0.7, abs=0.02)
+    own = {name: value for name, value in result.metrics.items() if name.startswith("policy/")}
+    assert own == {name: value for name, value in alone.metrics.items() if name.startswith("policy/")}
+    assert (own["policy/human_labels"], own["policy/ece_before"]) == (100, pytest.approx(0.2))
+    assert result.metrics["other/human_labels"] == 40
+    assert result.metrics["other/ece_before"] == result.metrics["other/ece_before/a"] == pytest.approx(0.1)
+    # The policy's map makes the others worse, and the figure says so.
+    assert result.metrics["other/ece_after"] == pytest.approx(0.3, abs=0.02)
+    assert {name: sum(b.count for b in curves["after"]) for name, curves in result.curves.items()} == {
+        "policy": 100, "other": 40}
+
+
+@pytest.mark.parametrize(("own", "have"), [(0, "no"), (49, "49")])
+@pytest.mark.parametrize("stack", [False, True])
+def test_labels_of_another_population_are_never_the_only_evidence(own, have, stack, caplog):
+    joined, others = two_populations(own, 205)
+    result = calibrate(joined, settings_of(stack=stack), 0, others)
+    reason = (f"{have} human labels on the policy's own chains (50 needed); 205 labels are on another population, "
+              "corrupted-solution, and only measured")
+    assert result.map == LabelMap(Calibrator("identity", labels=own, reason=reason))
+    assert f"no calibration: {reason}" in caplog.text
+    assert {one.method for one in result.strategies.values()} == {"identity"}
+    assert result.metrics["other/ece_before"] == result.metrics["other/ece_after"] == pytest.approx(0.1)
+    assert (result.error is None) == (own == 0)
+    assert ("policy" in result.curves) == ("policy/ece_before" in result.metrics) == (own > 0)
+
+
+def test_the_label_error_is_of_decided_steps_of_the_policys_chains_weighed_by_their_chance():
+    # The merge calls the first three right; people differ on the second; of the fourth the merge says nothing.
+    table = np.array([[0.9], [0.9], [0.9], [NAN], [0.9]])
+    joined = joined_of(table, [True, False, True, True, False], ("merged",), ["a", "b", "c", "d", "foreign"],
+                       [1, 2, 5, 9, 4])
+    error = calibrate(joined, settings_of(), 0, {"foreign": "ann"}).error
+    assert (error.labels, error.share) == (3, pytest.approx(2 / 8))
+    assert 0 == error.low < error.share < error.high <= 1
+    assert calibrate(joined.take(np.array([3, 4])), settings_of(), 0, {"foreign": "ann"}).error is None
+
+
+def test_a_verdict_counts_as_it_is_said_however_unsure():
+    # A lone vote's confidence may be below one half: the verdict is still "right".
+    merged = [label("a", 0, True, 0.4), label("b", 0, False, 0.4), label("c", 0, None, 0.0, value=0.9)]
+    joined = join_human(tabulate(merged, []), [human("a", 0, True), human("b", 0, True), human("c", 0, False)])
+    error = calibrate(joined, settings_of(), 0, {}).error
+    assert (error.labels, error.share) == (2, 0.5)
 
 
 # --- calibrated labels ------------------------------------------------------------------------------------------------

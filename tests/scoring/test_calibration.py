@@ -16,7 +16,6 @@ from prm_core.scoring.calibration import (
     expected_calibration_error,
     fit_calibrator,
     folds_of_groups,
-    out_of_fold,
     reliability_curve,
 )
 
@@ -339,34 +338,25 @@ def test_unknown_method_and_bad_probability_are_refused():
         Calibrator("identity", labels=0).apply([1.5])
 
 
-def test_out_of_fold_never_uses_the_own_group():
-    # Within each chain outcomes are all alike and the raw probability is its own: a map that saw the chain would
-    # reproduce its outcome; one that did not can only give a mix.
-    p = np.repeat(np.linspace(0.1, 0.9, 20), 5)
-    y = np.repeat(np.arange(20) % 2 == 0, 5)
-    groups = [f"t{i // 5}" for i in range(100)]
-    honest = out_of_fold(p, y, groups, "isotonic", folds=5, seed=0)
-    fitted = fit_calibrator(p, y, "isotonic", 1).apply(p)
-    assert brier_score(honest, y) > brier_score(fitted, y)
-    flipped = y.copy()
-    flipped[:5] = ~flipped[:5]
-    again = out_of_fold(p, flipped, groups, "isotonic", folds=5, seed=0)
-    assert np.array_equal(honest[:5], again[:5])
-    assert not np.array_equal(honest, again)
-
-
 @pytest.mark.parametrize("method", FITTED)
-def test_weights_of_the_own_group_do_not_matter_out_of_fold_and_others_do(method):
-    p, y = overconfident(100, seed=6)
-    groups = [f"t{i // 5}" for i in range(100)]
-    weights = np.random.default_rng(6).uniform(0.5, 3, 100)
-    changed = weights.copy()
-    changed[:5] *= 8
-    first = out_of_fold(p, y, groups, method, folds=20, seed=0, weights=weights)
-    again = out_of_fold(p, y, groups, method, folds=20, seed=0, weights=changed)
-    assert np.array_equal(first[:5], again[:5])
-    assert not np.allclose(first[5:], again[5:])
-    assert not np.allclose(first, out_of_fold(p, y, groups, method, folds=20, seed=0))
+def test_a_probable_outcome_is_a_true_and_a_false_one_that_share_its_weight(method):
+    p, sure = overconfident(60)
+    true = np.where(np.arange(60) % 3 == 0, 0.8, sure)
+    soft = true == 0.8
+    weights = np.random.default_rng(1).uniform(0.5, 2, 60)
+    parts = np.concatenate([np.where(soft, 0.8, 1.0) * weights, 0.2 * weights[soft]])
+    rows = fit_calibrator(np.concatenate([p, p[soft]]), np.concatenate([true > 0.5, np.zeros(soft.sum())]), method, 50,
+                          parts)
+    found = fit_calibrator(p, true, method, 50, weights)
+    assert (found.labels, rows.labels) == (60, 80)
+    grid = np.linspace(0, 1, 21)
+    assert found.apply(grid) == pytest.approx(rows.apply(grid))
+    # Two rows are one label still.
+    assert fit_calibrator(p, true, method, 61).reason == "60 labels, fewer than the 61 needed"
+    # Sure of none of them, and of one mind: there is something to fit.
+    assert fit_calibrator(p, np.full(60, 0.9), method, 50).method == method
+    with pytest.raises(ValueError, match="the probability of true"):
+        fit_calibrator(p, np.full(60, np.nan), method, 50)
 
 
 @given(st.lists(st.integers(0, 12), min_size=2, max_size=60).filter(lambda g: len(set(g)) > 1), st.integers(2, 8),
@@ -381,10 +371,9 @@ def test_folds_keep_groups_whole_and_hold_each_row_out_once(numbers, folds, seed
         assert not {groups[row] for row in fitted} & {groups[row] for row in held}
 
 
-def test_out_of_fold_is_seeded_and_needs_two_groups():
-    p, y = overconfident(60)
+def test_folds_are_seeded_and_need_two_groups():
     groups = [str(i // 3) for i in range(60)]
-    first = out_of_fold(p, y, groups, "platt", folds=5, seed=3)
-    assert np.array_equal(first, out_of_fold(p, y, groups, "platt", folds=5, seed=3))
+    first, again, other = ([held.tolist() for _, held in folds_of_groups(groups, 5, seed)] for seed in (3, 3, 4))
+    assert first == again != other
     with pytest.raises(ValueError, match="two groups"):
-        out_of_fold(p, y, ["one"] * 60, "platt", folds=5, seed=0)
+        folds_of_groups(["one"] * 60, 5, seed=0)

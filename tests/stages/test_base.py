@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,14 @@ import prm_core
 from prm_core.errors import GateError, InputError
 from prm_core.platform import store
 from prm_core.sampling.policy import load_policy
-from prm_core.scoring.scorer import load_scorer
+from prm_core.scoring.calibration import fit_calibrator
+from prm_core.scoring.scorer import ChainScore, load_scorer
 from prm_core.stages import base
 from prm_core.stages.base import CHAIN, Stage, StageIO, execute, load_stage, model_path
-from prm_core.stages.train_prm import MODELS
-from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
-from tests.builders.quality import Tracked
+from prm_core.stages.train_prm import MODELS, calibrate_scores
+from prm_core.training.examples import Example
+from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
+from tests.builders.quality import Tracked, make_config
 from tests.builders.training import (
     Interrupted,
     changed,
@@ -303,7 +306,28 @@ def test_models_on_a_frozen_backbone_find_it_in_their_workspace(tmp_path, tracke
         assert (base.name, base.at) == ("artifacts/warmup/models/backbone", str(backbone))
 
 
-def test_too_few_human_labels_leave_the_scores_as_they_are(tmp_path, tracked) -> None:
+@pytest.mark.parametrize("kind", ["process", "outcome"])
+def test_scores_are_calibrated_to_the_targets_of_held_out_chains(kind: str) -> None:
+    """A probable target counts as both verdicts, one that is not there as none, and a step without a score neither."""
+    step = Step("one")
+    targets = ((0.9, 0.2, math.nan), (1.0, 0.75), (0.6,)) if kind == "process" else ((1.0,), (0.0,), (math.nan,))
+    dev = [Example("p", f"prompt {n}", (step,) * 3, one) for n, one in enumerate(targets)]
+    raw = {0: (0.8, 0.3, 0.1), 1: (0.7,), 2: ()} if kind == "process" else {0: (0.8,), 1: (0.3,), 2: (0.5,)}
+
+    class Scorer:
+        def score(self, chains):
+            assert chains == [(example.prompt, example.steps) for example in dev]
+            return [ChainScore(raw[n], raw[n], 0) for n in range(3)]
+
+    Scorer.kind = kind
+    config = make_config(calibrate={"min_labels": 2})
+    found = calibrate_scores(Scorer(), dev, config)
+    pairs = ([0.8, 0.3, 0.7], [0.9, 0.2, 1.0]) if kind == "process" else ([0.8, 0.3], [1, 0])
+    assert found == fit_calibrator(*pairs, "isotonic", 2)
+    assert (found.method, found.labels) == ("isotonic", len(pairs[0]))
+
+
+def test_too_few_targets_leave_the_scores_as_they_are(tmp_path, tracked) -> None:
     root = workspace(tmp_path / "w", calibrate={"min_labels": 10_000})
     execute("train_prm", root)
     assert load_scorer(root / "artifacts/train_prm/prm").calibrator.method == "identity"

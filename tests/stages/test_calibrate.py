@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -117,12 +118,12 @@ def test_the_stage_writes_calibrator_training_set_queue_plots_and_metrics(tmp_pa
     assert (metrics["training_rows"], metrics["training_chains"]) == (30 * STEPS - 10, 30)
     assert (metrics["lost_after_error"], metrics["lost_human_chain"]) == (10, 30 * STEPS)
     assert (metrics["method"], metrics["calibrated"]) == ("stacked" if stack else "isotonic", 1)
-    assert metrics["ece_after"] < metrics["ece_before"] == pytest.approx(0.1)
+    assert metrics["policy/ece_after"] < metrics["policy/ece_before"] == pytest.approx(0.1)
     for name in STRATEGIES:
-        assert metrics[f"ece_after/{name}"] < metrics[f"ece_before/{name}"] == pytest.approx(0.1)
-        assert metrics[f"brier_after/{name}"] < metrics[f"brier_before/{name}"] == pytest.approx(0.01)
+        assert metrics[f"policy/ece_after/{name}"] < metrics[f"policy/ece_before/{name}"] == pytest.approx(0.1)
+        assert metrics[f"policy/brier_after/{name}"] < metrics[f"policy/brier_before/{name}"] == pytest.approx(0.01)
     assert tracked.metrics.items() <= metrics.items()
-    assert {"ece_after", "ece_after/rollout", "human_labels", "lost_confidence"} <= set(tracked.metrics)
+    assert {"policy/ece_after", "policy/ece_after/rollout", "human_labels", "lost_confidence"} <= set(tracked.metrics)
 
     rows = store.read_shards(StepLabel, out / "training_set")
     assert all(row.is_correct == right(int(row.trajectory_id.split("-")[1]), row.step_index) for row in rows)
@@ -140,7 +141,7 @@ def test_the_stage_writes_calibrator_training_set_queue_plots_and_metrics(tmp_pa
     with (out / "plots/reliability.csv").open() as lines:
         table = list(csv.DictReader(lines))
     assert set(table[0]) == {"series", "mean_probability", "observed_share", "count"}
-    assert {row["series"] for row in table} == {"as labelled", "calibrated (held out)"}
+    assert {row["series"] for row in table} == {"policy: as labelled", "policy: calibrated (held out)"}
     assert sum(int(row["count"]) for row in table) == 2 * metrics["human_labels"]
     assert (out / "plots/reliability.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -163,12 +164,60 @@ def test_the_stage_gives_the_same_files_again(tmp_path, tracked):
 
 def test_the_stage_works_without_any_human_label(tmp_path, tracked, caplog):
     prepared(tmp_path, chains=6)
+    # Not every merge makes an estimate of its own error.
+    store.write_json(tmp_path / "artifacts/label/metrics.json", {})
     run_stage(stage.STAGE, tmp_path, make_config())
     metrics = json.loads((tmp_path / "artifacts/calibrate/metrics.json").read_text())
     assert (metrics["method"], metrics["human_labels"], metrics["training_rows"]) == ("identity", 0, 6 * STEPS - 2)
-    assert "ece_before" not in metrics
+    assert not any("ece" in name or "label_error" in name for name in metrics)
     assert "0 labels, fewer than the 50 needed" in caplog.text
     assert (tmp_path / "artifacts/calibrate/plots/reliability.png").exists()
+
+
+def test_labels_of_corrupted_solutions_are_measured_and_change_nothing(tmp_path, tracked, caplog):
+    prepared(tmp_path, chains=6, human_chains=30, author="corrupted-solution")
+    run_stage(stage.STAGE, tmp_path, make_config(calibrate={"stack": True}))
+    out = tmp_path / "artifacts/calibrate"
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["method"], metrics["calibrated"]) == ("identity", 0)
+    assert metrics["identity_reason"] == (
+        "no human labels on the policy's own chains (50 needed); 80 labels are on another population, "
+        "corrupted-solution, and only measured")
+    assert (metrics["policy/human_labels"], metrics["other/human_labels"]) == (0, 80)
+    assert metrics["other/ece_before"] == metrics["other/ece_after"] == pytest.approx(0.1)
+    assert not any(name.startswith(("policy/ece", "policy/brier", "policy/label_error_human")) for name in metrics)
+    # What the merge says of itself needs nobody.
+    assert [metrics[f"policy/label_error{end}"] for end in ("", "_low", "_high")] == [0.04, 0.01, 0.09]
+    assert {row.confidence for row in store.read_shards(StepLabel, out / "training_set")} == {0.9}
+    with (out / "plots/reliability.csv").open() as lines:
+        assert {row["series"] for row in csv.DictReader(lines)} == {"other: as labelled",
+                                                                    "other: calibrated (held out)"}
+    queue = read_lines(out / "review_queue.jsonl")
+    assert len(queue) == metrics["review_queue"] > 0
+    assert all(row["trajectory_id"].startswith("gen-") for row in queue)
+
+
+def test_people_say_how_wrong_the_labels_of_the_policys_chains_are(tmp_path, tracked, caplog):
+    caplog.set_level("INFO")
+
+    def careless(table, rows):
+        # Of the thirty reviewed chains, the merge takes one right first step for wrong.
+        for row in rows:
+            hit = table == "merged" and (row.trajectory_id, row.step_index) == ("human-1000", 0)
+            yield dataclasses.replace(row, is_correct=False) if hit else row
+
+    prepared(tmp_path, chains=6, human_chains=30, change=careless)
+    run_stage(stage.STAGE, tmp_path, make_config())
+    metrics = json.loads((tmp_path / "artifacts/calibrate/metrics.json").read_text())
+    share, low, high = (metrics[f"policy/label_error_human{end}"] for end in ("", "_low", "_high"))
+    assert (metrics["policy/label_error_human_labels"], share) == (80, pytest.approx(1 / 80))
+    assert 0 == low < share < high < 0.07
+    said = re.search(r"labels on the policy's own chains: (.*)", caplog.text)[1].split("; ")
+    assert said[0] == "80 human labels"
+    assert re.fullmatch(r"calibration error 0\.\d{4} as labelled, 0\.\d{4} calibrated", said[1])
+    assert said[2] == "4.0% of the chains wrong by the merge's own estimate (95 % interval 1.0% to 9.0%)"
+    assert said[3].startswith("1.2% of the steps wrong by people (95 % interval 0.0% to ")
+    assert "labels on another population: 0 human labels\n" in caplog.text
 
 
 def test_the_stack_trusts_the_strategy_people_agree_with(tmp_path, tracked):
@@ -185,8 +234,8 @@ def test_the_stack_trusts_the_strategy_people_agree_with(tmp_path, tracked):
     assert len(rows) == 30 * STEPS - 10
     assert all(row.is_correct == right(int(row.trajectory_id.split("-")[1]), row.step_index) for row in rows)
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["ece_after/rollout"] < metrics["ece_after/mc_dropout"] + 0.05
-    assert metrics["brier_after"] < 0.3 * metrics["brier_before"]
+    assert metrics["policy/ece_after/rollout"] < metrics["policy/ece_after/mc_dropout"] + 0.05
+    assert metrics["policy/brier_after"] < 0.3 * metrics["policy/brier_before"]
 
 
 @pytest.mark.parametrize(("share", "asked"), [(0.0, 0), (0.05, 2), (0.5, 18), (1.0, 32)])
@@ -205,7 +254,10 @@ def test_the_queue_is_a_share_of_the_generated_steps(tmp_path, tracked, share, a
 def test_a_generated_copy_of_a_human_chain_neither_trains_nor_is_asked_about(tmp_path, tracked):
     prepared(tmp_path, chains=6)
     store.write_jsonl(tmp_path / "data/human/problems.jsonl", [dataclasses.replace(problem(2), id="kept")])
-    chain = dataclasses.replace(trajectory(2), id="kept-chain", problem_id="kept")
+    chain = dataclasses.replace(trajectory(2), id="kept-chain", problem_id="kept", policy="ann")
+    for table in ("label/merged", "validate/passed"):
+        rows = store.read_shards(StepLabel, tmp_path / "artifacts" / table)
+        store.write_shard(tmp_path / "artifacts" / table, 0, StepLabel, [*rows, label("kept-chain", 0)])
     store.write_jsonl(tmp_path / "data/human/trajectories.jsonl", [chain])
     store.write_jsonl(tmp_path / "data/human/labels.jsonl", [human("kept-chain", 0, True)])
     out = tmp_path / "artifacts/calibrate"
@@ -216,7 +268,10 @@ def test_a_generated_copy_of_a_human_chain_neither_trains_nor_is_asked_about(tmp
     assert "gen-2" not in {row.trajectory_id for row in store.read_shards(StepLabel, out / "training_set")}
     assert {row["trajectory_id"] for row in read_lines(out / "review_queue.jsonl")} == {
         "gen-0", "gen-1", "gen-3", "gen-4", "gen-5"}
-    assert json.loads((out / "metrics.json").read_text())["lost_human_chain"] == STEPS
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["lost_human_chain"] == STEPS + 1
+    # Whoever is said to have written it: it is the policy's own.
+    assert (metrics["policy/human_labels"], metrics["other/human_labels"]) == (1, 0)
 
 
 def test_chains_of_replaced_problems_are_refused(tmp_path, tracked):

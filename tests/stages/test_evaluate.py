@@ -102,6 +102,7 @@ def make_io(folder: Path, dev=DEV, test=TEST, shifted=()) -> StageIO:
         store.write_shard(inputs[name], 0, StepLabel, [
             StepLabel("gen-0", index, strategy, 1.0, index > 0, 0.9, 10 if name == "labels" else 0, "")
             for index in range(len(chain.steps))])
+    store.write_json(inputs["calibration"], {"policy/human_labels": 0, "other/human_labels": 0, "identity_reason": ""})
     store.write_json(inputs["prm_history"], {"prm": HISTORY, "orm": HISTORY})
     store.write_json(inputs["policy_history"], HISTORY)
     outputs = {name: folder / path for name, path in stage.STAGE.outputs.items()}
@@ -151,6 +152,28 @@ def test_metrics_contract(world, config, tmp_path):
     shown = store.read_json(io.outputs["headline"])
     assert len(shown) == 12
     assert shown["prm_at_8"] == round(table["test/prm_best_of_n/accuracy_at_8"], 4)
+
+
+def test_people_speak_of_the_generated_chain_that_they_judged_a_copy_of(tmp_path):
+    """Where no oracle judges. Chains the policy did not write stay another population."""
+    asked = Problem("p", "general", "How many?", "4")
+    io = make_io(tmp_path, test=[replace(TEST[0], id=asked.id, domain="general", prompt=asked.prompt)])
+    own = store.read_shards(Trajectory, io.inputs["generated"])[0]
+    kept = replace(own, id="gen-0@copy", problem_id="p@copy")
+    other = replace(kept, id="h", policy="ann", steps=own.steps[:1])
+    store.write_jsonl(io.inputs["human"] / "problems.jsonl", [replace(asked, id="p@copy")])
+    store.write_jsonl(io.inputs["human"] / "trajectories.jsonl", [kept, other])
+    store.write_jsonl(io.inputs["human"] / "labels.jsonl", [
+        StepLabel(kept.id, 0, "human:ann", 0.0, False, 1.0, 0, ""),
+        StepLabel(other.id, 0, "human:ann", 1.0, True, 1.0, 0, "")])
+
+    found = stage._measure_labels(io.inputs)
+
+    assert (found.generated.chains, found.generated.gold, found.generated.gold_steps) == (1, "people", 1)
+    # The labels call the first step wrong, and so do people.
+    assert [one.chain_error for one in found.generated.strategies] == [0.0, 0.0]
+    assert (found.human.chains, found.human.gold_steps, found.human.gold_right) == (1, 1, 1.0)
+    assert found.claimed == store.read_json(io.inputs["calibration"])
 
 
 def test_shifted_problems_get_the_same_figures_at_the_same_threshold(world, config, tmp_path):

@@ -287,6 +287,34 @@ def _charts(evaluation: Evaluation) -> dict[str, Markup | None]:
     }
 
 
+def _claims(labels: LabelQuality, population: str) -> list[str]:
+    """What the chain says of its labels of a population without gold, beside the truth where an oracle tells it."""
+    claimed, merged = labels.claimed, labels.generated.strategies[-1]
+    judged = claimed[f"{population}/human_labels"]
+    by_oracle = "oracle" in labels.generated.gold
+    found = []
+    for name, source, of, truth in (
+        ("label_error", "The merge's own estimate, from the strategies' agreement and the chains' outcomes",
+         "of the chains have another first error than the merged labels say", merged.chain_error),
+        ("label_error_human", f"{judged} human labels on these chains, each weighed by its step's chance to be asked",
+         "of the merged verdicts up to the first error are wrong",
+         None if merged.accuracy is None else 1 - merged.accuracy),
+    ):
+        if (key := f"{population}/{name}") in claimed:
+            share, low, high = (charts.percent(claimed[key + end]) for end in ("", "_low", "_high"))
+            known = f"; by the oracle {charts.percent(truth)}" if by_oracle and truth is not None else ""
+            found.append(f"{source}: {share} {of} (95 % interval {low} to {high}){known}.")
+    if f"{population}/ece_before" in claimed:
+        before, after = (claimed[f"{population}/ece_{series}"] for series in ("before", "after"))
+        found.append(f"Calibration error of the merged labels, by {judged} human labels on these chains: {before:.4f} "
+                     f"as labelled, {after:.4f} calibrated (held out).")
+    else:
+        found.append("Nobody has judged a step of these chains: the calibration of their labels is not measured.")
+    if population == "policy" and claimed["identity_reason"]:
+        found.append(f"The labels train as they were merged: {claimed['identity_reason']}.")
+    return found
+
+
 def render(data: ReportData) -> str:
     """The page as HTML. Every text of the data is escaped; nothing is fetched from anywhere."""
     import jinja2
@@ -311,7 +339,8 @@ def render(data: ReportData) -> str:
         title=data.title, facts=data.facts, headlines=headlines(data),
         verdict=verdict.judge(evaluation, data.max_ece), titles=verdict.titles(evaluation),
         alarms=[(message, verdict.REMEDIES[name]) for name, message in evaluation.alarms.items()],
-        labels=data.labels, agreement={(a, b): one for one in data.labels.agreement
+        labels=data.labels, claims=[_claims(data.labels, population) for population in ("policy", "other")],
+        agreement={(a, b): one for one in data.labels.agreement
                                        for a, b in ((one.a, one.b), (one.b, one.a))},
         charts=_charts(evaluation), ns=sorted({point.n for point in evaluation.curve}),
         series=_curve_series(evaluation), figures=evaluation.figures, numbers=evaluation.numbers,

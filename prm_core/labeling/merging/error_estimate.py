@@ -33,6 +33,10 @@ class LabelError:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return (f"of the policy's {self.chains} chains {self.share:.1%} have another first error than their labels say "
+                f"(95 % interval {self.low:.1%} to {self.high:.1%}), by the merge's own estimate")
+
 
 def doubt(model: FirstErrorModel) -> NDArray[np.float64]:
     """P(the first error is not where labels of this model state it), (chains,).

@@ -24,10 +24,11 @@ from tests.builders import evaluation as fakes
 PROBLEMS = fakes.problems(40)
 THRESHOLD = 0.45
 LABELS = LabelQuality(Population(20, 80, "oracle", 60, 0.8, [
-    StrategyQuality("<rollout>", 1.0, 57.25, 60, 0.9, 12, 0.75, None, 0.7),
-    StrategyQuality("verifier", 0.5, 0.0, 30, 0.95, 6, 0.5, 1.0, 0.6),
-    StrategyQuality("merged", 1.0, 57.25, 60, 0.98, 12, 0.9, 1.0, 0.95),
-]), None, [Agreement("<rollout>", "verifier", 0.825, 40)])
+    StrategyQuality("<rollout>", 1.0, 57.25, 60, 0.9, 12, 0.75, None, 0.7, 0.25),
+    StrategyQuality("verifier", 0.5, 0.0, 30, 0.95, 6, 0.5, 1.0, 0.6, 0.3),
+    StrategyQuality("merged", 1.0, 57.25, 60, 0.98, 12, 0.9, 1.0, 0.95, 0.04),
+]), None, [Agreement("<rollout>", "verifier", 0.825, 40)],
+    {"policy/human_labels": 0, "other/human_labels": 0, "identity_reason": ""})
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,29 @@ def test_labels_have_a_section_of_their_own(data):
     unjudged = replace(LABELS.generated, gold="", gold_right=None)
     bare = page.render(replace(data, labels=replace(LABELS, generated=unjudged)))
     assert "no oracle or person says what is right" in bare
+
+
+def test_the_labels_own_claims_stand_by_population_beside_the_oracles_truth(data):
+    assert "Nobody has judged a step of these chains" in page.render(data)
+    claimed = {"policy/human_labels": 120, "policy/ece_before": 0.0312, "policy/ece_after": 0.0101,
+               "policy/label_error": 0.05, "policy/label_error_low": 0.02, "policy/label_error_high": 0.11,
+               "policy/label_error_human": 0.03, "policy/label_error_human_low": 0.0,
+               "policy/label_error_human_high": 0.07, "other/human_labels": 205, "other/ece_before": 0.0023,
+               "other/ece_after": 0.0002, "identity_reason": "120 human labels are <few>"}
+    labels = replace(LABELS, human=LABELS.generated, claimed=claimed)
+    html = page.render(replace(data, labels=labels))
+    own, other = html.split("<h3>Chains with human labels</h3>")
+    assert ("5.0 % of the chains have another first error than the merged labels say (95 % interval 2.0 % to 11.0 %); "
+            "by the oracle 4.0 %.") in own
+    assert ("3.0 % of the merged verdicts up to the first error are wrong (95 % interval 0.0 % to 7.0 %); "
+            "by the oracle 2.0 %.") in own
+    assert "by 120 human labels on these chains: 0.0312 as labelled, 0.0101 calibrated" in own
+    assert "The labels train as they were merged: 120 human labels are &lt;few&gt;." in own
+    assert "by 205 human labels on these chains: 0.0023 as labelled, 0.0002 calibrated" in other
+    assert "; by the oracle" not in other
+    unjudged = replace(LABELS.generated, gold="people")
+    assert "; by the oracle" not in page.render(replace(data, labels=replace(labels, generated=unjudged)))
+    assert parse(html).stack == []
 
 
 def test_what_was_kept_is_marked_in_training_curves(data):
