@@ -242,7 +242,7 @@ def stage_seconds(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A row of dots for each figure, on a scale of its own: seeds filled, stand-ins for other processors hollow, the
-    median a tick, the bar dashed; levels by colour.
+    median a tick, the bar of the worst dashed, that of the median dotted; levels by colour.
 
     Args:
         rows: of `summary`.
@@ -269,17 +269,18 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             for row in rows:
                 if (row["level"], row["name"]) == (level, one.name):
                     _dots(axes, row, -place, colour)
-            for limit in one.bars.get(level, ()):
-                if math.isfinite(limit):
-                    axes.plot([limit, limit], [-place - 0.4, -place + 0.4], color=colour, linestyle="--", linewidth=1.5)
+            for limits, style in ((one.bars, "--"), (one.medians, ":")):
+                for limit in filter(math.isfinite, limits.get(level, ())):
+                    axes.plot([limit] * 2, [-place - 0.4, -place + 0.4], color=colour, linestyle=style, linewidth=1.5)
     for axes in grid.flat[len(names):]:
         axes.axis("off")
     legend = [
         *(Line2D([], [], color=COLOURS.get(level), marker="o", linestyle="", label=f"{level}, a seed")
           for level in levels),
         Line2D([], [], color="0.3", marker="D", fillstyle="none", linestyle="", label="stand-in for another processor"),
-        Line2D([], [], color="0.3", marker="|", markersize=12, linestyle="", label="median of the seeds"),
+        Line2D([], [], color="black", marker="|", markersize=12, linestyle="", label="median of the seeds"),
         Line2D([], [], color="0.3", linestyle="--", label="bar, for the worst"),
+        Line2D([], [], color="0.3", linestyle=":", label="bar, for the median"),
     ]
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
@@ -292,4 +293,4 @@ def _dots(axes: Any, row: Mapping[str, Any], height: float, colour: str | None) 
         plain = name.count("-") == 1
         axes.plot([found], [height + (0.12 if plain else -0.18)], marker="o" if plain else "D", color=colour, alpha=0.7,
                   markersize=6 if plain else 5, fillstyle="full" if plain else "none")
-    axes.plot([row["median"]] * 2, [height - 0.02, height + 0.3], color=colour, linewidth=2)
+    axes.plot([row["median"]] * 2, [height - 0.08, height + 0.36], color="black", linewidth=1.2, zorder=3)

@@ -31,12 +31,12 @@ ROOT = Path(__file__).parents[1]
 PROGRESS, LOG = "progress.json", "log.txt"
 # Registering shows nothing that is measured here.
 STAGES = tuple(name for name in CHAIN if name != "register")
-PLAIN, AVX2 = "", "avx2"
+PLAIN, PERTURBED, THREADS, AVX2 = "", "perturbed", "threads", "avx2"
 # Of half a unit in the last place of a float32, as another order of additions leaves behind.
 ROUNDING = 1e-7
 # What PyTorch, its two libraries and NumPy's then take the processor for.
 AS_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-           "OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "AVX512F"}
+           "OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"}
 LAST_WORDS = 1500
 
 
@@ -67,7 +67,7 @@ class Run:
 def check_variant(name: str) -> None:
     """Raises InputError unless it is `perturbed-K` (the warm-up's weights moved by rounding, with seed K), `threads-N`
     or `avx2`."""
-    if not re.fullmatch(r"(perturbed|threads)-[1-9]\d*", name) and name != AVX2:
+    if not re.fullmatch(rf"({PERTURBED}|{THREADS})-[1-9]\d*", name) and name != AVX2:
         raise InputError(f"--variants {name}: no stand-in for another processor; known: perturbed-K (seed K of the "
                          f"noise in the weights), threads-N, {AVX2}")
 
@@ -76,7 +76,7 @@ def environment(variant: str, threads: int) -> dict[str, str]:
     """What a chain's processes run in."""
     kind, _, number = variant.partition("-")
     own = AS_AVX2 if kind == AVX2 else {}
-    return {**os.environ, "OMP_NUM_THREADS": number if kind == "threads" else str(threads), **own}
+    return {**os.environ, "OMP_NUM_THREADS": number if kind == THREADS else str(threads), **own}
 
 
 def code_of(run: Run, threads: int) -> str:
@@ -107,11 +107,17 @@ def run_chain(run: Run, work: Path, threads: int, *, any_code: bool = False) -> 
     for name in (*STAGES, ORACLE):
         if name in progress["seconds"]:
             continue
-        copied = name == "warmup" and run.variant.startswith("perturbed") and _copy_warmup(run, work, code_of(
-            Run(run.level, run.seed), threads))
-        progress["seconds"][name] = {"wall": 0.0, "cpu": 0.0} if copied else _timed(name, run, folder, threads)
-        if name == "warmup" and run.variant.startswith("perturbed"):
-            perturb(folder / "artifacts/warmup", int(run.variant.rpartition("-")[2]))
+        perturbed = name == "warmup" and run.variant.startswith(PERTURBED)
+        if perturbed and _take_warmup(run, work, threads):
+            took = {"wall": 0.0, "cpu": 0.0}
+        else:
+            took = _timed(name, run, folder, threads)
+        if perturbed:
+            perturb(folder / "artifacts/warmup", int(run.variant.removeprefix(f"{PERTURBED}-")))
+        if not any_code and code_of(run, threads) != code:
+            raise ChainFailed(f"the code changed while stage {name} of {run.name} ran; leave the checkout alone, or "
+                              "run in a worktree of its own")
+        progress["seconds"][name] = took
         store.write_json(folder / PROGRESS, progress)
     config = configuration.load(folder)
     return {"name": run.name, "level": run.level, "seed": run.seed, "variant": run.variant, **progress,
@@ -126,26 +132,29 @@ def _begin(run: Run, folder: Path, code: str, any_code: bool) -> Record:
             return progress
         shutil.rmtree(folder)
     elif folder.exists():
-        # Killed while it was made.
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+        raise InputError(f"--work {folder.parent}: {folder.name} in it is no workspace of this benchmark; name another "
+                         "folder")
+    new = folder.with_name(f".{run.name}")
+    # Of a call that was stopped here.
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     raw = resolved(run)
-    store.write_text(folder / configuration.PARAMS_FILE, yaml.safe_dump(raw, sort_keys=False))
-    make_data(folder / "data", configuration.parse(raw, run.name))
+    store.write_text(new / configuration.PARAMS_FILE, yaml.safe_dump(raw, sort_keys=False))
+    make_data(new / "data", configuration.parse(raw, run.name))
     progress = {"code": code, "commit": code_version(), "machine": machine(), "seconds": {}}
-    store.write_json(folder / PROGRESS, progress)
+    store.write_json(new / PROGRESS, progress)
+    new.rename(folder)
     return progress
 
 
-def _copy_warmup(run: Run, work: Path, code: str) -> bool:
+def _take_warmup(run: Run, work: Path, threads: int) -> bool:
     """Takes the warm-up of the plain chain with this seed where that has one: this chain's would come out the same."""
-    plain = work / Run(run.level, run.seed).name
-    if not (plain / PROGRESS).is_file():
+    plain = Run(run.level, run.seed)
+    folder = work / plain.name
+    progress = store.read_json(folder / PROGRESS) if (folder / PROGRESS).is_file() else {}
+    if progress.get("code") != code_of(plain, threads) or "warmup" not in progress["seconds"]:
         return False
-    progress = store.read_json(plain / PROGRESS)
-    if progress["code"] != code or "warmup" not in progress["seconds"]:
-        return False
-    shutil.copytree(plain / "artifacts/warmup", work / run.name / "artifacts/warmup", dirs_exist_ok=True)
+    shutil.copytree(folder / "artifacts/warmup", work / run.name / "artifacts/warmup", dirs_exist_ok=True)
     return True
 
 

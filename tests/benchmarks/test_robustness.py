@@ -198,3 +198,69 @@ def test_a_result_grows_and_runs_only_what_is_new_failed_or_of_other_code(tmp_pa
 def test_plain_chains_come_before_those_that_take_over_their_warmup():
     names = [run.name for run in robustness.plan(("default", "hard"), (0, 1), ("perturbed-1",))]
     assert names == ["default-0", "default-1", "hard-0", "hard-1", "default-0-perturbed-1"]
+
+
+def test_a_chain_goes_on_where_it_was_and_starts_anew_under_other_code(tmp_path, monkeypatch):
+    """Stages and data are stood in for: what runs, in which order, and what is kept."""
+    ran, code, last = [], ["a"], ["label"]
+
+    def timed(stage, run, folder, threads):
+        if stage == last[0]:
+            raise ChainFailed(f"stage {stage} of {run.name} ended with 1: killed")
+        ran.append(stage)
+        return {"wall": 1.0, "cpu": 1.0}
+
+    monkeypatch.setattr(robustness_chains, "_timed", timed)
+    monkeypatch.setattr(robustness_chains, "code_of", lambda run, threads: code[0])
+    monkeypatch.setattr(robustness_chains, "make_data", lambda folder, config: folder.mkdir())
+    monkeypatch.setattr(robustness_chains, "collect", lambda folder, config: {"seed": config.seed})
+    run = Run("smoke", 3)
+
+    with pytest.raises(ChainFailed, match="stage label of smoke-3"):
+        robustness_chains.run_chain(run, tmp_path, 1)
+    assert ran == ["warmup", "generate"]
+    last[0] = ""
+    found = robustness_chains.run_chain(run, tmp_path, 1)
+    assert ran == [*robustness_chains.STAGES, "oracle"]
+    assert (found["name"], found["code"], found["figures"]) == ("smoke-3", "a", {"seed": 3})
+    assert list(found["seconds"]) == ran
+    code[0] = "b"
+    assert robustness_chains.run_chain(run, tmp_path, 1, any_code=True)["code"] == "a"
+    assert robustness_chains.run_chain(run, tmp_path, 1)["code"] == "b"
+    assert len(ran) == 20
+    (tmp_path / "smoke-4").mkdir()
+    with pytest.raises(InputError, match="smoke-4 in it is no workspace"):
+        robustness_chains.run_chain(Run("smoke", 4), tmp_path, 1)
+
+
+def test_code_that_changes_under_a_chain_stops_it(tmp_path, monkeypatch):
+    codes = iter(["a", "a", "b"])
+    monkeypatch.setattr(robustness_chains, "_timed", lambda *given: {"wall": 1.0, "cpu": 1.0})
+    monkeypatch.setattr(robustness_chains, "code_of", lambda run, threads: next(codes))
+    monkeypatch.setattr(robustness_chains, "make_data", lambda folder, config: folder.mkdir())
+
+    with pytest.raises(ChainFailed, match="code changed while stage generate of smoke-0"):
+        robustness_chains.run_chain(Run("smoke", 0), tmp_path, 1)
+    assert list(store.read_json(tmp_path / "smoke-0/progress.json")["seconds"]) == ["warmup"]
+
+
+def test_a_perturbed_chain_takes_over_the_warmup_of_its_plain_one(tmp_path, monkeypatch):
+    moved = []
+
+    def timed(stage, run, folder, threads):
+        if stage == "warmup":
+            store.write_text(folder / "artifacts/warmup/models", run.name)
+        return {"wall": 1.0, "cpu": 1.0}
+
+    monkeypatch.setattr(robustness_chains, "_timed", timed)
+    # Another one for each: the plain chain's is asked for.
+    monkeypatch.setattr(robustness_chains, "code_of", lambda run, threads: run.name)
+    monkeypatch.setattr(robustness_chains, "make_data", lambda folder, config: folder.mkdir())
+    monkeypatch.setattr(robustness_chains, "collect", lambda folder, config: {})
+    monkeypatch.setattr(robustness_chains, "perturb", lambda folder, seed: moved.append((folder.parts[-3], seed)))
+    for run in robustness.plan(("smoke",), (0,), ("perturbed-2", "threads-2")):
+        robustness_chains.run_chain(run, tmp_path, 1)
+
+    models = {folder.name: (folder / "artifacts/warmup/models").read_text() for folder in tmp_path.iterdir()}
+    assert models == {"smoke-0": "smoke-0", "smoke-0-perturbed-2": "smoke-0", "smoke-0-threads-2": "smoke-0-threads-2"}
+    assert moved == [("smoke-0-perturbed-2", 2)]
