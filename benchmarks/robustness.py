@@ -26,6 +26,7 @@ from benchmarks.report import arguments, write_as
 from benchmarks.robustness_chains import AVX2, ChainFailed, Run, check_variant, code_of, run_chain
 from benchmarks.robustness_figures import Record
 from prm_core import config as configuration
+from prm_core.errors import InputError
 from prm_core.platform import store
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -138,22 +139,37 @@ def main() -> None:
     given = arguments("robustness", _more)
     if given.quick:
         given.levels, given.seeds, given.variants = (QUICK,), given.seeds[:2], given.variants[:1]
+    result = Result(given.out)
+    try:
+        if given.timing:
+            time_builds(given, result)
+        else:
+            run_chains(given, result)
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def run_chains(given: argparse.Namespace, result: Result) -> None:
+    """Runs the chains asked for, in the folder given or a temporary one."""
     for name in given.variants:
         check_variant(name)
-    result = Result(given.out)
-    if given.timing:
-        def keep(what: str, record: Record) -> None:
-            result.timing[what] = record
-            result.keep()
-
-        robustness_timing.measure(given.timing, given.what, 1 if given.quick else given.repeats, keep)
-    elif given.work is not None:
+    if given.work is not None:
         given.work.mkdir(parents=True, exist_ok=True)
         run_all(given, result, given.work.resolve())
     else:
         with tempfile.TemporaryDirectory() as name:
             run_all(given, result, Path(name))
-    result.write("timing" if given.timing else "chains", command_of(given))
+    result.write("chains", command_of(given))
+
+
+def time_builds(given: argparse.Namespace, result: Result) -> None:
+    """Times this build and the one named."""
+    def keep(what: str, record: Record) -> None:
+        result.timing[what] = record
+        result.keep()
+
+    robustness_timing.measure(given.timing, given.what, 1 if given.quick else given.repeats, keep)
+    result.write("timing", command_of(given))
 
 
 if __name__ == "__main__":

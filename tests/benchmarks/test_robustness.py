@@ -13,6 +13,7 @@ from benchmarks.robustness_chains import ChainFailed, Run
 from prm_core.errors import InputError
 from prm_core.platform import store, sums
 from prm_core.types import StepLabel
+from tests import ROOT
 from tests.builders import tiny
 
 
@@ -106,6 +107,16 @@ def test_times_are_shares_of_the_other_builds():
     bar, = robustness_timing.bars({"run": {"base": "4a52fd2" + 33 * "0", "rounds": rounds}})
     assert (bar.value, bar.low, bar.high, bar.holds) == (0.45, 0.4, 0.55, True)
     assert "4a52fd2," in bar.name
+
+
+def test_the_tests_are_run_as_make_test_does_and_a_build_must_be_there(tmp_path):
+    assert robustness_timing.command("test", ROOT)[1:5] == ["-m", "pytest", "-n", "2"]
+    assert robustness_timing.command("run", ROOT)[-2:] == ["--profile", "default"]
+    (tmp_path / "Makefile").write_text("test:\n\techo\n")
+    with pytest.raises(InputError, match="Makefile: no line that runs pytest"):
+        robustness_timing.command("test", tmp_path)
+    with pytest.raises(InputError, match="--timing no-such-build: neither a folder nor a commit"):
+        robustness_timing.commit_of(ROOT, "no-such-build")
 
 
 # --------------------------------------------------------------------------------------------- figures
