@@ -103,6 +103,8 @@ FIGURES = (
            bars=_both(90)),
     Figure("best-of-8: PRM - PRM with oracle labels, points", difference("test/prm_at_8", "test/oracle_at_8"),
            bars=_default(-1)),
+    Figure("best-of-8 as promoted - the same with oracle labels, points",
+           difference("test/promoted_at_8", "test/oracle_promoted_at_8")),
     Figure("merged labels - best annotator, F1, points", merged_less_best, bars=_both(-0.5)),
     Figure("best-of-N as promoted: smallest rise, points", smallest_rise("test"), bars=_default(0)),
     Figure("best-of-8 as promoted - ORM, points", difference("test/promoted_at_8", "test/orm_at_8"), bars=_default(0)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,8 @@ EVALUATED = {
     "prm_f1": "prm/first_error_f1", "ece": "prm/ece", "base_pass_at_1": "policy_base/pass_at_1",
     "trained_pass_at_1": "policy_trained/pass_at_1", "random_f1": "random/first_error_f1",
 }
-# What the promoted model chooses by.
-PROMOTED = "combined_best_of_n" if "combined_best_of_n" in protocol.METHODS else "prm_best_of_n"
 # Ways to choose among N chains → the evaluation's names of them.
-CHOSEN = {"prm": "prm_best_of_n", "orm": "orm_best_of_n", "majority": "majority", "promoted": PROMOTED}
+CHOSEN = {"prm": "prm_best_of_n", "orm": "orm_best_of_n", "majority": "majority", "promoted": "combined_best_of_n"}
 # Shares of one that are given as such; all others are in percent.
 AS_SHARES = ("ece",)
 
@@ -52,8 +50,8 @@ def collect(workspace: Path, config: Config) -> dict[str, float]:
     """The figures of a chain that has run to its end, shares in percent but for ECE. What is undefined is left out.
 
     `<split>/prm_f1`, `/oracle_f1` (of the PRM from oracle labels), `/ece`, `/base_pass_at_1`, `/trained_pass_at_1`,
-    `/<prm, orm, majority, promoted, oracle>_at_<N>`; `backbone_pass_at_1`; `labels/<strategy>/f1` on the policy's own
-    chains; `label_error` as the chain reports it with `_low` and `_high`, and `label_error_true`.
+    `/<prm, orm, majority, promoted, oracle, oracle_promoted>_at_<N>`; `backbone_pass_at_1`; `labels/<strategy>/f1` on
+    the policy's own chains; `label_error` as the chain reports it with `_low` and `_high`, and `label_error_true`.
     """
     measured = store.read_json(workspace / "artifacts/evaluate/metrics.json")
     warmup = store.read_json(workspace / "artifacts/warmup/metrics.json")
@@ -118,7 +116,8 @@ def train_on_oracle(workspace: Path, config: Config, folder: Path) -> Path:
 
 
 def measure(workspace: Path, config: Config, scorer: ChainScorer, work: Path) -> dict[str, float]:
-    """`<split>/oracle_f1`, threshold chosen on dev chains, and `<split>/oracle_at_<N>` of a PRM, in percent."""
+    """Of a PRM, in percent: `<split>/oracle_f1`, its threshold chosen on dev chains, `<split>/oracle_at_<N>` and
+    `<split>/oracle_promoted_at_<N>`."""
     evaluated = workspace / "artifacts/evaluate"
     asked = {trajectory.problem_id for trajectory in store.read_shards(Trajectory, evaluated / "trajectories")}
     problems = {split: [problem for problem in store.read_jsonl(Problem, workspace / f"data/{split}.jsonl")
@@ -132,7 +131,10 @@ def measure(workspace: Path, config: Config, scorer: ChainScorer, work: Path) ->
     found = {}
     for split in SPLITS:
         found |= {f"{split}/oracle_f1": 100 * first_error_f1(scored[split], len(problems[split]), threshold)}
-        found |= {f"{split}/oracle_at_{n}": 100 * best_of(scored[split], n) for n in config.evaluate.best_of}
+        for n in config.evaluate.best_of:
+            found |= {f"{split}/oracle_at_{n}": 100 * best_of(scored[split], n, lambda chain: chain.prm_score),
+                      f"{split}/oracle_promoted_at_{n}": 100 * best_of(scored[split], n,
+                                                                      lambda chain: chain.combined_score)}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
@@ -143,12 +145,12 @@ def first_error_f1(chains: list[Chain], problems: int, threshold: float) -> floa
     return Bootstrap(problems, 1, 0).draws(tally.f1)[0]
 
 
-def best_of(chains: list[Chain], n: int) -> float:
-    """Accuracy of the best-scored of n chains, mean over problems."""
+def best_of(chains: list[Chain], n: int, score: Callable[[Chain], float | None]) -> float:
+    """Accuracy of the chain that scores best of n, mean over problems."""
     groups: dict[int, list[Chain]] = {}
     for chain in chains:
         groups.setdefault(chain.problem, []).append(chain)
-    return float(np.mean([selection.best_of_n([chain.prm_score for chain in group], [chain.right for chain in group], n)
+    return float(np.mean([selection.best_of_n([score(chain) for chain in group], [chain.right for chain in group], n)
                           for group in groups.values()]))
 
 

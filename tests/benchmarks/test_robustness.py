@@ -11,10 +11,12 @@ import pytest
 from benchmarks import robustness, robustness_bars, robustness_chains, robustness_figures, robustness_timing
 from benchmarks.robustness_chains import ChainFailed, Run
 from prm_core.errors import InputError
+from prm_core.evaluation.judged_chains import Chain
 from prm_core.platform import store, sums
 from prm_core.types import StepLabel
 from tests import ROOT
 from tests.builders import tiny
+from tests.builders.quality import make_config
 
 
 def record(level: str, seed: int, variant: str = "", **figures: float) -> dict:
@@ -134,6 +136,36 @@ def test_the_label_error_counts_first_errors_that_are_missed_invented_or_misplac
               label("late", 1, False), label("sound", 0, True), label("invented", 2, False)]
 
     assert robustness_figures.label_error(chains, {"p0": tiny.mia()}, merged) == 3 / 5
+
+
+def test_figures_come_from_the_artifacts_in_percent_and_undefined_ones_are_left_out(tmp_path, monkeypatch):
+    for stage, table in {
+        "warmup": {"dev/backbone/pass_at_1": 0.75},
+        "label": {"train/merged/label_error": 0.02, "train/merged/label_error_low": 0.01,
+                  "train/merged/label_error_high": 0.04},
+        "evaluate": {"test/prm/first_error_f1": 0.98, "test/prm/ece": 0.01, "shifted/combined_best_of_n/accuracy_at_8":
+                     0.5, "labels/mc_dropout/first_error_f1": 0.9, "labels/merged/first_error_f1": 0.95},
+    }.items():
+        store.write_json(tmp_path / f"artifacts/{stage}/metrics.json", table)
+    store.write_json(tmp_path / robustness_figures.ORACLE_FILE, {"test/oracle_f1": 99.0})
+    monkeypatch.setattr(robustness_figures, "true_label_error", lambda workspace: 0.03)
+
+    assert robustness_figures.collect(tmp_path, make_config()) == pytest.approx({
+        "backbone_pass_at_1": 75, "label_error_true": 3, "label_error": 2, "label_error_low": 1, "label_error_high": 4,
+        "test/prm_f1": 98, "test/ece": 0.01, "shifted/promoted_at_8": 50, "labels/mc_dropout/f1": 90,
+        "labels/merged/f1": 95, "test/oracle_f1": 99})
+
+
+def test_the_best_of_n_is_that_of_the_score_given():
+    def chain(problem: int, number: int, right: bool, prm: float, combined: float) -> Chain:
+        trajectory = replace(tiny.chain(tiny.RIGHT if right else tiny.WRONG).trajectory, id=f"{problem}/{number}")
+        return Chain(problem, trajectory, prm_score=prm, combined_score=combined)
+
+    chains = [chain(0, 0, True, 0.9, 0.1), chain(0, 1, False, 0.2, 0.8), chain(1, 0, True, 0.9, 0.9),
+              chain(1, 1, False, 0.2, 0.2)]
+
+    assert robustness_figures.best_of(chains, 2, lambda one: one.prm_score) == 1
+    assert robustness_figures.best_of(chains, 2, lambda one: one.combined_score) == 0.5
 
 
 # ---------------------------------------------------------------------------------------------- chains
