@@ -47,7 +47,7 @@ def train(
     from prm_core import config as configuration
     from prm_core.formats import FORMATS
     from prm_core.platform import environment
-    from prm_core.platform.ranks import is_main
+    from prm_core.platform.environment import is_main
 
     if out.exists() and is_main():
         raise InputError(f"--out {out}: exists; name a new folder or remove it")
@@ -83,7 +83,7 @@ def _train(
     from sklearn.metrics import roc_auc_score
 
     from prm_core.platform import store, sums
-    from prm_core.platform.ranks import is_main
+    from prm_core.platform.environment import is_main
     from prm_core.platform.tracking import stage_run
     from prm_core.scoring.calibration import fit_calibrator
     from prm_core.scoring.domain import fit_domain

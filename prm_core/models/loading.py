@@ -11,7 +11,7 @@ from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
 from prm_core.platform import store, sums
-from prm_core.platform.ranks import local_rank
+from prm_core.platform.environment import local_rank
 
 if TYPE_CHECKING:
     import torch

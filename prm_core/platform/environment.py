@@ -61,3 +61,13 @@ def apply(environment: MutableMapping[str, str] = os.environ) -> None:
     folders = environment.get("PATH", os.defpath).split(os.pathsep)
     if programs not in folders:
         environment["PATH"] = os.pathsep.join([programs, *folders])
+
+
+def is_main() -> bool:
+    """Whether this process writes what the run gives: the only one, or the first of those a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def local_rank() -> int:
+    """Which of this machine's processes of a distributed run it is, as the launcher says."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

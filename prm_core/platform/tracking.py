@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from prm_core.platform import datasets, open_runs, reachable, relocation
 from prm_core.platform import workspace as workspaces
-from prm_core.platform.ranks import is_main
+from prm_core.platform.environment import is_main
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -18,7 +18,7 @@ from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.errors import InputError
 from prm_core.platform import store, sums
-from prm_core.platform.ranks import is_main
+from prm_core.platform.environment import is_main
 
 log = logging.getLogger(__name__)
 

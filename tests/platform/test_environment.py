@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prm_core.models.loading import pick_device
-from prm_core.platform.ranks import is_main, local_rank
+from prm_core.platform.environment import is_main, local_rank
 
 
 @pytest.mark.parametrize(("rank", "local", "main"), [(None, 0, True), ("0", 0, True), ("3", 1, False)])
