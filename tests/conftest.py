@@ -19,9 +19,9 @@ for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PREFECT_API_URL", "
     os.environ.pop(_name, None)
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prm-tests-prefect-")
 environment.apply()
-# Each of several workers has a core; two threads apiece would wait for each other.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"
+# Each of several workers has a core; two threads apiece would wait for each other. What is forked elsewhere happens in
+# the test's own process, where its stand-ins can note it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Machines differ and CI is slow; a slow example is no failure.
 settings.register_profile("project", deadline=None)

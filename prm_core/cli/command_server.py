@@ -36,6 +36,7 @@ MODULES = (
     "prm_core.sampling.sampler",
     "prm_core.scoring.reward",
     "accelerate",
+    "transformers.optimization",
     "pyarrow.parquet",
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
+import mmap
 import os
 import pickle
 import signal
@@ -19,9 +21,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prm_core.platform.progress import track
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,6 +47,22 @@ def cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return min(allowed, int(asked)) if asked.isdigit() and int(asked) > 0 else allowed
+
+
+def processes(device: torch.device, parts: int) -> int:
+    """How many workers share out so many parts: one where a GPU works on them, else at most one a core."""
+    return max(min(cores(), parts), 1) if device.type == "cpu" else 1
+
+
+def shared(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros in memory that this process and workers forked later share.
+
+    Not of /dev/shm, which containers keep small. Begins at a page, so that sums do not depend on where it lies.
+    """
+    import torch
+
+    count = math.prod(shape)
+    return torch.frombuffer(mmap.mmap(-1, max(count, 1) * dtype.itemsize), dtype=dtype, count=count).view(*shape)
 
 
 def shards(count: int, size: int) -> list[slice]:
@@ -145,7 +167,7 @@ def _died(worker: _Worker) -> WorkerDied:
 
 
 @contextmanager
-def forked(function: Callable[[Item], Result], processes: int | None = None) -> Iterator[Pool[Item, Result]]:
+def forked(function: Callable[[Item], Result], processes: int) -> Iterator[Pool[Item, Result]]:
     """Workers that do `function` with items, each with one thread; they end with the block, and with this process.
 
     They hold what this process held when the block began, without copying it; of what they change later only shared
@@ -153,19 +175,17 @@ def forked(function: Callable[[Item], Result], processes: int | None = None) -> 
 
     Args:
         function: need not be picklable.
-        processes: as many as there are cores, if None. With 1, inside a worker and where processes cannot be forked,
-            work is done in this process.
+        processes: how many. With 1, inside a worker and where processes cannot be forked, work is done in this one.
     """
     import torch
 
     threads = torch.get_num_threads()
     # A worker's first parallel region would wait for threads that a fork does not copy.
     torch.set_num_threads(1)
-    wanted = cores() if processes is None else processes
-    alone = wanted < 2 or _inside or not hasattr(os, "fork")
+    alone = processes < 2 or _inside or not hasattr(os, "fork")
     pool: Pool[Item, Result] = Pool(function, [])
     try:
-        for _ in range(0 if alone else wanted):
+        for _ in range(0 if alone else processes):
             pool._workers.append(_fork(function, pool._workers))
         yield pool
     finally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prm_core.domains.base import Domain, make_trajectory
 from prm_core.errors import InputError
+from prm_core.platform import workers
 from prm_core.platform.progress import some
 from prm_core.registry import Registry
 from prm_core.sampling.policy import Policy, SampledChain
@@ -71,9 +73,16 @@ def sampled_accuracy(
     max_new_tokens: int, batch_size: int, seed: int,
 ) -> float:
     """Share of right ones among `samples` chains of each problem (pass@1)."""
-    chains = sample_trajectories(policy, problems, domains, samples=samples, temperature=temperature,
-                                 max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed, prefix="accuracy")
-    return sum(bool(chain.outcome) for chain in chains) / (len(problems) * samples)
+
+    def right(part: slice) -> int:
+        chains = sample_trajectories(
+            policy, problems[part], domains, samples=samples, temperature=temperature, max_new_tokens=max_new_tokens,
+            batch_size=batch_size, seed=random.Random(f"{seed}/{part.start}").getrandbits(31), prefix="accuracy")
+        return sum(bool(chain.outcome) for chain in chains)
+
+    parts = workers.shards(len(problems), -(-len(problems) // workers.PARTS))
+    with workers.forked(right, workers.processes(policy.model.device, len(parts))) as pool:
+        return sum(pool.map(parts)) / (len(problems) * samples)
 
 
 def rollout_succeeds(

@@ -7,8 +7,9 @@ the policy, is the backbone of the reward models (METHODS 8).
 from __future__ import annotations
 
 import logging
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ from prm_core.models.loading import pick_device
 from prm_core.models.padding import pad
 from prm_core.models.saving import save_language_model
 from prm_core.platform.progress import some
+from prm_core.training import data_parallel
 from prm_core.training.augment import insert_harmless
 from prm_core.training.batches import batches_from
 from prm_core.training.checkpoint import Checkpoints, replace_folder
+from prm_core.training.data_parallel import balanced
 from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ def build_optimizers(model: PreTrainedModel, config: Config) -> list[torch.optim
 
 
 def solution_loss(model: PreTrainedModel, ids: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the solution's tokens.
+    """Sum of the cross-entropies of the solution's tokens.
 
     Args:
         ids: right-padded chains, (batch, seq).
@@ -99,7 +102,7 @@ def solution_loss(model: PreTrainedModel, ids: torch.Tensor, solution: torch.Ten
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     targets = solution[:, 1:]
     logits = model.get_output_embeddings()(hidden[targets])
-    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][targets])
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][targets], reduction="sum")
 
 
 def train(
@@ -122,7 +125,6 @@ def train(
         InputError: a problem without a worked solution, or none that fits the context; a loss that is not finite.
         GateError: the run ended without a checkpoint at `policy_accuracy`, or below `backbone_accuracy`.
     """
-    import torch
     from accelerate import Accelerator
     from transformers import get_wsd_schedule
 
@@ -146,40 +148,47 @@ def train(
     policy = work / "policy"
     position = checkpoints.restore()
     history, losses = position.history, position.losses
-    order = batches_from([len(ids) for ids, _ in chains], settings.batch_size, config.seed, start=position.update,
-                         stop=settings.max_updates)
-    for update, indices in track(order, "warm-up", total=settings.max_updates, done=position.update, unit="update"):
-        rows = [chains[i] for i in indices]
-        rng = random.Random(f"{config.seed}/{update}")
-        # From the first update on: brought in later, remarks cost the model half of what it knew by then.
-        rows = [_with_remarks(encoder, problems[i], rng) or row if rng.random() < settings.harmless_steps else row
-                for i, row in zip(indices, rows, strict=True)]
+
+    def passes(part: tuple[list[tuple[list[int], list[int]]], int]) -> Iterator[tuple[torch.Tensor, dict[str, float]]]:
+        """The loss of rows of a batch, as their share of the mean over all of the batch's tokens."""
+        rows, tokens = part
         ids = pad([ids for ids, _ in rows], encoder.pad_id).to(accelerator.device)
         solution = pad([flags for _, flags in rows], 0).bool().to(accelerator.device)
-        loss = solution_loss(model, ids, solution)
-        if not torch.isfinite(loss):
-            raise InputError(f"warm-up: the loss is {loss.item()} at update {update}; lower warmup.*learning_rate")
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        for part in (*optimizers, *schedulers):
-            part.step()
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        position.update = update + 1
-        every = _evaluate_every(history, settings)
-        if (update + 1) % every == 0 or update + 1 == settings.max_updates:
-            found = accuracy(model.eval())
-            model.train()
-            record = {"update": update + 1, "loss": sum(losses) / len(losses), "accuracy": found}
-            losses.clear()
-            history.append(record)
-            report({"loss": record["loss"], "accuracy": found}, update + 1)
-            if found >= settings.policy_accuracy and not any(r.get("policy") for r in history):
-                record["policy"] = True
-                _save(model, encoder, policy)
-        if (update + 1) % settings.checkpoint_every == 0:
-            checkpoints.save(position)
+        loss = solution_loss(model, ids, solution) / tokens
+        yield loss, {"loss": loss.item()}
+
+    order = batches_from([len(ids) for ids, _ in chains], settings.batch_size, config.seed, start=position.update,
+                         stop=settings.max_updates)
+    with data_parallel.gradients(accelerator, model, passes) as gradients:
+        for update, indices in track(order, "warm-up", total=settings.max_updates, done=position.update, unit="update"):
+            rows = [chains[i] for i in indices]
+            rng = random.Random(f"{config.seed}/{update}")
+            # From the first update on: brought in later, remarks cost the model half of what it knew by then.
+            rows = [_with_remarks(encoder, problems[i], rng) or row if rng.random() < settings.harmless_steps else row
+                    for i, row in zip(indices, rows, strict=True)]
+            tokens = sum(sum(flags) for _, flags in rows)
+            loss = gradients.of([([rows[i] for i in part], tokens)
+                                 for part in balanced([len(ids) for ids, _ in rows], gradients.parts)])["loss"]
+            if not math.isfinite(loss):
+                raise InputError(f"warm-up: the loss is {loss} at update {update}; lower warmup.*learning_rate")
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            for part in (*optimizers, *schedulers):
+                part.step()
+            losses.append(loss)
+            position.update = update + 1
+            every = _evaluate_every(history, settings)
+            if (update + 1) % every == 0 or update + 1 == settings.max_updates:
+                found = accuracy(model.eval())
+                model.train()
+                record = {"update": update + 1, "loss": sum(losses) / len(losses), "accuracy": found}
+                losses.clear()
+                history.append(record)
+                report({"loss": record["loss"], "accuracy": found}, update + 1)
+                if found >= settings.policy_accuracy and not any(r.get("policy") for r in history):
+                    record["policy"] = True
+                    _save(model, encoder, policy)
+            if (update + 1) % settings.checkpoint_every == 0:
+                checkpoints.save(position)
     backbone = work / "backbone"
     _save(model, encoder, backbone)
     chosen = _check(history, settings.policy_accuracy, settings.backbone_accuracy)

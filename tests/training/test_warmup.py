@@ -16,6 +16,7 @@ from prm_core.domains import arithmetic
 from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.padding import pad
+from prm_core.platform import workers
 from prm_core.training import warmup
 from prm_core.types import Problem
 from tests.builders.training import Interrupted, assert_same_weights, changed, make_encoder, make_lm, small_config
@@ -62,7 +63,7 @@ def test_the_loss_is_the_cross_entropy_of_the_solution_s_tokens() -> None:
     _, chains = warmup._encode_solutions(ENCODER, PROBLEMS[:3])
     ids = pad([ids for ids, _ in chains], ENCODER.pad_id)
     solution = pad([flags for _, flags in chains], 0).bool()
-    found = warmup.solution_loss(model, ids, solution).item()
+    found = warmup.solution_loss(model, ids, solution).item() / int(solution[:, 1:].sum())
     losses = []
     for row, flags in chains:
         logprobs = torch.log_softmax(model(input_ids=torch.tensor([row])).logits[0], -1)
@@ -171,6 +172,16 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, cra
     assert found.policy_update == expected.policy_update
     for one, other in ((found.policy, expected.policy), (found.backbone, expected.backbone)):
         assert_same_weights(load_file(one / "model.safetensors"), load_file(other / "model.safetensors"))
+
+
+def test_a_run_with_workers_ends_bit_for_bit_as_one_without(tmp_path, monkeypatch) -> None:
+    expected, _ = train(tmp_path / "alone", RISING)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "work", RISING, crash_at=4)
+    found, _ = train(tmp_path / "work", RISING)
+    assert found.history == expected.history
+    assert_same_weights(*(load_file(one.backbone / "model.safetensors") for one in (found, expected)))
 
 
 def test_evaluations_are_closer_together_from_half_of_the_policy_s_accuracy_on(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,16 +14,21 @@ from prm_core.config import PolicyTrainingConfig
 from prm_core.domains.base import Domain
 from prm_core.errors import InputError
 from prm_core.models.padding import pad
+from prm_core.platform import workers
 from prm_core.registry import Registry
 from prm_core.sampling.policy import Policy
 from prm_core.sampling.rollouts import rollout_succeeds
 from prm_core.scoring.scorer import ChainScorer
+from prm_core.training import data_parallel
 from prm_core.training.checkpoint import Checkpoints
+from prm_core.training.data_parallel import balanced
 from prm_core.training.policy.loss import clipped_surrogate, k3_kl, masked_mean
 from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from prm_core.sampling.sampler import Continuation
 
 # Chains of like length that go through the model together.
 ROWS_PER_PASS = 32
@@ -46,46 +52,73 @@ class Experience:
     advantages: Tensor
     figures: dict[str, float]
 
+    def take(self, rows: list[int]) -> Experience:
+        """These chains alone, without the figures."""
+        return Experience(self.ids[rows], self.sampled[rows], self.old_logprobs[rows], self.advantages[rows], {})
 
-def collect(
+
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """A sampled chain with its rewards.
+
+    Attributes:
+        prompt: token ids.
+        steps: text of each step, and place of its last token among the sampled ones.
+        outcome: 1 where it ends by itself with the right answer, else 0.
+        scores: of the steps that fit the scorer's context.
+    """
+
+    prompt: list[int]
+    drawn: Continuation
+    steps: list[tuple[str, int]]
+    outcome: float
+    scores: tuple[float, ...]
+
+
+def sample_and_score(
     policy: Policy, scorer: ChainScorer, domains: Registry[Domain], problems: Sequence[Problem],
     config: PolicyTrainingConfig, *, batch_size: int, seed: int,
-) -> Experience:
-    """Samples `group_size` chains for each problem and rewards them."""
-    import torch
-
+) -> list[Rewarded]:
+    """`group_size` chains for each problem, with their rewards."""
     from prm_core.sampling.sampler import Prefix
-    from prm_core.training.policy.estimators import ESTIMATORS, GroupRewards
 
     encoder = policy.encoder
     prompts = [encoder.encode_prompt(problem.prompt) for problem in problems]
     prefixes = [Prefix(i, len(ids)) for i, ids in enumerate(prompts) for _ in range(config.group_size)]
     drawn = policy.continue_chains(prompts, prefixes, temperature=config.temperature,
                                    max_new_tokens=config.max_new_tokens, batch_size=batch_size, seed=seed)
-    owners = [problem for problem in problems for _ in range(config.group_size)]
-    outcomes = torch.tensor([
-        float(rollout_succeeds(policy, domains[problem.domain], problem, one))
-        for problem, one in zip(owners, drawn, strict=True)
-    ])
     split = [encoder.split_steps(one.ids) for one in drawn]
+    owners = [problems[prefix.chain] for prefix in prefixes]
     # A chain without any step has nothing to score; its outcome alone speaks against it.
-    scored = [i for i, steps in enumerate(split) if steps]
-    scores = scorer.score([(owners[i].prompt, [Step(text) for text, _ in split[i]]) for i in scored])
-    width = max((len(steps) for steps in split), default=1) or 1
-    rewards, exists = torch.zeros(len(drawn), width), torch.zeros(len(drawn), width, dtype=torch.bool)
-    for i, score in zip(scored, scores, strict=True):
-        rewards[i, : len(score.step_scores)] = torch.tensor(score.step_scores)
-        exists[i, : len(score.step_scores)] = True
-    starts = [prefix.length for prefix in prefixes]
-    ids = pad([[*prompts[p.chain], *one.ids] for p, one in zip(prefixes, drawn, strict=True)], encoder.pad_id)
+    scores = iter(scorer.score([(owner.prompt, [Step(text) for text, _ in steps])
+                                for owner, steps in zip(owners, split, strict=True) if steps]))
+    return [
+        Rewarded(prompts[prefix.chain], one, steps, float(rollout_succeeds(policy, domains[owner.domain], owner, one)),
+                 next(scores).step_scores if steps else ())
+        for prefix, owner, one, steps in zip(prefixes, owners, drawn, split, strict=True)
+    ]
+
+
+def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig) -> Experience:
+    """The chains of an update, those of a problem next to each other, with their advantages."""
+    import torch
+
+    from prm_core.training.policy.estimators import ESTIMATORS, GroupRewards
+
+    outcomes = torch.tensor([chain.outcome for chain in chains])
+    width = max((len(chain.steps) for chain in chains), default=1) or 1
+    rewards, exists = torch.zeros(len(chains), width), torch.zeros(len(chains), width, dtype=torch.bool)
+    ids = pad([[*chain.prompt, *chain.drawn.ids] for chain in chains], pad_id)
     token_steps = torch.full(ids.shape, -1)
     sampled = torch.zeros(ids.shape, dtype=torch.bool)
     old = torch.zeros(ids.shape)
-    for row, (start, one, steps) in enumerate(zip(starts, drawn, split, strict=True)):
-        sampled[row, start : start + len(one.ids)] = True
-        old[row, start : start + len(one.ids)] = torch.tensor(one.logprobs)
-        begin = start
-        for number, (_, end) in enumerate(steps):
+    for row, chain in enumerate(chains):
+        rewards[row, : len(chain.scores)] = torch.tensor(chain.scores)
+        exists[row, : len(chain.scores)] = True
+        start = begin = len(chain.prompt)
+        sampled[row, start : start + len(chain.drawn.ids)] = True
+        old[row, start : start + len(chain.drawn.ids)] = torch.tensor(chain.drawn.logprobs)
+        for number, (_, end) in enumerate(chain.steps):
             token_steps[row, begin : start + end + 1] = number
             begin = start + end + 1
     advantages = ESTIMATORS[config.estimator](
@@ -97,7 +130,7 @@ def collect(
         "reward/hybrid": config.outcome_weight * outcomes.mean().item() + config.process_weight * process,
         "chain/steps": exists.sum(1).float().mean().item(),
         "chain/tokens": sampled.sum(1).float().mean().item(),
-        "chain/unfinished_share": sum(not one.finished for one in drawn) / len(drawn),
+        "chain/unfinished_share": sum(not chain.drawn.finished for chain in chains) / len(chains),
     }
     return Experience(ids, sampled, old, advantages, figures)
 
@@ -141,53 +174,64 @@ def train_policy(
     model, optimizer, schedule = accelerator.prepare(policy.model, optimizer, schedule)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     position = checkpoints.restore()
+
+    def draw(item: tuple[list[Problem], int]) -> list[Rewarded]:
+        part, part_seed = item
+        return sample_and_score(policy, scorer, domains, part, config, batch_size=batch_size, seed=part_seed)
+
+    def passes(item: tuple[Experience, int]) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        part, tokens = item
+        for rows in _passes(part):
+            share = (part.sampled[rows].sum() / tokens).item()
+            loss, found = _loss(model, reference, part, rows, config)
+            yield loss * share, {name: share * value for name, value in found.items()}
+
     todo = range(position.update, config.updates)
-    for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
-        rng = random.Random(f"grpo/{seed}/{update}")
-        batch = rng.sample(list(problems), min(config.problems_per_update, len(problems)))
-        experience = collect(policy, scorer, domains, batch, config, batch_size=batch_size, seed=rng.getrandbits(31))
-        losses: list[dict[str, float]] = []
-        for _ in range(config.inner_epochs):
-            order = rng.sample(range(len(experience.ids)), len(experience.ids))
-            for start in range(0, len(order), config.minibatch_size):
-                rows = torch.tensor(order[start : start + config.minibatch_size])
-                figures: dict[str, float] = {}
-                for part, share in _passes(experience, rows):
-                    loss, found = _loss(model, reference, experience, part, config)
-                    if not torch.isfinite(loss):
-                        raise InputError(f"the policy's loss is {loss.item()} at update {update}; lower "
+    # The workers that sample see the weights that the gradients' context moves to shared memory.
+    with (
+        data_parallel.gradients(accelerator, model, passes) as gradients,
+        workers.forked(draw, workers.processes(accelerator.device, gradients.parts)) as samplers,
+    ):
+        for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
+            rng = random.Random(f"grpo/{seed}/{update}")
+            batch = rng.sample(list(problems), min(config.problems_per_update, len(problems)))
+            parts = workers.shards(len(batch), -(-len(batch) // gradients.parts))
+            drawn = samplers.map([(batch[part], rng.getrandbits(31)) for part in parts])
+            experience = to_experience([chain for part in drawn for chain in part], policy.encoder.pad_id, config)
+            losses: list[dict[str, float]] = []
+            for _ in range(config.inner_epochs):
+                order = rng.sample(range(len(experience.ids)), len(experience.ids))
+                for start in range(0, len(order), config.minibatch_size):
+                    rows = order[start : start + config.minibatch_size]
+                    lengths = experience.sampled[rows].sum(1).tolist()
+                    figures = gradients.of([(experience.take([rows[i] for i in part]), sum(lengths))
+                                            for part in balanced(lengths, gradients.parts)])
+                    loss = figures["loss/policy"] + config.kl_coef * figures["kl"]
+                    if not math.isfinite(loss):
+                        raise InputError(f"the policy's loss is {loss} at update {update}; lower "
                                          "train_policy.learning_rate")
-                    accelerator.backward(loss * share)
-                    for name, value in found.items():
-                        figures[name] = figures.get(name, 0.0) + share * value
-                figures["grad_norm"] = float(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                losses.append(figures)
-        schedule.step()
-        means = {name: sum(one[name] for one in losses) / len(losses) for name in losses[0]}
-        record = {"update": update + 1, **experience.figures, **means}
-        position.update = update + 1
-        position.history.append(record)
-        if (update + 1) % config.log_every == 0:
-            report({name: value for name, value in record.items() if name != "update"}, update + 1)
-        if (update + 1) % config.checkpoint_every == 0:
-            checkpoints.save(position)
+                    figures["grad_norm"] = float(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+                    optimizer.step()
+                    losses.append(figures)
+            schedule.step()
+            means = {name: sum(one[name] for one in losses) / len(losses) for name in losses[0]}
+            record = {"update": update + 1, **experience.figures, **means}
+            position.update = update + 1
+            position.history.append(record)
+            if (update + 1) % config.log_every == 0:
+                report({name: value for name, value in record.items() if name != "update"}, update + 1)
+            if (update + 1) % config.checkpoint_every == 0:
+                checkpoints.save(position)
     return position.history
 
 
-def _passes(experience: Experience, rows: Tensor) -> Iterator[tuple[Tensor, float]]:
-    """The rows of a minibatch (rows,) in passes of like length, and the share of its sampled tokens in each.
-
-    Token means of the passes, weighted by these shares, are those of the minibatch, with less padding.
-    """
+def _passes(experience: Experience) -> tuple[Tensor, ...]:
+    """Its rows in passes of like length (rows,): token means of the passes, weighted by their shares of the sampled
+    tokens, are those of the whole, with less padding."""
     import torch
 
-    sampled = experience.sampled[rows]
-    lengths = (sampled * torch.arange(sampled.shape[1])).amax(1)
-    order, tokens = lengths.argsort(stable=True), sampled.sum(1)
-    for part in order.split(ROWS_PER_PASS):
-        yield rows[part], (tokens[part].sum() / tokens.sum()).item()
+    lengths = (experience.sampled * torch.arange(experience.sampled.shape[1])).amax(1)
+    return lengths.argsort(stable=True).split(ROWS_PER_PASS)
 
 
 def _loss(

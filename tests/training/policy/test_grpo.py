@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from prm_core.config import PolicyTrainingConfig
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
+from prm_core.platform import workers
 from prm_core.sampling.policy import Policy
 from prm_core.sampling.sampler import Continuation, Prefix
 from prm_core.scoring.scorer import ChainScore
@@ -70,7 +71,8 @@ def scripted(*sampled: tuple[list[int], bool]):
 
 def collect(policy, scorer, problems: Sequence[Problem], group_size: int) -> grpo.Experience:
     settings = dataclasses.replace(SETTINGS, group_size=group_size)
-    return grpo.collect(policy, scorer, DOMAINS, problems, settings, batch_size=8, seed=0)
+    chains = grpo.sample_and_score(policy, scorer, DOMAINS, problems, settings, batch_size=8, seed=0)
+    return grpo.to_experience(chains, ENCODER.pad_id, settings)
 
 
 # Collecting
@@ -260,6 +262,14 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, cra
     assert_same_weights(weights(again.model), weights(policy.model))
 
 
+def test_a_run_with_workers_ends_bit_for_bit_as_one_without(tmp_path, monkeypatch) -> None:
+    alone, shared = make_policy(ENCODER), make_policy(ENCODER)
+    expected = train(alone, tmp_path / "alone")
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    assert train(shared, tmp_path / "shared") == expected
+    assert_same_weights(weights(shared.model), weights(alone.model))
+
+
 def test_the_seed_decides(tmp_path) -> None:
     found = [train(make_policy(ENCODER), tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1))]
     assert found[0] == found[1] != found[2]
@@ -276,13 +286,15 @@ def test_passes_of_like_length_have_the_gradient_and_figures_of_the_whole_miniba
     whole.backward()
     expected = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
     policy.model.zero_grad()
-    passes = list(grpo._passes(experience, rows))
-    assert [len(part) for part, _ in passes] == [3, 3, 1]
-    assert sorted(row for part, _ in passes for row in part.tolist()) == sorted(rows.tolist())
-    ends = [int(experience.sampled[row].nonzero().max()) for part, _ in passes for row in part]
+    experience = experience.take(rows.tolist())
+    passes = grpo._passes(experience)
+    assert [len(part) for part in passes] == [3, 3, 1]
+    assert sorted(row for part in passes for row in part.tolist()) == list(range(7))
+    ends = [int(experience.sampled[row].nonzero().max()) for part in passes for row in part]
     assert ends == sorted(ends)
     found = dict.fromkeys(figures, 0.0)
-    for part, share in passes:
+    for part in passes:
+        share = (experience.sampled[part].sum() / experience.sampled.sum()).item()
         loss, own = grpo._loss(policy.model, reference, experience, part, SETTINGS)
         (loss * share).backward()
         found = {name: value + share * own[name] for name, value in found.items()}
