@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
-from prm_core.platform import store
-from prm_core.platform.progress import track
+from prm_core.platform import store, workers
 from prm_core.sampling.rollouts import to_trajectory
 from prm_core.scoring.scorer import ChainScore, ChainScorer
 from prm_core.search.aggregate import AGGREGATIONS
@@ -102,11 +101,6 @@ def _shard_seed(seed: int, tag: str, shard: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{tag}/{shard}".encode()).digest()[:4], "big")
 
 
-def _shards(count: int, size: int) -> Iterator[tuple[int, slice]]:
-    for shard, start in enumerate(range(0, count, size)):
-        yield shard, slice(start, min(start + size, count))
-
-
 def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: Plan, work: Path) -> list[Chain]:
     """`plan.samples` chains for each problem, in order, each judged where its domain has an oracle.
 
@@ -118,23 +112,27 @@ def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: 
         work: where finished shards lie; those already there are not sampled again.
     """
     folder = work / tag
-    shards = list(_shards(len(problems), plan.shard_size))
-    for shard, part in track(shards, f"sampling {tag}", unit="shard"):
-        if store.shard_path(folder, shard).exists():
-            continue
-        seed = _shard_seed(plan.seed, tag, shard)
+    parts = workers.shards(len(problems), plan.shard_size)
+
+    def sample(shard: int) -> list[Trajectory]:
+        chosen, seed = problems[parts[shard]], _shard_seed(plan.seed, tag, shard)
         sampled = policy.sample(
-            [problem.prompt for problem in problems[part]], samples=plan.samples, temperature=plan.temperature,
+            [problem.prompt for problem in chosen], samples=plan.samples, temperature=plan.temperature,
             max_new_tokens=plan.max_new_tokens, batch_size=plan.batch_size, seed=seed,
         )
         # Chains without a step stay: leaving them out would raise every accuracy.
-        rows = [
+        return [
             to_trajectory(DOMAINS[problem.domain], problem, chain, policy=policy.version, seed=seed,
                           trajectory_id=f"{tag}/{problem.id}/{index}")
-            for problem, chains in zip(problems[part], sampled, strict=True)
+            for problem, chains in zip(chosen, sampled, strict=True)
             for index, chain in enumerate(chains)
         ]
-        store.write_shard(folder, shard, Trajectory, rows)
+
+    todo = store.missing_shards(folder, len(parts))
+    with workers.forked(sample, len(todo)) as pool:
+        sampled = pool.map(todo, f"sampling {tag}", "shard", done=len(parts) - len(todo))
+        for shard, rows in zip(todo, sampled, strict=True):
+            store.write_shard(folder, shard, Trajectory, rows)
     trajectories = store.read_shards(Trajectory, folder)
     owners = {problem.id: index for index, problem in enumerate(problems)}
     chains = [Chain(owners[row.problem_id], row) for row in trajectories]
@@ -161,14 +159,22 @@ def _score_shards(
     scorer: ChainScorer, pairs: Sequence[tuple[str, Sequence[Step]]], folder: Path, shard_size: int
 ) -> Iterator[ChainScore]:
     """Scores of each pair; finished shards are read back, not scored."""
-    for shard, part in track(list(_shards(len(pairs), shard_size)), f"scoring {folder.name}", unit="shard"):
-        path = folder / f"part-{shard:05d}.json"
-        if not path.exists():
-            # A chain without a step is nothing a model can score.
-            scored = iter(scorer.score([pair for pair in pairs[part] if pair[1]]))
-            found = [next(scored) if pair[1] else ChainScore((), (), 1) for pair in pairs[part]]
-            store.write_json(path, [[s.step_scores, s.truncated_steps, s.out_of_domain, s.outcome_score, s.members]
-                                    for s in found])
+    parts = workers.shards(len(pairs), shard_size)
+    paths = [folder / f"part-{shard:05d}.json" for shard in range(len(parts))]
+
+    def score(shard: int) -> list[Any]:
+        chosen = pairs[parts[shard]]
+        # A chain without a step is nothing a model can score.
+        scored = iter(scorer.score([pair for pair in chosen if pair[1]]))
+        found = [next(scored) if pair[1] else ChainScore((), (), 1) for pair in chosen]
+        return [[s.step_scores, s.truncated_steps, s.out_of_domain, s.outcome_score, s.members] for s in found]
+
+    todo = [shard for shard, path in enumerate(paths) if not path.exists()]
+    with workers.forked(score, len(todo)) as pool:
+        scored = pool.map(todo, f"scoring {folder.name}", "shard", done=len(parts) - len(todo))
+        for shard, said in zip(todo, scored, strict=True):
+            store.write_json(paths[shard], said)
+    for path in paths:
         for scores, truncated, doubt, outcome, members in store.read_json(path):
             yield ChainScore(tuple(scores), (), truncated, None, doubt, outcome, tuple(map(tuple, members)))
 

@@ -212,6 +212,11 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"part-{index:05d}.parquet"
 
 
+def missing_shards(folder: Path, stop: int, start: int = 0) -> list[int]:
+    """Which of the shards `start` to `stop` - 1 are yet to be written."""
+    return [index for index in range(start, stop) if not shard_path(folder, index).exists()]
+
+
 def write_shard(folder: Path, index: int, kind: type[Row], rows: Sequence[Row]) -> Path:
     """Writes one whole Parquet shard, atomically (temporary file, then rename)."""
     import pyarrow.parquet as pq

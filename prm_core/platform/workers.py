@@ -49,11 +49,6 @@ def cores() -> int:
     return min(allowed, int(asked)) if asked.isdigit() and int(asked) > 0 else allowed
 
 
-def processes(device: torch.device, parts: int) -> int:
-    """How many workers share out so many parts: one where a GPU works on them, else at most one a core."""
-    return max(min(cores(), parts), 1) if device.type == "cpu" else 1
-
-
 def shared(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Zeros in memory that this process and workers forked later share.
 
@@ -167,7 +162,7 @@ def _died(worker: _Worker) -> WorkerDied:
 
 
 @contextmanager
-def forked(function: Callable[[Item], Result], processes: int) -> Iterator[Pool[Item, Result]]:
+def forked(function: Callable[[Item], Result], parts: int) -> Iterator[Pool[Item, Result]]:
     """Workers that do `function` with items, each with one thread; they end with the block, and with this process.
 
     They hold what this process held when the block began, without copying it; of what they change later only shared
@@ -175,17 +170,19 @@ def forked(function: Callable[[Item], Result], processes: int) -> Iterator[Pool[
 
     Args:
         function: need not be picklable.
-        processes: how many. With 1, inside a worker and where processes cannot be forked, work is done in this one.
+        parts: of the work that can be done at once. There are as many workers, at most one a core; with one, inside a
+            worker, and where a GPU is at work (which a fork would lose), work is done in this process.
     """
     import torch
 
     threads = torch.get_num_threads()
     # A worker's first parallel region would wait for threads that a fork does not copy.
     torch.set_num_threads(1)
-    alone = processes < 2 or _inside or not hasattr(os, "fork")
+    lost = torch.cuda.is_initialized() or torch.xpu.is_initialized() or torch.backends.mps.is_available()
+    processes = 1 if _inside or lost or not hasattr(os, "fork") else min(cores(), parts)
     pool: Pool[Item, Result] = Pool(function, [])
     try:
-        for _ in range(0 if alone else processes):
+        for _ in range(processes if processes > 1 else 0):
             pool._workers.append(_fork(function, pool._workers))
         yield pool
     finally:

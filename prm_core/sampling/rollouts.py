@@ -81,7 +81,7 @@ def sampled_accuracy(
         return sum(bool(chain.outcome) for chain in chains)
 
     parts = workers.shards(len(problems), -(-len(problems) // workers.PARTS))
-    with workers.forked(right, workers.processes(policy.model.device, len(parts))) as pool:
+    with workers.forked(right, len(parts)) as pool:
         return sum(pool.map(parts)) / (len(problems) * samples)
 
 

@@ -7,7 +7,7 @@ import shutil
 
 from prm_core.config import Config
 from prm_core.errors import GateError
-from prm_core.platform import store
+from prm_core.platform import store, workers
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, Trajectory
 
@@ -31,7 +31,6 @@ def run(config: Config, io: StageIO) -> None:
 def _generate(config: Config, io: StageIO) -> dict[str, float]:
     """Writes the chains; returns figures."""
     from prm_core.domains import DOMAINS
-    from prm_core.platform.progress import track
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import sample_trajectories, without_long
 
@@ -39,16 +38,20 @@ def _generate(config: Config, io: StageIO) -> dict[str, float]:
     given = store.read_jsonl(Problem, io.inputs["problems"])[: settings.problems]
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
     problems = without_long(given, policy.encoder)
-    starts = range(0, len(problems), settings.shard_size)
-    for shard, start in enumerate(track(starts, "generate", unit="shard")):
-        if store.shard_path(io.work, shard).exists():
-            continue
-        rows = sample_trajectories(
-            policy, problems[start : start + settings.shard_size], DOMAINS, samples=settings.samples,
-            temperature=settings.temperature, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size,
+    parts = workers.shards(len(problems), settings.shard_size)
+
+    def sample(shard: int) -> list[Trajectory]:
+        return sample_trajectories(
+            policy, problems[parts[shard]], DOMAINS, samples=settings.samples, temperature=settings.temperature,
+            max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size,
             seed=random.Random(f"generate/{config.seed}/{shard}").getrandbits(31), prefix="gen",
         )
-        store.write_shard(io.work, shard, Trajectory, rows)
+
+    todo = store.missing_shards(io.work, len(parts))
+    with workers.forked(sample, len(todo)) as pool:
+        sampled = pool.map(todo, "generate", "shard", done=len(parts) - len(todo))
+        for shard, rows in zip(todo, sampled, strict=True):
+            store.write_shard(io.work, shard, Trajectory, rows)
     shutil.copytree(io.work, io.outputs["trajectories"])
     chains = store.read_shards(Trajectory, io.outputs["trajectories"])
     if not chains:

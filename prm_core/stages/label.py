@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
 import random
 import shutil
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from prm_core.config import Config
 from prm_core.errors import InputError
-from prm_core.platform import store
+from prm_core.platform import store, workers
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
 
@@ -95,20 +96,25 @@ def _strategies(config: Config, io: StageIO) -> dict[str, Strategy]:
 def _label(chains: Sequence[Chain], strategies: dict[str, Strategy], config: Config, work: Path) -> None:
     """Labels shard by shard into the work folder; what is there already is not done again."""
     from prm_core.labeling.strategies import label_shard
-    from prm_core.platform.progress import track
 
     shards = whole_questions(chains, config.label.shard_size)
     for position, (name, strategy) in enumerate(strategies.items()):
-        first = position * len(shards)
-        todo = [n for n in range(len(shards)) if not store.shard_path(work / LABELS, first + n).exists()]
-        if todo:
-            strategy.prepare(chains, config.seed)
-        for number in track(todo, f"label by {name}", total=len(shards), done=len(shards) - len(todo), unit="shard"):
+
+        def label(number: int, name: str = name, strategy: Strategy = strategy) -> list[StepLabel]:
             seed = random.Random(f"label/{name}/{config.seed}/{number}").getrandbits(31)
             rows = label_shard(strategy, name, shards[number], seed)
             # The evidence first: a shard of labels that exists is never without it.
             strategy.keep_evidence(work / EVIDENCE, number)
-            store.write_shard(work / LABELS, first + number, StepLabel, rows)
+            return rows
+
+        first = position * len(shards)
+        todo = [number - first for number in store.missing_shards(work / LABELS, first + len(shards), first)]
+        if todo:
+            strategy.prepare(chains, config.seed)
+        with workers.forked(label, len(todo) if strategy.parallel else 1) as pool:
+            labelled = pool.map(todo, f"label by {name}", "shard", done=len(shards) - len(todo))
+            for number, rows in zip(todo, labelled, strict=True):
+                store.write_shard(work / LABELS, first + number, StepLabel, rows)
 
 
 def whole_questions(chains: Sequence[Chain], size: int) -> list[list[Chain]]:
@@ -116,12 +122,13 @@ def whole_questions(chains: Sequence[Chain], size: int) -> list[list[Chain]]:
     by_problem: dict[str, list[Chain]] = {}
     for chain in chains:
         by_problem.setdefault(chain.problem.id, []).append(chain)
-    shards: list[list[Chain]] = [[]]
+    ends = [part.stop for part in workers.shards(len(chains), size)]
+    shards: list[list[Chain]] = [[] for _ in ends]
+    before = 0
     for group in by_problem.values():
-        if shards[-1] and len(shards[-1]) + len(group) > size:
-            shards.append([])
-        shards[-1] += group
-    return shards
+        shards[bisect.bisect_right(ends, before)] += group
+        before += len(group)
+    return [shard for shard in shards if shard]
 
 
 def _preferences(evidence: Path, confidence: float) -> list[StepPreference]:

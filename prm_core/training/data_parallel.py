@@ -81,7 +81,7 @@ def gradients(accelerator: Accelerator, model: nn.Module, passes: Passes[Part]) 
                 figures[name] = figures.get(name, 0.0) + value
         return figures
 
-    with workers.forked(work, workers.processes(accelerator.device, parts)) as pool:
+    with workers.forked(work, parts) as pool:
         yield Gradients(parts, pool, buffers)
 
 

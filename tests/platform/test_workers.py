@@ -17,6 +17,13 @@ from prm_core.errors import InputError
 from prm_core.platform import workers
 from tests import ROOT
 
+cores = workers.cores
+
+
+@pytest.fixture(autouse=True)
+def _of_a_machine_of_three_cores(monkeypatch) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 3)
+
 
 class Unpicklable(Exception):
     def __init__(self, name: str, number: int) -> None:
@@ -106,8 +113,14 @@ def test_a_worker_forks_none() -> None:
     assert found[0] != os.getpid()
 
 
+def test_beside_a_gpu_none_is_forked(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with workers.forked(lambda _: os.getpid(), 2) as pool:
+        assert list(pool.map(range(2))) == [os.getpid()] * 2
+
+
 def test_workers_end_with_a_process_that_is_killed() -> None:
-    script = ("import os, time; from prm_core.platform import workers\n"
+    script = ("import os, time; from prm_core.platform import workers; workers.cores = lambda: 2\n"
               "with workers.forked(lambda seconds: (print(os.getpid(), flush=True), time.sleep(seconds)), 2) as pool:\n"
               "    list(pool.map([60, 60]))")
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -132,4 +145,4 @@ def test_shards_are_even_in_number_and_size(count: int, size: int) -> None:
 def test_omp_num_threads_bounds_the_cores(monkeypatch, said: str, most: int | None) -> None:
     monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setenv("OMP_NUM_THREADS", said)
-    assert workers.cores() == (most or 8)
+    assert cores() == (most or 8)

@@ -257,7 +257,7 @@ def test_plots_are_csv_with_stable_headers(world, config, tmp_path):
 def test_killed_and_resumed_gives_the_undisturbed_metrics(world, config, tmp_path):
     undisturbed = make_io(tmp_path / "a")
     stage.run(config, undisturbed)
-    # Calls of the base policy: two shards of dev, three of test; it dies in the fourth.
+    # Calls of the base policy: two shards of dev, four of test; it dies in the fourth.
     disturbed = make_io(tmp_path / "b")
     world["dies_at"] = 4
     with pytest.raises(KeyboardInterrupt):
@@ -266,7 +266,7 @@ def test_killed_and_resumed_gives_the_undisturbed_metrics(world, config, tmp_pat
     world["dies_at"] = None
     world["policies"].clear()
     stage.run(config, disturbed)
-    assert [policy.calls for policy in world["policies"]] == [2, 3]
+    assert [policy.calls for policy in world["policies"]] == [3, 4]
     assert metrics_of(disturbed) == metrics_of(undisturbed)
     assert disturbed.outputs["plots"].joinpath("best_of_n.csv").read_text() == (
         undisturbed.outputs["plots"].joinpath("best_of_n.csv").read_text())
@@ -333,7 +333,7 @@ def test_shards_of_scores_are_not_scored_twice(tmp_path):
     first, second = (fakes.FakeScorer(TEST[:1], "process", 8) for _ in range(2))
     once = judged_chains.score_with_prm(first, chains, TEST[:1], "min", tmp_path, shard_size=2)
     again = judged_chains.score_with_prm(second, chains, TEST[:1], "min", tmp_path, shard_size=2)
-    assert (first.calls, second.calls) == (3, 0)
+    assert (first.calls, second.calls) == (4, 0)
     assert once == again
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -12,7 +13,8 @@ from prm_core.labeling.strategies.base import FAILED, Chain, check_failures
 from prm_core.labeling.strategies.mcts import MctsLabeler
 from prm_core.labeling.strategies.rollout import RolloutLabeler
 from prm_core.labeling.strategies.tree import from_record, preferences
-from prm_core.platform import store
+from prm_core.platform import store, workers
+from prm_core.sampling.policy import Policy
 from prm_core.stages import base, generate, label
 from prm_core.stages.base import StageIO
 from prm_core.types import StepLabel, StepPreference, Trajectory
@@ -118,14 +120,14 @@ def test_every_label_says_what_made_it(labelled):
     made = [(row, json.loads(row.lineage)) for row in labels]
 
     assert {(row.strategy, by["strategy"]) for row, by in made} == {
-        ("rollout", "rollout@2"), ("mc_dropout", "mc_dropout@3"), ("mcts", "mcts@2"), ("verifier", "verifier@2")}
+        ("rollout", "rollout@2"), ("mc_dropout", "mc_dropout@4"), ("mcts", "mcts@2"), ("verifier", "verifier@2")}
     models = {name: {by["model"] for row, by in made if row.strategy == name} for name in STRATEGIES}
     assert models["rollout"] == models["mcts"] != models["mc_dropout"]
     assert models["verifier"] == {""}
     assert all(len(found) == 1 for found in models.values())
     # A seed for each shard and strategy.
     seeds = {name: {by["seed"] for row, by in made if row.strategy == name} for name in STRATEGIES}
-    assert len(seeds["rollout"]) == len(seeds["mc_dropout"]) == 3
+    assert len(seeds["rollout"]) == len(seeds["mc_dropout"]) == 4
     assert seeds["rollout"].isdisjoint(seeds["mc_dropout"])
     merged = store.read_shards(StepLabel, labelled[1]["merged"])
     assert {json.loads(row.lineage)["strategy"] for row in merged} == {"merged@3"}
@@ -217,8 +219,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_labels(labelled, m
     assert not (root / "resumed" / label.STAGE.outputs["labels"]).exists()
     again = run(label.STAGE, root, configure(models), "resumed")
 
-    # Three shards of rollouts, one of them from before.
-    assert len(calls) == 2 + 2
+    # Four shards of rollouts, one of them from before.
+    assert len(calls) == 2 + 3
     for name in ("labels", "merged"):
         assert store.read_shards(StepLabel, again[name]) == store.read_shards(StepLabel, undisturbed[name])
     assert files(again["evidence"]) == files(undisturbed["evidence"])
@@ -266,7 +268,18 @@ def test_all_chains_of_a_question_are_in_one_shard():
     assert shards(3) == [["a0", "a1"], ["b0", "b1"], ["c0", "c1", "c2"], ["d0"]]
     # A question with more chains than a shard should have is a shard of its own.
     assert shards(1) == [["a0", "a1"], ["b0", "b1"], ["c0", "c1", "c2"], ["d0"]]
-    assert shards(100) == [["a0", "a1", "b0", "b1", "c0", "c1", "c2", "d0"]]
+    # Two workers can share out what one shard could hold.
+    assert shards(100) == [["a0", "a1", "b0", "b1"], ["c0", "c1", "c2", "d0"]]
+
+
+def on_a_core_of_its_own(work):
+    here = os.getpid()
+
+    def checked(*args, **kwargs):
+        assert os.getpid() != here
+        return work(*args, **kwargs)
+
+    return checked
 
 
 def fail_on(*ids):
@@ -387,8 +400,22 @@ def test_generated_shards_resume_to_the_same_chains(labelled, models):
     rest = [row for row in second if row.policy != "from before"]
     assert rest == [by_id[row.id] for row in rest]
     # Seeds differ by shard, so shards are no copies of each other.
-    assert len({chain.seed for chain in chains}) == 3
+    assert len({chain.seed for chain in chains}) == 4
     assert not list((root / "half").rglob("*.tmp"))
+
+
+def test_workers_give_what_one_process_gives(labelled, models, monkeypatch):
+    root, alone = labelled
+    generated = run(generate.STAGE, root, configure(models), "alone")
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(RolloutLabeler, "label", on_a_core_of_its_own(RolloutLabeler.label))
+    monkeypatch.setattr(Policy, "sample", on_a_core_of_its_own(Policy.sample))
+    outputs = run(label.STAGE, root, configure(models), "shared")
+    for name in ("labels", "merged", "evidence", "preferences"):
+        assert files(outputs[name]) == files(alone[name])
+    assert store.read_json(outputs["metrics"]) == store.read_json(alone["metrics"])
+    chains = run(generate.STAGE, root, configure(models), "shared-chains")["trajectories"]
+    assert files(chains) == files(generated["trajectories"])
 
 
 def test_generated_chains_are_counted(labelled, models):

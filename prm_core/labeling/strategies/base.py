@@ -59,9 +59,11 @@ class Strategy(ABC):
 
     Attributes:
         version: raised whenever the same chains, parameters and seed give other labels than before.
+        parallel: whether shards are labelled in several processes at once.
     """
 
     version: ClassVar[int]
+    parallel: ClassVar[bool] = True
 
     def __init__(self, tools: LabelingTools) -> None:
         self.tools = tools

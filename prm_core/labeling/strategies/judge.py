@@ -160,6 +160,8 @@ class JudgeLabeler(Strategy):
     """
 
     version = 1
+    # `concurrency` bounds the requests that wait at once.
+    parallel = False
 
     def __init__(self, tools: LabelingTools) -> None:
         super().__init__(tools)

@@ -16,6 +16,7 @@ from prm_core.labeling.strategies.base import STRATEGIES, Chain, LabelingTools, 
 from prm_core.labeling.strategies.uncertainty import MEASURES, StepBatch
 from prm_core.models.batching import in_batches
 from prm_core.models.encoder import EncodedChain
+from prm_core.platform import workers
 from prm_core.types import StepLabel
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class McDropoutLabeler(Strategy):
     Raises InputError for an unknown measure.
     """
 
-    version = 3
+    version = 4
 
     def __init__(self, tools: LabelingTools) -> None:
         super().__init__(tools)
@@ -66,7 +67,9 @@ class McDropoutLabeler(Strategy):
             log.warning("%s abstains: the %d chains sampled to fit it all end alike; generate more, or leave the "
                         "strategy out of label.strategies", NAME, count)
             return
-        found = self.uncertainties(sample, seed)
+        parts = workers.shards(len(sample), -(-len(sample) // workers.PARTS))
+        with workers.forked(lambda part: self.uncertainties(sample[part], seed + part.start), len(parts)) as pool:
+            found = [steps for part in pool.map(parts) for steps in part]
         middle, scale = np.median(np.concatenate(found)), max(float(np.std(np.concatenate(found))), 1e-9)
         scores = np.full((len(found), max(map(len, found)), 1), np.nan)
         for row, steps in enumerate(found):

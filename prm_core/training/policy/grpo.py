@@ -190,7 +190,7 @@ def train_policy(
     # The workers that sample see the weights that the gradients' context moves to shared memory.
     with (
         data_parallel.gradients(accelerator, model, passes) as gradients,
-        workers.forked(draw, workers.processes(accelerator.device, gradients.parts)) as samplers,
+        workers.forked(draw, gradients.parts) as samplers,
     ):
         for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
             rng = random.Random(f"grpo/{seed}/{update}")

@@ -400,7 +400,7 @@ def test_other_errors_and_a_single_item_that_does_not_fit_raise(error):
 def test_it_says_what_made_its_labels_and_refuses_an_unknown_measure():
     strategy = labeler(measure="bald")
 
-    assert (strategy.version, strategy.model) == (3, "tiny-0")
+    assert (strategy.version, strategy.model) == (4, "tiny-0")
     assert strategy.parameters == {"samples": 4, "measure": "bald", "dropout": 0.1, "fit_chains": 20, "batch_size": 8}
     assert STRATEGIES["mc_dropout"] is McDropoutLabeler
     with pytest.raises(InputError, match="unknown uncertainty measure 'variance'; known: bald, likelihood, pred"):
