@@ -67,7 +67,7 @@ class ModelsConfig:
         "of the weights; auto: bfloat16 where the device multiplies in it, else float32", default="float32")
     device: str = setting("auto, cpu, mps, cuda or cuda:N", default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     sampling_memory: PositiveFloat = setting(
-        "GiB that sampling may take beside the model; bounds the rows decoded together")
+        "GiB that sampling may take beside the model in each process; bounds the rows decoded together")
     surprisal: list[Literal["process", "outcome", "advantage"]] = setting(
         "reward models whose head also sees the steps' surprisal under the backbone (METHODS 8)")
 
