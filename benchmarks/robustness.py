@@ -129,8 +129,8 @@ def command_of(given: argparse.Namespace) -> str:
     if given.timing:
         words += [f"--timing {Path(given.timing).name} --what {' '.join(given.what)} --repeats {given.repeats}"]
     else:
-        words += [f"--levels {' '.join(given.levels)} --seeds {' '.join(map(str, given.seeds))}",
-                  f"--variants {' '.join(given.variants)} --jobs {given.jobs} --threads {given.threads}"]
+        words += ["--levels", *given.levels, "--seeds", *map(str, given.seeds), "--variants", *given.variants,
+                  f"--jobs {given.jobs} --threads {given.threads}"]
     return f"{' '.join(words)} --out {given.out.name}"
 
 
