@@ -1,8 +1,9 @@
 """Whether a reward model can judge a chain: how far it lies from the chains the model was trained on.
 
-A reward model gives any text a score, and a confident one as easily as not. Two measurements say when it means nothing:
-tokens that no training chain held, and the distance of the chain's mean hidden state from theirs. Their limits are
-what training chains themselves keep, each measured against the chains of other problems.
+A reward model gives any text a score, and a confident one as easily as not. Three measurements say when it means
+little: tokens that no training chain held, tokens that stand beside each other in none, and the distance of the chain's
+mean hidden state from theirs. Their limits are what training chains themselves keep, each measured against the chains
+of other problems.
 
 Source: Sun et al. 2022, "Out-of-Distribution Detection with Deep Nearest Neighbors" (the distance, on unit vectors).
 """
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 FILE = "domain.safetensors"
 # Distance to this nearest chain; share of training chains that each limit takes in; chains kept to measure from.
 NEIGHBOUR, WITHIN, KEPT = 5, 0.995, 1000
+# How much of what a model says of text it cannot judge is believed.
+TRUST = 0.5
 BATCH = 64
 # Of a distance: another batch, device or precision rounds hidden states differently.
 ROUNDING = 1e-3
@@ -43,12 +46,25 @@ class Domain:
         max_unknown: the largest share of other tokens in a prompt or step, in [0, 1].
         states: mean hidden states of training chains as unit vectors, (chains, width) float32.
         max_distance: the largest distance, 1 - cosine, to the NEIGHBOUR-nearest of them; infinity for no limit.
+        numbers: which tokens hold a digit: as neighbours they are all alike, (vocabulary,).
+        neighbours: codes of tokens that stand beside each other in the training chains, sorted, (pairs,) int64.
+        max_new: the largest share of other neighbours in a chain, in [0, 1].
+        right: share of the training targets that are right, in [0, 1].
     """
 
     known: NDArray[np.bool_]
     max_unknown: float
     states: NDArray[np.float32]
     max_distance: float
+    numbers: NDArray[np.bool_]
+    neighbours: NDArray[np.int64]
+    max_new: float
+    right: float
+
+    def moderate(self, scores: Sequence[float]) -> list[float]:
+        """Calibrated scores of a chain that the model cannot judge: so far from what scores there were before any as
+        half of what the model says takes them. Its confidence was earned on other text."""
+        return [self.right + TRUST * (score - self.right) for score in scores]
 
     def doubts(self, chains: Sequence[EncodedChain], states: NDArray[np.float32]) -> list[str]:
         """Why the model cannot judge each chain, empty where it can.
@@ -68,6 +84,11 @@ class Domain:
                 where = f"steps[{worst - 1}]" if worst else "the prompt"
                 return (f"{shares[worst]:.0%} of the tokens of {where} occur nowhere in the text the model was trained "
                         f"on (usual is up to {self.max_unknown:.0%})")
+        codes = neighbour_codes(chain.ids, self.numbers)
+        new = 1 - float(np.isin(codes, self.neighbours, assume_unique=False).mean()) if len(codes) else 0.0
+        if new > self.max_new:
+            return (f"{new:.0%} of the pairs of neighbouring tokens occur nowhere in the text the model was trained on "
+                    f"(usual is up to {self.max_new:.0%})")
         if distance > self.max_distance + ROUNDING:
             return (f"the text is unlike what the model was trained on: its distance {distance:.3f} is above "
                     f"{self.max_distance:.3f}")
@@ -77,12 +98,13 @@ class Domain:
         """Writes the file beside a model's weights."""
         from safetensors.numpy import save_file
 
-        limits = np.array([self.max_unknown, self.max_distance])
-        save_file({"known": self.known, "states": self.states, "limits": limits}, folder / FILE)
+        limits = np.array([self.max_unknown, self.max_distance, self.max_new, self.right])
+        save_file({"known": self.known, "states": self.states, "numbers": self.numbers, "neighbours": self.neighbours,
+                   "limits": limits}, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path, vocabulary: int, width: int) -> Domain | None:
-        """What `save` wrote; None for a model saved without.
+        """What `save` wrote; None for a model saved without, or before neighbours were looked at.
 
         Raises InputError when the file does not load or is not of a model of this vocabulary and width.
         """
@@ -94,21 +116,32 @@ class Domain:
             return None
         try:
             tensors = load_file(path)
-            known, states, limits = (tensors[name] for name in ("known", "states", "limits"))
+            if "neighbours" not in tensors:
+                return None
+            known, states, limits, numbers, neighbours = (
+                tensors[name] for name in ("known", "states", "limits", "numbers", "neighbours"))
         except (OSError, SafetensorError, KeyError) as error:
             raise InputError(f"{path}: does not load ({error}); copy the model's folder whole or train it again"
                              ) from error
         if known.shape != (vocabulary,) or known.dtype != bool or states.shape[1:] != (width,) or (
-                limits.shape != (2,) or not np.isfinite(states).all() or not (limits >= 0).all()):
+                limits.shape != (4,) or not np.isfinite(states).all() or not (limits >= 0).all()) or (
+                numbers.shape != (vocabulary,) or numbers.dtype != bool or neighbours.ndim != 1):
             raise InputError(f"{path}: is not of this model, of {vocabulary} tokens and width {width}; copy the "
                              "model's folder whole or train it again")
-        return cls(known, float(limits[0]), states, float(limits[1]))
+        max_unknown, max_distance, max_new, right = map(float, limits)
+        return cls(known, max_unknown, states, max_distance, numbers, neighbours, max_new, right)
 
 
 def parts(chain: EncodedChain) -> list[list[int]]:
     """Token ids of the prompt and of each step with its observation, each with the separator that ends it."""
     ends = [chain.prompt_length, *(end + 1 for end in chain.step_ends)]
     return [chain.ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def neighbour_codes(ids: Sequence[int], numbers: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """A number for each two tokens beside each other, (tokens - 1,); tokens with a digit count as one."""
+    classes = np.where(numbers[ids], len(numbers), ids).astype(np.int64)
+    return classes[:-1] * (len(numbers) + 1) + classes[1:]
 
 
 def unreadable(ids: Sequence[int], unknown_id: int | None) -> str | None:
@@ -118,13 +151,16 @@ def unreadable(ids: Sequence[int], unknown_id: int | None) -> str | None:
     return f"the model's tokenizer cannot read {count} of {len(ids)} tokens" if count else None
 
 
-def fit_domain(model: RewardModel, encoder: Encoder, chains: Sequence[tuple[str, str, Sequence[Step]]]) -> Domain:
+def fit_domain(
+    model: RewardModel, encoder: Encoder, chains: Sequence[tuple[str, str, Sequence[Step]]], right: float
+) -> Domain:
     """The domain of a trained model.
 
     Args:
         model: in eval mode.
         encoder: it was trained with.
         chains: (problem, prompt, steps) of all it knows, those held out of training too; at least one.
+        right: share of its targets that are right.
     """
     encoded = [encoder.encode(prompt, steps, may_be_empty=True) for _, prompt, steps in chains]
     _, problem = np.unique([problem for problem, _, _ in chains], return_inverse=True)
@@ -137,11 +173,21 @@ def fit_domain(model: RewardModel, encoder: Encoder, chains: Sequence[tuple[str,
     if encoder.tokenizer.unk_token_id is not None:
         owner[encoder.tokenizer.unk_token_id] = 0
     unknown = [max(float((owner[ids] != -1).mean()) for ids in parts(chain)) for chain in encoded]
+    texts = encoder.tokenizer.batch_decode([[token] for token in range(min(size, len(encoder.tokenizer)))])
+    numbers = np.zeros(size, dtype=bool)
+    numbers[: len(texts)] = [any(letter.isdigit() for letter in text) for text in texts]
+    codes = [neighbour_codes(chain.ids, numbers) for chain in encoded]
+    held = np.unique(np.stack([np.concatenate(codes), np.repeat(problem, [len(one) for one in codes])], axis=1), axis=0)
+    neighbours, holders = np.unique(held[:, 0], return_counts=True)
+    # As with tokens, what one problem alone holds is new to it.
+    common = neighbours[holders > 1]
+    new = [1 - float(np.isin(one, common).mean()) if len(one) else 0.0 for one in codes]
     chosen = np.unique(np.linspace(0, len(encoded) - 1, min(KEPT, len(encoded))).astype(int))
     states = _units(mean_states(model, encoder, [encoded[i] for i in chosen]))
     similar = states @ states.T
     similar[problem[chosen][:, None] == problem[chosen]] = -np.inf
-    return Domain(owner != 0, _limit(unknown), states, _limit(_nearest(similar)))
+    return Domain(owner != 0, _limit(unknown), states, _limit(_nearest(similar)), numbers, neighbours, _limit(new),
+                  right)
 
 
 def mean_states(model: RewardModel, encoder: Encoder, chains: Sequence[EncodedChain]) -> NDArray[np.float32]:

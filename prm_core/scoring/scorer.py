@@ -35,7 +35,8 @@ class ChainScore:
     """Scores of one chain.
 
     Attributes:
-        step_scores: calibrated probability that each step is right; an outcome model gives one score for the chain, an
+        step_scores: calibrated probability that each step is right, moderated where `out_of_domain` says why
+            (`Domain.moderate`); an outcome model gives one score for the chain, an
             advantage model the prover's value after each step.
         raw_scores: the same before calibration (sigmoid of the head's output).
         truncated_steps: trailing steps that did not fit the context and have no score; all of them, and no score,
@@ -159,6 +160,11 @@ class RewardScorer:
                                               None if members is None else members[number])
         return results
 
+    def _calibrated(self, raw: NDArray[np.float64], doubt: str | None) -> list[float]:
+        scores = self.calibrator.apply(raw).tolist()
+        # A value says how the policy fares, and of that an unfamiliar text tells as much.
+        return self.domain.moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
+
     def _score_of(
         self, chain: EncodedChain, values: NDArray[np.float64], doubt: str | None,
         outcome: NDArray[np.float64] | None, members: NDArray[np.float64] | None,
@@ -168,10 +174,10 @@ class RewardScorer:
         if self.kind == "outcome":
             # The last real step's: never what stands in the padding after it.
             kept = kept[-1:]
-        scores = tuple(map(float, self.calibrator.apply(kept)))
+        scores = tuple(self._calibrated(kept, doubt))
         ended = outcome is not None and steps and not chain.truncated_steps
         said = () if members is None else tuple(
-            map(tuple, self.calibrator.apply(members[first : first + steps]).tolist()))
+            tuple(self._calibrated(step, doubt)) for step in members[first : first + steps])
         return ChainScore(scores[first:], tuple(map(float, kept[first:])), chain.truncated_steps,
                           scores[0] if first else None, doubt, float(outcome[first + steps - 1]) if ended else None,
                           said)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain
 from prm_core.scoring import domain
-from prm_core.scoring.domain import Domain, fit_domain, parts, unreadable
+from prm_core.scoring.domain import Domain, fit_domain, neighbour_codes, parts, unreadable
 from prm_core.scoring.scorer import load_scorer, save_reward_model
 from prm_core.serving.cache import ScoreCache
 from prm_core.serving.service import ScoringRequest, ScoringService
@@ -30,7 +32,8 @@ def chain(prompt, *steps):
 
 
 def of(known, max_unknown=0.0, states=EVEN, max_distance=np.inf):
-    return Domain(np.isin(np.arange(10), known), max_unknown, states, max_distance)
+    return Domain(np.isin(np.arange(10), known), max_unknown, states, max_distance, np.zeros(10, bool),
+                  np.arange(11 * 11), 1.0, 0.8)
 
 
 def test_parts_are_the_prompt_and_each_step_with_its_separator():
@@ -65,6 +68,21 @@ def test_distance_is_to_the_fifth_nearest_training_chain():
     assert doubt(of([1], states=same, max_distance=0.39)) != ""
 
 
+def test_neighbours_that_no_training_chain_has_are_new_and_numbers_are_alike():
+    numbers = np.isin(np.arange(10), [7, 8])
+    codes = neighbour_codes([1, 2, 7, 3], numbers)
+    assert codes.tolist() == neighbour_codes([1, 2, 8, 3], numbers).tolist()
+    known = dataclasses.replace(of([1, 2, 3, 7, 8]), numbers=numbers, neighbours=np.unique(codes), max_new=0.3)
+    said = known.doubts([chain([1, 2, 8, 3], [1, 2, 7]), chain([2, 1], [3, 1, 7])], EVEN[:2])
+    # Of six neighbours 3 before 1 is new; of four all are.
+    assert said == ["", "100% of the pairs of neighbouring tokens occur nowhere in the text the model was trained on "
+                        "(usual is up to 30%)"]
+
+
+def test_of_what_a_model_says_of_other_text_half_is_believed():
+    assert of([1]).moderate([1.0, 0.8, 0.0]) == pytest.approx([0.9, 0.8, 0.4])
+
+
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory):
     return load_scorer(tiny_reward_model(tmp_path_factory.mktemp("model") / "prm"), device="cpu")
@@ -72,7 +90,7 @@ def scorer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(scorer):
-    return fit_domain(scorer.model, scorer.encoder, CHAINS)
+    return fit_domain(scorer.model, scorer.encoder, CHAINS, 0.8)
 
 
 def test_limits_are_what_training_chains_keep_against_other_problems(scorer, fitted):
@@ -82,11 +100,11 @@ def test_limits_are_what_training_chains_keep_against_other_problems(scorer, fit
     assert (fitted.max_unknown, fitted.max_distance) == (0.0, pytest.approx(0.0, abs=1e-5))
     # With one problem more, whose words nobody else has: its own share of them is what may be unknown.
     odd = ("odd", "How many does she have ?", (Step("7 ."),))
-    wider = fit_domain(scorer.model, scorer.encoder, [*CHAINS, odd])
+    wider = fit_domain(scorer.model, scorer.encoder, [*CHAINS, odd], 0.8)
     assert wider.max_unknown == pytest.approx(6 / 8)
     assert wider.max_distance > 0.01
     # All of one problem: nothing to measure from, so nothing is told by distance.
-    alone = fit_domain(scorer.model, scorer.encoder, [("p", prompt, steps) for _, prompt, steps in CHAINS])
+    alone = fit_domain(scorer.model, scorer.encoder, [("p", prompt, steps) for _, prompt, steps in CHAINS], 0.8)
     assert (alone.max_unknown, alone.max_distance) == (1.0, np.inf)
     assert domain.NEIGHBOUR > 1
 
@@ -109,8 +127,10 @@ def test_a_saved_model_says_what_it_cannot_judge_and_scores_as_before(scorer, fi
                ("apples apples 7 7 .", (Step("7 7 7 7 ."),))]
     (foreign, salad), (plain, _) = found.score(strange), scorer.score(strange)
     assert "of the tokens of steps[0] occur nowhere" in foreign.out_of_domain
-    assert "unlike what the model was trained on" in salad.out_of_domain
-    assert foreign.step_scores == pytest.approx(plain.step_scores)
+    assert "of the pairs of neighbouring tokens occur nowhere" in salad.out_of_domain
+    # Half-way to what the training steps were.
+    assert foreign.step_scores == pytest.approx([0.8 + 0.5 * (score - 0.8) for score in plain.step_scores])
+    assert foreign.raw_scores == pytest.approx(plain.raw_scores)
     # A model saved without its domain cannot say.
     assert plain.out_of_domain is None
     service = ScoringService(found, ScoreCache(8, 60.0))
@@ -125,10 +145,11 @@ def test_a_saved_model_says_what_it_cannot_judge_and_scores_as_before(scorer, fi
 
 
 @pytest.mark.parametrize("spoil", [
-    lambda d: Domain(d.known[:-1], d.max_unknown, d.states, d.max_distance),
-    lambda d: Domain(d.known, d.max_unknown, d.states[:, 1:].copy(), d.max_distance),
-    lambda d: Domain(d.known, d.max_unknown, d.states * np.float32(np.nan), d.max_distance),
-    lambda d: Domain(d.known, -1.0, d.states, d.max_distance),
+    lambda d: dataclasses.replace(d, known=d.known[:-1]),
+    lambda d: dataclasses.replace(d, states=d.states[:, 1:].copy()),
+    lambda d: dataclasses.replace(d, states=d.states * np.float32(np.nan)),
+    lambda d: dataclasses.replace(d, max_unknown=-1.0),
+    lambda d: dataclasses.replace(d, numbers=d.numbers[:-1]),
     None,
 ])
 def test_a_domain_of_another_model_is_refused(scorer, fitted, tmp_path, spoil):
