@@ -61,7 +61,7 @@ def train(workspace: Path, config: Config) -> RewardScorer:
         trained = train_on("process", model_path(workspace, config.models.reward_backbone), examples, [], config,
                            work=Path(work), report=lambda *_: None)
     known = [(example.problem_id, example.prompt, example.steps) for example in examples]
-    domain = fit_domain(trained.model, trained.encoder, known, trained.counts["right"] / trained.counts["targets"])
+    domain = fit_domain(trained.model, trained.encoder, known)
     return RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "", config.serve.batch_size, domain)
 
 

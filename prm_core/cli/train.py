@@ -111,8 +111,7 @@ def _train(
         staging = work / "model"
         shutil.rmtree(staging, ignore_errors=True)
         domain = fit_domain(trained.model, trained.encoder,
-                            [(example.problem_id, example.prompt, example.steps) for example in examples],
-                            trained.counts["right"] / trained.counts["targets"])
+                            [(example.problem_id, example.prompt, example.steps) for example in examples])
         save_reward_model(trained.model, trained.encoder, calibrator, staging, domain)
         store.write_json(staging / "training.json", {
             **settings, "kind": kind, "precision": precision, "config": dataclasses.asdict(config.train_prm),

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 FILE = "domain.safetensors"
 # Distance to this nearest chain; share of training chains that each limit takes in; chains kept to measure from.
 NEIGHBOUR, WITHIN, KEPT = 5, 0.995, 1000
-# How much of what a model says of text it cannot judge is believed.
-TRUST = 0.5
+# How much of a score's log-odds is believed of text that the model cannot judge; beyond EDGE no score is surer.
+TRUST, EDGE = 0.25, 1e-3
 BATCH = 64
 # Of a distance: another batch, device or precision rounds hidden states differently.
 ROUNDING = 1e-3
@@ -49,7 +49,6 @@ class Domain:
         numbers: which tokens hold a digit: as neighbours they are all alike, (vocabulary,).
         neighbours: codes of tokens that stand beside each other in the training chains, sorted, (pairs,) int64.
         max_new: the largest share of other neighbours in a chain, in [0, 1].
-        right: share of the training targets that are right, in [0, 1].
     """
 
     known: NDArray[np.bool_]
@@ -59,12 +58,12 @@ class Domain:
     numbers: NDArray[np.bool_]
     neighbours: NDArray[np.int64]
     max_new: float
-    right: float
 
     def moderate(self, scores: Sequence[float]) -> list[float]:
-        """Calibrated scores of a chain that the model cannot judge: so far from what scores there were before any as
-        half of what the model says takes them. Its confidence was earned on other text."""
-        return [self.right + TRUST * (score - self.right) for score in scores]
+        """Calibrated scores of a chain that the model cannot judge, with TRUST of their log-odds: its confidence was
+        earned on other text. Their order, and what is more likely right than wrong, stay."""
+        p = np.clip(scores, EDGE, 1 - EDGE)
+        return (1 / (1 + (1 / p - 1) ** TRUST)).tolist()
 
     def doubts(self, chains: Sequence[EncodedChain], states: NDArray[np.float32]) -> list[str]:
         """Why the model cannot judge each chain, empty where it can.
@@ -98,7 +97,7 @@ class Domain:
         """Writes the file beside a model's weights."""
         from safetensors.numpy import save_file
 
-        limits = np.array([self.max_unknown, self.max_distance, self.max_new, self.right])
+        limits = np.array([self.max_unknown, self.max_distance, self.max_new])
         save_file({"known": self.known, "states": self.states, "numbers": self.numbers, "neighbours": self.neighbours,
                    "limits": limits}, folder / FILE)
 
@@ -124,12 +123,12 @@ class Domain:
             raise InputError(f"{path}: does not load ({error}); copy the model's folder whole or train it again"
                              ) from error
         if known.shape != (vocabulary,) or known.dtype != bool or states.shape[1:] != (width,) or (
-                limits.shape != (4,) or not np.isfinite(states).all() or not (limits >= 0).all()) or (
+                limits.shape != (3,) or not np.isfinite(states).all() or not (limits >= 0).all()) or (
                 numbers.shape != (vocabulary,) or numbers.dtype != bool or neighbours.ndim != 1):
             raise InputError(f"{path}: is not of this model, of {vocabulary} tokens and width {width}; copy the "
                              "model's folder whole or train it again")
-        max_unknown, max_distance, max_new, right = map(float, limits)
-        return cls(known, max_unknown, states, max_distance, numbers, neighbours, max_new, right)
+        max_unknown, max_distance, max_new = map(float, limits)
+        return cls(known, max_unknown, states, max_distance, numbers, neighbours, max_new)
 
 
 def parts(chain: EncodedChain) -> list[list[int]]:
@@ -151,16 +150,13 @@ def unreadable(ids: Sequence[int], unknown_id: int | None) -> str | None:
     return f"the model's tokenizer cannot read {count} of {len(ids)} tokens" if count else None
 
 
-def fit_domain(
-    model: RewardModel, encoder: Encoder, chains: Sequence[tuple[str, str, Sequence[Step]]], right: float
-) -> Domain:
+def fit_domain(model: RewardModel, encoder: Encoder, chains: Sequence[tuple[str, str, Sequence[Step]]]) -> Domain:
     """The domain of a trained model.
 
     Args:
         model: in eval mode.
         encoder: it was trained with.
         chains: (problem, prompt, steps) of all it knows, those held out of training too; at least one.
-        right: share of its targets that are right.
     """
     encoded = [encoder.encode(prompt, steps, may_be_empty=True) for _, prompt, steps in chains]
     _, problem = np.unique([problem for problem, _, _ in chains], return_inverse=True)
@@ -186,8 +182,7 @@ def fit_domain(
     states = _units(mean_states(model, encoder, [encoded[i] for i in chosen]))
     similar = states @ states.T
     similar[problem[chosen][:, None] == problem[chosen]] = -np.inf
-    return Domain(owner != 0, _limit(unknown), states, _limit(_nearest(similar)), numbers, neighbours, _limit(new),
-                  right)
+    return Domain(owner != 0, _limit(unknown), states, _limit(_nearest(similar)), numbers, neighbours, _limit(new))
 
 
 def mean_states(model: RewardModel, encoder: Encoder, chains: Sequence[EncodedChain]) -> NDArray[np.float32]:

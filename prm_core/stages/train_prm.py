@@ -53,8 +53,7 @@ def run(config: Config, io: StageIO) -> None:
                 figures = advantage_figures(values, config.train_prm.prover_samples)
                 metrics |= {f"dev/{name}/{what}": value for what, value in figures.items()}
             domain = fit_domain(trained.model, trained.encoder,
-                                [(example.problem_id, example.prompt, example.steps) for example in examples[name]],
-                                trained.counts["right"] / trained.counts["targets"])
+                                [(example.problem_id, example.prompt, example.steps) for example in examples[name]])
             save_reward_model(trained.model, trained.encoder, calibrator, io.outputs[name], domain)
             metrics |= {
                 f"dev/{name}/loss": min(record["dev_loss"] for record in trained.history),

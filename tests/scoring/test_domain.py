@@ -33,7 +33,7 @@ def chain(prompt, *steps):
 
 def of(known, max_unknown=0.0, states=EVEN, max_distance=np.inf):
     return Domain(np.isin(np.arange(10), known), max_unknown, states, max_distance, np.zeros(10, bool),
-                  np.arange(11 * 11), 1.0, 0.8)
+                  np.arange(11 * 11), 1.0)
 
 
 def test_parts_are_the_prompt_and_each_step_with_its_separator():
@@ -79,8 +79,9 @@ def test_neighbours_that_no_training_chain_has_are_new_and_numbers_are_alike():
                         "(usual is up to 30%)"]
 
 
-def test_of_what_a_model_says_of_other_text_half_is_believed():
-    assert of([1]).moderate([1.0, 0.8, 0.0]) == pytest.approx([0.9, 0.8, 0.4])
+def test_of_what_a_model_says_of_other_text_a_quarter_of_the_log_odds_is_believed():
+    odds = [p / (1 - p) for p in of([1]).moderate([0.999, 16 / 17, 0.5, 1 / 82, 0.0])]
+    assert odds == pytest.approx([999**0.25, 2.0, 1.0, 1 / 3, 999**-0.25])
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def scorer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(scorer):
-    return fit_domain(scorer.model, scorer.encoder, CHAINS, 0.8)
+    return fit_domain(scorer.model, scorer.encoder, CHAINS)
 
 
 def test_limits_are_what_training_chains_keep_against_other_problems(scorer, fitted):
@@ -100,11 +101,11 @@ def test_limits_are_what_training_chains_keep_against_other_problems(scorer, fit
     assert (fitted.max_unknown, fitted.max_distance) == (0.0, pytest.approx(0.0, abs=1e-5))
     # With one problem more, whose words nobody else has: its own share of them is what may be unknown.
     odd = ("odd", "How many does she have ?", (Step("7 ."),))
-    wider = fit_domain(scorer.model, scorer.encoder, [*CHAINS, odd], 0.8)
+    wider = fit_domain(scorer.model, scorer.encoder, [*CHAINS, odd])
     assert wider.max_unknown == pytest.approx(6 / 8)
     assert wider.max_distance > 0.01
     # All of one problem: nothing to measure from, so nothing is told by distance.
-    alone = fit_domain(scorer.model, scorer.encoder, [("p", prompt, steps) for _, prompt, steps in CHAINS], 0.8)
+    alone = fit_domain(scorer.model, scorer.encoder, [("p", prompt, steps) for _, prompt, steps in CHAINS])
     assert (alone.max_unknown, alone.max_distance) == (1.0, np.inf)
     assert domain.NEIGHBOUR > 1
 
@@ -128,8 +129,7 @@ def test_a_saved_model_says_what_it_cannot_judge_and_scores_as_before(scorer, fi
     (foreign, salad), (plain, _) = found.score(strange), scorer.score(strange)
     assert "of the tokens of steps[0] occur nowhere" in foreign.out_of_domain
     assert "of the pairs of neighbouring tokens occur nowhere" in salad.out_of_domain
-    # Half-way to what the training steps were.
-    assert foreign.step_scores == pytest.approx([0.8 + 0.5 * (score - 0.8) for score in plain.step_scores])
+    assert foreign.step_scores == pytest.approx(fitted.moderate(plain.step_scores))
     assert foreign.raw_scores == pytest.approx(plain.raw_scores)
     # A model saved without its domain cannot say.
     assert plain.out_of_domain is None

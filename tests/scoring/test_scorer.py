@@ -53,7 +53,7 @@ def test_a_folder_without_its_base_is_made_whole(tmp_path) -> None:
     """What is registered serves alone: the base is in it, and nothing else has changed."""
     model = make_reward_model(tmp_path / "lm", ENCODER)
     model.base = Base.of(str(tmp_path / "lm"), "lm")
-    domain = fit_domain(model, ENCODER, [(str(i), *chain) for i, chain in enumerate(CHAINS)], 0.5)
+    domain = fit_domain(model, ENCODER, [(str(i), *chain) for i, chain in enumerate(CHAINS)])
     save_reward_model(model, ENCODER, PLATT, tmp_path / "prm", domain)
     assert not any("tokenizer" in name or name == "model.safetensors" for name in files(tmp_path / "prm"))
     before = load_scorer(tmp_path / "prm", device="cpu").score(CHAINS)
