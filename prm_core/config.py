@@ -98,7 +98,7 @@ class WarmupConfig:
     harmless_steps: Share = setting(
         "share of the chains that get harmless steps inserted, which are read and not learned: what comes after a "
         "remark should not surprise the backbone")
-    eval_every: PositiveInt = setting("updates; a fifth of that from half of policy_accuracy on")
+    eval_every: PositiveInt = setting("updates; a fifth of that from two thirds of policy_accuracy on")
     eval_problems: PositiveInt
     eval_samples: PositiveInt = setting("chains of each problem")
     checkpoint_every: PositiveInt = setting("also between evaluations once the policy is taken")

@@ -50,8 +50,8 @@ class Chain:
         step_scores: the PRM's score of each step that fits its context, None when the chain was not given to it.
         prm_score: their aggregate, 0 for a chain that is empty or truncated.
         orm_score: the ORM's score of the chain, 0 likewise, None when not given to it.
-        combined_score: what the PRM chooses chains by: the probability that it ends right where the model says so, else
-            `prm_score`.
+        combined_score: what the PRM chooses chains by: the mean of `prm_score` and the probability that the chain ends
+            right, where the model gives one, else `prm_score`.
         members: what each member of the PRM's committee says of each step, empty without one; not kept on disk.
         out_of_domain: why the PRM cannot judge the chain, empty where it can, None where that is not known.
     """
@@ -196,7 +196,7 @@ def score_with_prm(
     result = []
     for chain, said in zip(chains, _score_shards(scorer, pairs, work, shard_size), strict=True):
         score = NO_EVIDENCE if said.truncated_steps else combine(said.step_scores)
-        combined = score if said.outcome_score is None else said.outcome_score
+        combined = score if said.outcome_score is None else (score + said.outcome_score) / 2
         result.append(replace(chain, step_scores=said.step_scores, prm_score=score, combined_score=combined,
                               out_of_domain=said.out_of_domain, members=said.members))
     return result

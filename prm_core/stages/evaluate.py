@@ -45,8 +45,8 @@ def _sample(config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem
     from prm_core.sampling.policy import load_policy
 
     samples = config.evaluate.samples
-    # Dev serves the threshold alone, which the step chains decide.
-    few = {"dev-base": STEP_CHAINS, "shifted-trained": STEP_CHAINS}
+    # Dev serves the threshold alone, which the step chains decide; of the trained policy nothing is chosen among many.
+    few = {"dev-base": STEP_CHAINS, "test-trained": STEP_CHAINS, "shifted-trained": STEP_CHAINS}
 
     def plan(tag: str) -> Plan:
         return Plan(min(samples, few.get(tag, samples)), config.evaluate.temperature, config.generate.max_new_tokens,

@@ -197,10 +197,10 @@ def train(
 
 def _evaluate_every(history: list[dict[str, Any]], settings: WarmupConfig) -> int:
     """Updates between evaluations. Accuracy picks the policy and rises fast where it does, so that it is looked at more
-    often from half way on; once the policy is found, the curve needs fewer points."""
+    often from two thirds of it on; once the policy is found, the curve needs fewer points."""
     if any(record.get("policy") for record in history):
         return settings.checkpoint_every
-    near = bool(history) and history[-1]["accuracy"] >= settings.policy_accuracy / 2
+    near = bool(history) and history[-1]["accuracy"] >= settings.policy_accuracy * 2 / 3
     return max(settings.eval_every // NEARER, 1) if near else settings.eval_every
 
 
