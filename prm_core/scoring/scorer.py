@@ -139,8 +139,11 @@ class RewardScorer:
         from prm_core.models.chains import collate
 
         results = [ChainScore((), (), chain.truncated_steps) for chain in encoded]
+        # Of equal chains, which a policy writes often, one is read.
+        first: dict[tuple[tuple[int, ...], int], int] = {}
+        same = [first.setdefault((tuple(chain.ids), chain.truncated_steps), i) for i, chain in enumerate(encoded)]
         # Batches of like length waste least on padding; a prompt that leaves no room for its first step is not read.
-        read = (i for i, chain in enumerate(encoded) if chain.step_ends or not chain.truncated_steps)
+        read = (i for i in first.values() if encoded[i].step_ends or not encoded[i].truncated_steps)
         order = sorted(read, key=lambda i: len(encoded[i].ids))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -158,7 +161,7 @@ class RewardScorer:
                 results[row] = self._score_of(chain, raw[number], doubt,
                                               None if outcome is None else outcome[number],
                                               None if members is None else members[number])
-        return results
+        return [results[i] for i in same]
 
     def _calibrated(self, raw: NDArray[np.float64], doubt: str | None) -> list[float]:
         scores = self.calibrator.apply(raw).tolist()
