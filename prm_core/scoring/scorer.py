@@ -164,7 +164,9 @@ class RewardScorer:
         return [results[i] for i in same]
 
     def _calibrated(self, raw: NDArray[np.float64], doubt: str | None) -> list[float]:
-        scores = self.calibrator.apply(raw).tolist()
+        return self._believed(self.calibrator.apply(raw).tolist(), doubt)
+
+    def _believed(self, scores: list[float], doubt: str | None) -> list[float]:
         # A value says how the policy fares, and of that an unfamiliar text tells as much.
         return self.domain.moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
 
@@ -182,8 +184,8 @@ class RewardScorer:
         said = () if members is None else tuple(
             tuple(self._calibrated(step, doubt)) for step in members[first : first + steps])
         return ChainScore(scores[first:], tuple(map(float, kept[first:])), chain.truncated_steps,
-                          scores[0] if first else None, doubt, float(outcome[first + steps - 1]) if ended else None,
-                          said)
+                          scores[0] if first else None, doubt,
+                          self._believed([float(outcome[first + steps - 1])], doubt)[0] if ended else None, said)
 
 
 def save_reward_model(

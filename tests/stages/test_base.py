@@ -268,7 +268,10 @@ def test_train_prm_writes_three_models_that_score(trained) -> None:
     scorers = {name: load_scorer(root / f"artifacts/train_prm/{name}", device="cpu") for name in MODELS}
     assert {name: scorer.kind for name, scorer in scorers.items()} == MODELS == {
         "prm": "process", "orm": "outcome", "pav": "advantage"}
-    assert scorers["prm"].calibrator.method == "isotonic"
+    assert scorers["prm"].calibrator.method == "platt"
+    (ends,) = scorers["prm"].score([("Ann has 3 pens.", (Step("3 + 4 = 7."),))])
+    assert 0 < ends.outcome_score < 1
+    assert ends.members == (), "no committee is asked for here"
     assert scorers["pav"].calibrator.method == "identity", "values are frequencies already"
     metrics = store.read_json(root / "artifacts/train_prm/metrics.json")
     # 12 problems, a quarter of them for dev; all models on the same chains.
@@ -292,9 +295,13 @@ def test_train_prm_writes_three_models_that_score(trained) -> None:
 
 
 def test_models_on_a_frozen_backbone_find_it_in_their_workspace(tmp_path, tracked, monkeypatch) -> None:
-    values = {**CALIBRATED, "train_prm": {"learning_rate": 0.0, "epochs": 1, "max_updates": 1}}
+    values = {**CALIBRATED, "train_prm": {"solver": "convex", "committee": 3}}
     root = workspace(tmp_path / "w", **values)
     execute("train_prm", root)
+    (said,) = load_scorer(root / "artifacts/train_prm/prm", device="cpu").score([("Ann has 3 pens.", (Step("So 7."),))])
+    assert len(said.members[0]) == 3
+    assert 0 <= said.reliabilities[0] <= 1
+    assert 0 < said.outcome_score < 1, "foreign text is not believed to be hopeless for sure"
     backbone = root / "artifacts/warmup/models/backbone"
     monkeypatch.chdir(tmp_path)
     for name in MODELS:

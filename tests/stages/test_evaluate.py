@@ -209,7 +209,7 @@ def test_the_page_again_needs_what_was_saved_and_refuses_what_belongs_to_another
         stage.render_again(config, tmp_path)
     stage.run(config, io)
     lines = io.outputs["scores"].read_text().splitlines(keepends=True)
-    assert len(lines) == 30 * 8 * 2 + 20 * 4
+    assert len(lines) == 30 * 8 + (30 + 20) * 4
     io.outputs["scores"].write_text("".join(lines[1:]))
     with pytest.raises(InputError, match=r"scores\.jsonl: is not of the trajectories"):
         stage.render_again(config, tmp_path)
@@ -223,7 +223,7 @@ def test_figures_agree_with_the_trajectories_written(world, config, tmp_path):
     stage.run(config, io)
     table = metrics_of(io)
     rows = store.read_shards(Trajectory, io.outputs["trajectories"])
-    assert len({row.id for row in rows}) == len(rows) == 30 * 8 * 2 + 20 * 4
+    assert len({row.id for row in rows}) == len(rows) == 30 * 8 + (30 + 20) * 4
     problems = {problem.id: problem for problem in TEST}
     base = [row for row in rows if row.id.startswith("test-base/")]
     assert {row.policy for row in base} == {"base"}
