@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prm_core.config import Config
 from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
-from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
+from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
 
 if TYPE_CHECKING:
     from prm_core.scoring.calibration import Calibrator
+    from prm_core.scoring.domain import Domain
     from prm_core.scoring.scorer import RewardScorer
     from prm_core.training.examples import Example
 
@@ -38,6 +40,7 @@ def run(config: Config, io: StageIO) -> None:
     backbone = model_path(io.workspace, config.models.reward_backbone)
     metrics: dict[str, float] = {"train/prm/labels": len(labels)}
     curves = {}
+    domains: dict[tuple[tuple[str, str, Sequence[Step]], ...], Domain] = {}
     with stage_run(io.workspace, "train_prm", config, io.inputs) as tracked:
         for name, kind in MODELS.items():
             trained = train_on(kind, backbone, examples[name], pairs.get(name, []), config, work=io.work / name,
@@ -52,8 +55,11 @@ def run(config: Config, io: StageIO) -> None:
                 values = [(score.prompt_score, *score.step_scores) for score in scores if score.step_scores]
                 figures = advantage_figures(values, config.train_prm.prover_samples)
                 metrics |= {f"dev/{name}/{what}": value for what, value in figures.items()}
-            domain = fit_domain(trained.model, trained.encoder,
-                                [(example.problem_id, example.prompt, example.steps) for example in examples[name]])
+            known = tuple((example.problem_id, example.prompt, example.steps) for example in examples[name])
+            # Models that leave one backbone as it is see the same chains alike.
+            if trained.model.base is None or known not in domains:
+                domains[known] = fit_domain(trained.model, trained.encoder, known)
+            domain = domains[known]
             save_reward_model(trained.model, trained.encoder, calibrator, io.outputs[name], domain)
             metrics |= {
                 f"dev/{name}/loss": min(record["dev_loss"] for record in trained.history),
