@@ -222,7 +222,7 @@ def first_error_f1(
                          "profile, whose dev problems have right and wrong chains")
     table = protocol.step_table(scored["test"])
     count = len(workspace.problems["test"])
-    return threshold, metrics.prm_tally(table.scores, table.gold, table.problem, count, threshold).f1
+    return threshold, metrics.prm_tally(table.compared, table.gold, table.problem, count, threshold).f1
 
 
 def _adversarial(

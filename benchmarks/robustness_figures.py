@@ -141,7 +141,7 @@ def measure(workspace: Path, config: Config, scorer: ChainScorer, work: Path) ->
 def first_error_f1(chains: list[Chain], problems: int, threshold: float) -> float:
     """F1 of the chains that the evaluation's step figures are of; NaN where it is undefined."""
     table = protocol.step_table(first_per_problem(chains, protocol.STEP_CHAINS))
-    tally = metrics.prm_tally(table.scores, table.gold, table.problem, problems, threshold)
+    tally = metrics.prm_tally(table.compared, table.gold, table.problem, problems, threshold)
     return Bootstrap(problems, 1, 0).draws(tally.f1)[0]
 
 

@@ -19,6 +19,7 @@ from prm_core.evaluation import metrics
 from prm_core.evaluation.judged_chains import Chain, counts, first_per_problem
 from prm_core.evaluation.metrics import Bootstrap, Estimate, JudgedSteps, Statistic
 from prm_core.scoring.calibration import ReliabilityBin, reliability_curve
+from prm_core.scoring.domain import unmoderated
 from prm_core.search import selection
 from prm_core.types import Problem
 
@@ -92,9 +93,15 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class StepTable:
-    """Judged, scored chains as the columns the step-level formulas take."""
+    """Judged, scored chains as the columns the step-level formulas take.
+
+    Attributes:
+        scores: of each chain's steps.
+        compared: the same as a threshold is held against them: a chain out of the model's domain as if it were in it.
+    """
 
     scores: list[tuple[float, ...]]
+    compared: list[tuple[float, ...]]
     steps: list[int]
     gold: list[int]
     answer_right: list[bool]
@@ -104,9 +111,15 @@ class StepTable:
 def step_table(chains: Sequence[Chain]) -> StepTable:
     """The columns of the chains that have both gold verdicts and step scores."""
     kept = [chain for chain in chains if chain.gold is not None and chain.step_scores]
-    return StepTable([chain.step_scores or () for chain in kept], [len(chain.trajectory.steps) for chain in kept],
+    return StepTable([chain.step_scores or () for chain in kept],
+                     [_compared(chain, chain.step_scores or ()) for chain in kept],
+                     [len(chain.trajectory.steps) for chain in kept],
                      [chain.gold_error for chain in kept], [chain.right for chain in kept],
                      [chain.problem for chain in kept])
+
+
+def _compared(chain: Chain, scores: Sequence[float]) -> tuple[float, ...]:
+    return tuple(unmoderated(scores) if chain.out_of_domain else scores)
 
 
 def choose_threshold(dev: Sequence[Chain], default: float) -> tuple[float, str | None]:
@@ -115,7 +128,7 @@ def choose_threshold(dev: Sequence[Chain], default: float) -> tuple[float, str |
     if not table.gold:
         return default, "no dev chain has gold verdicts: the served threshold is used"
     try:
-        return metrics.choose_threshold(table.scores, table.gold)[0], None
+        return metrics.choose_threshold(table.compared, table.gold)[0], None
     except ValueError as error:
         return default, f"{error}: the served threshold is used"
 
@@ -134,7 +147,7 @@ def f1_spread(chains: Sequence[Chain], problems: int, threshold: float) -> float
     columns = ([chain.gold_error for chain in kept], [chain.problem for chain in kept], problems)
     found = []
     for member in range(len(kept[0].members[0])):
-        scores = [tuple(step[member] for step in chain.members) for chain in kept]
+        scores = [_compared(chain, [step[member] for step in chain.members]) for chain in kept]
         found.append(float(metrics.prm_tally(scores, *columns, threshold).f1(np.ones((1, problems)))[0]))
     spread = float(np.std(found, ddof=1)) if len(found) > 1 else float("nan")
     return None if np.isnan(spread) else spread
@@ -198,7 +211,7 @@ def _policy_statistics(chains: Sequence[Chain], problems: int) -> dict[str, Stat
 def _step_statistics(table: StepTable, problems: int, threshold: float) -> dict[str, Statistic]:
     columns = (table.gold, table.problem, problems)
     tallies = {
-        "prm": metrics.prm_tally(table.scores, *columns, threshold),
+        "prm": metrics.prm_tally(table.compared, *columns, threshold),
         "random": metrics.random_tally(table.steps, *columns),
         "middle": metrics.middle_tally(table.steps, table.answer_right, *columns),
     }
@@ -207,7 +220,8 @@ def _step_statistics(table: StepTable, problems: int, threshold: float) -> dict[
     for name, tally in tallies.items():
         found |= {f"{name}/first_error_f1": tally.f1, f"{name}/acc_err": tally.acc_err, f"{name}/acc_ok": tally.acc_ok}
     found["prm_minus_random/first_error_f1"] = metrics.difference(tallies["prm"].f1, tallies["random"].f1)
-    found["prm/step_accuracy"] = metrics.step_accuracy(steps, threshold)
+    compared = metrics.judged_steps(table.compared, *columns)
+    found["prm/step_accuracy"] = metrics.step_accuracy(compared, threshold)
     found["prm/auroc"] = metrics.auroc(steps.scores, steps.right, steps.problem)
     found["prm/brier"] = metrics.brier(steps)
     return found

@@ -59,12 +59,6 @@ class Domain:
     neighbours: NDArray[np.int64]
     max_new: float
 
-    def moderate(self, scores: Sequence[float]) -> list[float]:
-        """Calibrated scores of a chain that the model cannot judge, with TRUST of their log-odds: its confidence was
-        earned on other text. Their order, and what is more likely right than wrong, stay."""
-        p = np.clip(scores, EDGE, 1 - EDGE)
-        return (1 / (1 + (1 / p - 1) ** TRUST)).tolist()
-
     def doubts(self, chains: Sequence[EncodedChain], states: NDArray[np.float32]) -> list[str]:
         """Why the model cannot judge each chain, empty where it can.
 
@@ -135,6 +129,19 @@ def parts(chain: EncodedChain) -> list[list[int]]:
     """Token ids of the prompt and of each step with its observation, each with the separator that ends it."""
     ends = [chain.prompt_length, *(end + 1 for end in chain.step_ends)]
     return [chain.ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def moderate(scores: Sequence[float]) -> list[float]:
+    """Calibrated scores of a chain that the model cannot judge, with TRUST of their log-odds: its confidence was earned
+    on other text. Their order, and what is more likely right than wrong, stay."""
+    p = np.clip(np.asarray(scores, dtype=np.float64), EDGE, 1 - EDGE)
+    return (1 / (1 + (1 / p - 1) ** TRUST)).tolist()
+
+
+def unmoderated(scores: Sequence[float]) -> list[float]:
+    """What `moderate` was given, up to EDGE: what a threshold that was chosen on other text compares with."""
+    p = np.asarray(scores, dtype=np.float64)
+    return (1 / (1 + (1 / p - 1) ** (1 / TRUST))).tolist()
 
 
 def neighbour_codes(ids: Sequence[int], numbers: NDArray[np.bool_]) -> NDArray[np.int64]:

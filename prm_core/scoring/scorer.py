@@ -17,7 +17,7 @@ from prm_core.models.loading import first_line, load_config, load_encoder, model
 from prm_core.models.saving import save_tokenizer
 from prm_core.platform import store, sums
 from prm_core.scoring.calibration import Calibrator
-from prm_core.scoring.domain import Domain, unreadable
+from prm_core.scoring.domain import Domain, moderate, unreadable
 from prm_core.scoring.settings import reward_settings
 from prm_core.types import Step
 
@@ -36,7 +36,7 @@ class ChainScore:
 
     Attributes:
         step_scores: calibrated probability that each step is right, moderated where `out_of_domain` says why
-            (`Domain.moderate`); an outcome model gives one score for the chain, an
+            (`domain.moderate`); an outcome model gives one score for the chain, an
             advantage model the prover's value after each step.
         raw_scores: the same before calibration (sigmoid of the head's output).
         truncated_steps: trailing steps that did not fit the context and have no score; all of them, and no score,
@@ -168,7 +168,7 @@ class RewardScorer:
 
     def _believed(self, scores: list[float], doubt: str | None) -> list[float]:
         # A value says how the policy fares, and of that an unfamiliar text tells as much.
-        return self.domain.moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
+        return moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
 
     def _score_of(
         self, chain: EncodedChain, values: NDArray[np.float64], doubt: str | None,

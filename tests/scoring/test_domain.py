@@ -10,7 +10,15 @@ import pytest
 from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain
 from prm_core.scoring import domain
-from prm_core.scoring.domain import Domain, fit_domain, neighbour_codes, parts, unreadable
+from prm_core.scoring.domain import (
+    Domain,
+    fit_domain,
+    moderate,
+    neighbour_codes,
+    parts,
+    unmoderated,
+    unreadable,
+)
 from prm_core.scoring.scorer import load_scorer, save_reward_model
 from prm_core.serving.cache import ScoreCache
 from prm_core.serving.service import ScoringRequest, ScoringService
@@ -80,8 +88,9 @@ def test_neighbours_that_no_training_chain_has_are_new_and_numbers_are_alike():
 
 
 def test_of_what_a_model_says_of_other_text_a_third_of_the_log_odds_is_believed():
-    odds = [p / (1 - p) for p in of([1]).moderate([0.999, 8 / 9, 0.5, 1 / 28, 0.0])]
+    odds = [p / (1 - p) for p in moderate([0.999, 8 / 9, 0.5, 1 / 28, 0.0])]
     assert odds == pytest.approx([999 ** (1 / 3), 2.0, 1.0, 1 / 3, 999 ** (-1 / 3)])
+    assert unmoderated(moderate([0.9, 0.3, 0.0])) == pytest.approx([0.9, 0.3, domain.EDGE])
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +138,7 @@ def test_a_saved_model_says_what_it_cannot_judge_and_scores_as_before(scorer, fi
     (foreign, salad), (plain, _) = found.score(strange), scorer.score(strange)
     assert "of the tokens of steps[0] occur nowhere" in foreign.out_of_domain
     assert "of the pairs of neighbouring tokens occur nowhere" in salad.out_of_domain
-    assert foreign.step_scores == pytest.approx(fitted.moderate(plain.step_scores))
+    assert foreign.step_scores == pytest.approx(moderate(plain.step_scores))
     assert foreign.raw_scores == pytest.approx(plain.raw_scores)
     # A model saved without its domain cannot say.
     assert plain.out_of_domain is None
