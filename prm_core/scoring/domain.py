@@ -31,7 +31,7 @@ FILE = "domain.safetensors"
 # Distance to this nearest chain; share of training chains that each limit takes in; chains kept to measure from.
 NEIGHBOUR, WITHIN, KEPT = 5, 0.995, 1000
 # How much of a score's log-odds is believed of text that the model cannot judge; beyond EDGE no score is surer.
-TRUST, EDGE = 1 / 3, 1e-3
+TRUST, EDGE = 0.5, 1e-3
 BATCH = 64
 # Of a distance: another batch, device or precision rounds hidden states differently.
 ROUNDING = 1e-3
