@@ -1,6 +1,6 @@
 """Training reward models on packed trees of chains: one loop for process, outcome and advantage models.
 
-What a target is: `examples.py`; the layout of tokens: `trees.py`; the losses: `reward_loss.py`.
+What a target is: `examples.py`; the layout of tokens: `trees.py`; the losses: `loss.py`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""From examples to a trained reward model: split, tokens, rows, backbone, LoRA, training. The loop is `reward.py`."""
+"""From examples to a trained reward model: split, tokens, rows, backbone, LoRA, training. The loop is `loop.py`."""
 
 from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,18 @@ from prm_core.models.precision import resolve
 from prm_core.training.augment import with_harmless_steps
 from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
 from prm_core.training.reward.loop import Rows, class_weights, held_out_loss, pack_rows, train_reward_model
-from prm_core.training.reward.probe import fit_committee, fit_head, fit_surprisal, read_regression, solve
+from prm_core.training.reward.probe import (
+    Regression,
+    fit_committee,
+    fit_head,
+    fit_surprisal,
+    read_regression,
+    solve,
+)
 from prm_core.training.reward.trees import collate_trees
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from prm_core.scoring.heads import Heads
@@ -130,15 +136,13 @@ def train_on(
     reading = {"pad_id": encoder.pad_id, "rows_per_pass": config.train_prm.rows_per_pass,
                "mixed": config.train_prm.precision == "bfloat16"}
     factors = class_weights(config.train_prm, rows)
-    committee = None
+    data = None
     if convex:
         data = read_regression(model, rows.rows, **reading, whole_chain=kind == "outcome")
-        solution = fit_head(model, data, factors, config.train_prm.preference_weight)
+        fit_head(model, data, factors, config.train_prm.preference_weight)
         history = [{"update": 1, "epoch": 1.0, "dev_loss": held_out_loss(model, dev_rows, config.train_prm, factors,
                                                                         encoder.pad_id)}]
         report({f"{kind}/dev_loss": history[0]["dev_loss"]}, 1)
-        if kind == "process":
-            committee = fit_committee(data, config.train_prm.committee, solution, config.seed, factors)
     else:
         if model.surprisal is not None and config.train_prm.probe_rows:
             some = rows.rows[: config.train_prm.probe_rows]
@@ -146,11 +150,11 @@ def train_on(
         with lora(model, config.train_prm.lora_rank, config.seed):
             history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id,
                                          seed=config.seed, work=work, report=report)
-        if kind == "process" and config.train_prm.committee:
-            data = read_regression(model, rows.rows, **reading, whole_chain=False)
-            committee = fit_committee(data, config.train_prm.committee, solve(data, factors), config.seed, factors)
     if kind == "process" and outcomes:
-        model.heads = _further_heads(model, fitting, outcomes, held, committee, config, share, reading)
+        if data is None and config.train_prm.committee:
+            data = read_regression(model, rows.rows, **reading, whole_chain=False)
+        ended = [example for example in outcomes if example.problem_id not in held]
+        model.heads = _further_heads(model, fitting, ended, data, factors, config, share, reading)
     model.network.activation_checkpointing_disable()
     if config.train_prm.precision == "bfloat16":
         import torch
@@ -166,19 +170,19 @@ def train_on(
 
 
 def _further_heads(
-    model: RewardModel, encoder: Encoder, outcomes: Sequence[Example], held: Collection[str],
-    committee: torch.Tensor | None, config: Config, share: bool, reading: Mapping[str, Any],
+    model: RewardModel, encoder: Encoder, outcomes: Sequence[Example], steps: Regression | None,
+    factors: tuple[float, float], config: Config, share: bool, reading: Mapping[str, Any],
 ) -> Heads:
-    """The head for how chains end, of chains of the problems that are not held out, beside the committee."""
+    """The head for how chains end, and the committee, which is fitted to what the model's own head reads of steps."""
     from prm_core.scoring.heads import Heads
 
-    train = [example for example in outcomes if example.problem_id not in held]
-    train = with_harmless_steps(train, "outcome", config.train_prm.harmless_steps, config.seed)
+    train = with_harmless_steps(outcomes, "outcome", config.train_prm.harmless_steps, config.seed)
     encoded, _ = encode_examples(encoder, train, "outcome")
     rows = pack_rows(encoded, [], config.train_prm, share=share, seed=config.seed).rows
     outcome = solve(read_regression(model, rows, **reading, whole_chain=True))
-    if committee is None:
-        committee = outcome.new_zeros((0, len(outcome)))
+    committee = outcome.new_zeros((0, len(outcome)))
+    if steps is not None:
+        committee = fit_committee(steps, config.train_prm.committee, solve(steps, factors), config.seed, factors)
     return Heads(outcome.float(), committee.float()).to(model.device)
 
 

@@ -3,7 +3,7 @@
 A tree holds chains of one prompt, a node is a step. A token sees what stands before it in its own chain and nothing
 else, so every step has the hidden state it has in its chain alone, and a node's weight counts the chains that label it:
 loss and gradient are those of the chains one by one. Trees larger than a row are cut, the path to a cut is repeated.
-What lives here is the order of tokens; the loop is `reward.py`.
+What lives here is the order of tokens; the loop is `loop.py`.
 """
 
 from __future__ import annotations
