@@ -84,6 +84,8 @@ $(READY): requirements.lock pyproject.toml | named
 	@$(BIN)/python -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "prm_environment.pth").write_text("import prm_core.platform.environment; prm_core.platform.environment.apply()\n")'
 	@# Without compiled modules imports take two to three times as long; pip does not compile where that is switched off.
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
+	@# A new workspace's Prefect database then is a copy. Without it Prefect makes its own, in 4 seconds.
+	@$(BIN)/python -m flows.server --prepare >/dev/null 2>&1 || true
 	@touch $@
 
 clean:  ## remove what runs have written: artifacts, stores, other profiles' workspaces, DVC's cache (not data/, not .venv)

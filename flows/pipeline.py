@@ -149,7 +149,8 @@ def pipeline(
         leftovers.note_this(where)
         for name in leftovers.finish(where):
             log.warning("flow run %s was killed; it is marked as crashed", name)
-        with command_server.started(), workspace.exclusive(where, patience=3600 * hours, say=log.info) as lock:
+        with (leftovers.untagged(), command_server.started(),
+              workspace.exclusive(where, patience=3600 * hours, say=log.info) as lock):
             base.check(prepare.check(root, profile, file))
             folder = prepare.prepare(root, profile, file)
             return run_chain(folder, lock, review_hours if pause_for_review else None)

@@ -4,6 +4,7 @@ Both answer only requests that name them: Prefect itself takes any Host header a
 answers, so that a page on the web could act through the browser of whoever has the server open.
 
     python -m flows.server [--host HOST] [--port PORT]
+    python -m flows.server --prepare        set-up: what a new database begins with, see `prepare`
 
 Prefect is imported in the server's own process alone.
 """
@@ -14,14 +15,19 @@ import argparse
 import atexit
 import importlib
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing, suppress
+from importlib import metadata
 from pathlib import Path
 
 from prm_core.cli import failures
@@ -33,6 +39,7 @@ KEY = "PREFECT_SERVER_API_AUTH_STRING"
 START_SECONDS = 120
 RESTARTS = 3
 _TEMPORARY = "--temporary"
+DATABASE = "prefect.db"
 
 
 def start() -> None:
@@ -43,7 +50,7 @@ def start() -> None:
     """
     if os.environ.get(API_URL):
         return
-    check_database(Path(os.environ.get("PREFECT_HOME", ".prefect")) / "prefect.db")
+    check_database(_home() / DATABASE)
     running = _Temporary()
     # Registered before Prefect registers what it still has to send, and so called after that.
     atexit.register(running.stop)
@@ -114,6 +121,43 @@ def check_database(path: Path) -> None:
                                  "away and a new one is made (past runs are then no longer shown)")
 
 
+def _home() -> Path:
+    return Path(os.environ.get("PREFECT_HOME", ".prefect"))
+
+
+def _template() -> Path:
+    """A database as the migrations of the installed Prefect leave it, in this Python's environment."""
+    return Path(sys.prefix, "share", "prm", f"prefect-{metadata.version('prefect')}.db")
+
+
+def prepare() -> None:
+    """Has Prefect migrate an empty database, for every new one to begin with: its hundred migrations take 4 seconds."""
+    template = _template()
+    template.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=template.parent) as folder:
+        # Not the one that the user's environment may name.
+        others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        subprocess.run([sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"], check=True,
+                       env={**others, "PREFECT_HOME": folder}, stdout=subprocess.DEVNULL)
+        with (closing(sqlite3.connect(Path(folder, DATABASE))) as made,
+              closing(sqlite3.connect(Path(folder, "whole"))) as whole):
+            # With what is still in its log.
+            made.backup(whole)
+        os.replace(Path(folder, "whole"), template)
+
+
+def begin_database(home: Path) -> None:
+    """Puts the prepared database where there is none yet; without one, Prefect makes its own."""
+    if (home / DATABASE).exists() or not _template().is_file():
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        copy = Path(shutil.copy(_template(), folder))
+        # Another server's that has started meanwhile stays.
+        with suppress(FileExistsError):
+            os.link(copy, home / DATABASE)
+
+
 def address() -> str:
     """Of the server this process talks to."""
     return os.environ.get(API_URL, "")
@@ -135,6 +179,7 @@ def check_open_to(host: str) -> None:
 
 def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
     """Runs the server on a bound socket until it is stopped."""
+    begin_database(_home())
     port = listener.getsockname()[1]
     origins = ",".join(f"http://{name}:{port}" for name in guard.own_names(host))
     # Prefect reads its settings when it is imported. The page asks the API at this address, whatever the port.
@@ -167,8 +212,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=4200)
     parser.add_argument(_TEMPORARY, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help="make what a new database begins with, and end")
     given = parser.parse_args()
     with failures.told():
+        if given.prepare:
+            prepare()
+            return
         if given.temporary:
             listener = socket.create_server(("127.0.0.1", given.port))
             # Not the run's Ctrl-C: the run ends first, and says so to this server.

@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import pytest
 import typer
 
-from prm_core.cli import app
+from prm_core.cli.app import app
 from prm_core.config import Config
 from tests import ROOT
 from tests.builders import warm_python

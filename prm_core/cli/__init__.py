@@ -1,71 +1,11 @@
-"""`prm`, the command line: one command per module of this package, errors turned into one line and an exit code.
-
-Commands import what they need when they run, so that `prm --help` answers at once.
-"""
+"""`prm`, the command line: `app.py` has its commands, one module of this package each."""
 
 from __future__ import annotations
 
-import logging
 import sys
 
-import typer
-
-from prm_core.cli import command_server, failures
-from prm_core.cli.adversarial import adversarial
-from prm_core.cli.data import app as data_app
-from prm_core.cli.evaluate import evaluate
-from prm_core.cli.promote import promote
-from prm_core.cli.report import report
-from prm_core.cli.review import app as review_app
-from prm_core.cli.run import run
-from prm_core.cli.score import score
-from prm_core.cli.serve import serve
-from prm_core.cli.stage import stage
-from prm_core.cli.train import train
+from prm_core.cli import command_server
 from prm_core.platform import environment
-
-app = typer.Typer(
-    name="prm",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Process reward models, operated: label steps, train, evaluate, register, promote and serve.\n\n"
-    "`prm run` runs the whole chain; the other commands are its parts. Exit codes: 0 done, 1 a gate said no or "
-    "something broke, 2 bad input or a wrong command line.",
-)
-app.command("run")(run)
-app.command("stage")(stage)
-app.add_typer(data_app, name="data")
-app.add_typer(review_app, name="review")
-app.command("evaluate")(evaluate)
-app.command("promote")(promote)
-app.command("report")(report)
-app.command("score")(score)
-app.command("serve")(serve)
-app.command("train")(train)
-app.command("adversarial")(adversarial)
-
-
-class _Lines(logging.Formatter):
-    """Progress as it is; from warnings on, with the level and who says it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"{record.levelname} {record.name}: {text}"
-
-
-def _worth_showing(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or record.name.startswith("prm_core")
-
-
-def configure_logging() -> None:
-    """Messages to stderr; other libraries' only from warnings on, whatever level they set for themselves."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
-    handler.addFilter(_worth_showing)
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("prm_core").setLevel(logging.INFO)
 
 
 def main() -> None:
@@ -74,12 +14,7 @@ def main() -> None:
     code = command_server.forward()
     if code is not None:
         sys.exit(code)
+    # A command that is forwarded does without these imports.
+    from prm_core.cli.app import run_command_line
+
     run_command_line()
-
-
-def run_command_line() -> None:
-    """Runs the command in `sys.argv`; ends the process with its exit code."""
-    environment.apply()
-    configure_logging()
-    with failures.told():
-        app()

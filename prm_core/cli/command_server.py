@@ -1,9 +1,13 @@
-"""A process that imports the heavy libraries once and forks itself for each `prm` command of a flow.
+"""A process that imports the heavy libraries once and forks itself for each `prm` and `dvc` command of a flow.
 
-A stage's process spends 3 to 7 seconds importing torch, transformers and MLflow; ten stages, a minute. While Prefect
-starts, the server imports them on the other core; a command then hands it its arguments, folder, environment and
-standard streams and passes on its exit code. Each command still has a process of its own, whose memory goes with it.
-Without a server (`dvc repro` by hand) a command runs where it is.
+A stage's process spends 3 to 7 seconds importing torch, transformers and MLflow, and DVC's half a second; ten stages, a
+minute. While Prefect starts, the server imports them on the other core; a command then hands it its arguments, folder,
+environment and standard streams and passes on its exit code. Each command still has a process of its own, whose memory
+goes with it. Without a server (`dvc repro` by hand) a command runs where it is.
+
+    python -P prm_core/cli/command_server.py ARGUMENTS…        `dvc ARGUMENTS…`, in the server where there is one
+
+Only the standard library is imported here: a program that runs this file and nothing else starts in no time.
 """
 
 from __future__ import annotations
@@ -27,8 +31,14 @@ from pathlib import Path
 
 # Where the server listens, for the processes of a flow.
 SOCKET = "PRM_COMMAND_SERVER"
-# In the order the stages want them. A command that comes earlier imports what is missing itself.
+PRM, DVC = "prm", "dvc"
+DVC_MODULES = ("dvc.cli.parser", "dvc.repo", "dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.brancher", "dvc.dvcfile",
+               "dvc.stage.loader", "dvc.parsing", "dvc.cachemgr", "dvc.analytics", "dvc.compare", "dvc_data.index",
+               "dvc_data.index.checkout", "dvc_data.index.fetch", "dvc_data.index.collect",
+               "dvc_data.hashfile.db.local")
+# In the order the flow wants them. A command that comes earlier imports what is missing itself.
 MODULES = (
+    *DVC_MODULES,
     "torch",
     "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto",
@@ -46,7 +56,7 @@ MODULES = (
     "mlflow.pyfunc",
     "matplotlib.figure",
 )
-START = ("import sys; from prm_core.cli import command_server, run_command_line; "
+START = ("import sys; from prm_core.cli import command_server; from prm_core.cli.app import run_command_line; "
          "command_server.serve(sys.argv[1], run_command_line)")
 _LENGTH = struct.Struct("!I")
 # What a shell reports of a process that signal 9 ended; the flow tries such a stage again.
@@ -74,13 +84,19 @@ def started() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def forward() -> int | None:
-    """Has the server run this process's command line; returns the exit code, None when no server answers."""
+def forward(program: str = PRM) -> int | None:
+    """Has the server run this process's command line; returns the exit code, None when no server answers.
+
+    Args:
+        program: PRM or DVC, whose arguments the command line holds.
+    """
     path = os.environ.get(SOCKET)
     if not path:
         return None
-    environment = {name: value for name, value in os.environ.items() if name != SOCKET}
-    request = json.dumps({"argv": sys.argv, "cwd": os.getcwd(), "environment": environment}).encode()
+    # What DVC runs is forwarded in its turn.
+    environment = {name: value for name, value in os.environ.items() if name != SOCKET or program == DVC}
+    asked = {"program": program, "argv": sys.argv, "cwd": os.getcwd(), "environment": environment}
+    request = json.dumps(asked).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(path)
@@ -97,7 +113,7 @@ def serve(path: str, run: Callable[[], None]) -> None:
 
     Args:
         path: the socket's path.
-        run: runs the command line in `sys.argv`.
+        run: runs the `prm` command line in `sys.argv`.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -127,7 +143,9 @@ def serve(path: str, run: Callable[[], None]) -> None:
 
 
 def _run_command(connection: socket.socket, run: Callable[[], None]) -> None:
-    """In the forked child: takes the command's place, runs it, answers with the exit code. Does not return."""
+    """In the forked child: takes the command's place, runs it, answers with the exit code. Does not return, and leaves
+    no process behind."""
+    os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     head, streams, _, _ = socket.recv_fds(connection, _LENGTH.size, 3)
@@ -142,9 +160,13 @@ def _run_command(connection: socket.socket, run: Callable[[], None]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["argv"]
+    # Its lines come in turn with those of the processes that it starts.
+    sys.stdout.reconfigure(line_buffering=True)
     threading.Thread(target=_die_with, args=(connection,), daemon=True).start()
     code = 0
     try:
+        if request["program"] == DVC:
+            run = run_dvc
         run()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -154,10 +176,24 @@ def _run_command(connection: socket.socket, run: Callable[[], None]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     connection.sendall(_LENGTH.pack(code))
-    os._exit(code)
+    os.killpg(0, signal.SIGKILL)
+
+
+def run_dvc() -> None:
+    """Runs the `dvc` command line in `sys.argv`; ends the process with its exit code."""
+    from dvc.cli import main
+
+    sys.exit(main(sys.argv[1:]))
 
 
 def _die_with(connection: socket.socket) -> None:
-    """Ends this process when the one whose command it runs is gone."""
+    """Ends this process, and those it started, when the one whose command it runs is gone."""
     if not connection.recv(1):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    answer = forward(DVC)
+    if answer is None:
+        os.execv(sys.executable, [sys.executable, "-m", "dvc", *sys.argv[1:]])
+    sys.exit(answer)

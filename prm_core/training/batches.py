@@ -34,3 +34,16 @@ def batches_from(
         if position == 0 or not order:
             order = bucketed_batches(lengths, batch_size, seed, epoch)
         yield update, order[position]
+
+
+def cut_where_longer(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of the rows in at most two parts, the shorter ones first, so that padding each part to its longest row
+    leaves the fewest tokens."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+
+    def padded(first: int) -> int:
+        shorter = first * lengths[order[first - 1]] if first else 0
+        return shorter + (len(order) - first) * lengths[order[-1]]
+
+    first = min(range(len(order)), key=padded, default=0)
+    return [part for part in (order[:first], order[first:]) if part]

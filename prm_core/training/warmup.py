@@ -23,7 +23,7 @@ from prm_core.models.saving import save_language_model
 from prm_core.platform.progress import some
 from prm_core.training import data_parallel
 from prm_core.training.augment import insert_harmless
-from prm_core.training.batches import batches_from
+from prm_core.training.batches import batches_from, cut_where_longer
 from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.training.data_parallel import balanced
 from prm_core.types import Problem, Step
@@ -152,10 +152,12 @@ def train(
     def passes(part: tuple[list[tuple[list[int], list[int]]], int]) -> Iterator[tuple[torch.Tensor, dict[str, float]]]:
         """The loss of rows of a batch, as their share of the mean over all of the batch's tokens."""
         rows, tokens = part
-        ids = pad([ids for ids, _ in rows], encoder.pad_id).to(accelerator.device)
-        solution = pad([flags for _, flags in rows], 0).bool().to(accelerator.device)
-        loss = solution_loss(model, ids, solution) / tokens
-        yield loss, {"loss": loss.item()}
+        # Batches are of like length but for the remarks, which padded the rest by a third.
+        for alike in cut_where_longer([len(ids) for ids, _ in rows]):
+            ids = pad([rows[i][0] for i in alike], encoder.pad_id).to(accelerator.device)
+            solution = pad([rows[i][1] for i in alike], 0).bool().to(accelerator.device)
+            loss = solution_loss(model, ids, solution) / tokens
+            yield loss, {"loss": loss.item()}
 
     order = batches_from([len(ids) for ids, _ in chains], settings.batch_size, config.seed, start=position.update,
                          stop=settings.max_updates)

@@ -17,9 +17,6 @@ from pathlib import Path
 SOCKET = "PRM_TESTS_DVC"
 # Its package `dvc` is found before the real one by any Python that has it on PYTHONPATH.
 CLIENT = Path(__file__).parent / "warm"
-MODULES = ("dvc.cli.parser", "dvc.repo", "dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.brancher", "dvc.dvcfile",
-           "dvc.stage.loader", "dvc.parsing", "dvc.cachemgr", "dvc.analytics", "dvc.compare", "dvc_data.index",
-           "dvc_data.index.checkout", "dvc_data.index.fetch", "dvc_data.index.collect", "dvc_data.hashfile.db.local")
 
 
 @contextmanager
@@ -45,19 +42,13 @@ def started() -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run() -> None:
-    from dvc.cli import main
-
-    sys.exit(main(sys.argv[1:]))
-
-
 if __name__ == "__main__":
     import importlib
 
     from prm_core.cli import command_server
 
-    for module in MODULES:
+    for module in command_server.DVC_MODULES:
         importlib.import_module(module)
     command_server.MODULES = ()
     print("ready", flush=True)  # noqa: T201
-    command_server.serve(sys.argv[1], _run)
+    command_server.serve(sys.argv[1], command_server.run_dvc)

@@ -21,7 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prm_core.cli import command_server, run_command_line
+from prm_core.cli import command_server
+from prm_core.cli.app import run_command_line
 
 SOCKET = "PRM_TESTS_PYTHON"
 CLIENT = Path(__file__).parent / "warm/client.py"
@@ -63,7 +64,8 @@ def run(
     module: str, *arguments: str, cwd: Path, env: Mapping[str, str] = os.environ, timeout: float = 150
 ) -> subprocess.CompletedProcess[str]:
     """`python -m MODULE ARGUMENTS…`, its output captured. Raises TimeoutError, and ends it, after so many seconds."""
-    request = json.dumps({"argv": ["-m", module, *arguments], "cwd": str(cwd), "environment": dict(env)}).encode()
+    request = json.dumps({"program": command_server.PRM, "argv": ["-m", module, *arguments], "cwd": str(cwd),
+                          "environment": dict(env)}).encode()
     with (
         socket.socket(socket.AF_UNIX) as connection, Path(os.devnull).open() as nothing,
         tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from prm_core.cli import command_server
@@ -99,3 +100,24 @@ def test_a_killed_command_counts_as_killed(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", ask], env={**os.environ, command_server.SOCKET: path})
         process.stdin.close()
     assert done.returncode == command_server.KILLED
+
+
+def test_dvc_runs_in_the_server_and_takes_what_it_started_along(running: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", command_server.__file__]
+    here = {name: value for name, value in os.environ.items() if name != command_server.SOCKET}
+    version = [subprocess.run([*command, "--version"], env=env, capture_output=True, text=True) for env in
+               (dict(os.environ), here)]
+    assert version[0].stdout == version[1].stdout != ""
+    subprocess.run([*command, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text("stages:\n  one:\n    cmd: sleep 61 & echo $! > left; echo said; exit 3\n")
+    done = subprocess.run([*command, "repro"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 255
+    assert [line for line in done.stdout.splitlines() if line in ("> sleep 61 & echo $! > left; echo said; exit 3",
+                                                                 "said")][-1] == "said"
+    left = int((tmp_path / "left").read_text())
+    for _ in range(100):
+        if not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("a process that DVC's stage left behind lives on")

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from prm_core import cli
+from prm_core.cli.app import app
 from prm_core.errors import GateError, InputError
 from prm_core.platform import environment, store, workspace
 from prm_core.stages import base
@@ -34,7 +35,7 @@ def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, .
         yield from _commands(inner, (*path, name))
 
 
-ALL = list(_commands(typer.main.get_command(cli.app)))
+ALL = list(_commands(typer.main.get_command(app)))
 
 
 def test_the_commands_of_the_contract_are_there() -> None:

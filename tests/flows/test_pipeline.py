@@ -15,7 +15,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from prefect import tags
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.states import Running, State
 from prefect.testing.utilities import prefect_test_harness
 
@@ -248,6 +250,16 @@ def test_what_a_killed_run_left_open_is_marked_at_the_next_start(root: Path) -> 
         assert client.read_task_run(task.id).state.type.value == "CRASHED"
         assert client.read_flow_run(runs[alive].id).state.type.value == "RUNNING"
     assert leftovers.finish(root) == []
+
+
+def test_tasks_of_a_tagged_run_have_no_tag(root: Path) -> None:
+    """Each would ask for a place under a limit of that name, which costs seconds where the server is busy."""
+    with get_client(sync_client=True) as client, tags("process-tagged"):
+        assert run().is_completed()
+        marked = FlowRunFilter(tags=FlowRunFilterTags(all_=["process-tagged"]))
+        assert len(client.read_flow_runs(flow_run_filter=marked)) == 1
+        tasks = client.read_task_runs(flow_run_filter=marked)
+    assert [task.tags for task in tasks] == [[]] * len(CHAIN)
 
 
 def test_the_summary_and_the_state_say_that_the_champion_stayed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

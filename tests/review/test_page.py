@@ -50,7 +50,7 @@ def quick_review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The socket of a process that imports NiceGUI once and forks itself for each `prm review`. No fork of this one:
     NiceGUI is another inside pytest."""
     path = tmp_path_factory.mktemp("review") / "commands"
-    script = ("import sys; from prm_core.cli import command_server, run_command_line; "
+    script = ("import sys; from prm_core.cli import command_server; from prm_core.cli.app import run_command_line; "
               "command_server.MODULES = ('prm_core.review.page',); "
               "command_server.serve(sys.argv[1], run_command_line)")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}

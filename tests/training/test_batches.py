@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_core.training.batches import batches_from, bucketed_batches
+from prm_core.training.batches import batches_from, bucketed_batches, cut_where_longer
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=150)
 
@@ -45,3 +45,22 @@ def test_a_batch_holds_like_lengths_but_not_the_same_ones_every_epoch() -> None:
     longest = [max(lengths[i] for i in batch) for batch in batches]
     assert any(one > other for one, other in pairwise(longest))
     assert {frozenset(b) for b in batches}.isdisjoint({frozenset(b) for b in bucketed_batches(lengths, 16, 0, 1)})
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=12))
+def test_rows_are_cut_where_padding_is_least(lengths: list[int]) -> None:
+    parts = cut_where_longer(lengths)
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+    assert len(parts) <= 2
+
+    def padded(parts: list[list[int]]) -> int:
+        return sum(len(part) * max(lengths[row] for row in part) for part in parts if part)
+
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    assert padded(parts) == min(padded([order[:first], order[first:]]) for first in range(len(order) + 1))
+
+
+def test_one_length_is_one_part() -> None:
+    assert cut_where_longer([5, 5, 5]) == [[0, 1, 2]]
+    assert cut_where_longer([9, 5, 9, 5]) == [[1, 3], [0, 2]]
+    assert cut_where_longer([]) == []
