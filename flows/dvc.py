@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from prm_core.cli import command_server
+from prm_core.platform import command_server
 
-# `python -m dvc`, without its start where the flow has a server for it.
-DVC = (sys.executable, "-P", command_server.__file__)
 # What DVC says to someone at a prompt and a flow's log need not repeat.
 _CHATTER = re.compile(
     r"(To track the changes with git|\s+git add |To enable auto staging|\s+dvc config core.autostage|"
@@ -85,7 +82,7 @@ def changed(folder: Path) -> set[str]:
     A stage behind a changed one is named only if it differs itself; it may change when the first has run.
     """
     done = subprocess.run(
-        [*DVC, "status", "--json"], cwd=folder, capture_output=True, text=True
+        [*command_server.DVC_COMMAND, "status", "--json"], cwd=folder, capture_output=True, text=True
     )
     if done.returncode:
         raise CommandFailed(done.returncode, _reason(done.stderr.splitlines()) or "dvc status failed")
@@ -97,7 +94,7 @@ def reproduce(name: str, workplace: Workplace, say: Callable[[str], None]) -> st
 
     Raises CommandFailed with the stage's own exit code and last line.
     """
-    command = [*DVC, "repro", "--single-item", name]
+    command = [*command_server.DVC_COMMAND, "repro", "--single-item", name]
     code, lines = run(command, workplace, lambda line: None if _CHATTER.match(line) else say(line))
     if code:
         exited = next((match for line in lines if (match := _EXITED.match(line))), None)

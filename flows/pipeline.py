@@ -6,9 +6,11 @@ Prefect's UI. A run here and `dvc repro` in the same workspace are interchangeab
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,10 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import dvc, leftovers, review
-from prm_core.cli import command_server
 from prm_core.errors import InputError
 from prm_core.evaluation.headline import figure_table, headline_figures
-from prm_core.platform import environment, store, tracking, workspace
+from prm_core.platform import command_server, environment, store, tracking, workspace
 from prm_core.problems import prepare
 from prm_core.stages import base
 from prm_core.stages.base import CHAIN
@@ -139,6 +140,8 @@ def pipeline(
             at a time; a further one, and one that has waited so long, ends as Skipped. None: 24 where a deployment
             started this run; 0 else, and then the run is refused.
     """
+    # In the time that DVC's first calls take.
+    threading.Thread(target=importlib.import_module, args=("mlflow.store.tracking.sqlalchemy_store",)).start()
     root = environment.project_root()
     file = None if problems is None else Path(problems)
     scheduled = deployment.get_id() is not None

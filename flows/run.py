@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 from flows import server
-from prm_core.cli import command_server, failures
+from prm_core.cli import failures
 from prm_core.errors import InputError
-from prm_core.platform import environment, workspace
+from prm_core.platform import command_server, environment, workspace
 
 
 def main() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from prm_core.cli import command_server
-from prm_core.platform import environment
+from prm_core.platform import command_server, environment
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ import yaml
 
 from prm_core import config as configuration
 from prm_core.errors import InputError
-from prm_core.platform import store
+from prm_core.platform import command_server, store
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +193,7 @@ def _swap(fresh: Path, folder: Path) -> None:
 
 def _dvc(workspace: Path, *arguments: str) -> None:
     """Runs dvc quietly. Raises InputError with its own last line when it fails."""
-    command = [sys.executable, "-m", "dvc", *arguments, "--quiet"]
+    command = [*command_server.DVC_COMMAND, *arguments, "--quiet"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True)
     if done.returncode:
         said = (done.stdout + done.stderr).strip()

@@ -45,7 +45,7 @@ def started() -> Iterator[None]:
 if __name__ == "__main__":
     import importlib
 
-    from prm_core.cli import command_server
+    from prm_core.platform import command_server
 
     for module in command_server.DVC_MODULES:
         importlib.import_module(module)

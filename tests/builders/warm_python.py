@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prm_core.cli import command_server
 from prm_core.cli.app import run_command_line
+from prm_core.platform import command_server
 
 SOCKET = "PRM_TESTS_PYTHON"
 CLIENT = Path(__file__).parent / "warm/client.py"

@@ -22,9 +22,8 @@ from prefect.states import Running, State
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import dvc, leftovers, pipeline, review
-from prm_core.cli import command_server
 from prm_core.labeling.human.labels import read_human
-from prm_core.platform import store, tracking, workspace
+from prm_core.platform import command_server, store, tracking, workspace
 from prm_core.problems import prepare
 from prm_core.review import pause
 from prm_core.review.session import QUEUE, Session

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
 
-from prm_core.cli import command_server
 from prm_core.labeling.human.labels import read_human
+from prm_core.platform import command_server
 from prm_core.review.page import LOOK_SECONDS
 from prm_core.review.session import HUMAN, Board
 from tests.builders import warm_python
@@ -50,8 +50,8 @@ def quick_review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The socket of a process that imports NiceGUI once and forks itself for each `prm review`. No fork of this one:
     NiceGUI is another inside pytest."""
     path = tmp_path_factory.mktemp("review") / "commands"
-    script = ("import sys; from prm_core.cli import command_server; from prm_core.cli.app import run_command_line; "
-              "command_server.MODULES = ('prm_core.review.page',); "
+    script = ("import sys; from prm_core.cli.app import run_command_line; "
+              "from prm_core.platform import command_server; command_server.MODULES = ('prm_core.review.page',); "
               "command_server.serve(sys.argv[1], run_command_line)")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     process = subprocess.Popen([sys.executable, "-c", script, str(path)], env=environment, stdin=subprocess.PIPE)

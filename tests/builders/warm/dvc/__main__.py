@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 # By its path: the package around it imports the whole command line.
-path = Path(__file__).parents[4] / "prm_core/cli/command_server.py"
+path = Path(__file__).parents[4] / "prm_core/platform/command_server.py"
 spec = importlib.util.spec_from_file_location("command_server", path)
 command_server = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(command_server)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prm_core.cli import command_server
+from prm_core.platform import command_server
 
 PRM = [sys.executable, "-m", "prm_core.cli"]
 
@@ -67,10 +67,10 @@ def test_the_server_and_its_folder_go_with_the_block() -> None:
 def test_a_command_dies_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
     path = str(tmp_path / "commands")
     sleeper = (
-        "import os, sys, time; from prm_core.cli import command_server; command_server.MODULES = ()\n"
+        "import os, sys, time; from prm_core.platform import command_server; command_server.MODULES = ()\n"
         "command_server.serve(sys.argv[1], lambda: (print(os.getpid(), flush=True), time.sleep(60)))"
     )
-    ask = "from prm_core.cli import command_server; raise SystemExit(command_server.forward())"
+    ask = "from prm_core.platform import command_server; raise SystemExit(command_server.forward())"
     with subprocess.Popen([sys.executable, "-c", sleeper, path], stdin=subprocess.PIPE) as process:
         while not os.path.exists(path):
             time.sleep(0.05)
@@ -90,10 +90,10 @@ def test_a_command_dies_with_the_process_that_asked_for_it(tmp_path: Path) -> No
 def test_a_killed_command_counts_as_killed(tmp_path: Path) -> None:
     path = str(tmp_path / "commands")
     script = (
-        "import os, signal, sys; from prm_core.cli import command_server; command_server.MODULES = ()\n"
+        "import os, signal, sys; from prm_core.platform import command_server; command_server.MODULES = ()\n"
         "command_server.serve(sys.argv[1], lambda: os.kill(os.getpid(), signal.SIGKILL))"
     )
-    ask = "from prm_core.cli import command_server; raise SystemExit(command_server.forward())"
+    ask = "from prm_core.platform import command_server; raise SystemExit(command_server.forward())"
     with subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE) as process:
         while not os.path.exists(path):
             time.sleep(0.05)

@@ -5,7 +5,7 @@ minute. While Prefect starts, the server imports them on the other core; a comma
 environment and standard streams and passes on its exit code. Each command still has a process of its own, whose memory
 goes with it. Without a server (`dvc repro` by hand) a command runs where it is.
 
-    python -P prm_core/cli/command_server.py ARGUMENTS…        `dvc ARGUMENTS…`, in the server where there is one
+    python -P prm_core/platform/command_server.py ARGUMENTS…        `dvc ARGUMENTS…`, in the server where there is one
 
 Only the standard library is imported here: a program that runs this file and nothing else starts in no time.
 """
@@ -32,6 +32,8 @@ from pathlib import Path
 # Where the server listens, for the processes of a flow.
 SOCKET = "PRM_COMMAND_SERVER"
 PRM, DVC = "prm", "dvc"
+# Begins a command line of DVC.
+DVC_COMMAND = (sys.executable, "-P", __file__)
 DVC_MODULES = ("dvc.cli.parser", "dvc.repo", "dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.brancher", "dvc.dvcfile",
                "dvc.stage.loader", "dvc.parsing", "dvc.cachemgr", "dvc.analytics", "dvc.compare", "dvc_data.index",
                "dvc_data.index.checkout", "dvc_data.index.fetch", "dvc_data.index.collect",
@@ -52,11 +54,14 @@ MODULES = (
     "mlflow.store.tracking.sqlalchemy_store",
     "scipy.stats",
     "sklearn.isotonic",
+    # Of great_expectations, one by one: meanwhile commands wait.
+    "pandas",
+    "altair",
     "great_expectations",
     "mlflow.pyfunc",
     "matplotlib.figure",
 )
-START = ("import sys; from prm_core.cli import command_server; from prm_core.cli.app import run_command_line; "
+START = ("import sys; from prm_core.cli.app import run_command_line; from prm_core.platform import command_server; "
          "command_server.serve(sys.argv[1], run_command_line)")
 _LENGTH = struct.Struct("!I")
 # What a shell reports of a process that signal 9 ended; the flow tries such a stage again.
