@@ -6,11 +6,9 @@ Prefect's UI. A run here and `dvc repro` in the same workspace are interchangeab
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,8 +138,6 @@ def pipeline(
             at a time; a further one, and one that has waited so long, ends as Skipped. None: 24 where a deployment
             started this run; 0 else, and then the run is refused.
     """
-    # In the time that DVC's first calls take.
-    threading.Thread(target=importlib.import_module, args=("mlflow.store.tracking.sqlalchemy_store",)).start()
     root = environment.project_root()
     file = None if problems is None else Path(problems)
     scheduled = deployment.get_id() is not None
