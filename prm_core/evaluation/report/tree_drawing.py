@@ -135,7 +135,7 @@ def _width(text: str, size: float, bold: bool = False) -> float:
         return 0.0
     font = FontProperties(weight="bold" if bold else "normal")
     # Outlines, where a screen rounds each letter's width, and a reader's font may be wider.
-    return 1.06 * float(TextPath((0, 0), text, size, prop=font, usetex=False).get_extents().x1)
+    return 1.06 * float(TextPath((0, 0), text, size, prop=font, usetex=False).vertices[:, 0].max())
 
 
 def _layout(tree: Tree, kept: set[int]) -> tuple[dict[int, _Place], float, float]:
