@@ -12,6 +12,7 @@ Only the standard library is imported here: a program that runs this file and no
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -153,6 +154,9 @@ def serve(path: str, run: Callable[[], None]) -> None:
                     traceback.print_exc()
                 continue
             connection, _ = listener.accept()
+            # What is imported is there to stay: a command's collector would go through a million objects again and
+            # again, and by touching them copy them.
+            gc.freeze()
             if os.fork() == 0:
                 selector.close()
                 listener.close()

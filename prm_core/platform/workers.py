@@ -8,6 +8,7 @@ thread, so results do not depend on the number of cores.
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import math
 import mmap
@@ -200,6 +201,8 @@ def _fork(function: Callable[[Any], Any], older: Sequence[_Worker]) -> _Worker:
         theirs.close()
         return _Worker(process, ours)
     try:
+        # The collector need not go through, and so copy, what the parent holds.
+        gc.freeze()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if sys.platform == "linux":
