@@ -115,8 +115,9 @@ class ImplicitRewardModel(RewardModel):
         # Not a matrix product: reduced precision would round it.
         return (rewards[:, None, :] * batch.lineage).sum(-1)
 
-    def judge(self, batch: ChainBatch) -> Reading:
-        return Reading(self(batch), mean_over_chain(self._hidden(batch), batch), None, None)
+    def judge(self, batch: ChainBatch, hidden: Tensor | None = None) -> Reading:
+        states = self.hidden(batch) if hidden is None else hidden
+        return Reading(self(batch), mean_over_chain(states, batch), None, None)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """A standard Hugging Face causal-LM folder, safetensors, with the reference as another one inside."""

@@ -140,13 +140,17 @@ class RewardModel(nn.Module):
         Returns:
             (batch, slots), undefined where there is no step.
         """
-        hidden = self._hidden(batch)
+        hidden = self.hidden(batch)
         surprisal = None if self.surprisal is None else self.surprisal.features(hidden, batch, self.kind == "outcome")
         return self._logits(_at_ends(hidden, batch), surprisal)
 
-    def judge(self, batch: ChainBatch) -> Reading:
-        """Everything that is said of chains in one pass, one chain a row."""
-        hidden = self._hidden(batch)
+    def judge(self, batch: ChainBatch, hidden: Tensor | None = None) -> Reading:
+        """Everything that is said of chains in one pass, one chain a row.
+
+        Args:
+            hidden: what `hidden` of a model on the same backbone gives, in place of a pass.
+        """
+        hidden = self.hidden(batch) if hidden is None else hidden
         states, ends = mean_over_chain(hidden, batch), _at_ends(hidden, batch)
         step = chain = None
         if self.surprisal is not None:
@@ -176,15 +180,22 @@ class RewardModel(nn.Module):
         Args:
             whole_chain: the surprisal is that of the chain up to the step.
         """
-        hidden = self._hidden(batch)
+        hidden = self.hidden(batch)
         surprisal = None if self.surprisal is None else self.surprisal.features(hidden, batch, whole_chain)
         return _joined(_at_ends(hidden, batch), surprisal)
 
-    def _hidden(self, batch: ChainBatch) -> Tensor:
+    def hidden(self, batch: ChainBatch) -> Tensor:
+        """The backbone's last states, (batch, seq, width)."""
         return self.backbone(
             input_ids=batch.ids, attention_mask=as_mask(batch.mask, self.backbone), position_ids=batch.positions,
             use_cache=False,
         ).last_hidden_state
+
+    def shares_backbone(self, other: RewardModel) -> bool:
+        """Whether another model's backbone has the same weights, as two have that were trained on a frozen one."""
+        mine, theirs = (dict(model.backbone.named_parameters()) for model in (self, other))
+        return mine.keys() == theirs.keys() and all(
+            torch.equal(weight.cpu(), theirs[name].cpu()) for name, weight in mine.items())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """A standard Hugging Face folder, safetensors; the surprisal's weights in a file of their own. Of a model whose

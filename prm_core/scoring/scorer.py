@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from prm_core.scoring.reward import RewardModel
+    from prm_core.scoring.reward import Reading, RewardModel
 
 CALIBRATOR_FILE = "calibrator.json"
 
@@ -134,11 +134,32 @@ class RewardScorer:
 
     def score_encoded(self, encoded: Sequence[EncodedChain]) -> list[ChainScore]:
         """Scores chains that the scorer's own encoder encoded, in order."""
+        return self._read(encoded, (self,))[0]
+
+    def score_with(
+        self, other: RewardScorer, chains: Sequence[tuple[str, Sequence[Step]]]
+    ) -> tuple[list[ChainScore], list[ChainScore]]:
+        """What this scorer's `score` and another's give, from one pass of the backbone they share.
+
+        Args:
+            other: `shares_pass` says yes to it.
+        """
+        encoded = [self.encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains]
+        mine, theirs = self._read(encoded, (self, other))
+        return mine, theirs
+
+    def shares_pass(self, other: RewardScorer) -> bool:
+        """Whether one pass of the backbone over a batch serves both."""
+        return (self.encoder.config == other.encoder.config and self.model.prompt_slot == other.model.prompt_slot
+                and self.model.shares_backbone(other.model))
+
+    def _read(self, encoded: Sequence[EncodedChain], scorers: Sequence[RewardScorer]) -> list[list[ChainScore]]:
+        """What each of some scorers says of the chains; one that is not the first shares this one's pass."""
         import torch
 
         from prm_core.models.chains import collate
 
-        results = [ChainScore((), (), chain.truncated_steps) for chain in encoded]
+        results = [[ChainScore((), (), chain.truncated_steps) for chain in encoded] for _ in scorers]
         # Of equal chains, which a policy writes often, one is read.
         first: dict[tuple[tuple[int, ...], int], int] = {}
         same = [first.setdefault((tuple(chain.ids), chain.truncated_steps), i) for i, chain in enumerate(encoded)]
@@ -150,18 +171,26 @@ class RewardScorer:
             batch = [encoded[i] for i in rows]
             inputs = collate(batch, self.encoder.pad_id, prompt_slot=self.model.prompt_slot).to(self.model.device)
             with torch.inference_mode():
-                reading = self.model.judge(inputs)
-                raw, outcome, members = (None if logits is None else torch.sigmoid(logits).double().cpu().numpy()
-                                         for logits in (reading.logits, reading.outcome, reading.committee))
-            if self.domain:
-                doubts: list[str | None] = [*self.domain.doubts(batch, reading.states.cpu().numpy())]
-            else:
-                doubts = [unreadable(chain.ids, self.encoder.tokenizer.unk_token_id) for chain in batch]
-            for number, (row, chain, doubt) in enumerate(zip(rows, batch, doubts, strict=True)):
-                results[row] = self._score_of(chain, raw[number], doubt,
-                                              None if outcome is None else outcome[number],
-                                              None if members is None else members[number])
-        return [results[i] for i in same]
+                hidden = self.model.hidden(inputs) if len(scorers) > 1 else None
+                readings = [scorer.model.judge(inputs, hidden) for scorer in scorers]
+            for found, scorer, reading in zip(results, scorers, readings, strict=True):
+                for row, said in zip(rows, scorer._scores_of(batch, reading), strict=True):
+                    found[row] = said
+        return [[found[i] for i in same] for found in results]
+
+    def _scores_of(self, batch: Sequence[EncodedChain], reading: Reading) -> Iterator[ChainScore]:
+        """Of each chain of a batch, what its reading comes to."""
+        import torch
+
+        raw, outcome, members = (None if logits is None else torch.sigmoid(logits).double().cpu().numpy()
+                                 for logits in (reading.logits, reading.outcome, reading.committee))
+        if self.domain:
+            doubts: list[str | None] = [*self.domain.doubts(batch, reading.states.cpu().numpy())]
+        else:
+            doubts = [unreadable(chain.ids, self.encoder.tokenizer.unk_token_id) for chain in batch]
+        for number, (chain, doubt) in enumerate(zip(batch, doubts, strict=True)):
+            yield self._score_of(chain, raw[number], doubt, None if outcome is None else outcome[number],
+                                 None if members is None else members[number])
 
     def _calibrated(self, raw: NDArray[np.float64], doubt: str | None) -> list[float]:
         return self._believed(self.calibrator.apply(raw).tolist(), doubt)

@@ -71,17 +71,34 @@ def _score(
 
     The trained policy's chains are scored as far as step-level figures use them.
     """
-    from prm_core.evaluation.judged_chains import first_per_problem, latency_ms_per_step, score_with_orm, score_with_prm
+    from prm_core.evaluation.judged_chains import (
+        first_per_problem,
+        latency_ms_per_step,
+        score_with_both,
+        score_with_orm,
+        score_with_prm,
+    )
     from prm_core.evaluation.protocol import STEP_CHAINS, choose_threshold, f1_spread
     from prm_core.scoring.scorer import load_scorer
 
     device, settings = config.models.device, config.evaluate
     prm = load_scorer(io.inputs["prm"], device=device, batch_size=config.serve.batch_size)
+    orm_tags = [f"{split}-base" for split in _measured(problems)]
+    # A second backbone in a GPU's memory beside the first might be one too many.
+    orm = load_scorer(io.inputs["orm"], device="cpu", batch_size=config.serve.batch_size)
+    both = prm.shares_pass(orm)
+    if both:
+        orm.model.to(prm.model.device)
+    else:
+        del orm
     for tag, group in chains.items():
         split, policy = tag.split("-")
         head = first_per_problem(group, STEP_CHAINS) if policy == "trained" else group
-        scored = {chain.trajectory.id: chain for chain in score_with_prm(
-            prm, head, problems[split], settings.aggregate, io.work / f"{tag}-prm")}
+        if both and tag in orm_tags:
+            rows = score_with_both(prm, orm, head, problems[split], settings.aggregate, io.work / f"{tag}-both")
+        else:
+            rows = score_with_prm(prm, head, problems[split], settings.aggregate, io.work / f"{tag}-prm")
+        scored = {chain.trajectory.id: chain for chain in rows}
         chains[tag] = [scored.get(chain.trajectory.id, chain) for chain in group]
     threshold, _ = choose_threshold(chains["dev-base"], config.serve.threshold)
     found: dict[str, dict[str, float]] = {}
@@ -90,11 +107,11 @@ def _score(
         found[split] = {} if spread is None else {"prm/first_error_f1_spread": spread}
     found["test"]["prm/latency_ms_per_step"] = latency_ms_per_step(
         prm, chains["test-base"], problems["test"], settings.latency_repeats)
-    del prm
-    orm = load_scorer(io.inputs["orm"], device=device, batch_size=config.serve.batch_size)
-    for split in _measured(problems):
-        tag = f"{split}-base"
-        chains[tag] = score_with_orm(orm, chains[tag], problems[split], io.work / f"{tag}-orm")
+    if not both:
+        del prm
+        orm = load_scorer(io.inputs["orm"], device=device, batch_size=config.serve.batch_size)
+        for split, tag in zip(_measured(problems), orm_tags, strict=True):
+            chains[tag] = score_with_orm(orm, chains[tag], problems[split], io.work / f"{tag}-orm")
     return found
 
 

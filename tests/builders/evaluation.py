@@ -64,6 +64,9 @@ class FakeScorer:
         self._sharpness = sharpness
         self.calls = 0
 
+    def shares_pass(self, other: object) -> bool:
+        return False
+
     def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
         self.calls += 1
         return [self._one(prompt, steps) for prompt, steps in chains]

@@ -129,6 +129,21 @@ def test_order_and_batch_size_do_not_matter(tmp_path) -> None:
         assert one == pytest.approx(other, abs=1e-5)
 
 
+def test_two_models_on_one_backbone_share_its_pass(tmp_path) -> None:
+    process, outcome, other = (save(tmp_path / name, kind) for name, kind in
+                               (("a", "process"), ("b", "outcome"), ("c", "outcome")))
+    with torch.no_grad():
+        next(other.backbone.parameters()).view(-1)[-1] += 1e-3
+    prm, orm, apart = (RewardScorer(model, ENCODER, PLATT, "", 2) for model in (process, outcome, other))
+    assert prm.shares_pass(orm)
+    assert prm.score_with(orm, CHAINS) == (prm.score(CHAINS), orm.score(CHAINS))
+    assert not prm.shares_pass(apart)
+    # The bare prompt has a slot of its own there, which shifts the others.
+    values = RewardScorer(save(tmp_path / "d", "advantage"), ENCODER, IDENTITY, "", 2)
+    assert prm.model.shares_backbone(values.model)
+    assert not prm.shares_pass(values)
+
+
 def test_the_question_is_part_of_what_is_scored(tmp_path) -> None:
     save(tmp_path)
     steps = CHAINS[0][1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import replace
@@ -394,12 +395,20 @@ def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
     table = store.read_json(io.outputs["metrics"])
     assert table["test/policy_base/n_chains"] == 8
     assert table["test/policy_base/pass_at_1"] == 0
+    # Both reward models are on one backbone, and shared its pass; two passes say the same.
+    scored = [record for _, record in store.read_json_lines(io.outputs["scores"])]
+    assert (io.work / "test-base-both").is_dir()
+    shutil.rmtree(io.work)
+    monkeypatch.setattr("prm_core.scoring.scorer.RewardScorer.shares_pass", lambda self, other: False)
+    stage.run(config, io)
+    assert (io.work / "test-base-orm").is_dir()
+    assert [record for _, record in store.read_json_lines(io.outputs["scores"])] == scored
     assert table["test/prm/latency_ms_per_step"] > 0
     json.dumps(table, allow_nan=False)
     from prm_core.platform.tracking import connect, experiment_id
 
     client = connect(tmp_path)
-    run, = client.search_runs([experiment_id(client, tmp_path)])
+    _, run = client.search_runs([experiment_id(client, tmp_path)])
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/n_problems"] == 4
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"plots", "report.html"}
