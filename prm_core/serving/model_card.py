@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prm_core.evaluation.headline import figure_table
-from prm_core.platform.datasets import DataRef
+from prm_core.platform.tracking.datasets import DataRef
 
 # What is told of the registered model as a whole, where nobody has written anything.
 MODEL = """Process reward models: the calibrated probability of each step of a solution that it is right.

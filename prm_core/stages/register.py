@@ -41,8 +41,7 @@ def version_tags(metrics: Mapping[str, float | str], config: Config, workspace: 
 
 def run(config: Config, io: StageIO) -> None:
     """Logs the model, tries it, registers it, moves the challenger alias and writes `model_version.json`."""
-    from prm_core.platform import datasets
-    from prm_core.platform.tracking import connect, stage_run
+    from prm_core.platform.tracking import connect, datasets, stage_run
     from prm_core.scoring.settings import reward_settings
     from prm_core.serving import model_registry
     from prm_core.serving.model_card import ModelCard

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prm_core.platform import open_runs, tracking
+from prm_core.platform import tracking
+from prm_core.platform.tracking import open_runs
 
 create = tracking._create_database
 

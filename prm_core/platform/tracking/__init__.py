@@ -18,16 +18,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prm_core.platform import datasets, open_runs, reachable, relocation
 from prm_core.platform import workspace as workspaces
 from prm_core.platform.environment import is_main
+from prm_core.platform.tracking import datasets, open_runs, reachable, relocation
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
     from prm_core.config import Config
-    from prm_core.platform.datasets import DataRef
+    from prm_core.platform.tracking.datasets import DataRef
 
 log = logging.getLogger(__name__)
 

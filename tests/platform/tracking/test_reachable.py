@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prm_core.platform import reachable, tracking
+from prm_core.platform import tracking
+from prm_core.platform.tracking import reachable
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prm_core.platform import open_runs
+from prm_core.platform.tracking import open_runs
 from tests import ROOT
 
 # Holds a lock, has a child that lives on, says so, and waits to be killed.
 HOLDER = """
 import os, sys
 from pathlib import Path
-from prm_core.platform import open_runs
+from prm_core.platform.tracking import open_runs
 name = open_runs.hold(Path(sys.argv[1]))
 if os.fork() == 0:
     sys.stdin.read()

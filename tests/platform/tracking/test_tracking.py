@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from prm_core import config as configuration
-from prm_core.platform import open_runs, reachable, tracking
+from prm_core.platform import tracking
+from prm_core.platform.tracking import open_runs, reachable
 from tests import ROOT
 from tests.builders import tracking_store
 
