@@ -84,7 +84,8 @@ SLOWEST_FIRST = (
     "formats/test_files.py", "labeling/validation/test_checks.py", "stages/test_base.py",
     "training/policy/test_grpo.py", "scoring/test_implicit.py", "training/reward/test_distributed.py",
     "benchmarks/test_prm_training.py", "training/reward/test_tree_loss.py", "training/reward/test_recipe.py",
-    "platform/tracking/test_tracking.py", "serving/test_promotion.py", "serving/test_http.py", "problems/test_prepare.py",
+    "platform/tracking/test_tracking.py", "serving/test_promotion.py", "serving/test_http.py",
+    "problems/test_prepare.py",
     "labeling/strategies/test_judge.py", "labeling/merging/test_merge.py", "platform/test_command_server.py",
     "test_structure.py", "stages/test_register.py",
 )

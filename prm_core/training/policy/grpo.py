@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from prm_core.sampling.sampler import Continuation
 
-# Chains of like length that go through the model together.
+# Chains of like length, no two the same, that go through the model together.
 ROWS_PER_PASS = 32
 
 
@@ -200,12 +200,14 @@ def train_policy(
             experience = to_experience([chain for part in drawn for chain in part], policy.encoder.pad_id, config)
             losses: list[dict[str, float]] = []
             for _ in range(config.inner_epochs):
-                order = rng.sample(range(len(experience.ids)), len(experience.ids))
+                # By question, since a policy writes many a chain twice, and twins take one pass.
+                order = [row for start in rng.sample(range(0, len(experience.ids), config.group_size), len(batch))
+                         for row in range(start, start + config.group_size)]
                 for start in range(0, len(order), config.minibatch_size):
-                    rows = order[start : start + config.minibatch_size]
-                    lengths = experience.sampled[rows].sum(1).tolist()
-                    figures = gradients.of([(experience.take([rows[i] for i in part]), sum(lengths))
-                                            for part in balanced(lengths, gradients.parts)])
+                    minibatch = experience.take(order[start : start + config.minibatch_size])
+                    tokens = int(minibatch.sampled.sum())
+                    figures = gradients.of([(minibatch.take(part), tokens)
+                                            for part in _parts(minibatch, gradients.parts)])
                     loss = figures["loss/policy"] + config.kl_coef * figures["kl"]
                     if not math.isfinite(loss):
                         raise InputError(f"the policy's loss is {loss} at update {update}; lower "
@@ -225,13 +227,35 @@ def train_policy(
     return position.history
 
 
-def _passes(experience: Experience) -> tuple[Tensor, ...]:
-    """Its rows in passes of like length (rows,): token means of the passes, weighted by their shares of the sampled
-    tokens, are those of the whole, with less padding."""
+def _distinct(ids: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each chain once, as `ids` and `sampled` of (chains, tokens), and which of these each given one is, (chains,)."""
     import torch
 
-    lengths = (experience.sampled * torch.arange(experience.sampled.shape[1])).amax(1)
-    return lengths.argsort(stable=True).split(ROWS_PER_PASS)
+    distinct, which = torch.cat([ids, sampled.long()], 1).unique(dim=0, return_inverse=True)
+    return distinct[:, : ids.shape[1]], distinct[:, ids.shape[1] :].bool(), which
+
+
+def _parts(experience: Experience, count: int) -> list[list[int]]:
+    """Its rows in parts of about equal work, twins together."""
+    _, sampled, which = _distinct(experience.ids, experience.sampled)
+    return [_rows(which, part).tolist() for part in balanced(sampled.sum(1).tolist(), count)]
+
+
+def _passes(experience: Experience) -> list[Tensor]:
+    """Its rows in passes of like length (rows,), twins together: token means of the passes, weighted by their shares of
+    the sampled tokens, are those of the whole, with less padding."""
+    import torch
+
+    _, sampled, which = _distinct(experience.ids, experience.sampled)
+    lengths = (sampled * torch.arange(sampled.shape[1])).amax(1)
+    return [_rows(which, chosen.tolist()) for chosen in lengths.argsort(stable=True).split(ROWS_PER_PASS)]
+
+
+def _rows(which: Tensor, chosen: Sequence[int]) -> Tensor:
+    """Rows that are one of the chosen distinct chains."""
+    import torch
+
+    return torch.isin(which, torch.tensor(chosen)).nonzero()[:, 0]
 
 
 def _loss(
@@ -246,9 +270,10 @@ def _loss(
     ids, sampled = ids[:, :width], sampled[:, :width]
     old = experience.old_logprobs[rows, :width].to(device)
     advantages = experience.advantages[rows, :width].to(device)
-    logprobs = token_logprobs(model, ids, sampled, config.temperature)
+    *once, which = _distinct(ids, sampled)
+    logprobs = token_logprobs(model, *once, config.temperature)[which]
     with torch.inference_mode():
-        anchor = token_logprobs(reference, ids, sampled, config.temperature)
+        anchor = token_logprobs(reference, *once, config.temperature)[which]
     surrogate, clipped = clipped_surrogate(logprobs, old, advantages, config.clip)
     kl = masked_mean(k3_kl(logprobs, anchor.clone()), sampled)
     policy_loss = masked_mean(surrogate, sampled)

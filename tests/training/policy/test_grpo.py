@@ -280,6 +280,8 @@ def test_passes_of_like_length_have_the_gradient_and_figures_of_the_whole_miniba
     reference = make_policy(ENCODER, seed=1).model
     experience = collect(policy, DigitScorer(), PROBLEMS[:5], 4)
     experience.sampled[3, 70:] = False
+    # Twins: the model reads them once, whatever their advantages.
+    experience.ids[5], experience.sampled[5] = experience.ids[7], experience.sampled[7]
     rows = torch.tensor([7, 3, 12, 0, 19, 5, 11])
     monkeypatch.setattr(grpo, "ROWS_PER_PASS", 3)
     whole, figures = grpo._loss(policy.model, reference, experience, rows, SETTINGS)
@@ -288,16 +290,23 @@ def test_passes_of_like_length_have_the_gradient_and_figures_of_the_whole_miniba
     policy.model.zero_grad()
     experience = experience.take(rows.tolist())
     passes = grpo._passes(experience)
-    assert [len(part) for part in passes] == [3, 3, 1]
+    assert sorted(map(len, passes)) == [3, 4]
     assert sorted(row for part in passes for row in part.tolist()) == list(range(7))
-    ends = [int(experience.sampled[row].nonzero().max()) for part in passes for row in part]
-    assert ends == sorted(ends)
+    assert any({0, 5} <= set(part.tolist()) for part in passes)
+    first, second = ([int(experience.sampled[row].nonzero().max()) for row in part] for part in passes)
+    assert max(first) <= min(second)
+    read = []
+    plain = grpo.token_logprobs
+    monkeypatch.setattr(grpo, "token_logprobs", lambda model, ids, *rest: (
+        read.append(len(ids)), plain(model, ids, *rest))[1])
     found = dict.fromkeys(figures, 0.0)
     for part in passes:
         share = (experience.sampled[part].sum() / experience.sampled.sum()).item()
         loss, own = grpo._loss(policy.model, reference, experience, part, SETTINGS)
         (loss * share).backward()
         found = {name: value + share * own[name] for name, value in found.items()}
+    # By the policy and by the reference.
+    assert read == [3, 3] * 2
     assert found == pytest.approx(figures, abs=1e-5)
     for name, parameter in policy.model.named_parameters():
         assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-3)
