@@ -75,18 +75,17 @@ STANDARD = Level(
     distractors=("{friend} has {n} {other}", "{name} is {n} years old"),
     distractor_share=0.5,
 )
-# Longer stories, and facts about people of which a small model remembers some: it does not know every answer.
+# No short stories, and facts about people of which a small model remembers some: it does not know every answer.
 HARD = replace(
-    STANDARD, max_value=40, max_operand=12, lengths=(3, 4, 5, 6, 7),
-    names=(*STANDARD.names, "Amy", "Dan", "Kim", "Lea", "Nia", "Rob", "Ada", "Jim", "Pia", "Ted", "Uma", "Vic",
-           "Ivy", "Joe", "Noa", "Sue"),
+    STANDARD, lengths=(3, 4, 5, 6),
+    names=(*STANDARD.names, "Amy", "Dan", "Kim", "Lea", "Nia", "Rob"),
     phrases={
         "+": (*STANDARD.phrases["+"], "{friend} brings {name} {n}"),
         "-": (*STANDARD.phrases["-"], "{friend} takes {n} of them"),
         "*": STANDARD.phrases["*"],
         "/": STANDARD.phrases["/"],
     },
-    fact_share=0.16,
+    fact_share=0.15,
 )
 LEVELS = {"standard": STANDARD, "hard": HARD}
 # Words of the levels' own texts, put together as in none of them: a small policy's tokenizer spells new ones in bytes.
