@@ -6,6 +6,8 @@ import argparse
 import datetime
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -39,13 +41,18 @@ def arguments(name: str, more: Callable[[argparse.ArgumentParser], None] = lambd
 
 
 def machine() -> str:
-    """Processor and cores, as far as the system tells."""
+    """Processor, cores and GPUs, as far as the system tells."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return f"{model}, {os.cpu_count()} cores"
+    gpus: list[str] = []
+    if shutil.which("nvidia-smi"):
+        asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True,
+                               text=True, check=False)
+        gpus = asked.stdout.splitlines() if asked.returncode == 0 else []
+    return ", ".join([model, f"{os.cpu_count()} cores", *gpus])
 
 
 def write(name: str, given: argparse.Namespace, bars: list[Bar], **more: Any) -> None:
