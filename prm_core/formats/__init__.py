@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # Imported for their registration, a line each.
 from prm_core.formats import agents as agents
+from prm_core.formats import atif as atif
 from prm_core.formats import first_error as first_error
 from prm_core.formats import marks as marks
 from prm_core.formats import math_aps as math_aps

@@ -37,11 +37,15 @@ def calls(message: Mapping[str, Any], where: str) -> str:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with function.name and "
                              "function.arguments")
-        arguments = function.get("arguments") or "{}"
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        lines.append(f'<tool_call>{{"name": "{function["name"]}", "arguments": {arguments}}}</tool_call>')
+        lines.append(call_text(function["name"], function.get("arguments") or "{}"))
     return "\n".join(lines)
+
+
+def call_text(name: str, arguments: Any) -> str:
+    """A tool call as the agent wrote it; the arguments are JSON or a text that holds some."""
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return f'<tool_call>{{"name": "{name}", "arguments": {arguments}}}</tool_call>'
 
 
 def spoken(message: Mapping[str, Any], where: str) -> str:

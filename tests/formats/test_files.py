@@ -37,7 +37,7 @@ def chains_of(labels: st.SearchStrategy[float | None]) -> st.SearchStrategy[list
 HARD = st.sampled_from([0.0, 1.0])
 HELD = {"trl": st.none() | st.floats(0, 1), "math_aps": st.floats(0, 1), "math_shepherd": HARD,
         "agentprocessbench": st.none() | HARD, "openrlhf": st.floats(0, 1), "rlhflow": HARD, "paddle": HARD,
-        "prm800k": st.none() | HARD, "prm800k_flat": st.none() | HARD}
+        "prm800k": st.none() | HARD, "prm800k_flat": st.none() | HARD, "atif": st.none() | st.floats(0, 1)}
 
 
 @pytest.mark.parametrize("name", HELD)

@@ -1,0 +1,288 @@
+"""ATIF, the Agent Trajectory Interchange Format, versions 1.0 to 1.8: what some forty agents write of their runs.
+
+A record is a run with those of its sub-agents in it; each is read as a chain, and the record is kept whole, so that it
+is written again as it was but for labels that have changed. ATIF has no field for labels: they stand where agentpile,
+the one that publishes labelled runs in it, puts them, `extra.agentpile.labels`.
+
+Source: Harbor's RFC 0001 and the models of `harbor` 0.25.0 and `atif` 1.8.0; the label's shape: `agentpile` 0.3.1.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prm_core.errors import InputError
+from prm_core.formats.base import (
+    Format,
+    LabelledChain,
+    Labels,
+    get,
+    label_between,
+    label_of,
+    rating_of,
+    register,
+    shown,
+)
+from prm_core.formats.messages import call_text
+from prm_core.platform.records import Row
+from prm_core.types import Step
+
+VERSION, VERSIONS = "ATIF-v1.8", re.compile(r"ATIF-v1\.[0-8]")
+# In `extra`: other projects' labels and outcome, and what of ours ATIF has no place for.
+SHARED, OURS = "agentpile", "prm"
+# A rating (-1, 0, 1) or a probability of a step; and Who&When's first error.
+STEP_LABEL, FIRST_ERROR = "step_label", "mistake_step"
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run of a record: the record's own, or a sub-agent's in it.
+
+    Attributes:
+        where: names it in errors.
+        body: its object in the record.
+        name: what labels call it, None where it has no id.
+    """
+
+    where: str
+    body: Mapping[str, Any]
+    name: str | None
+
+
+def _runs(body: Any, where: str) -> Iterator[_Run]:
+    """The run and, behind it, those of its sub-agents, as they lie in each other."""
+    if not isinstance(body, dict):
+        raise InputError(f"{where} is {shown(body)}, expected an object")
+    yield _Run(where, body, body.get("trajectory_id") or body.get("session_id"))
+    for index, inner in enumerate(body.get("subagent_trajectories") or ()):
+        yield from _runs(inner, f"{where}: subagent_trajectories {index}")
+
+
+def _text(value: Any, where: str, noted: Counter[str]) -> str:
+    """A message or a result's content; parts that are no text are counted."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+        raise InputError(f"{where} is {shown(value)}, expected a text or a list of content parts")
+    texts = [part["text"] for part in value if isinstance(part.get("text"), str)]
+    if len(texts) < len(value):
+        noted["images and sounds left out"] += len(value) - len(texts)
+    return "\n".join(texts)
+
+
+def _calls(step: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
+    """(id, text) of each tool call, in order."""
+    found = []
+    for call in step.get("tool_calls") or ():
+        if not isinstance(call, dict) or not all(isinstance(call.get(name), str) for name in
+                                                 ("tool_call_id", "function_name")):
+            raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with tool_call_id, "
+                             "function_name and arguments")
+        found.append((call["tool_call_id"], call_text(call["function_name"], call.get("arguments") or {})))
+    return found
+
+
+def _results(step: Mapping[str, Any], calls: Sequence[str], where: str, noted: Counter[str]) -> str:
+    """What came back, in the order of the calls, whatever order it came in; what answers no call stands last."""
+    observation = step.get("observation") or {}
+    results = observation.get("results") if isinstance(observation, dict) else None
+    if observation and not isinstance(results, list):
+        raise InputError(f"{where}: observation is {shown(observation)}, expected an object with a list `results`")
+    said: dict[str | None, list[str]] = {}
+    for result in results or ():
+        if not isinstance(result, dict):
+            raise InputError(f"{where}: a result is {shown(result)}, expected an object")
+        call = result.get("source_call_id")
+        if call is not None and call not in calls:
+            raise InputError(f"{where}: a result answers the call {shown(call)}, and the step's calls are "
+                             f"{', '.join(calls) or 'none'}; correct its source_call_id")
+        text = _text(result.get("content"), f"{where}: the content of a result", noted)
+        refs = result.get("subagent_trajectory_ref") or ()
+        text = text or "\n".join(f"[sub-agent {ref.get('trajectory_id') or ref.get('trajectory_path')}]"
+                                 for ref in refs if isinstance(ref, dict))
+        said.setdefault(call, []).append(text)
+    if missing := sum(call not in said for call in calls):
+        noted["tool calls without a result"] += missing
+    return "\n".join(text for call in (*calls, None) for text in said.get(call, ()) if text)
+
+
+def _chain(run: _Run, noted: Counter[str]) -> tuple[str, list[Step], list[int]]:
+    """Prompt, steps, and the number that each has in the record.
+
+    What a model wrote is a step; what users, systems and rules said, and what was copied from an earlier run, is
+    context: before the first step part of the prompt, later of the observation of the step before it.
+    """
+    prompt: list[str] = []
+    steps: list[Step] = []
+    numbers: list[int] = []
+    heard: list[list[str]] = []
+    for number, step in enumerate(get(run.body, "steps", list, run.where), 1):
+        where = f"{run.where}: step {number}"
+        if not isinstance(step, dict) or step.get("step_id") != number:
+            raise InputError(f"{where} has the step_id {shown(step.get('step_id') if isinstance(step, dict) else step)}"
+                             f", and steps are numbered from 1 on; number them anew")
+        source = step.get("source")
+        if source not in ("system", "user", "agent"):
+            raise InputError(f"{where}: source is {shown(source)}, expected system, user or agent")
+        calls = _calls(step, where)
+        message = _text(step.get("message"), f"{where}: message", noted).strip()
+        text = "\n".join(filter(None, (message, *(written for _, written in calls))))
+        reply = _results(step, [name for name, _ in calls], where, noted)
+        copied = bool(step.get("is_copied_context"))
+        if source == "agent" and not copied and step.get("llm_call_count") != 0 and text:
+            noted["steps whose reasoning is left out"] += bool(step.get("reasoning_content"))
+            steps.append(Step(text, agent=_ours(step).get("agent", "")))
+            numbers.append(number)
+            heard.append([reply])
+            continue
+        noted["agent's steps that no model wrote, or without text and call, read as context"] += source == "agent"
+        if steps:
+            heard[-1] += [f"{source}: {text}" if text else "", reply]
+        else:
+            prompt += [text, reply]
+    return ("\n\n".join(filter(None, prompt)),
+            [Step(step.text, "\n".join(filter(None, said)), step.agent)
+             for step, said in zip(steps, heard, strict=True)], numbers)
+
+
+def _ours(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _extra(body, OURS)
+
+
+def _extra(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What a project has put into `extra`, nothing where that is no object."""
+    extra = body.get("extra")
+    found = extra.get(name) if isinstance(extra, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _given_labels(body: Mapping[str, Any]) -> list[Any]:
+    labels = _extra(body, SHARED).get("labels")
+    return labels if isinstance(labels, list) else []
+
+
+def _addressed(label: Any) -> tuple[str | None, Any]:
+    """The run and the step that a label is about, None for what it does not say."""
+    target = label.get("target") if isinstance(label, dict) else None
+    if not isinstance(target, dict) or target.get("kind") != "step" or not isinstance(target.get("address"), dict):
+        return None, None
+    return target["address"].get("trajectory"), target["address"].get("step")
+
+
+def _is_read(label: Any) -> bool:
+    """Whether a label says of a step that it is right or wrong, in one of the two ways known here."""
+    return type(_addressed(label)[1]) is int and label.get("name") in (STEP_LABEL, FIRST_ERROR)
+
+
+def _labels(root: _Run, run: _Run, numbers: Sequence[int], neutral: float, noted: Counter[str]) -> Labels:
+    """Labels of a run's steps, from its own `extra` and, by its name, from the record's."""
+    places = {number: index for index, number in enumerate(numbers)}
+    found: list[float | None] = [None] * len(numbers)
+    for holder in (root, run) if root is not run else (run,):
+        for label in _given_labels(holder.body):
+            if not _is_read(label):
+                continue
+            about, number = _addressed(label)
+            if about != run.name and not (about is None and holder is run):
+                continue
+            if number not in places:
+                noted["labels of steps that are no agent's left out"] += 1
+                continue
+            place, value = places[number], label.get("value")
+            if label["name"] == STEP_LABEL:
+                where = f"{run.where}: the label of step {number}"
+                is_rating = isinstance(value, int) or value is None
+                found[place] = label_of(value, neutral, where) if is_rating else label_between(value, where)
+            elif value is True:
+                found[: place + 1] = [*[1.0] * place, 0.0]
+    return tuple(found)
+
+
+@register
+class Atif(Format):
+    """ATIF 1.0 to 1.8. `extra.agentpile.labels` gives labels: `step_label` (-1, 0, 1 or a probability) and Who&When's
+    `mistake_step`, before which all steps are right; `extra.agentpile.outcome.success` the outcome."""
+
+    name = "atif"
+    rated = soft = unlabelled = observations = True
+
+    def parse(self, rows: Iterable[Row], neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
+        for where, row in rows:
+            version = row.get("schema_version")
+            if not isinstance(version, str) or not VERSIONS.fullmatch(version):
+                raise InputError(f"{where}: schema_version is {shown(version)}, expected ATIF-v1.0 to {VERSION}")
+            runs = list(_runs(row, where))
+            for number, run in enumerate(runs):
+                prompt, steps, numbers = _chain(run, noted)
+                if not steps:
+                    noted["runs without an agent's step left out"] += 1
+                    continue
+                outcome = _extra(run.body, SHARED).get("outcome")
+                success = outcome.get("success") if isinstance(outcome, dict) else None
+                yield LabelledChain(
+                    prompt, tuple(steps), _labels(runs[0], run, numbers, neutral, noted),
+                    _ours(run.body).get("answer"), success if isinstance(success, bool) else None, self.name,
+                    {"document": where, "record": row, "run": number, "steps": numbers, "neutral": neutral})
+        # Counted as they came, most of them not once.
+        for reason in [reason for reason, count in noted.items() if not count]:
+            del noted[reason]
+
+    def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
+        alone = itertools.count()
+        for _, group in itertools.groupby(
+            chains, lambda chain: chain.meta["document"] if chain.source == self.name else next(alone)
+        ):
+            same = list(group)
+            yield self._again(same) if same[0].source == self.name else _anew(same[0])
+
+    def _again(self, chains: Sequence[LabelledChain]) -> dict[str, Any]:
+        """The record that chains were read from, with the labels they have now."""
+        record = copy.deepcopy(chains[0].meta["record"])
+        runs = list(_runs(record, ""))
+        for chain in chains:
+            run, numbers = runs[chain.meta["run"]], chain.meta["steps"]
+            if _labels(runs[0], run, numbers, chain.meta["neutral"], Counter()) == chain.labels:
+                continue
+            for holder in (runs[0], run) if run is not runs[0] else (run,):
+                labels = _given_labels(holder.body)
+                labels[:] = [label for label in labels if not (
+                    _is_read(label) and (_addressed(label)[0] or holder.name) == run.name)]
+            _put_labels(run.body, run.name, numbers, chain.labels)
+        return record
+
+
+def _put_labels(body: Any, name: str | None, numbers: Sequence[int], labels: Labels) -> None:
+    """Adds the labels to a run's `extra`."""
+    extra = body["extra"] = body.get("extra") or {}
+    shared = extra.setdefault(SHARED, {})
+    given = [
+        {"name": STEP_LABEL, "target": {"kind": "step", "address": {"trajectory": name, "step": number}},
+         "value": label if label not in (0.0, 1.0) else rating_of(label), "label_source": OURS}
+        for number, label in zip(numbers, labels, strict=True) if label is not None]
+    shared["labels"] = [*_given_labels(body), *given]
+
+
+def _anew(chain: LabelledChain) -> dict[str, Any]:
+    """A record of a chain from elsewhere."""
+    steps: list[dict[str, Any]] = [{"step_id": 1, "source": "user", "message": chain.prompt}]
+    for number, step in enumerate(chain.steps, 2):
+        written: dict[str, Any] = {"step_id": number, "source": "agent", "message": step.text}
+        if step.observation:
+            written["observation"] = {"results": [{"content": step.observation}]}
+        if step.agent:
+            written["extra"] = {OURS: {"agent": step.agent}}
+        steps.append(written)
+    body: dict[str, Any] = {"schema_version": VERSION, "agent": {"name": "unknown", "version": "unknown"},
+                            "steps": steps, "extra": {SHARED: {"outcome": {"success": chain.outcome}}}}
+    if chain.answer is not None:
+        body["extra"][OURS] = {"answer": chain.answer}
+    _put_labels(body, None, range(2, len(chain.steps) + 2), chain.labels)
+    return body

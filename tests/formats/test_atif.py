@@ -1,0 +1,183 @@
+"""ATIF: what is a step and what is context, calls and their results, labels as agentpile has them, and bad input."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prm_core.errors import InputError
+from prm_core.formats import FORMATS, LabelledChain
+from prm_core.types import Step
+
+ATIF = FORMATS["atif"]
+
+
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"tool_call_id": name, "function_name": "look", "arguments": arguments}
+
+
+def result(text: Any, of: str | None = None) -> dict[str, Any]:
+    return {"content": text} | ({} if of is None else {"source_call_id": of})
+
+
+def run(*steps: dict[str, Any], **more: Any) -> dict[str, Any]:
+    numbered = [{"step_id": number, **step} for number, step in enumerate(steps, 1)]
+    return {"schema_version": "ATIF-v1.8", "trajectory_id": "t", "agent": {"name": "a", "version": "1"},
+            "steps": numbered, **more}
+
+
+def label(step: int, value: Any, name: str = "step_label", trajectory: str | None = "t") -> dict[str, Any]:
+    address = {"trajectory": trajectory, "step": step}
+    return {"name": name, "target": {"kind": "step", "address": address}, "value": value, "label_source": "x"}
+
+
+ASKED = {"source": "user", "message": "Who?"}
+SAID = {"source": "agent", "message": "Ann."}
+LOOKED = {"source": "agent", "message": "I look.", "tool_calls": [call("a", q="x"), call("b", q="ü")],
+          "observation": {"results": [result("from b", "b"), result("unasked"), result("from a", "a")]}}
+CALLS = ('<tool_call>{"name": "look", "arguments": {"q": "x"}}</tool_call>\n'
+         '<tool_call>{"name": "look", "arguments": {"q": "ü"}}</tool_call>')
+
+
+def read(tmp_path: Path, *records: Any, neutral: str | None = None) -> tuple[list[LabelledChain], Counter[str]]:
+    path, noted = tmp_path / "in.jsonl", Counter[str]()
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    return list(ATIF.read(path, noted=noted, neutral=neutral)), noted
+
+
+def write(tmp_path: Path, chains: list[LabelledChain]) -> list[dict[str, Any]]:
+    ATIF.write(tmp_path / "out.jsonl", chains)
+    return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").split("\n") if line]
+
+
+def test_results_stand_in_the_order_of_their_calls(tmp_path: Path) -> None:
+    (chain,), noted = read(tmp_path, run({"source": "system", "message": "Be brief."}, ASKED, LOOKED, SAID))
+    assert chain.prompt == "Be brief.\n\nWho?"
+    assert chain.steps == (Step(f"I look.\n{CALLS}", "from a\nfrom b\nunasked"), Step("Ann."))
+    assert (chain.labels, chain.outcome, noted) == ((None, None), None, Counter())
+
+
+def test_what_no_model_wrote_is_context(tmp_path: Path) -> None:
+    copied = {**SAID, "is_copied_context": True}
+    ruled = {"source": "agent", "message": "", "llm_call_count": 0, "tool_calls": [call("r")],
+             "observation": {"results": [result("by rule", "r")]}}
+    (chain,), noted = read(tmp_path, run(ASKED, copied, LOOKED, ASKED, ruled, {**SAID, "reasoning_content": "hm"}))
+    assert chain.prompt == "Who?\n\nAnn."
+    assert [step.text for step in chain.steps] == [f"I look.\n{CALLS}", "Ann."]
+    assert chain.steps[0].observation.splitlines()[3:] == [
+        "user: Who?", 'agent: <tool_call>{"name": "look", "arguments": {}}</tool_call>', "by rule"]
+    assert chain.meta["steps"] == [3, 6]
+    assert noted == {"agent's steps that no model wrote, or without text and call, read as context": 2,
+                     "steps whose reasoning is left out": 1}
+
+
+def test_what_is_lost_is_counted(tmp_path: Path) -> None:
+    shown = [{"type": "text", "text": "see"}, {"type": "image", "source": {"path": "i.png", "media_type": "image/png"}}]
+    once = {**LOOKED, "observation": {"results": [result(shown, "a")]}}
+    (chain,), noted = read(tmp_path, run(ASKED, once), run(ASKED))
+    assert chain.steps[0].observation == "see"
+    assert noted == {"images and sounds left out": 1, "tool calls without a result": 1,
+                     "runs without an agent's step left out": 1}
+
+
+def test_runs_of_sub_agents_are_chains_of_their_own(tmp_path: Path) -> None:
+    inner = {**run({"source": "user", "message": "Find Ann."}, SAID), "trajectory_id": "sub"}
+    asked = {**LOOKED, "observation": {"results": [
+        {"source_call_id": "a", "subagent_trajectory_ref": [{"trajectory_id": "sub"}]}]}}
+    given_labels = {"agentpile": {"labels": [label(2, -1, trajectory="sub"), label(3, 1), label(2, 1)]}}
+    outer = run(ASKED, asked, SAID, subagent_trajectories=[inner], extra=given_labels)
+    chains, _ = read(tmp_path, outer)
+    assert [(chain.prompt, chain.labels) for chain in chains] == [("Who?", (1.0, 1.0)), ("Find Ann.", (0.0,))]
+    assert chains[0].steps[0].observation == "[sub-agent sub]"
+    assert write(tmp_path, chains) == [outer]
+
+
+def test_who_and_when_s_mistake_is_the_first_error(tmp_path: Path) -> None:
+    labels = {"agentpile": {"labels": [label(4, True, "mistake_step"), label(4, "why", "mistake_reason")],
+                            "outcome": {"success": False}}}
+    (chain,), _ = read(tmp_path, run(ASKED, SAID, SAID, SAID, SAID, extra=labels))
+    assert (chain.labels, chain.first_error, chain.outcome) == ((1.0, 1.0, 0.0, None), 2, False)
+
+
+def test_ratings_and_probabilities(tmp_path: Path) -> None:
+    labels = {"agentpile": {"labels": [label(2, 1), label(3, 0), label(4, -1), label(5, 0.25), label(1, 1)]}}
+    record = run(ASKED, SAID, SAID, SAID, SAID, SAID, extra=labels)
+    (chain,), noted = read(tmp_path, record, neutral="wrong")
+    assert chain.labels == (1.0, 0.0, 0.0, 0.25, None)
+    assert noted == {"labels of steps that are no agent's left out": 1}
+    assert read(tmp_path, record)[0][0].labels[1] == 1.0
+
+
+def test_a_record_is_written_as_it_was_but_for_labels_that_changed(tmp_path: Path) -> None:
+    kept = [label(2, True, "mistake_step"), label(2, "why", "mistake_reason")]
+    record = run(ASKED, SAID, SAID, extra={"agentpile": {"labels": kept, "x": 1}, "y": 2}, notes="n")
+    (chain,), _ = read(tmp_path, record)
+    before = copy.deepcopy(record)
+    assert write(tmp_path, [chain]) == [record]
+    changed = LabelledChain(chain.prompt, chain.steps, (1.0, 0.5), source="atif", meta=chain.meta)
+    (again,) = write(tmp_path, [changed])
+    assert record == before
+    assert again["extra"].pop("agentpile")["labels"] == [
+        kept[1], *({**label(number, value), "label_source": "prm"} for number, value in ((2, 1), (3, 0.5)))]
+    assert again | {"extra": record["extra"]} == record
+    (read_again,), _ = read(tmp_path, write(tmp_path, [changed])[0])
+    assert read_again.labels == (1.0, 0.5)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip).map(str.strip)
+
+
+@given(prompt=TEXTS, steps=st.lists(st.tuples(TEXTS, st.one_of(st.just(""), TEXTS), st.sampled_from(["", "b"]),
+                                              st.sampled_from([None, 0.0, 0.5, 1.0])), min_size=1, max_size=4),
+       outcome=st.sampled_from([None, True, False]), answer=st.one_of(st.none(), TEXTS))
+def test_chains_from_elsewhere_come_back(tmp_path_factory, prompt, steps, outcome, answer) -> None:
+    chain = LabelledChain(prompt, tuple(Step(*step[:3]) for step in steps), tuple(step[3] for step in steps), answer,
+                          outcome)
+    folder = tmp_path_factory.mktemp("atif")
+    (found,), noted = read(folder, *write(folder, [chain]))
+    assert (found.prompt, found.steps, found.labels, found.answer, found.outcome) == (
+        chain.prompt, chain.steps, chain.labels, answer, outcome)
+    assert not noted
+
+
+@pytest.mark.parametrize(("record", "said"), [
+    ({"steps": []}, "schema_version is null"),
+    (run() | {"schema_version": "ATIF-v2.0"}, 'schema_version is "ATIF-v2.0", expected ATIF-v1.0'),
+    (run() | {"steps": {}}, "field steps is {}"),
+    (run() | {"steps": [{**ASKED, "step_id": 0}]}, "step 1 has the step_id 0, and steps are numbered from 1"),
+    (run() | {"steps": [3]}, "step 1 has the step_id 3"),
+    (run({"source": "tool", "message": "x"}), 'source is "tool"'),
+    (run({**SAID, "message": 3}), "message is 3"),
+    (run({**SAID, "tool_calls": [{"tool_call_id": "a"}]}), "a tool call is"),
+    (run({**LOOKED, "observation": {"results": [result("x", "c")]}}), 'answers the call "c", and the step\'s calls are '
+                                                                     "a, b"),
+    (run({**SAID, "observation": {"results": [result("x", "c")]}}), "calls are none"),
+    (run({**SAID, "observation": {}}, {**SAID, "observation": []}, {**SAID, "observation": [1]}), "observation is [1]"),
+    (run(SAID, subagent_trajectories=[3]), "subagent_trajectories 0 is 3"),
+    (run(SAID, extra={"agentpile": {"labels": [label(1, 7)]}}), "the label of step 1 is 7"),
+    (run(SAID, extra={"agentpile": {"labels": [label(1, 1.5)]}}), "the label of step 1 is 1.5"),
+    (run(SAID, extra={"agentpile": {"labels": [label(1, "no")]}}), 'the label of step 1 is "no"'),
+])
+def test_bad_records_are_named(tmp_path: Path, record: Any, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        read(tmp_path, record)
+    assert said in str(error.value)
+    assert "in.jsonl" in str(error.value)
+
+
+@pytest.mark.parametrize("extra", [[], "x", {"agentpile": []}, {"agentpile": {"labels": 3}}, {"prm": 1},
+                                   {"agentpile": {"labels": [3, {}, {"target": {"kind": "step", "address": [1]}},
+                                                             label([1], 1), label(1, "x", "other")],
+                                                  "outcome": [True]}}])
+def test_extras_of_others_are_theirs(tmp_path: Path, extra: Any) -> None:
+    record = run(SAID, extra=extra)
+    chains, _ = read(tmp_path, record)
+    assert (chains[0].labels, chains[0].outcome, chains[0].answer) == ((None,), None, None)
+    assert write(tmp_path, chains) == [record]
