@@ -202,7 +202,7 @@ def code_date() -> str:
 
 
 def _git(*arguments: str) -> str:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return subprocess.run(
         ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=30
     ).stdout.strip()
