@@ -175,7 +175,7 @@ def test_code_version_names_the_commit_and_says_when_the_code_differs(tmp_path, 
     package.mkdir()
     (package / "__init__.py").write_text("")
     (tmp_path / "dvc.lock").write_text("1")
-    monkeypatch.setattr(tracking, "__file__", str(package / "platform" / "tracking.py"))
+    monkeypatch.setattr(tracking, "__file__", str(package / "platform" / "tracking" / "__init__.py"))
     assert tracking.code_version() == "unknown"
     git("init", "-q")
     assert tracking.code_version() == "unknown"
