@@ -12,6 +12,7 @@ from prm_core.formats import atif as atif
 from prm_core.formats import first_error as first_error
 from prm_core.formats import marks as marks
 from prm_core.formats import math_aps as math_aps
+from prm_core.formats import mlflow_traces as mlflow_traces
 from prm_core.formats import prm800k as prm800k
 from prm_core.formats import stepwise as stepwise
 from prm_core.formats.base import FORMATS, Format, LabelledChain, hard_labels

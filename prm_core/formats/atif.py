@@ -23,6 +23,7 @@ from prm_core.formats.base import (
     LabelledChain,
     Labels,
     get,
+    get_list,
     label_between,
     label_of,
     rating_of,
@@ -59,8 +60,9 @@ def _runs(body: Any, where: str) -> Iterator[_Run]:
     """The run and, behind it, those of its sub-agents, as they lie in each other."""
     if not isinstance(body, dict):
         raise InputError(f"{where} is {shown(body)}, expected an object")
+    get({"extra": None, **body}, "extra", (dict, type(None)), where)
     yield _Run(where, body, body.get("trajectory_id") or body.get("session_id"))
-    for index, inner in enumerate(body.get("subagent_trajectories") or ()):
+    for index, inner in enumerate(get_list(body, "subagent_trajectories", where)):
         yield from _runs(inner, f"{where}: subagent_trajectories {index}")
 
 
@@ -81,7 +83,7 @@ def _text(value: Any, where: str, noted: Counter[str]) -> str:
 def _calls(step: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
     """(id, text) of each tool call, in order."""
     found = []
-    for call in step.get("tool_calls") or ():
+    for call in get_list(step, "tool_calls", where):
         if not isinstance(call, dict) or not all(isinstance(call.get(name), str) for name in
                                                  ("tool_call_id", "function_name")):
             raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with tool_call_id, "
@@ -105,7 +107,7 @@ def _results(step: Mapping[str, Any], calls: Sequence[str], where: str, noted: C
             raise InputError(f"{where}: a result answers the call {shown(call)}, and the step's calls are "
                              f"{', '.join(calls) or 'none'}; correct its source_call_id")
         text = _text(result.get("content"), f"{where}: the content of a result", noted)
-        refs = result.get("subagent_trajectory_ref") or ()
+        refs = get_list(result, "subagent_trajectory_ref", where)
         text = text or "\n".join(f"[sub-agent {ref.get('trajectory_id') or ref.get('trajectory_path')}]"
                                  for ref in refs if isinstance(ref, dict))
         said.setdefault(call, []).append(text)
@@ -260,9 +262,12 @@ class Atif(Format):
 
 
 def _put_labels(body: Any, name: str | None, numbers: Sequence[int], labels: Labels) -> None:
-    """Adds the labels to a run's `extra`."""
+    """Adds the labels to a run's `extra`. Raises InputError where something else stands in their place."""
     extra = body["extra"] = body.get("extra") or {}
     shared = extra.setdefault(SHARED, {})
+    if not isinstance(shared, dict) or not isinstance(shared.get("labels", []), list):
+        raise InputError(f"run {name or ''}: extra.{SHARED} is {shown(shared)}, and labels are to stand in its list "
+                         "`labels`; take it out of the record")
     given = [
         {"name": STEP_LABEL, "target": {"kind": "step", "address": {"trajectory": name, "step": number}},
          "value": label if label not in (0.0, 1.0) else rating_of(label), "label_source": OURS}

@@ -230,6 +230,11 @@ def get(row: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where:
     return value
 
 
+def get_list(row: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    """A field that is a list, empty where it is missing or null."""
+    return get({name: None, **row}, name, (list, type(None)), where) or []
+
+
 def get_texts(row: Mapping[str, Any], name: str, where: str) -> list[str]:
     """A field that is a non-empty list of texts."""
     value = row.get(name)

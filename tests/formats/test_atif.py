@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
 from prm_core.types import Step
+from tests.builders.junk import with_junk
 
 ATIF = FORMATS["atif"]
 
@@ -161,6 +163,8 @@ def test_chains_from_elsewhere_come_back(tmp_path_factory, prompt, steps, outcom
     (run({**SAID, "observation": {"results": [result("x", "c")]}}), "calls are none"),
     (run({**SAID, "observation": {}}, {**SAID, "observation": []}, {**SAID, "observation": [1]}), "observation is [1]"),
     (run(SAID, subagent_trajectories=[3]), "subagent_trajectories 0 is 3"),
+    (run(SAID, extra=[]), "field extra is []"),
+    (run({**SAID, "tool_calls": 3}), "field tool_calls is 3"),
     (run(SAID, extra={"agentpile": {"labels": [label(1, 7)]}}), "the label of step 1 is 7"),
     (run(SAID, extra={"agentpile": {"labels": [label(1, 1.5)]}}), "the label of step 1 is 1.5"),
     (run(SAID, extra={"agentpile": {"labels": [label(1, "no")]}}), 'the label of step 1 is "no"'),
@@ -172,7 +176,7 @@ def test_bad_records_are_named(tmp_path: Path, record: Any, said: str) -> None:
     assert "in.jsonl" in str(error.value)
 
 
-@pytest.mark.parametrize("extra", [[], "x", {"agentpile": []}, {"agentpile": {"labels": 3}}, {"prm": 1},
+@pytest.mark.parametrize("extra", [None, {"agentpile": []}, {"agentpile": {"labels": 3}}, {"prm": 1},
                                    {"agentpile": {"labels": [3, {}, {"target": {"kind": "step", "address": [1]}},
                                                              label([1], 1), label(1, "x", "other")],
                                                   "outcome": [True]}}])
@@ -181,3 +185,20 @@ def test_extras_of_others_are_theirs(tmp_path: Path, extra: Any) -> None:
     chains, _ = read(tmp_path, record)
     assert (chains[0].labels, chains[0].outcome, chains[0].answer) == ((None,), None, None)
     assert write(tmp_path, chains) == [record]
+
+
+@pytest.mark.parametrize("theirs", [[], {"labels": 3}])
+def test_labels_do_not_take_the_place_of_something_else(tmp_path: Path, theirs: Any) -> None:
+    (chain,), _ = read(tmp_path, run(SAID, extra={"agentpile": theirs}))
+    with pytest.raises(InputError, match=r"extra\.agentpile is"):
+        write(tmp_path, [LabelledChain(chain.prompt, chain.steps, (1.0,), source="atif", meta=chain.meta)])
+
+
+def test_junk_anywhere_is_taken_or_refused_in_words(tmp_path: Path) -> None:
+    inner = {**run({"source": "user", "message": "F"}, SAID), "trajectory_id": "sub"}
+    labels = {"agentpile": {"labels": [label(2, 1), label(3, True, "mistake_step")], "outcome": {"success": True}}}
+    for record in with_junk(run(ASKED, LOOKED, SAID, subagent_trajectories=[inner], extra=labels)):
+        with suppress(InputError):
+            chains, _ = read(tmp_path, record)
+            write(tmp_path, [LabelledChain(chain.prompt, chain.steps, (0.5,) * len(chain.steps), source="atif",
+                                           meta=chain.meta) for chain in chains])

@@ -1,0 +1,236 @@
+"""Traces as MLflow saves them (trace schema 3): the calls of a language model are steps, tools' spans their replies.
+
+MLflow's server translates a dozen dialects of OpenTelemetry into this, so that reading it reads those too. In a trace's
+JSON a span's id is base64; in assessments, and everywhere else, it is the same number in hex, which is how `meta`
+names a step's span.
+
+Source: `mlflow` 3.17.2, `Trace.to_json` and `entities/assessment.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prm_core.errors import InputError
+from prm_core.formats.base import LabelledChain, RowFormat, get, get_list, label_between, register, shown
+from prm_core.formats.messages import calls, check, content, spoken
+from prm_core.types import Step
+
+MODEL_TYPES, TOOL_TYPE, AGENT_TYPE = ("CHAT_MODEL", "LLM"), "TOOL", "AGENT"
+LABEL = "step_label"
+RUNNING = "IN_PROGRESS"
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A span, its attributes decoded.
+
+    Attributes:
+        where: names it in errors.
+        id: hex, as assessments have it.
+        parent: the span it lies in, None for the outermost.
+        kind: MLflow's span type.
+        start: Unix time in ns.
+        inputs, outputs: JSON values, None where there are none.
+    """
+
+    where: str
+    id: str
+    parent: str | None
+    name: str
+    kind: str
+    start: int
+    inputs: Any
+    outputs: Any
+
+
+def _hex(value: Any, where: str) -> str:
+    try:
+        return base64.b64decode(value, validate=True).hex()
+    except (binascii.Error, ValueError, TypeError):
+        raise InputError(f"{where} is {shown(value)}, expected an id in base64, as a trace's JSON has it") from None
+
+
+def _decoded(attributes: Mapping[str, Any], name: str, where: str) -> Any:
+    """An attribute: each holds JSON in a text."""
+    value = attributes.get(f"mlflow.{name}")
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise InputError(f"{where}: attribute mlflow.{name} is {shown(value)}, expected JSON in a text") from None
+
+
+def _span(raw: Any, where: str) -> _Span:
+    if not isinstance(raw, dict):
+        raise InputError(f"{where} is {shown(raw)}, expected an object")
+    attributes = get({"attributes": {}, **raw}, "attributes", dict, where)
+    parent = raw.get("parent_span_id")
+    return _Span(
+        where, _hex(raw.get("span_id"), f"{where}: span_id"),
+        None if not parent else _hex(parent, f"{where}: parent_span_id"), str(raw.get("name") or ""),
+        str(_decoded(attributes, "spanType", where) or ""), get(raw, "start_time_unix_nano", int, where),
+        _decoded(attributes, "spanInputs", where), _decoded(attributes, "spanOutputs", where))
+
+
+def _ancestors(span: _Span, spans: Mapping[str, _Span]) -> list[_Span]:
+    """The spans it lies in, from the inside out. Raises InputError where they lie in each other in a circle."""
+    found: list[_Span] = []
+    at = span
+    while at.parent is not None and at.parent in spans:
+        at = spans[at.parent]
+        if at in found or at is span:
+            raise InputError(f"{span.where}: its parents lie in each other in a circle; correct parent_span_id")
+        found.append(at)
+    return found
+
+
+def _message(value: Any, where: str) -> tuple[str, str] | None:
+    """(what was said, the calls) of a model's output in the shapes that clients give it, None of any other."""
+    if isinstance(value, str):
+        return value.strip(), ""
+    if isinstance(value, list):
+        # Items of the Responses API, or messages of which the last is the model's.
+        items = [item for item in value if isinstance(item, dict)]
+        asked = [{"function": item} for item in items if item.get("type") == "function_call"]
+        said = [text for item in items if item.get("type") in (None, "message")
+                and (text := content({"content": item.get("content")}, where).strip())]
+        if not asked and not said:
+            return None
+        return "\n".join(said if asked or any("type" in item for item in items) else said[-1:]), calls(
+            {"tool_calls": asked}, where)
+    if not isinstance(value, dict):
+        return None
+    for inner in (value.get("choices"), value.get("output"), value.get("messages")):
+        if isinstance(inner, list) and inner:
+            first = inner[0]
+            return _message(first["message"] if isinstance(first, dict) and isinstance(first.get("message"), dict)
+                            else inner, where)
+    said = value.get("content")
+    used = [{"function": {"name": part.get("name"), "arguments": part.get("input")}}
+            for part in (said if isinstance(said, list) else ())
+            if isinstance(part, dict) and part.get("type") == "tool_use"]
+    if said is None and not value.get("tool_calls"):
+        return None
+    return content(value, where).strip(), calls({"tool_calls": [*(value.get("tool_calls") or ()), *used]}, where)
+
+
+def _heard(value: Any, where: str) -> list[Mapping[str, Any]]:
+    """The messages of a model's input; a text is one of the user."""
+    if isinstance(value, dict):
+        value = next((value[name] for name in ("messages", "input", "prompt", "contents") if name in value), None)
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        return []
+    return [check(message, f"{where}: message {index}") for index, message in enumerate(value)
+            if not isinstance(message, dict) or "role" in message]
+
+
+def _reply(value: Any) -> str:
+    """What a tool gave."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+@register
+class MlflowTrace(RowFormat):
+    """A trace a record: `info`, `data.spans`. Assessments named `step_label` on a step's span, with a value from 0 to
+    1, are labels; a trace that is still running is left out."""
+
+    name = "mlflow_trace"
+    soft = unlabelled = observations = True
+
+    def refusal(self, chain: LabelledChain) -> str | None:
+        return None if chain.source == self.name else "has spans, which only its own chains have; write atif"
+
+    def parse_row(self, where: str, row: dict[str, Any], neutral: float, noted: Counter[str]) -> LabelledChain | None:
+        info = get(row, "info", dict, where)
+        if info.get("state") == RUNNING:
+            noted["traces that are still running left out"] += 1
+            return None
+        raw = get(get(row, "data", dict, where), "spans", list, f"{where}: data")
+        spans = {span.id: span for span in
+                 sorted((_span(one, f"{where}: span {index}") for index, one in enumerate(raw)),
+                        key=lambda span: span.start)}
+        if len(spans) < len(raw):
+            raise InputError(f"{where}: two spans have one span_id; save the trace anew")
+        above = {span.id: _ancestors(span, spans) for span in spans.values()}
+        outer = {kind: [span for span in spans.values() if span.kind in kinds and not any(
+            parent.kind in kinds for parent in above[span.id])] for kind, kinds in
+            (("model", MODEL_TYPES), ("tool", (TOOL_TYPE,)))}
+        agents = {span.name for span in spans.values() if span.kind == AGENT_TYPE}
+        models, texts = [], []
+        for span in outer["model"]:
+            said = _message(span.outputs, f"{span.where}: mlflow.spanOutputs")
+            if said is None or not any(said):
+                noted["calls of a model without an answer left out"] += 1
+                continue
+            models.append(span)
+            texts.append("\n".join(filter(None, said)))
+        if not models:
+            noted["traces without a model's answer left out"] += 1
+            return None
+        inputs = [_heard(span.inputs, f"{span.where}: mlflow.spanInputs") for span in models]
+        steps = []
+        for number, (span, text) in enumerate(zip(models, texts, strict=True)):
+            until = models[number + 1].start if number + 1 < len(models) else float("inf")
+            tools = [tool for tool in outer["tool"] if span.start <= tool.start < until]
+            after = inputs[number + 1] if number + 1 < len(models) else []
+            heard = _between(inputs[number], after, [_reply(tool.outputs) for tool in tools], span.where)
+            agent = next((one.name for one in above[span.id] if one.kind == AGENT_TYPE), "") if len(agents) > 1 else ""
+            steps.append(Step(text, heard, agent))
+        prompt = "\n\n".join(filter(None, (
+            content(message, span.where) if message["role"] in ("system", "developer", "user") else spoken(
+                message, span.where) for span in models[:1] for message in inputs[0])))
+        ids = [span.id for span in models]
+        return LabelledChain(prompt, tuple(steps), _labels(info, ids, where), source=self.name,
+                             meta={"record": row, "spans": ids})
+
+    def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
+        record, ids = chain.meta["record"], chain.meta["spans"]
+        info = record["info"]
+        if _labels(info, ids, "") == chain.labels:
+            return record
+        kept = [one for one in get_list(info, "assessments", "") if not _is_label(one, ids)]
+        trace = info.get("trace_id")
+        given = [{"assessment_name": LABEL, "trace_id": trace, "span_id": span, "feedback": {"value": label},
+                  "source": {"source_type": "CODE", "source_id": "prm"}, "valid": True}
+                 for span, label in zip(ids, chain.labels, strict=True) if label is not None]
+        return {**record, "info": {**info, "assessments": [*kept, *given]}}
+
+
+def _between(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], replies: Sequence[str], where: str
+) -> str:
+    """What came between two calls of a model: what tools replied, as their spans say it or else the next call's
+    messages, and what users and systems said."""
+    new = [message for message in after[len(before):] if message["role"] != "assistant"] if (
+        list(after[: len(before)]) == list(before)) else []
+    tools = [message for message in new if message["role"] in ("tool", "function")]
+    said = [*replies] if replies else [spoken(message, where) for message in tools]
+    said += [spoken(message, where) for message in new if message not in tools]
+    return "\n".join(filter(None, said))
+
+
+def _is_label(assessment: Any, ids: Sequence[str]) -> bool:
+    return (isinstance(assessment, dict) and assessment.get("assessment_name") == LABEL
+            and assessment.get("valid") is not False and assessment.get("span_id") in ids)
+
+
+def _labels(info: Mapping[str, Any], ids: Sequence[str], where: str) -> tuple[float | None, ...]:
+    """Labels of the steps, the last one where a span has several."""
+    found: dict[str, float] = {}
+    for assessment in get_list(info, "assessments", where):
+        if _is_label(assessment, ids):
+            given = assessment.get("feedback") or assessment.get("expectation") or {}
+            value = given.get("value") if isinstance(given, dict) else None
+            at = f"{where}: the assessment of span {assessment['span_id']}"
+            found[assessment["span_id"]] = float(value) if isinstance(value, bool) else label_between(value, at)
+    return tuple(found.get(span) for span in ids)
