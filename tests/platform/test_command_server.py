@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from prm_core.platform import command_server
+from tests.builders import warm_dvc
 
 PRM = [sys.executable, "-m", "prm_core.cli"]
 
@@ -23,6 +24,9 @@ def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """No command here needs the heavy libraries."""
     start = command_server.START.replace("command_server.serve", "command_server.MODULES = (); command_server.serve")
     monkeypatch.setattr(command_server, "START", start)
+    # DVC itself, where another test has the quick one in its place.
+    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder != str(warm_dvc.CLIENT)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
 
 
 @pytest.fixture
