@@ -25,8 +25,8 @@ def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     start = command_server.START.replace("command_server.serve", "command_server.MODULES = (); command_server.serve")
     monkeypatch.setattr(command_server, "START", start)
     # DVC itself, where another test has the quick one in its place.
-    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder != str(warm_dvc.CLIENT)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(one for one in folders if one != str(warm_dvc.CLIENT)))
 
 
 @pytest.fixture

@@ -121,7 +121,10 @@ def test_beside_a_gpu_none_is_forked(monkeypatch) -> None:
 
 def test_workers_end_with_a_process_that_is_killed() -> None:
     script = ("import os, time; from prm_core.platform import workers; workers.cores = lambda: 2\n"
-              "with workers.forked(lambda seconds: (os.write(1, b'%d\\n' % os.getpid()), time.sleep(seconds)), 2) as pool:\n"
+              "def work(seconds):\n"
+              "    os.write(1, b'%d\\n' % os.getpid())\n"
+              "    time.sleep(seconds)\n"
+              "with workers.forked(work, 2) as pool:\n"
               "    list(pool.map([60, 60]))")
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         found = [int(process.stdout.readline()) for _ in range(2)]
