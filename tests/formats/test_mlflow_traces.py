@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -131,26 +134,32 @@ def test_labels_are_written_on_the_very_span(tmp_path: Path) -> None:
     assert read(tmp_path, again)[0][0].labels == (0.5, 0.75)
 
 
-def test_a_trace_that_mlflow_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
+MAKE = f"""
+import json
+import sys
 
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
-        with mlflow.start_span("agent", span_type="AGENT") as root:
-            with mlflow.start_span("model", span_type="CHAT_MODEL") as model:
-                model.set_inputs({"messages": [USER]})
-                model.set_outputs({"choices": [{"message": ASKS}]})
-            with mlflow.start_span("look", span_type="TOOL") as tool:
-                tool.set_outputs("Ann")
-        mlflow.log_feedback(trace_id=root.trace_id, span_id=model.span_id, name="step_label", value=0.75)
-        saved = json.loads(mlflow.get_trace(root.trace_id).to_json())
-    finally:
-        mlflow.set_tracking_uri(before)
+import mlflow
+
+with mlflow.start_span("agent", span_type="AGENT") as root:
+    with mlflow.start_span("model", span_type="CHAT_MODEL") as model:
+        model.set_inputs({{"messages": [{USER}]}})
+        model.set_outputs({{"choices": [{{"message": {ASKS}}}]}})
+    with mlflow.start_span("look", span_type="TOOL") as tool:
+        tool.set_outputs("Ann")
+mlflow.log_feedback(trace_id=root.trace_id, span_id=model.span_id, name="step_label", value=0.75)
+json.dump([model.span_id, json.loads(mlflow.get_trace(root.trace_id).to_json())], open(sys.argv[1], "w"))
+"""
+
+
+def test_a_trace_that_mlflow_made(tmp_path: Path) -> None:
+    # In a process of its own: where a process has traced to, it traces on.
+    uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false"}
+    subprocess.run([sys.executable, "-c", MAKE, str(tmp_path / "saved.json")], env={**os.environ, **uri}, cwd=tmp_path,
+                   check=True)
+    model, saved = json.loads((tmp_path / "saved.json").read_text())
     (chain,), noted = read(tmp_path, saved)
     assert chain.steps == (Step(f"I look.\n{LOOK}", "Ann"),)
-    assert (chain.labels, chain.meta["spans"], noted) == ((0.75,), [model.span_id], Counter())
+    assert (chain.labels, chain.meta["spans"], noted) == ((0.75,), [model], Counter())
 
 
 @pytest.mark.parametrize(("record", "reason"), [
