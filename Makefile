@@ -26,7 +26,7 @@ run: $(READY)  ## the whole chain (PROFILE=smoke for another profile)
 test: $(READY)  ## every test, file by file on two workers
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-smoke: $(READY)  ## the whole chain in about a minute, in runs/smoke
+smoke: $(READY)  ## the whole chain in half a minute, in runs/smoke
 	$(BIN)/prm run --profile smoke
 
 ui: $(READY)  ## MLflow and Prefect in the browser, until Ctrl-C (PROFILE, MLFLOW_PORT, PREFECT_PORT, PREFECT_HOST)
