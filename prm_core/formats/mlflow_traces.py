@@ -162,12 +162,15 @@ class MlflowTrace(RowFormat):
         if len(spans) < len(raw):
             raise InputError(f"{where}: two spans have one span_id; save the trace anew")
         above = {span.id: _ancestors(span, spans) for span in spans.values()}
-        outer = {kind: [span for span in spans.values() if span.kind in kinds and not any(
-            parent.kind in kinds for parent in above[span.id])] for kind, kinds in
-            (("model", MODEL_TYPES), ("tool", (TOOL_TYPE,)))}
+
+        def outermost(*kinds: str) -> list[_Span]:
+            return [span for span in spans.values()
+                    if span.kind in kinds and not any(parent.kind in kinds for parent in above[span.id])]
+
+        every_tool = outermost(TOOL_TYPE)
         agents = {span.name for span in spans.values() if span.kind == AGENT_TYPE}
         models, texts = [], []
-        for span in outer["model"]:
+        for span in outermost(*MODEL_TYPES):
             said = _message(span.outputs, f"{span.where}: mlflow.spanOutputs")
             if said is None or not any(said):
                 noted["calls of a model without an answer left out"] += 1
@@ -181,7 +184,7 @@ class MlflowTrace(RowFormat):
         steps = []
         for number, (span, text) in enumerate(zip(models, texts, strict=True)):
             until = models[number + 1].start if number + 1 < len(models) else float("inf")
-            tools = [tool for tool in outer["tool"] if span.start <= tool.start < until]
+            tools = [tool for tool in every_tool if span.start <= tool.start < until]
             after = inputs[number + 1] if number + 1 < len(models) else []
             heard = _between(inputs[number], after, [_reply(tool.outputs) for tool in tools], span.where)
             agent = next((one.name for one in above[span.id] if one.kind == AGENT_TYPE), "") if len(agents) > 1 else ""
