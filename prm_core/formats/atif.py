@@ -141,7 +141,7 @@ def _chain(run: _Run, noted: Counter[str]) -> tuple[str, list[Step], list[int]]:
         copied = bool(step.get("is_copied_context"))
         if source == "agent" and not copied and step.get("llm_call_count") != 0 and text:
             noted["steps whose reasoning is left out"] += bool(step.get("reasoning_content"))
-            steps.append(Step(text, agent=_ours(step).get("agent", "")))
+            steps.append(Step(text, agent=_ours(step, "agent") or ""))
             numbers.append(number)
             heard.append([reply])
             continue
@@ -155,8 +155,10 @@ def _chain(run: _Run, noted: Counter[str]) -> tuple[str, list[Step], list[int]]:
              for step, said in zip(steps, heard, strict=True)], numbers)
 
 
-def _ours(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _extra(body, OURS)
+def _ours(body: Mapping[str, Any], name: str) -> str | None:
+    """A text of ours in `extra`; whatever else another project keeps under that name is theirs."""
+    found = _extra(body, OURS).get(name)
+    return found if isinstance(found, str) else None
 
 
 def _extra(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -231,7 +233,7 @@ class Atif(Format):
                 success = outcome.get("success") if isinstance(outcome, dict) else None
                 yield LabelledChain(
                     prompt, tuple(steps), _labels(runs[0], run, numbers, neutral, noted),
-                    _ours(run.body).get("answer"), success if isinstance(success, bool) else None, self.name,
+                    _ours(run.body, "answer"), success if isinstance(success, bool) else None, self.name,
                     {"document": where, "record": row, "run": number, "steps": numbers, "neutral": neutral})
         # Counted as they came, most of them not once.
         for reason in [reason for reason, count in noted.items() if not count]:

@@ -176,7 +176,8 @@ def test_bad_records_are_named(tmp_path: Path, record: Any, said: str) -> None:
     assert "in.jsonl" in str(error.value)
 
 
-@pytest.mark.parametrize("extra", [None, {"agentpile": []}, {"agentpile": {"labels": 3}}, {"prm": 1},
+@pytest.mark.parametrize("extra", [None, {"prm": {"agent": 3, "answer": [1]}}, {"agentpile": []}, {"prm": 1},
+                                   {"agentpile": {"labels": 3}},
                                    {"agentpile": {"labels": [3, {}, {"target": {"kind": "step", "address": [1]}},
                                                              label([1], 1), label(1, "x", "other")],
                                                   "outcome": [True]}}])
