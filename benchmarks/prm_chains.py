@@ -51,7 +51,7 @@ def read(path: Path, labels: str) -> list[Example]:
     if labels == "all":
         # What is not known to come from one tree counts as chains of their own.
         chains = (replace(chain, meta={}) for chain in chains)
-    found = examples_of(chains, "process", separator=SEPARATOR, mask_after_error=True)
+    found = examples_of(chains, "process", mask_after_error=True)
     return [example for example in found if any(target == target for target in example.targets)]
 
 

@@ -74,7 +74,15 @@ class ModelsConfig:
 
 @section
 class EncoderConfig:
-    separator: str = setting("text of the one token that ends the prompt and every step", min_length=1)
+    separator: str = setting(
+        "the token that ends the prompt and every step: a special one, added where the tokenizer lacks it",
+        default="<|step|>", min_length=1)
+    renderer: Literal[1, 2] = setting(
+        "version of how a turn reads; 1, of models trained before there were marks, ends steps with a token of text",
+        default=2)
+    policy_steps: Literal["boundary", "line", "blank_line", "numbered", "message"] = setting(
+        "what ends a step in the text of the policy: the separator, which warm-up teaches it, or how a pretrained one "
+        "writes", default="boundary")
     max_length: int = setting("tokens; longer chains lose whole trailing steps, counted", ge=16)
     chat_template: bool = setting("wrap the prompt in the tokenizer's chat template", default=False)
 

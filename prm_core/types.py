@@ -29,18 +29,60 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One step of a chain.
+class Call:
+    """A tool that an agent called, and what came back.
 
     Attributes:
-        text: what the policy wrote; this is what is scored.
-        observation: what a tool or another agent replied after it; context, never scored.
+        name: the tool's.
+        arguments: JSON of an object, or whatever the agent wrote in its place.
+        result: what came back, None where nothing did (yet); never scored.
+        failed: whether the result says that the call went wrong.
+        id: its name in the source, empty where it has none; no model reads it.
+    """
+
+    name: str
+    arguments: str = "{}"
+    result: str | None = None
+    failed: bool = False
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What somebody else said between two steps: context, never scored.
+
+    Attributes:
+        role: `user`, `system`, or `agent` for another agent.
+        text: what was said.
+        name: whose it is, empty where the role says enough.
+    """
+
+    role: str
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a chain: what one agent did in one turn, and what came of it.
+
+    Attributes:
+        text: what the agent said; with `reasoning` and `calls`, this is what is scored.
+        observation: what the environment replied to all of it; context, never scored.
         agent: who acted, empty for a single policy.
+        reasoning: what the agent thought before it spoke.
+        calls: tools it called, in order, with their results, which are context.
+        context: what others said after it and before the next step, in order.
+        ref: where it stands in its source (span id, message index, step id, event id); no model reads it.
     """
 
     text: str
     observation: str = ""
     agent: str = ""
+    reasoning: str = ""
+    calls: tuple[Call, ...] = ()
+    context: tuple[Message, ...] = ()
+    ref: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +97,10 @@ class Trajectory:
         answer: the answer read from the last step, None when the chain stops without one.
         outcome: whether `answer` equals the problem's, None when that is unknown.
         seed: the seed its shard was sampled with.
+        tools: the tools it was offered, as JSON of a list of function definitions; empty for none.
+        source: the format and record it was read from, empty for a sampled one.
+        parent: `trajectory/step` that it branches off or was started by, empty for none.
+        meta: cost, tokens, times and whatever else is known of it; never scored.
     """
 
     id: str
@@ -64,6 +110,10 @@ class Trajectory:
     answer: str | None
     outcome: bool | None
     seed: int
+    tools: str = ""
+    source: str = ""
+    parent: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,7 @@ def evaluate(
         judged = sum(verdict is not None for chain in rows for verdict in chain.gold)
         log.info("%s: %d chains are measured on, %d judged steps", wanted[path], len(rows), judged)
     scorer = _load(model, workspace, device, batch_size, protocol)
-    separator = scorer.encoder.config.separator
-    scored = {path: suite.score_file(scorer, wanted[path], rows, separator, ranks=protocol.ranks)
+    scored = {path: suite.score_file(scorer, wanted[path], rows, ranks=protocol.ranks)
               for path, rows in chains.items()}
     chosen, rule = (0.5, "default") if threshold is None else (threshold, "given")
     if threshold_from is not None and protocol.choose is not None:

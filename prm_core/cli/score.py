@@ -32,7 +32,8 @@ def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, An
     """
     assert answer.analysis is not None
     # Only some answers have these.
-    optional = ("truncated_steps", "in_domain", "out_of_domain", "outcome_score", "step_reliabilities")
+    optional = ("truncated_steps", "in_domain", "out_of_domain", "outcome_score", "step_reliabilities",
+                "step_refs")
     kept = {name: value for name, value in record.items() if name not in optional}
     result = {**kept, **answer.analysis.model_dump()}
     if answer.truncated_steps:
@@ -69,16 +70,15 @@ def score_lines(
                 yield scored_record(record, answer), answer
 
 
-def _write(records: Iterator[tuple[dict[str, Any], ScoringAnswer]], out: TextIO) -> tuple[int, int, int]:
-    """Writes the lines; returns how many steps did not fit the context, how many held the separator, and how many
-    trajectories the model cannot judge."""
-    truncated = held = strange = 0
+def _write(records: Iterator[tuple[dict[str, Any], ScoringAnswer]], out: TextIO) -> tuple[int, int]:
+    """Writes the lines; returns how many steps did not fit the context, and how many trajectories the model cannot
+    judge."""
+    truncated = strange = 0
     for record, answer in records:
         truncated += answer.truncated_steps
-        held += answer.held
         strange += record.get("in_domain") is False
         out.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return truncated, held, strange
+    return truncated, strange
 
 
 def score(
@@ -95,10 +95,8 @@ def score(
     Each line comes back with all its fields and step_scores, step_confidences, overall_score, first_error_step,
     error_steps, improvements, and in_domain (whether the model can judge it at all), which take the place of another
     model's. The whole file is checked and scored before anything is written. A chain longer than the model's context is
-    left out and named, unless --truncate is given, which leaves null scores at its last steps. A line break inside a
-    step, where that would end the step, is read as a space.
+    left out and named, unless --truncate is given, which leaves null scores at its last steps.
     """
-    from prm_core.models.encoder import say_held
     from prm_core.platform import store
     from prm_core.platform.progress import some
     from prm_core.scoring.foreign import load_any_scorer
@@ -123,7 +121,7 @@ def score(
     with tempfile.TemporaryDirectory(dir=out.parent if out else None, prefix=".prm-score-") as folder:
         finished = Path(folder) / "scored.jsonl"
         with finished.open("w", encoding="utf-8") as temporary:
-            truncated, held, strange = _write(records, temporary)
+            truncated, strange = _write(records, temporary)
         if len(left_out) == lines:
             raise InputError(f"{file}: no chain fits the model's context; shorten the prompts or the steps, or name a "
                              "model with a longer one")
@@ -136,7 +134,6 @@ def score(
         hint = "" if truncate else "; --truncate scores the steps that fit"
         log.warning("%d of %d chains are longer than the model's context and left out: %s%s", len(left_out), lines,
                     some(left_out), hint)
-    say_held(held, service.separator, str(file))
     if truncated:
         log.warning("%d trailing steps did not fit the model's context and have no score", truncated)
     if strange:

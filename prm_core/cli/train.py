@@ -71,7 +71,7 @@ def _examples(
     from prm_core.training.reward.labelled import examples_of
 
     chains = chain.from_iterable(reader.read(file, neutral=neutral) for file in files)
-    return examples_of(chains, kind, separator=config.encoder.separator, mask_after_error=mask_after_error)
+    return examples_of(chains, kind, mask_after_error=mask_after_error)
 
 
 def _train(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prm_core.errors import InputError
 from prm_core.formats.base import LabelledChain, RowFormat, get, label_of, rating_of, register, rest, shown
-from prm_core.formats.messages import calls, check, content, spoken
-from prm_core.types import Step
+from prm_core.formats.messages import AGENT, conversation, to_messages, tools_text
 
 
 def _chain(messages: Sequence[Any], given: Mapping[str, Any], where: str, neutral: float, noted: Counter[str],
            **fields: Any) -> LabelledChain:
-    """What precedes the agent's first message is the prompt. Each of its messages is a step, its text what it said and
-    the tools it called; the replies up to its next message are the step's observation.
+    """What precedes the agent's first message is the prompt; each of its messages is a step.
 
     Args:
         messages: of the trajectory.
@@ -23,32 +22,21 @@ def _chain(messages: Sequence[Any], given: Mapping[str, Any], where: str, neutra
         fields: of the chain, beside prompt, steps and labels; its meta gets `indices` (of the steps' messages) and
             `ratings`.
     """
-    for index, message in enumerate(messages):
-        check(message, f"{where}: message {index}")
-    agents = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    turns = conversation(messages, where, noted)
+    agents = [str(index) for index, message in enumerate(messages) if message.get("role") == AGENT]
     if not agents:
         raise InputError(f"{where}: there is no assistant message, so there is no step to judge")
     # As a column of Parquet, the ratings have every index that any row has.
-    foreign = {key for key, rating in given.items() if rating is not None} - {str(index) for index in agents}
+    foreign = {key for key, rating in given.items() if rating is not None} - set(agents)
     if foreign:
         raise InputError(f"{where}: step_labels names message {shown(min(foreign))}, which is no assistant's; "
-                         f"those are {', '.join(map(str, agents))}")
-    steps, labels, indices = [], [], []
-    for index, following in zip(agents, [*agents[1:], len(messages)], strict=True):
-        at = f"{where}: message {index}"
-        text = "\n".join(filter(None, (content(messages[index], at).strip(), calls(messages[index], at))))
-        if not text:
-            noted["messages without text or tool call left out"] += 1
-            continue
-        heard = [spoken(messages[n], f"{where}: message {n}") for n in range(index + 1, following)]
-        steps.append(Step(text, "\n".join(heard)))
-        labels.append(label_of(given.get(str(index)), neutral, f"{where}: step_labels {index}"))
-        indices.append(index)
+                         f"those are {', '.join(agents)}")
+    prompt, steps = turns.finish()
     if not steps:
         raise InputError(f"{where}: no assistant message has text or a tool call; remove the record")
-    prompt = "\n\n".join(content(message, where) for message in messages[:agents[0]])
-    fields["meta"] |= {"indices": indices, "ratings": given}
-    return LabelledChain(prompt, tuple(steps), tuple(labels), **fields)
+    labels = tuple(label_of(given.get(step.ref), neutral, f"{where}: step_labels {step.ref}") for step in steps)
+    fields["meta"] |= {"indices": [int(step.ref) for step in steps], "ratings": given}
+    return LabelledChain(prompt, steps, labels, **fields)
 
 
 @register
@@ -93,7 +81,7 @@ class AgentProcessBench(RowFormat):
         final = row.get("final_label")
         return _chain(get(row, "messages", list, where), given or {}, where, neutral, noted,
                       outcome=None if final not in (-1, 1) else final == 1, source=self.name,
-                      meta={"rest": rest(row, "step_labels")})
+                      tools=tools_text(row.get("tools"), where), meta={"rest": rest(row, "step_labels")})
 
     def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
         own = self.own(chain)
@@ -103,9 +91,10 @@ class AgentProcessBench(RowFormat):
             own = chain.meta | {"rest": {**rest(record, "traj"), "question": chain.prompt, "messages": record["traj"],
                                          "tools": [], "final_label": final}}
         elif not own:
-            messages = _messages(chain)
-            indices = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-            own = {"rest": {"question": chain.prompt, "messages": messages, "tools": [], "final_label": final},
+            messages = to_messages(chain.prompt, chain.steps)
+            indices = [index for index, message in enumerate(messages) if message["role"] == AGENT]
+            own = {"rest": {"question": chain.prompt, "messages": messages,
+                                "tools": json.loads(chain.tools or "[]"), "final_label": final},
                    "indices": indices, "ratings": {}}
         labels = dict(own["ratings"])
         for index, label in zip(own["indices"], chain.labels, strict=True):
@@ -113,12 +102,3 @@ class AgentProcessBench(RowFormat):
             if rating is not None:
                 labels[str(index)] = rating
         return {**own["rest"], "step_labels": labels}
-
-
-def _messages(chain: LabelledChain) -> Sequence[dict[str, str]]:
-    messages = [{"role": "user", "content": chain.prompt}]
-    for step in chain.steps:
-        messages.append({"role": "assistant", "content": step.text})
-        if step.observation:
-            messages.append({"role": "tool", "content": step.observation})
-    return messages

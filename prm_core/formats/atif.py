@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prm_core.errors import InputError
@@ -30,9 +31,10 @@ from prm_core.formats.base import (
     register,
     shown,
 )
-from prm_core.formats.messages import call_text
+from prm_core.formats.messages import Turns, as_text, tools_text
 from prm_core.platform.records import Row
-from prm_core.types import Step
+from prm_core.turns import is_empty, written
+from prm_core.types import Call, Step
 
 VERSION, VERSIONS = "ATIF-v1.8", re.compile(r"ATIF-v1\.[0-8]")
 # In `extra`: other projects' labels and outcome, and what of ours ATIF has no place for.
@@ -80,52 +82,56 @@ def _text(value: Any, where: str, noted: Counter[str]) -> str:
     return "\n".join(texts)
 
 
-def _calls(step: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """(id, text) of each tool call, in order."""
+def _calls(step: Mapping[str, Any], where: str) -> tuple[Call, ...]:
+    """The tool calls, in order."""
     found = []
     for call in get_list(step, "tool_calls", where):
         if not isinstance(call, dict) or not all(isinstance(call.get(name), str) for name in
                                                  ("tool_call_id", "function_name")):
             raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with tool_call_id, "
                              "function_name and arguments")
-        found.append((call["tool_call_id"], call_text(call["function_name"], call.get("arguments") or {})))
-    return found
+        found.append(Call(call["function_name"], as_text(call.get("arguments") or {}), id=call["tool_call_id"]))
+    return tuple(found)
 
 
-def _results(step: Mapping[str, Any], calls: Sequence[str], where: str, noted: Counter[str]) -> str:
-    """What came back, in the order of the calls, whatever order it came in; what answers no call stands last."""
+def _results(step: Mapping[str, Any], calls: Sequence[Call], where: str, noted: Counter[str]
+             ) -> tuple[tuple[Call, ...], str]:
+    """The calls with what came back, whatever order it came in, and what answers no call."""
     observation = step.get("observation") or {}
     results = observation.get("results") if isinstance(observation, dict) else None
     if observation and not isinstance(results, list):
         raise InputError(f"{where}: observation is {shown(observation)}, expected an object with a list `results`")
+    ids = [call.id for call in calls]
     said: dict[str | None, list[str]] = {}
+    failed = set()
     for result in results or ():
         if not isinstance(result, dict):
             raise InputError(f"{where}: a result is {shown(result)}, expected an object")
         call = result.get("source_call_id")
-        if call is not None and call not in calls:
+        if call is not None and call not in ids:
             raise InputError(f"{where}: a result answers the call {shown(call)}, and the step's calls are "
-                             f"{', '.join(calls) or 'none'}; correct its source_call_id")
+                             f"{', '.join(ids) or 'none'}; correct its source_call_id")
         text = _text(result.get("content"), f"{where}: the content of a result", noted)
         refs = get_list(result, "subagent_trajectory_ref", where)
         text = text or "\n".join(f"[sub-agent {ref.get('trajectory_id') or ref.get('trajectory_path')}]"
                                  for ref in refs if isinstance(ref, dict))
         said.setdefault(call, []).append(text)
-    if missing := sum(call not in said for call in calls):
+        if _extra(result, OURS).get("failed") is True:
+            failed.add(call)
+    if missing := sum(name not in said for name in ids):
         noted["tool calls without a result"] += missing
-    return "\n".join(text for call in (*calls, None) for text in said.get(call, ()) if text)
+    answered = tuple(replace(call, result="\n".join(said[call.id]) if call.id in said else None,
+                             failed=call.id in failed) for call in calls)
+    return answered, "\n".join(filter(None, said.get(None, ())))
 
 
-def _chain(run: _Run, noted: Counter[str]) -> tuple[str, list[Step], list[int]]:
+def _chain(run: _Run, noted: Counter[str]) -> tuple[str, tuple[Step, ...], list[int]]:
     """Prompt, steps, and the number that each has in the record.
 
     What a model wrote is a step; what users, systems and rules said, and what was copied from an earlier run, is
-    context: before the first step part of the prompt, later of the observation of the step before it.
+    context: before the first step part of the prompt, later of the step before it.
     """
-    prompt: list[str] = []
-    steps: list[Step] = []
-    numbers: list[int] = []
-    heard: list[list[str]] = []
+    turns = Turns(noted)
     for number, step in enumerate(get(run.body, "steps", list, run.where), 1):
         where = f"{run.where}: step {number}"
         if not isinstance(step, dict) or step.get("step_id") != number:
@@ -134,25 +140,20 @@ def _chain(run: _Run, noted: Counter[str]) -> tuple[str, list[Step], list[int]]:
         source = step.get("source")
         if source not in ("system", "user", "agent"):
             raise InputError(f"{where}: source is {shown(source)}, expected system, user or agent")
-        calls = _calls(step, where)
-        message = _text(step.get("message"), f"{where}: message", noted).strip()
-        text = "\n".join(filter(None, (message, *(written for _, written in calls))))
-        reply = _results(step, [name for name, _ in calls], where, noted)
+        calls, reply = _results(step, _calls(step, where), where, noted)
+        message = _text(step.get("message"), f"{where}: message", noted)
+        thought = get({"reasoning_content": None, **step}, "reasoning_content", (str, type(None)), where) or ""
+        said = Step(message, reply, _ours(step, "agent") or "", thought, calls, ref=str(number))
         copied = bool(step.get("is_copied_context"))
-        if source == "agent" and not copied and step.get("llm_call_count") != 0 and text:
-            noted["steps whose reasoning is left out"] += bool(step.get("reasoning_content"))
-            steps.append(Step(text, agent=_ours(step, "agent") or ""))
-            numbers.append(number)
-            heard.append([reply])
+        if source == "agent" and not copied and step.get("llm_call_count") != 0 and not is_empty(said):
+            turns.say(said)
             continue
-        noted["agent's steps that no model wrote, or without text and call, read as context"] += source == "agent"
-        if steps:
-            heard[-1] += [f"{source}: {text}" if text else "", reply]
-        else:
-            prompt += [text, reply]
-    return ("\n\n".join(filter(None, prompt)),
-            [Step(step.text, "\n".join(filter(None, said)), step.agent)
-             for step, said in zip(steps, heard, strict=True)], numbers)
+        if source == "agent":
+            noted["agent's steps that no model wrote, or without text and call, read as context"] += 1
+        for text in (written(said), *(call.result for call in calls if call.result), reply):
+            turns.hear(source, text)
+    prompt, steps = turns.prompt, tuple(turns.steps)
+    return "\n\n".join(prompt), steps, [int(step.ref) for step in steps]
 
 
 def _ours(body: Mapping[str, Any], name: str) -> str | None:
@@ -232,12 +233,11 @@ class Atif(Format):
                 outcome = _extra(run.body, SHARED).get("outcome")
                 success = outcome.get("success") if isinstance(outcome, dict) else None
                 yield LabelledChain(
-                    prompt, tuple(steps), _labels(runs[0], run, numbers, neutral, noted),
+                    prompt, steps, _labels(runs[0], run, numbers, neutral, noted),
                     _ours(run.body, "answer"), success if isinstance(success, bool) else None, self.name,
-                    {"document": where, "record": row, "run": number, "steps": numbers, "neutral": neutral})
-        # Counted as they came, most of them not once.
-        for reason in [reason for reason, count in noted.items() if not count]:
-            del noted[reason]
+                    {"document": where, "record": row, "run": number, "steps": numbers, "neutral": neutral},
+                    tools_text(get_list(get({"agent": {}, **run.body}, "agent", dict, run.where), "tool_definitions",
+                                        run.where), run.where))
 
     def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
         alone = itertools.count()
@@ -280,16 +280,44 @@ def _put_labels(body: Any, name: str | None, numbers: Sequence[int], labels: Lab
 def _anew(chain: LabelledChain) -> dict[str, Any]:
     """A record of a chain from elsewhere."""
     steps: list[dict[str, Any]] = [{"step_id": 1, "source": "user", "message": chain.prompt}]
-    for number, step in enumerate(chain.steps, 2):
-        written: dict[str, Any] = {"step_id": number, "source": "agent", "message": step.text}
-        if step.observation:
-            written["observation"] = {"results": [{"content": step.observation}]}
+    numbers = []
+    for index, step in enumerate(chain.steps):
+        numbers.append(len(steps) + 1)
+        ids = [call.id or f"call_{index}_{number}" for number, call in enumerate(step.calls)]
+        results: list[dict[str, Any]] = [
+            {"source_call_id": id, "content": call.result}
+            | ({"extra": {OURS: {"failed": True}}} if call.failed else {})
+            for id, call in zip(ids, step.calls, strict=True) if call.result is not None]
+        results += [{"content": step.observation}] if step.observation else []
+        body: dict[str, Any] = {"step_id": numbers[-1], "source": "agent", "message": step.text}
+        if step.reasoning:
+            body["reasoning_content"] = step.reasoning
+        if step.calls:
+            body["tool_calls"] = [{"tool_call_id": id, "function_name": call.name, "arguments": _arguments(call)}
+                                  for id, call in zip(ids, step.calls, strict=True)]
+        if results:
+            body["observation"] = {"results": results}
         if step.agent:
-            written["extra"] = {OURS: {"agent": step.agent}}
-        steps.append(written)
-    body: dict[str, Any] = {"schema_version": VERSION, "agent": {"name": "unknown", "version": "unknown"},
-                            "steps": steps, "extra": {SHARED: {"outcome": {"success": chain.outcome}}}}
+            body["extra"] = {OURS: {"agent": step.agent}}
+        steps.append(body)
+        for message in step.context:
+            source = "system" if message.role == "system" else "user"
+            steps.append({"step_id": len(steps) + 1, "source": source, "message": message.text})
+    agent: dict[str, Any] = {"name": "unknown", "version": "unknown"}
+    if chain.tools:
+        agent["tool_definitions"] = [{"type": "function", "function": tool} for tool in json.loads(chain.tools)]
+    body = {"schema_version": VERSION, "agent": agent, "steps": steps,
+            "extra": {SHARED: {"outcome": {"success": chain.outcome}}}}
     if chain.answer is not None:
         body["extra"][OURS] = {"answer": chain.answer}
-    _put_labels(body, None, range(2, len(chain.steps) + 2), chain.labels)
+    _put_labels(body, None, numbers, chain.labels)
     return body
+
+
+def _arguments(call: Call) -> dict[str, Any]:
+    """ATIF's are an object; what is none stands in one, under a name of its own."""
+    try:
+        found = json.loads(call.arguments)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"_raw": call.arguments}

@@ -15,6 +15,7 @@ from prm_core.errors import InputError
 from prm_core.formats import files
 from prm_core.platform.records import Row, read_rows
 from prm_core.registry import Registry
+from prm_core.turns import heard, with_tools
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class LabelledChain:
         answer: the reference answer, None where the data has none.
         outcome: whether the chain's final answer is right, None where the data does not say.
         source: name of the format it was read from.
+        tools: the tools the agent was offered, as JSON of their definitions; empty for none.
         meta: what that format says beyond this; its own writer puts it back. Labels may be replaced; who changes the
             steps clears `source` and `meta`, which describe those that were read.
     """
@@ -49,6 +51,12 @@ class LabelledChain:
     outcome: bool | None = None
     source: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    tools: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The question as a model reads it, with the tools."""
+        return with_tools(self.prompt, self.tools)
 
     @property
     def first_error(self) -> int | None:
@@ -149,7 +157,7 @@ class Format(ABC):
 
     def _unfit(self, chain: LabelledChain) -> str | None:
         for index, (step, label) in enumerate(zip(chain.steps, chain.labels, strict=True)):
-            if step.observation and not self.observations:
+            if heard(step) and not self.observations:
                 return (f"has no place for what a tool replied after step {index}; write agentprocessbench, or put the "
                         "replies into the steps first")
             if label is None and not self.unlabelled:

@@ -1,13 +1,231 @@
-"""Chat messages, as several formats hold them: their text, the tools they call, and how a reply reads as context."""
+"""Messages of a conversation, in the shapes that clients exchange, as turns: steps of the agent and what it heard.
+
+Chat messages (a `role` each) and items of the Responses API (a `type` each) are both read, mixed too. A call is paired
+with its result by id, whatever order results come in; where there are no ids, in order. What is not read is counted.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prm_core.errors import InputError
-from prm_core.formats.base import shown
+from prm_core.formats.base import get_list, shown
+from prm_core.turns import is_empty
+from prm_core.types import Call, Message, Step
+
+AGENT, USERS, SYSTEMS, TOOLS = "assistant", ("user", "human"), ("system", "developer"), ("tool", "function", "ipython")
+# Said by the world rather than by anybody.
+WORLD = ("environment", "observation")
+TEXTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text", "reasoning", "thinking")
+THOUGHTS = ("reasoning", "thinking", "redacted_thinking")
+# Of the Responses API: what a model writes, and what comes back. Items that only say that the service did something of
+# its own stand for a call and its result in one.
+CALLS = {"function_call": "arguments", "custom_tool_call": "input", "mcp_call": "arguments"}
+CALLS_WITHOUT_RESULT = "calls without a result"
+RESULTS = ("function_call_output", "custom_tool_call_output")
+
+
+@dataclass(slots=True)
+class Turns:
+    """Collects a conversation: what precedes the agent's first turn is the prompt, then each turn is a step.
+
+    Args:
+        noted: what is left out is counted here.
+
+    Attributes:
+        prompt: paragraphs.
+        steps: so far.
+    """
+
+    noted: Counter[str]
+    prompt: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    def say(self, step: Step) -> bool:
+        """A turn of the agent; False, and counted, where it is empty."""
+        if is_empty(step):
+            self.noted["agent's turns without text or tool call left out"] += 1
+            return False
+        self.steps.append(step)
+        return True
+
+    def answer(self, text: str, *, id: str | None = None, name: str | None = None, failed: bool = False) -> None:
+        """What a tool gave: the result of the open call of this id, else, where one of both has none, of the first open
+        one of the last turn, of this name if there is such. Where there is none it is an observation, counted."""
+        is_open = [(at, number) for at, step in enumerate(self.steps)
+                   for number, call in enumerate(step.calls) if call.result is None]
+        here = [(at, number) for at, number in is_open if at == len(self.steps) - 1 and not (
+            id and self.steps[at].calls[number].id)]
+        same = [(at, number) for at, number in is_open if id and self.steps[at].calls[number].id == id]
+        same = same or [(at, number) for at, number in here if self.steps[at].calls[number].name == name] or here
+        if not same:
+            if self.steps:
+                self.noted["results that answer no call, read as observations"] += 1
+            self.observe(text)
+            return
+        at, number = same[0]
+        calls = list(self.steps[at].calls)
+        calls[number] = replace(calls[number], result=text, failed=failed)
+        self.steps[at] = replace(self.steps[at], calls=tuple(calls))
+
+    def observe(self, text: str) -> None:
+        """What the environment said."""
+        if not text:
+            return
+        if not self.steps:
+            self.prompt.append(text)
+            return
+        last = self.steps[-1]
+        self.steps[-1] = replace(last, observation="\n".join(filter(None, (last.observation, text))))
+
+    def hear(self, role: str, text: str, name: str = "") -> None:
+        """What somebody else said; role as of `Message`."""
+        if not text:
+            return
+        if not self.steps:
+            self.prompt.append(text)
+            return
+        self.steps[-1] = replace(self.steps[-1], context=(*self.steps[-1].context, Message(role, text, name)))
+
+    def finish(self) -> tuple[str, tuple[Step, ...]]:
+        """Prompt and steps."""
+        # A run may end with calls that nobody answered.
+        open_calls = sum(call.result is None for step in self.steps for call in step.calls)
+        if open_calls:
+            self.noted[CALLS_WITHOUT_RESULT] += open_calls
+        return "\n\n".join(self.prompt), tuple(self.steps)
+
+
+def conversation(messages: Sequence[Any], where: str, noted: Counter[str], *, agent: str = "") -> Turns:
+    """The turns of chat messages or Responses items. The reference of a step is the index of its first message.
+
+    Args:
+        agent: name of the agent whose turns these are, where several act.
+
+    Raises InputError naming a message of an unknown role or shape.
+    """
+    turns = Turns(noted)
+    # Items of one response are one turn: it ends with what comes back.
+    pending: Step | None = None
+    for index, message in enumerate(messages):
+        at = f"{where}: message {index}"
+        if isinstance(message, dict) and "role" not in message and isinstance(message.get("type"), str):
+            said = _item(message, at, noted)
+            if said is not None:
+                pending = said if pending is None else _joined(pending, said)
+                pending = replace(pending, ref=pending.ref or str(index))
+                continue
+            if message["type"] not in RESULTS:
+                continue
+            if pending is not None:
+                turns.say(pending)
+                pending = None
+            turns.answer(content({"content": message.get("output")}, at, noted), id=message.get("call_id"),
+                         failed=message.get("status") == "incomplete")
+            continue
+        role = check(message, at)["role"]
+        if role == AGENT and pending is not None and message.get("type") == "message":
+            pending = _joined(pending, Step(content(message, at, noted)))
+            continue
+        if pending is not None:
+            turns.say(pending)
+            pending = None
+        if role == AGENT and message.get("type") == "message":
+            pending = Step(content(message, at, noted), agent=agent, ref=str(index))
+        elif role == AGENT:
+            turns.say(replace(turn(message, at, noted), agent=message.get("name") or agent, ref=str(index)))
+        elif role in TOOLS:
+            turns.answer(content(message, at, noted), id=message.get("tool_call_id"), name=message.get("name"),
+                         failed=bool(message.get("error")) or message.get("status") == "error")
+        elif role in WORLD:
+            turns.observe(content(message, at, noted))
+        elif role in (*USERS, *SYSTEMS):
+            _hear(turns, message, "user" if role in USERS else "system", at)
+        else:
+            raise InputError(f"{at} has the role {shown(role)}; known are {AGENT} and "
+                             f"{', '.join((*USERS, *SYSTEMS, *TOOLS, *WORLD))}: rename it or remove the message")
+    if pending is not None:
+        turns.say(pending)
+    return turns
+
+
+def _hear(turns: Turns, message: Mapping[str, Any], role: str, where: str) -> None:
+    """A user's or a system's message; Anthropic's clients send the results of tools as the user's."""
+    parts = message.get("content")
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, dict) and part.get("type") == "tool_result":
+            turns.answer(content(part, where, turns.noted), id=part.get("tool_use_id"),
+                         failed=bool(part.get("is_error")))
+    turns.hear(role, content(message, where, turns.noted), str(message.get("name") or ""))
+
+
+def joined(steps: Sequence[Step]) -> Step:
+    """Pieces of one turn as the turn."""
+    first, *more = steps
+    for second in more:
+        first = _joined(first, second)
+    return first
+
+
+def _joined(first: Step, second: Step) -> Step:
+    return replace(first, text="\n".join(filter(None, (first.text, second.text))),
+                   reasoning="\n".join(filter(None, (first.reasoning, second.reasoning))),
+                   calls=(*first.calls, *second.calls))
+
+
+def _item(item: Mapping[str, Any], where: str, noted: Counter[str]) -> Step | None:
+    """What a Responses item adds to a turn; None of one that is no model's, counted where it is not read."""
+    kind = item["type"]
+    if kind == "reasoning":
+        said = [*get_list(item, "summary", where), *get_list(item, "content", where)]
+        return Step("", reasoning=content({"content": said}, where, noted))
+    if kind in CALLS:
+        if not isinstance(item.get("name"), str) or not item["name"]:
+            raise InputError(f"{where}: a {kind} has the name {shown(item.get('name'))}, expected a text")
+        back, error = item.get("output"), item.get("error")
+        result = None if back is None and error is None else as_text(error if error is not None else back)
+        return Step("", calls=(Call(item["name"], as_text(item.get(CALLS[kind]) or "{}"), result, error is not None,
+                                    str(item.get("call_id") or item.get("id") or "")),))
+    if kind not in RESULTS:
+        noted[f"items of type {kind} left out"] += 1
+    return None
+
+
+def turn(message: Mapping[str, Any], where: str, noted: Counter[str]) -> Step:
+    """What an agent's chat message says, thinks and calls; the parts that Anthropic's clients use too."""
+    parts = message.get("content")
+    parts = parts if isinstance(parts, list) else []
+    thought = [message.get(name) for name in ("reasoning_content", "reasoning")]
+    thought += [part.get("thinking") or part.get("reasoning") or part.get("text") for part in parts
+                if isinstance(part, dict) and part.get("type") in THOUGHTS]
+    used = [{"id": part.get("id"), "function": {"name": part.get("name"), "arguments": part.get("input")}}
+            for part in parts if isinstance(part, dict) and part.get("type") == "tool_use"]
+    called = [*get_list(message, "tool_calls", where), *used]
+    # As OpenAI's clients said it before there were several.
+    if isinstance(message.get("function_call"), dict):
+        called.append({"function": message["function_call"]})
+    return Step(content(message, where, noted), calls=tuple(_call(call, where) for call in called),
+                reasoning="\n".join(text for text in thought if isinstance(text, str) and text))
+
+
+def _call(call: Any, where: str) -> Call:
+    # tau2 and inspect have the name and the arguments beside the id.
+    function = call.get("function", call) if isinstance(call, dict) else None
+    name = function.get("name") if isinstance(function, dict) else function
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with function.name and "
+                         "function.arguments")
+    given = (function if isinstance(function, dict) else call).get("arguments")
+    return Call(name, "{}" if given in (None, "") else as_text(given), id=str(call.get("id") or ""))
+
+
+def as_text(value: Any) -> str:
+    """A text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def check(message: Any, where: str) -> Mapping[str, Any]:
@@ -17,41 +235,61 @@ def check(message: Any, where: str) -> Mapping[str, Any]:
     return message
 
 
-def content(message: Mapping[str, Any], where: str) -> str:
-    """What a message says, its parts joined; empty where it only calls tools."""
+def content(message: Mapping[str, Any], where: str, noted: Counter[str] | None = None) -> str:
+    """What a message says, its parts joined; empty where it only calls tools. Parts that are no text are counted."""
     said = message.get("content")
     if said is None:
         return ""
+    if isinstance(said, dict):
+        said = [said]
     if isinstance(said, list):
-        said = "".join((part.get("text") or "") if isinstance(part, dict) else "" for part in said)
+        texts = []
+        for part in said:
+            kind = part.get("type", "text") if isinstance(part, dict) else None
+            if isinstance(part, str):
+                texts.append(part)
+            elif kind in TEXTS and not (kind in THOUGHTS and "role" in message):
+                text = next((part[name] for name in ("text", "refusal") if isinstance(part.get(name), str)), "")
+                texts.append(text)
+            elif kind not in (*THOUGHTS, "tool_use", "tool_result") and noted is not None:
+                noted["images, sounds and other parts that are no text left out"] += 1
+        said = "".join(texts)
     if not isinstance(said, str):
         raise InputError(f"{where}: content is {shown(said)}, expected a text")
     return said
 
 
-def calls(message: Mapping[str, Any], where: str) -> str:
-    """Tool calls as the agent wrote them, in the tags most chat templates use."""
-    lines = []
-    for call in message.get("tool_calls") or ():
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with function.name and "
-                             "function.arguments")
-        lines.append(call_text(function["name"], function.get("arguments") or "{}"))
-    return "\n".join(lines)
+def to_messages(prompt: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Chat messages of a chain: what `conversation` reads as the same prompt and turns, given ids to the calls."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
+    for index, step in enumerate(steps):
+        ids = [call.id or f"call_{index}_{number}" for number, call in enumerate(step.calls)]
+        called = [{"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                  for id, call in zip(ids, step.calls, strict=True)]
+        messages.append({"role": AGENT, "content": step.text}
+                        | ({"name": step.agent} if step.agent else {})
+                        | ({"reasoning_content": step.reasoning} if step.reasoning else {})
+                        | ({"tool_calls": called} if called else {}))
+        messages += [{"role": "tool", "tool_call_id": id, "content": call.result}
+                     | ({"error": True} if call.failed else {})
+                     for id, call in zip(ids, step.calls, strict=True) if call.result is not None]
+        if step.observation:
+            messages.append({"role": WORLD[0], "content": step.observation})
+        messages += [{"role": "user" if said.role == "agent" else said.role, "content": said.text}
+                     | ({"name": said.name} if said.name else {}) for said in step.context]
+    return messages
 
 
-def call_text(name: str, arguments: Any) -> str:
-    """A tool call as the agent wrote it; the arguments are JSON or a text that holds some."""
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return f'<tool_call>{{"name": "{name}", "arguments": {arguments}}}</tool_call>'
-
-
-def spoken(message: Mapping[str, Any], where: str) -> str:
-    """A message as context: a tool's reply needs no name, anything else said between two steps does."""
-    text = content(message, where)
-    return text if message["role"] == "tool" else f"{message['role']}: {text}"
+def tools_text(tools: Any, where: str) -> str:
+    """Tools that were offered as JSON of their definitions, empty for none. Raises InputError where they are no list of
+    objects."""
+    if tools in (None, [], ""):
+        return ""
+    if isinstance(tools, str):
+        return tools
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise InputError(f"{where}: tools is {shown(tools)}, expected a list of function definitions")
+    return json.dumps([tool.get("function", tool) for tool in tools], ensure_ascii=False)
 
 
 def text_of(value: Any, where: str) -> str:

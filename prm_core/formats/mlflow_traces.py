@@ -14,17 +14,30 @@ import binascii
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prm_core.errors import InputError
 from prm_core.formats.base import LabelledChain, RowFormat, get, get_list, label_between, register, shown
-from prm_core.formats.messages import calls, check, content, spoken
+from prm_core.formats.messages import (
+    AGENT,
+    SYSTEMS,
+    TOOLS,
+    Turns,
+    as_text,
+    check,
+    content,
+    conversation,
+    joined,
+    tools_text,
+    turn,
+)
+from prm_core.turns import is_empty
 from prm_core.types import Step
 
 MODEL_TYPES, TOOL_TYPE, AGENT_TYPE = ("CHAT_MODEL", "LLM"), "TOOL", "AGENT"
 LABEL = "step_label"
-RUNNING = "IN_PROGRESS"
+RUNNING, FAILED = "IN_PROGRESS", "STATUS_CODE_ERROR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,8 @@ class _Span:
         parent: the span it lies in, None for the outermost.
         kind: MLflow's span type.
         start: Unix time in ns.
+        failed: whether it ended with an error.
+        tools: definitions of the tools that a model was offered.
         inputs, outputs: JSON values, None where there are none.
     """
 
@@ -46,6 +61,8 @@ class _Span:
     name: str
     kind: str
     start: int
+    failed: bool
+    tools: Any
     inputs: Any
     outputs: Any
 
@@ -77,6 +94,8 @@ def _span(raw: Any, where: str) -> _Span:
         where, _hex(raw.get("span_id"), f"{where}: span_id"),
         None if not parent else _hex(parent, f"{where}: parent_span_id"), str(raw.get("name") or ""),
         str(_decoded(attributes, "spanType", where) or ""), get(raw, "start_time_unix_nano", int, where),
+        isinstance(raw.get("status"), dict) and raw["status"].get("code") == FAILED,
+        _decoded(attributes, "chat.tools", where),
         _decoded(attributes, "spanInputs", where), _decoded(attributes, "spanOutputs", where))
 
 
@@ -92,34 +111,28 @@ def _ancestors(span: _Span, spans: Mapping[str, _Span]) -> list[_Span]:
     return found
 
 
-def _message(value: Any, where: str) -> tuple[str, str] | None:
-    """(what was said, the calls) of a model's output in the shapes that clients give it, None of any other."""
+def _said(value: Any, where: str, noted: Counter[str]) -> Step | None:
+    """The turn in a model's output in the shapes that clients give it, None of any other."""
     if isinstance(value, str):
-        return value.strip(), ""
+        return Step(value.strip())
     if isinstance(value, list):
-        # Items of the Responses API, or messages of which the last is the model's.
-        items = [item for item in value if isinstance(item, dict)]
-        asked = [{"function": item} for item in items if item.get("type") == "function_call"]
-        said = [text for item in items if item.get("type") in (None, "message")
-                and (text := content({"content": item.get("content")}, where).strip())]
-        if not asked and not said:
-            return None
-        return "\n".join(said if asked or any("type" in item for item in items) else said[-1:]), calls(
-            {"tool_calls": asked}, where)
+        items = [item for item in value if isinstance(item, dict) and (
+            "type" in item or item.get("role") == AGENT or ("role" not in item and "content" in item))]
+        # Messages, of which the last is the model's, or items of one response.
+        items = items if any("type" in item for item in items) else [{"role": AGENT, **item} for item in items[-1:]]
+        turns = conversation(items, where, noted)
+        steps = [step for step in turns.steps if not is_empty(step)]
+        return joined(steps) if steps else None
     if not isinstance(value, dict):
         return None
     for inner in (value.get("choices"), value.get("output"), value.get("messages")):
         if isinstance(inner, list) and inner:
             first = inner[0]
-            return _message(first["message"] if isinstance(first, dict) and isinstance(first.get("message"), dict)
-                            else inner, where)
-    said = value.get("content")
-    used = [{"function": {"name": part.get("name"), "arguments": part.get("input")}}
-            for part in (said if isinstance(said, list) else ())
-            if isinstance(part, dict) and part.get("type") == "tool_use"]
-    if said is None and not value.get("tool_calls"):
+            return _said(first["message"] if isinstance(first, dict) and isinstance(first.get("message"), dict)
+                         else inner, where, noted)
+    if value.get("content") is None and not value.get("tool_calls"):
         return None
-    return content(value, where).strip(), calls({"tool_calls": [*(value.get("tool_calls") or ()), *used]}, where)
+    return turn(value, where, noted)
 
 
 def _heard(value: Any, where: str) -> list[Mapping[str, Any]]:
@@ -132,11 +145,6 @@ def _heard(value: Any, where: str) -> list[Mapping[str, Any]]:
         return []
     return [check(message, f"{where}: message {index}") for index, message in enumerate(value)
             if not isinstance(message, dict) or "role" in message]
-
-
-def _reply(value: Any) -> str:
-    """What a tool gave."""
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 @register
@@ -167,34 +175,35 @@ class MlflowTrace(RowFormat):
             return [span for span in spans.values()
                     if span.kind in kinds and not any(parent.kind in kinds for parent in above[span.id])]
 
-        every_tool = outermost(TOOL_TYPE)
         agents = {span.name for span in spans.values() if span.kind == AGENT_TYPE}
-        models, texts = [], []
+        models: list[tuple[_Span, Step]] = []
         for span in outermost(*MODEL_TYPES):
-            said = _message(span.outputs, f"{span.where}: mlflow.spanOutputs")
-            if said is None or not any(said):
+            said = _said(span.outputs, f"{span.where}: mlflow.spanOutputs", noted)
+            if said is None or is_empty(said):
                 noted["calls of a model without an answer left out"] += 1
                 continue
-            models.append(span)
-            texts.append("\n".join(filter(None, said)))
+            agent = next((one.name for one in above[span.id] if one.kind == AGENT_TYPE), "") if len(agents) > 1 else ""
+            models.append((span, replace(said, agent=agent, ref=span.id)))
         if not models:
             noted["traces without a model's answer left out"] += 1
             return None
-        inputs = [_heard(span.inputs, f"{span.where}: mlflow.spanInputs") for span in models]
-        steps = []
-        for number, (span, text) in enumerate(zip(models, texts, strict=True)):
-            until = models[number + 1].start if number + 1 < len(models) else float("inf")
+        inputs = [_heard(span.inputs, f"{span.where}: mlflow.spanInputs") for span, _ in models]
+        every_tool = outermost(TOOL_TYPE)
+        turns = Turns(noted)
+        for message in inputs[0]:
+            # As a tool's reply it would have no call to answer.
+            turns.hear("user", content(message, models[0][0].where, noted))
+        for number, (span, step) in enumerate(models):
+            turns.say(step)
+            last = number + 1 == len(models)
+            until = float("inf") if last else models[number + 1][0].start
             tools = [tool for tool in every_tool if span.start <= tool.start < until]
-            after = inputs[number + 1] if number + 1 < len(models) else []
-            heard = _between(inputs[number], after, [_reply(tool.outputs) for tool in tools], span.where)
-            agent = next((one.name for one in above[span.id] if one.kind == AGENT_TYPE), "") if len(agents) > 1 else ""
-            steps.append(Step(text, heard, agent))
-        prompt = "\n\n".join(filter(None, (
-            content(message, span.where) if message["role"] in ("system", "developer", "user") else spoken(
-                message, span.where) for span in models[:1] for message in inputs[0])))
-        ids = [span.id for span in models]
-        return LabelledChain(prompt, tuple(steps), _labels(info, ids, where), source=self.name,
-                             meta={"record": row, "spans": ids})
+            _between(turns, inputs[number], [] if last else inputs[number + 1], tools, span.where)
+        prompt, steps = turns.finish()
+        offered = next((span.tools for span, _ in models if span.tools), None)
+        ids = [step.ref for step in steps]
+        return LabelledChain(prompt, steps, _labels(info, ids, where), source=self.name,
+                             meta={"record": row, "spans": ids}, tools=tools_text(offered, where))
 
     def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
         record, ids = chain.meta["record"], chain.meta["spans"]
@@ -210,16 +219,20 @@ class MlflowTrace(RowFormat):
 
 
 def _between(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], replies: Sequence[str], where: str
-) -> str:
+    turns: Turns, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], tools: Sequence[_Span],
+    where: str,
+) -> None:
     """What came between two calls of a model: what tools replied, as their spans say it or else the next call's
     messages, and what users and systems said."""
-    new = [message for message in after[len(before):] if message["role"] != "assistant"] if (
+    new = [message for message in after[len(before):] if message["role"] != AGENT] if (
         list(after[: len(before)]) == list(before)) else []
-    tools = [message for message in new if message["role"] in ("tool", "function")]
-    said = [*replies] if replies else [spoken(message, where) for message in tools]
-    said += [spoken(message, where) for message in new if message not in tools]
-    return "\n".join(filter(None, said))
+    for tool in tools:
+        turns.answer("" if tool.outputs is None else as_text(tool.outputs), name=tool.name, failed=tool.failed)
+    for message in new:
+        if message["role"] in TOOLS and not tools:
+            turns.answer(content(message, where, turns.noted), id=message.get("tool_call_id"))
+        elif message["role"] not in TOOLS:
+            turns.hear("system" if message["role"] in SYSTEMS else "user", content(message, where, turns.noted))
 
 
 def _is_label(assessment: Any, ids: Sequence[str]) -> bool:

@@ -1,30 +1,32 @@
 """The one encoder: (prompt, steps) to token ids and step-end positions, for training, search, evaluation and serving.
 
-It owns the step boundary. A chain is `[bos] prompt SEP step SEP step SEP … SEP [eos]`, where SEP is one token that is
-put in by id, never by tokenising joined text, so it cannot merge with its neighbours; a step is scored at the SEP that
-ends it.
+It owns the step boundary. A chain is `[bos] prompt SEP step SEP step SEP … SEP [eos]`, where SEP is a token that no
+text can spell; it is put in by id, and a step is scored at the SEP that ends it. The parts of a turn have marks of the
+same kind (`turns.py`). A tokenizer without these tokens gets them, and its model a row for each (`marks.py`).
 """
 
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from prm_core import turns
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
+from prm_core.models.marks import marked
 from prm_core.types import Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-log = logging.getLogger(__name__)
-
 # Texts whose token ids are remembered.
 TEXTS_KEPT = 50_000
+# Stands for the question while a chat template is taken apart.
+QUESTION = "prm0question0prm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class EncodedChain:
         ids: token ids, without padding.
         prompt_length: how many of them are the prompt with its SEP.
         step_ends: position of the SEP that ends each kept step.
-        scored: for each position, whether the policy wrote the token (step text and SEP, not observations).
+        scored: for each position, whether the policy wrote the token (what it said and called and SEP, not replies).
         truncated_steps: whole trailing steps dropped because they did not fit.
     """
 
@@ -46,35 +48,25 @@ class EncodedChain:
     truncated_steps: int
 
 
-def without_separator(steps: Sequence[Step], separator: str) -> tuple[list[Step], int]:
-    """Steps from outside as the encoder takes them, a space in the separator's place, and how many of them held it."""
-    held = sum(separator in step.text or separator in step.observation for step in steps)
-    return [Step(step.text.replace(separator, " "), step.observation.replace(separator, " "), step.agent)
-            for step in steps], held
-
-
-def say_held(held: int, separator: str, where: str = "") -> None:
-    """Logs how many steps held the separator, where any did."""
-    if held:
-        log.warning("%s%d steps hold the separator %r; a space takes its place", where and f"{where}: ", held,
-                    separator)
-
-
 class Encoder:
     """Encodes chains for one tokenizer.
 
     Args:
         tokenizer: any Hugging Face tokenizer.
-        config: separator text, length limit, chat template.
+        config: boundary, renderer, length limit, chat template.
 
     Raises:
-        InputError: the separator is not exactly one token of this tokenizer.
+        InputError: the boundary is no single token of this tokenizer, or text can spell it.
+
+    Attributes:
+        tokenizer: the given one, with the boundary and the marks of turns in it.
+        separator_id: of the token that ends the prompt and every step.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
-        self.tokenizer = tokenizer
         self.config = config
-        ids = tokenizer.encode(config.separator, add_special_tokens=False)
+        self.tokenizer = tokenizer if config.renderer == 1 else marked(tokenizer, config.separator)
+        ids = self.tokenizer.encode(config.separator, add_special_tokens=False)
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             raise InputError(
                 f"encoder.separator {config.separator!r} is {len(ids)} tokens ({ids}) of this tokenizer, not one; "
@@ -82,25 +74,36 @@ class Encoder:
             )
         self.separator_id: int = ids[0]
         # Of its own, because the setting stays in a tokenizer: what a text spells, "<|im_end|>" too, is text.
-        plain = copy.deepcopy(tokenizer)
+        plain = copy.deepcopy(self.tokenizer)
         # Chains of a tree share most of their steps.
         self._tokenized = lru_cache(TEXTS_KEPT)(
             lambda text: tuple(plain.encode(text, add_special_tokens=False, split_special_tokens=True)))
+        self._marks: dict[str, int] = {}
+        if config.renderer > 1:
+            self._marks = {mark: self.tokenizer.convert_tokens_to_ids(mark) for mark in turns.MARKS}
+            if self.separator_id in self._tokenized(f"a{config.separator}b"):
+                raise InputError(f"encoder.separator {config.separator!r} is a token that text holds; leave the "
+                                 f"setting out, which adds {turns.BOUNDARY}, or name a special token")
+        self._names = {number: mark for mark, number in self._marks.items()}
+        # What some tokenizers put before every text.
+        self._before = self._decoded(self._tokenized("x")).removesuffix("x")
         self.bos_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no end-of-sequence token; the sampler could never stop")
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self._chat = self._chat_around() if config.chat_template and config.renderer > 1 else None
 
-    def _text_ids(self, text: str, what: str) -> Sequence[int]:
-        ids = self._tokenized(text)
-        # In the text too: "\n\n" may be a token of its own, but as text it would be a boundary.
-        if self.separator_id in ids or self.config.separator in text:
-            raise InputError(
-                f"{what} holds the step separator {self.config.separator!r}; split it into steps there, or configure "
-                "a separator that never occurs in the text"
-            )
-        return ids
+    def _chat_around(self) -> tuple[list[int], list[int]]:
+        """Ids that the chat template puts before and after a question."""
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": QUESTION}], tokenize=False, add_generation_prompt=True)
+        before, found, after = text.partition(QUESTION)
+        if not found or QUESTION in after:
+            raise InputError("encoder.chat_template: the tokenizer's chat template does not give a user's message once "
+                             "and as it is; set it to false")
+        return (self.tokenizer.encode(before, add_special_tokens=False),
+                self.tokenizer.encode(after, add_special_tokens=False))
 
     def has_room(self, prompt: str) -> bool:
         """Whether a step of one token with its SEP fits behind a prompt."""
@@ -108,28 +111,37 @@ class Encoder:
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Ids of the prompt up to and with its SEP, where the first step begins."""
+        if self._chat is not None:
+            before, after = self._chat
+            return [*before, *self._tokenized(prompt), *after, self.separator_id]
         if self.config.chat_template:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
             )
             return [*self.tokenizer.encode(text, add_special_tokens=False), self.separator_id]
-        # A question may run over several lines; only steps may not hold the separator.
-        ids = self._tokenized(prompt)
-        return [*self.bos_ids, *ids, self.separator_id]
+        return [*self.bos_ids, *self._tokenized(prompt), self.separator_id]
 
-    def encode_steps(self, steps: Sequence[Step | str]) -> list[list[tuple[int, bool]]]:
-        """(id, written by the policy) of each step with its SEP and of its observation, which comes before the SEP."""
-        blocks = []
+    def encode_steps(self, steps: Sequence[Step | str]) -> Iterator[list[tuple[int, bool]]]:
+        """(id, written by the policy) of each step's tokens; what was heard comes before the SEP that ends the step."""
         for index, item in enumerate(steps):
             step = Step(item) if isinstance(item, str) else item
-            ids = self._text_ids(step.text, f"step {index}")
-            if not ids:
+            if turns.is_empty(step):
                 raise InputError(f"step {index} is empty; remove it or give its text")
-            block = [(token, True) for token in ids]
-            if step.observation:
-                block += [(token, False) for token in self._text_ids(step.observation, f"observation of step {index}")]
-            blocks.append([*block, (self.separator_id, True)])
-        return blocks
+            block: list[tuple[int, bool]] = []
+            for part in self._parts(step):
+                if part.mark:
+                    block.append((self._marks[part.mark], part.written))
+                block += [(token, part.written) for token in self._tokenized(part.text)]
+            yield [*block, (self.separator_id, True)]
+
+    def _parts(self, step: Step) -> Iterator[turns.Part]:
+        if self.config.renderer > 1:
+            yield from turns.parts(step)
+            return
+        # It reads no names.
+        yield turns.Part("", turns.written(replace(step, agent="")), True)
+        if said := turns.heard(step):
+            yield turns.Part("", said, False)
 
     def encode(
         self, prompt: str, steps: Sequence[Step | str], *, end: bool = False, may_be_empty: bool = False
@@ -143,16 +155,19 @@ class Encoder:
             may_be_empty: no room for any step is no error; the caller counts what was dropped.
 
         Raises:
-            InputError: an empty step, a step holding the separator, or a prompt that leaves no room for one step.
+            InputError: an empty step, or a prompt that leaves no room for one step.
         """
         ids = self.encode_prompt(prompt)
         limit = self.config.max_length - end
         scored = [False] * len(ids)
         prompt_length = len(ids)
         step_ends: list[int] = []
+        full = False
         for block in self.encode_steps(steps):
-            if len(ids) + len(block) > limit:
-                break
+            # The blocks behind are looked at all the same: an empty step is an error wherever it is.
+            full = full or len(ids) + len(block) > limit
+            if full:
+                continue
             ids += [token for token, _ in block]
             scored += [written for _, written in block]
             step_ends.append(len(ids) - 1)
@@ -166,27 +181,50 @@ class Encoder:
             scored.append(True)
         return EncodedChain(ids, prompt_length, step_ends, scored, len(steps) - len(step_ends))
 
+    def decode(self, ids: Sequence[int]) -> tuple[str, tuple[Step, ...]]:
+        """Prompt and steps of an encoded chain, as they were where the tokenizer keeps every text and no chat template
+        wraps the prompt."""
+        prompt, *blocks = self._blocks(ids[len(self.bos_ids) :])
+        return self._decoded(prompt, text=True), tuple(self._turn(block) for block in blocks if block)
+
+    def _blocks(self, ids: Sequence[int]) -> list[list[int]]:
+        """Ids between boundaries, up to the end of the chain; the last is empty where the chain ends with one."""
+        found: list[list[int]] = [[]]
+        for token in itertools.takewhile(lambda token: token != self.eos_id, ids):
+            if token == self.separator_id:
+                found.append([])
+            else:
+                found[-1].append(token)
+        return found
+
+    def _turn(self, ids: Sequence[int]) -> Step:
+        pieces: list[tuple[str, list[int]]] = [("", [])]
+        for token in ids:
+            if token in self._names:
+                pieces.append((self._names[token], []))
+            else:
+                pieces[-1][1].append(token)
+        return turns.from_parts((mark, self._decoded(piece, text=True)) for mark, piece in pieces if mark or piece)
+
+    def _decoded(self, ids: Sequence[int], *, text: bool = False) -> str:
+        found = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return found.removeprefix(self._before) if text else found
+
     def split_steps(self, ids: Sequence[int]) -> list[tuple[str, int]]:
         """(text, position of its last token in `ids`) of each step of sampled ids, which follow the prompt's SEP.
 
-        A step ends at its SEP, or where the chain ends without one; empty steps are none.
+        A step ends at its SEP, or where the chain ends without one; blank steps are none.
         """
         steps: list[tuple[str, int]] = []
-        start = 0
-        for position, token in enumerate(ids):
-            if token in (self.separator_id, self.eos_id):
-                self._append_step(steps, ids[start:position], position)
-                start = position + 1
-                if token == self.eos_id:
-                    return steps
-        self._append_step(steps, ids[start:], len(ids) - 1)
+        at = 0
+        for block in self._blocks(ids):
+            text = self._decoded(block, text=True)
+            # The last token of a chain that was cut off is no SEP.
+            end = min(at + len(block), len(ids) - 1)
+            if text.strip():
+                steps.append((text, end))
+            at += len(block) + 1
         return steps
-
-    def _append_step(self, steps: list[tuple[str, int]], ids: Sequence[int], end: int) -> None:
-        # A token other than SEP can still read like it (a byte, a double line break); as text it would be a boundary.
-        text = self.tokenizer.decode(ids, skip_special_tokens=True).replace(self.config.separator, " ").strip()
-        if text:
-            steps.append((text, end))
 
     def decode_steps(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Step texts of sampled ids, as `split_steps`."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
+from prm_core.models.marks import give_rows, special_tokens
+from prm_core.models.segments import TextEncoder
 from prm_core.platform import store, sums
 from prm_core.platform.environment import local_rank
 
@@ -209,8 +211,12 @@ def _check_numbers(model: Any, path: str) -> None:
             raise InputError(f"model {path}: it gives NaN or infinity; its config.json does not fit its weights")
 
 
-def load_encoder(path: str, model: PreTrainedModel, config: EncoderConfig) -> Encoder:
-    """The encoder of a model folder or hub id, for the model that was loaded from there. It is tried on a short chain.
+def load_encoder(path: str, model: PreTrainedModel, config: EncoderConfig, *, policy: bool = False) -> Encoder:
+    """The encoder of a model folder or hub id, for the model that was loaded from there, which gets rows for the tokens
+    that the encoder adds. It is tried on a short chain.
+
+    Args:
+        policy: encode as the policy writes, see `EncoderConfig.policy_steps`.
 
     Raises InputError when the tokenizer does not load, or it, the model and the settings do not fit each other.
     """
@@ -221,19 +227,31 @@ def load_encoder(path: str, model: PreTrainedModel, config: EncoderConfig) -> En
                          f"beyond the model's {context} positions; lower it, or copy the model's folder whole")
     with one_line(path, "its tokenizer does not encode", "copy the model's folder whole"):
         try:
-            encoder = Encoder(tokenizer, config)
+            encoder = policy_encoder(tokenizer, config) if policy else Encoder(tokenizer, config)
             encoder.encode("1", ["1"])
         except InputError as error:
             raise InputError(f"model {path}: {error}") from None
+    _check_rows(path, model, tokenizer, encoder)
+    if config.renderer > 1:
+        give_rows(model, tokenizer, config.separator)
+    return encoder
+
+
+def policy_encoder(tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> Encoder:
+    """The encoder of a policy: one that was taught the boundary, or writes plain text."""
+    return Encoder(tokenizer, config) if config.policy_steps == "boundary" else TextEncoder(tokenizer, config)
+
+
+def _check_rows(path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> None:
     rows = model.get_input_embeddings().num_embeddings
     put_in = (*encoder.bos_ids, encoder.eos_id, encoder.pad_id)
     # Other special tokens are in no chain: the encoder reads what spells them as text.
+    special = {*tokenizer.all_special_tokens, *special_tokens(tokenizer)}
     used = {number: token for token, number in tokenizer.get_vocab().items()
-            if token not in tokenizer.all_special_tokens or number in put_in}
+            if token not in special or number in put_in}
     if max(used) >= rows:
         raise InputError(f"model {path}: its tokenizer has token {used[max(used)]!r} with id {max(used)}, its weights "
                          f"are of {rows} tokens; copy tokenizer and weights of one model")
-    return encoder
 
 
 def model_version(path: str) -> str:

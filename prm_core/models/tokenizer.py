@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from prm_core.models.marks import tokens
+from prm_core.turns import BOUNDARY
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
-def train_tokenizer(texts: Iterable[str], separator: str, max_words: int = 4000) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], separator: str = BOUNDARY, max_words: int = 4000) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer whose vocabulary is the 256 bytes plus every frequent word and number of `texts`.
 
     A word of the vocabulary is one token (`ignore_merges`, as in Llama 3); anything else falls back to its bytes, so
-    no text is unknown. The separator is a token of its own.
+    no text is unknown. The boundary and the marks of turns are tokens that no text spells.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -29,12 +32,12 @@ def train_tokenizer(texts: Iterable[str], separator: str, max_words: int = 4000)
     # Ties in alphabetical order: the vocabulary must not depend on hashing.
     words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_words]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = dict.fromkeys([PAD, BOS, EOS, separator, *alphabet, *words])
+    special = [PAD, BOS, EOS, *tokens(separator)]
+    vocabulary = dict.fromkeys([*special, *alphabet, *words])
     tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(vocabulary)}, [], ignore_merges=True))
     # A word is the same token at the start of a text as inside it.
     tokenizer.normalizer = normalizers.Prepend(" ")
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([PAD, BOS, EOS])
-    tokenizer.add_tokens([AddedToken(separator, normalized=False, special=False)])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prm_core.errors import InputError
-from prm_core.platform import json_text
-from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
+from prm_core.platform import json_text, steps
+from prm_core.types import Call, Message, Problem, Step, StepLabel, StepPreference, Trajectory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +25,8 @@ Row = TypeVar("Row", Problem, Trajectory, StepLabel, StepPreference)
 _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
     Problem: {"id": (str,), "domain": (str,), "prompt": (str,), "answer": (str,), "meta": (dict,)},
     Trajectory: {"id": (str,), "problem_id": (str,), "policy": (str,), "steps": (list,),
-                 "answer": (str, type(None)), "outcome": (bool, type(None)), "seed": (int,)},
+                 "answer": (str, type(None)), "outcome": (bool, type(None)), "seed": (int,), "tools": (str,),
+                 "source": (str,), "parent": (str,), "meta": (dict,)},
     StepLabel: {"trajectory_id": (str,), "step_index": (int,), "strategy": (str,),
                 "value": (int, float, type(None)), "is_correct": (bool, type(None)), "confidence": (int, float),
                 "tokens": (int,), "reasoning": (str,), "lineage": (str,)},
@@ -33,8 +34,8 @@ _TYPES: dict[type, dict[str, tuple[type, ...]]] = {
                      "chosen_value": (int, float), "rejected_value": (int, float), "chosen_rollouts": (int,),
                      "rejected_rollouts": (int,)},
 }
-# Fields that files from people may lack; the type's default stands in.
-_OPTIONAL = {"lineage"}
+# Fields that files may lack, those from people and those written before there were such; the type's default stands in.
+_OPTIONAL = {StepLabel: {"lineage"}, Trajectory: {"tools", "source", "parent", "meta"}}
 # Digests by device, inode, size and times of the file; the times of files on disk tick coarsely, in nanoseconds.
 _DIGESTS: dict[tuple[int, ...], str] = {}
 _CLOCK_TICK = 2_000_000_000
@@ -45,7 +46,7 @@ def schemas() -> dict[type, pa.Schema]:
     """The Parquet schema of each type."""
     import pyarrow as pa
 
-    step = pa.struct([("text", pa.string()), ("observation", pa.string()), ("agent", pa.string())])
+    step = steps.schema()
     return {
         Problem: pa.schema(
             [("id", pa.string()), ("domain", pa.string()), ("prompt", pa.string()), ("answer", pa.string()),
@@ -53,7 +54,8 @@ def schemas() -> dict[type, pa.Schema]:
         ),
         Trajectory: pa.schema(
             [("id", pa.string()), ("problem_id", pa.string()), ("policy", pa.string()), ("steps", pa.list_(step)),
-             ("answer", pa.string()), ("outcome", pa.bool_()), ("seed", pa.int64())]
+             ("answer", pa.string()), ("outcome", pa.bool_()), ("seed", pa.int64()), ("tools", pa.string()),
+             ("source", pa.string()), ("parent", pa.string()), ("meta", pa.string())]
         ),
         StepLabel: pa.schema(
             [("trajectory_id", pa.string()), ("step_index", pa.int32()), ("strategy", pa.string()),
@@ -70,34 +72,21 @@ def schemas() -> dict[type, pa.Schema]:
 
 def to_record(row: Problem | Trajectory | StepLabel | StepPreference) -> dict[str, Any]:
     """A row as plain JSON values, field names as in `types.py`."""
-    return dataclasses.asdict(row)
+    found = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    empty = _OPTIONAL.get(type(row), set()) - {"lineage"}
+    return {name: _json(value) for name, value in found.items() if value or name not in empty}
 
 
-def parse_steps(raw: Any, where: str) -> tuple[Step, ...]:
-    """Steps from JSON: a list of strings or of objects with `text` (and `observation`, `agent`).
-
-    Raises InputError naming `where` for an empty list, an empty step or a wrong type.
-    """
-    if not isinstance(raw, list) or not raw:
-        raise InputError(f"{where}: `steps` must be a non-empty list of texts or of objects with `text`")
-    steps = []
-    for index, item in enumerate(raw):
-        fields = {"text": item} if isinstance(item, str) else item
-        if not isinstance(fields, dict) or set(fields) - {"text", "observation", "agent"}:
-            raise InputError(f"{where}: step {index} must be a text or an object of text, observation, agent")
-        for name, value in fields.items():
-            if not isinstance(value, str):
-                raise InputError(f"{where}: {name} of step {index} is {value!r}, expected a text")
-        if not fields.get("text", "").strip():
-            raise InputError(f"{where}: step {index} is empty; remove it or give its text")
-        steps.append(Step(**fields))
-    return tuple(steps)
+def _json(value: Any) -> Any:
+    if isinstance(value, Step):
+        return steps.to_record(value)
+    return [_json(one) for one in value] if isinstance(value, tuple) else value
 
 
 def from_record(kind: type[Row], record: Mapping[str, Any], where: str) -> Row:
     """A row from JSON values. Raises InputError naming `where` and the field at fault."""
     expected = _TYPES[kind]
-    missing = [name for name in expected if name not in record and name not in _OPTIONAL]
+    missing = [name for name in expected if name not in record and name not in _OPTIONAL.get(kind, ())]
     if missing:
         raise InputError(f"{where}: missing field {', '.join(missing)}; a {kind.__name__} has {', '.join(expected)}")
     unknown = sorted(set(record) - set(expected))
@@ -111,12 +100,12 @@ def from_record(kind: type[Row], record: Mapping[str, Any], where: str) -> Row:
             raise InputError(f"{where}: field {name} is {value!r}, expected {wanted}")
     values = dict(record)
     if kind is Trajectory:
-        values["steps"] = parse_steps(values["steps"], where)
+        values["steps"] = steps.parse_steps(values["steps"], where)
     elif kind is StepPreference:
         # The prefix before the first step is empty.
-        values["steps"] = parse_steps(values["steps"], where) if values["steps"] else ()
+        values["steps"] = steps.parse_steps(values["steps"], where) if values["steps"] else ()
         for name in ("chosen", "rejected"):
-            values[name] = parse_steps([values[name]], f"{where}: {name}")[0]
+            values[name] = steps.parse_steps([values[name]], f"{where}: {name}")[0]
     return kind(**values)
 
 
@@ -201,8 +190,8 @@ def _to_table(rows: Sequence[Row], kind: type[Row]) -> pa.Table:
     import pyarrow as pa
 
     records = [to_record(row) for row in rows]
-    if kind is Problem:
-        for record in records:
+    for record in records:
+        if "meta" in record:
             record["meta"] = json.dumps(record["meta"], sort_keys=True)
     return pa.Table.from_pylist(records, schema=schemas()[kind])
 
@@ -252,18 +241,31 @@ def read_shards(kind: type[Row], folder: Path) -> list[Row]:
     rows: list[Row] = []
     for path in paths:
         table = read_table(path)
-        missing = [name for name in schemas()[kind].names if name not in table.column_names]
+        names, optional = schemas()[kind].names, _OPTIONAL.get(kind, set()) - {"lineage"}
+        missing = [name for name in names if name not in table.column_names and name not in optional]
         if missing:
             raise InputError(f"{path}: missing column {', '.join(missing)} of the {kind.__name__} schema")
-        for record in table.select(schemas()[kind].names).to_pylist():
-            if kind is Problem:
+        for record in table.select([name for name in names if name in table.column_names]).to_pylist():
+            for name in optional & record.keys():
+                if record[name] is None:
+                    del record[name]
+            if "meta" in record:
                 record["meta"] = json.loads(record["meta"])
-            elif kind in (Trajectory, StepPreference):
-                record["steps"] = tuple(Step(**step) for step in record["steps"])
+            if kind in (Trajectory, StepPreference):
+                record["steps"] = tuple(_step(step) for step in record["steps"])
             if kind is StepPreference:
-                record |= {name: Step(**record[name]) for name in ("chosen", "rejected")}
+                record |= {name: _step(record[name]) for name in ("chosen", "rejected")}
             rows.append(kind(**record))
     return rows
+
+
+def _step(values: Mapping[str, Any]) -> Step:
+    """Of a row that this project wrote: checked when it was made, and there are many."""
+    found = {name: value for name, value in values.items() if value is not None}
+    for name, part in (("calls", Call), ("context", Message)):
+        if name in found:
+            found[name] = tuple(part(**one) for one in found[name])
+    return Step(**found)
 
 
 def file_digest(path: Path) -> str:

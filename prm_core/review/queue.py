@@ -11,6 +11,7 @@ from prm_core.labeling.calibrate import first_errors
 from prm_core.labeling.human.active import StepKey, priority, select_steps
 from prm_core.labeling.human.labels import chain_digest
 from prm_core.labeling.merging.merge import probability_right
+from prm_core.turns import heard, written
 from prm_core.types import Problem, Step, StepLabel, Trajectory
 
 
@@ -35,7 +36,8 @@ def _candidates(
 
 
 def _readable(step: Step) -> str:
-    return f"{step.text}\n[reply] {step.observation}" if step.observation else step.text
+    said = heard(step)
+    return f"{written(step)}\n[reply] {said}" if said else written(step)
 
 
 def review_queue(

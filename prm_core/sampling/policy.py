@@ -91,5 +91,5 @@ def load_policy(path: str, config: Config) -> Policy:
 
     dtype = choose(config.models.dtype, pick_device(config.models.device), "models.dtype")
     model = load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device=config.models.device)
-    encoder = load_encoder(path, model, config.encoder)
+    encoder = load_encoder(path, model, config.encoder, policy=True)
     return Policy(model, encoder, model_version(path), config.models.sampling_memory)

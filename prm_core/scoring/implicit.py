@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from prm_core.errors import InputError
 from prm_core.models.chains import ChainBatch
 from prm_core.models.likelihood import reduce_by_step
-from prm_core.models.loading import load_pretrained, pick_device
+from prm_core.models.loading import load_pretrained, load_tokenizer, pick_device
+from prm_core.models.marks import give_rows
 from prm_core.scoring.reward import REWARD_MODELS, Reading, RewardModel, as_mask, check_causal, mean_over_chain
 from prm_core.scoring.surprisal import CHUNK
 
@@ -78,6 +79,8 @@ class ImplicitRewardModel(RewardModel):
             raise InputError(f"beta is {beta}; the scale of an implicit model's log-ratio must be above 0 "
                              f"(the papers: {BETA})")
         network = load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device="cpu")
+        if encoder.get("renderer", 1) > 1:
+            give_rows(network, load_tokenizer(path), encoder["separator"])
         # A path on this machine: the same model must be the same folder wherever it is trained.
         network.config._name_or_path = ""
         check_causal(network.base_model, path)

@@ -23,6 +23,7 @@ from prm_core.errors import InputError
 from prm_core.models.bases import HINT, Base
 from prm_core.models.chains import ChainBatch
 from prm_core.models.loading import first_line, load_config, load_pretrained, load_tokenizer, one_line, pick_device
+from prm_core.models.marks import give_rows
 from prm_core.registry import Registry
 from prm_core.scoring.heads import Heads
 from prm_core.scoring.surprisal import FEATURES, Surprisal, mark_numbers
@@ -105,6 +106,8 @@ class RewardModel(nn.Module):
         not causal.
         """
         source = load_pretrained(AutoModelForCausalLM, path, dtype=dtype, device="cpu", config=config)
+        if encoder.get("renderer", 1) > 1:
+            give_rows(source, load_tokenizer(path), encoder["separator"])
         config = source.config
         # A path on this machine: the same model must be the same folder wherever it is trained.
         config._name_or_path = ""
@@ -232,6 +235,8 @@ class RewardModel(nn.Module):
     def _read_on_base(cls, path: str, settings: dict[str, Any], dtype: str) -> Self:
         """The model that `_save_trained` wrote: one on its base, as before training, given what was trained."""
         base, config = Base.find(settings["base"], path), load_config(path)
+        # The base's own: rows for marks come after.
+        config.get_text_config().vocab_size = load_config(base.at).get_text_config().vocab_size
         try:
             model = cls.from_backbone(
                 base.at, surprisal=settings["surprisal"], encoder=settings["encoder"], device="cpu", config=config,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prm_core import turns
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain, Encoder
@@ -84,7 +85,7 @@ class LoadedScorer(ChainScorer, Protocol):
     Attributes:
         kind: `process` (a score for each step), `outcome` (one for the chain) or `advantage` (values).
         version: digest of its folder.
-        encoder: knows the separator that no step may hold.
+        encoder: how it reads chains.
     """
 
     version: str
@@ -127,7 +128,7 @@ class RewardScorer:
     def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
         """Scores (prompt, steps) pairs, in order, in one causal pass a chain.
 
-        Raises InputError for an empty step, or a step holding the separator.
+        Raises InputError for an empty step.
         """
         return self.score_encoded(
             [self.encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains])
@@ -278,13 +279,15 @@ def load_scorer(
 def _encoding(settings: Any, path: str) -> EncoderConfig:
     """How a saved model encodes. Raises InputError where its `config.json` says anything else than that."""
     try:
-        encoding = EncoderConfig(**settings)
+        # A model saved before there were marks.
+        encoding = EncoderConfig(**{"renderer": 1, **settings})
     except TypeError as error:
         raise InputError(f"{path}/config.json: prm.encoder is not how chains are encoded ({error}); copy the model's "
                          "folder whole or train it again") from None
     length = encoding.max_length
     if not (isinstance(encoding.separator, str) and type(length) is int and length >= 16
-            and isinstance(encoding.chat_template, bool)):
+            and isinstance(encoding.chat_template, bool) and encoding.renderer in (1, turns.RENDERER)):
         raise InputError(f"{path}/config.json: prm.encoder must hold a text `separator`, a whole number `max_length` "
-                         f"of 16 or more, and true or false `chat_template`; it holds {settings}")
+                         "of 16 or more, true or false `chat_template`, and a `renderer` up to "
+                         f"{turns.RENDERER}; it holds {settings}")
     return encoding

@@ -43,6 +43,9 @@ class TrajectoryAnalysis(BaseModel):
                                                    "heads trained on other draws of the problems agree, 0 where they "
                                                    "are split; not there of a model without such heads")
 
+    step_refs: list[str] | None = Field(None, description="where each step stands in what was sent: its `ref`, of "
+                                                          "`messages` the index; not there where no step has one")
+
     @model_serializer(mode="wrap")
     def _without_what_is_not_known(self, rest: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in rest(self).items() if value is not None}

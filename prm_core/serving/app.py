@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from prm_core import config as configuration
 from prm_core.config import ServeConfig
 from prm_core.errors import InputError
-from prm_core.models.encoder import say_held
 from prm_core.platform.environment import project_root
 from prm_core.scoring.foreign import load_any_scorer
 from prm_core.serving import model_registry
@@ -118,7 +117,6 @@ def answer(served: Served, content_type: str | None, body: bytes) -> tuple[int, 
     try:
         requests, parameters = parse_body(content_type, body, served.defaults)
         answers = served.service.answer(requests, **parameters)
-        say_held(sum(one.held for one in answers), served.service.separator)
     except InputError as error:
         status = 415 if isinstance(error, UnsupportedMediaType) else 400
         return status, {"error_code": "INVALID_PARAMETER_VALUE", "message": str(error)[:LONGEST_MESSAGE]}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from cachetools import TTLCache
 
 from prm_core.scoring.scorer import ChainScore
+from prm_core.turns import identity
 from prm_core.types import Step
 
 
@@ -20,7 +21,7 @@ def context_key(version: str, prompt: str, steps: Sequence[Step]) -> str:
     Canonical JSON keeps the boundaries between the parts, so that no two contexts share a text. Never Python's `hash`
     (differs between processes, collides) and never a window of the last turns (different histories collide).
     """
-    parts = [version, prompt, [[step.text, step.observation, step.agent] for step in steps]]
+    parts = [version, prompt, identity(steps)]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()
 
 

@@ -17,7 +17,6 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from pydantic import BaseModel, ConfigDict
 
 from prm_core.errors import InputError
-from prm_core.models.encoder import say_held
 from prm_core.serving.analysis import TrajectoryAnalysis
 from prm_core.serving.cache import ScoreCache
 from prm_core.serving.service import ScoringService, parse_parameters, parse_rows
@@ -29,8 +28,11 @@ class Request(BaseModel):
     """A trajectory to score."""
 
     model_config = ConfigDict(extra="forbid")
-    prompt: str
-    steps: list[str]
+    prompt: str | None = None
+    # Texts, or objects of the fields of a step.
+    steps: list[Any] | None = None
+    messages: list[Any] | None = None
+    tools: list[Any] | None = None
 
 
 class BadRequest(MlflowException):
@@ -68,9 +70,8 @@ class RewardModel(mlflow.pyfunc.PythonModel):
             model_input: trajectories.
             params: `threshold` and `aggregate`; MLflow fills in the defaults of the model's signature.
         """
-        requests = parse_rows([row.model_dump() for row in model_input])
+        requests = parse_rows([row.model_dump(exclude_none=True) for row in model_input])
         answers = self.service.answer(requests, **parse_parameters(params, params))
-        say_held(sum(answer.held for answer in answers), self.service.separator)
         return [answer.analysis.model_dump() for answer in answers]
 
 

@@ -6,18 +6,24 @@ The HTTP model (pyfunc_model.py) and `prm score` both go through here; nothing i
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prm_core.errors import InputError
-from prm_core.models.encoder import without_separator
-from prm_core.platform import store
+from prm_core.formats.messages import CALLS_WITHOUT_RESULT, conversation, tools_text
+from prm_core.platform import steps
 from prm_core.scoring.scorer import ChainScore, LoadedScorer
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
 from prm_core.serving.cache import ScoreCache, context_key
+from prm_core.turns import with_tools, written
 from prm_core.types import Step
+
+FIELDS = ("prompt", "steps", "messages", "tools")
+# A run that is judged while it goes on ends with calls that nobody has answered yet.
+HARMLESS = (CALLS_WITHOUT_RESULT,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class ScoringRequest:
     Attributes:
         where: names it in error messages: `inputs[3]`, `file:line`.
         prompt: the question.
-        steps: its steps, in order, none empty (store.parse_steps).
+        steps: its steps, in order, none empty (platform/steps.py).
     """
 
     where: str
@@ -42,49 +48,64 @@ class ScoringAnswer:
     Attributes:
         analysis: of the scored steps, None where the context has no room for the first.
         truncated_steps: trailing steps that did not fit the context.
-        held: steps that held the separator, which were scored with a space in its place.
     """
 
     analysis: TrajectoryAnalysis | None
     truncated_steps: int
-    held: int
 
 
 def parse_request(record: Any, where: str) -> ScoringRequest:
-    """A request from JSON values. Raises InputError naming `where` and the field at fault; other fields are ignored."""
-    if not isinstance(record, Mapping) or not {"prompt", "steps"} <= set(record):
-        raise InputError(f"{where}: expected an object with `prompt` and `steps`")
-    prompt = record["prompt"]
+    """A request from JSON values: `prompt` and `steps`, or `messages`; and `tools` where some were offered.
+
+    Raises InputError naming `where` and the field at fault; other fields are ignored.
+    """
+    if isinstance(record, Mapping) and record.get("messages") is not None:
+        if record.get("prompt") is not None or record.get("steps") is not None:
+            raise InputError(f"{where}: `messages` beside `prompt` or `steps`; give one of them")
+        prompt, found = _conversation(record["messages"], where)
+    elif not isinstance(record, Mapping) or not {"prompt", "steps"} <= set(record):
+        raise InputError(f"{where}: expected an object with `prompt` and `steps`, or with `messages`")
+    else:
+        prompt, found = record["prompt"], steps.parse_steps(record["steps"], where)
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError(f"{where}: `prompt` is empty or no text; give the question the steps answer")
-    steps = store.parse_steps(record["steps"], where)
-    for text in (prompt, *(part for step in steps for part in (step.text, step.observation))):
+    prompt = with_tools(prompt, tools_text(record.get("tools"), where))
+    for text in (prompt, *(text for step in found for text in steps.texts(step))):
         try:
             text.encode()
         except UnicodeEncodeError:
             # JSON can spell half a surrogate pair, on which tokenizers fail.
             raise InputError(f"{where}: the text is no valid Unicode (half a surrogate pair); correct it") from None
-    return ScoringRequest(where, prompt, steps)
+    return ScoringRequest(where, prompt, found)
+
+
+def _conversation(messages: Any, where: str) -> tuple[str, tuple[Step, ...]]:
+    if not isinstance(messages, list) or not messages:
+        raise InputError(f"{where}: `messages` must be a non-empty list of chat messages or Responses items")
+    noted = Counter[str]()
+    prompt, found = conversation(messages, where, noted).finish()
+    lost = {reason: count for reason, count in noted.items() if reason not in HARMLESS}
+    if lost:
+        # A score of part of a conversation would pass for one of all of it.
+        said = "; ".join(f"{reason}: {count}" for reason, count in lost.items())
+        raise InputError(f"{where}: `messages` holds what cannot be scored ({said}); take it out")
+    if not found:
+        raise InputError(f"{where}: `messages` has no turn of the assistant, so there is no step to score")
+    return prompt, found
 
 
 def parse_rows(rows: Any) -> list[ScoringRequest]:
     """The trajectories of an HTTP request. Raises InputError naming the first row and field at fault."""
     if not isinstance(rows, list) or not rows:
-        raise InputError("`inputs` must be a list of at least one object with `prompt` and `steps`")
+        raise InputError("`inputs` must be a list of at least one object with `prompt` and `steps`, or `messages`")
     return [_parse_row(row, f"inputs[{index}]") for index, row in enumerate(rows)]
 
 
 def _parse_row(row: Any, where: str) -> ScoringRequest:
-    # Steps with observations (store.parse_steps takes them) are no part of the HTTP contract: MLflow types a union of
-    # texts and objects as "anything".
-    if isinstance(row, Mapping) and "steps" in row:
-        steps = row["steps"]
-        if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
-            raise InputError(f"{where}: `steps` must be a non-empty list of texts")
     request = parse_request(row, where)
-    unknown = sorted(set(row) - {"prompt", "steps"})
+    unknown = sorted(set(row) - set(FIELDS))
     if unknown:
-        raise InputError(f"{where}: unknown field {unknown[0][:80]!r}; a request has prompt and steps")
+        raise InputError(f"{where}: unknown field {unknown[0][:80]!r}; a request has {', '.join(FIELDS)}")
     return request
 
 
@@ -129,7 +150,6 @@ class ScoringService:
         if scorer.kind != "process":
             raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
         self._scorer = scorer
-        self.separator = scorer.encoder.config.separator
         self._cache = cache
         # Fast tokenizers raise "Already borrowed" when threads share them, and passes side by side only compete for
         # the same cores.
@@ -138,7 +158,7 @@ class ScoringService:
     def answer(
         self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
     ) -> list[ScoringAnswer]:
-        """Answers requests, in order. A space takes the separator's place inside steps, as in training and evaluation.
+        """Answers requests, in order.
 
         Args:
             requests: trajectories; equal ones are scored once.
@@ -151,17 +171,14 @@ class ScoringService:
                 naming a parameter.
         """
         check_parameters(threshold, aggregate)
-        taken = [without_separator(request.steps, self.separator) for request in requests]
-        scored = self._scores([ScoringRequest(request.where, request.prompt, tuple(steps))
-                               for request, (steps, _) in zip(requests, taken, strict=True)])
         answers = []
-        for request, score, (_, held) in zip(requests, scored, taken, strict=True):
+        for request, score in zip(requests, self._scores(requests), strict=True):
             if score.truncated_steps and not truncate:
                 raise InputError(
                     f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
                     f"of {len(request.steps)} steps do not fit; shorten the prompt or the steps"
                 )
-            texts = [step.text for step in request.steps]
+            texts = [written(step) for step in request.steps]
             analysis = analyze(score.step_scores, texts, threshold=threshold, aggregate=aggregate
                                ) if score.step_scores else None
             if analysis is not None and score.out_of_domain is not None:
@@ -169,7 +186,9 @@ class ScoringService:
             if analysis is not None:
                 analysis.outcome_score = score.outcome_score
                 analysis.step_reliabilities = list(score.reliabilities) or None
-            answers.append(ScoringAnswer(analysis, score.truncated_steps, held))
+                refs = [step.ref for step in request.steps[: len(score.step_scores)]]
+                analysis.step_refs = refs if any(refs) else None
+            answers.append(ScoringAnswer(analysis, score.truncated_steps))
         return answers
 
     def _scores(self, requests: Sequence[ScoringRequest]) -> list[ChainScore]:

@@ -270,8 +270,7 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.evaluation.plots import write_plots
     from prm_core.evaluation.protocol import check_best_of
     from prm_core.evaluation.report.tree_drawing import tree_section
-    from prm_core.models.encoder import Encoder
-    from prm_core.models.loading import load_tokenizer
+    from prm_core.models.loading import load_tokenizer, policy_encoder
     from prm_core.platform.tracking import code_date, code_version, stage_run
     from prm_core.sampling.rollouts import without_long
 
@@ -280,7 +279,7 @@ def run(config: Config, io: StageIO) -> None:
     trees = tree_section(io.inputs["evidence"])
     labels = _measure_labels(io.inputs)
     given = _read_problems(io.inputs)
-    encoder = Encoder(load_tokenizer(model_path(io.workspace, config.models.policy)), config.encoder)
+    encoder = policy_encoder(load_tokenizer(model_path(io.workspace, config.models.policy)), config.encoder)
     problems = {split: without_long(group, encoder) for split, group in given.items()}
     with stage_run(io.workspace, "evaluate", config, io.inputs) as tracked:
         chains = _sample(config, io, problems)

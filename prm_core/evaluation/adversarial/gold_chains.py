@@ -14,7 +14,7 @@ from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
 from prm_core.formats.base import get
-from prm_core.platform import store
+from prm_core.platform import steps
 from prm_core.platform.records import read_rows
 from prm_core.types import Problem, Step, Trajectory
 
@@ -93,7 +93,7 @@ def _arithmetic(where: str, record: dict[str, object]) -> GoldChain:
                          "`prm data make` writes them")
     problem = Problem(str(record.get("id", where)), arithmetic.NAME, prompt, str(record.get("answer", "")), meta)
     source = record.get("steps", meta.get("solution"))
-    return judged(where, problem, store.parse_steps(source, where))
+    return judged(where, problem, steps.parse_steps(source, where))
 
 
 def from_trajectories(problems: Iterable[Problem], trajectories: Iterable[Trajectory]) -> list[GoldChain]:

@@ -24,7 +24,6 @@ from prm_core.evaluation.adversarial.attacks import Attack, attack
 from prm_core.evaluation.adversarial.gold_chains import GoldChain
 from prm_core.evaluation.adversarial.perturbations import PERTURBATIONS
 from prm_core.evaluation.metrics import Bootstrap, Estimate, Floats, Statistic
-from prm_core.models.encoder import without_separator
 from prm_core.scoring.scorer import ChainScore
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.types import Step
@@ -110,14 +109,14 @@ def score_chains(
     """Scores (name, prompt, steps) chains.
 
     Args:
-        scorer: the model; a space takes the place of its separator inside steps.
+        scorer: the model.
         chains: to score.
         aggregate: from a process model's step scores to its chain score.
 
     Raises InputError naming a chain that the model refuses.
     """
-    separator, combine = scorer.encoder.config.separator, AGGREGATIONS[aggregate]
-    pairs = [(prompt, without_separator(steps, separator)[0]) for _, prompt, steps in chains]
+    combine = AGGREGATIONS[aggregate]
+    pairs = [(prompt, steps) for _, prompt, steps in chains]
     try:
         scored = scorer.score(pairs)
     except InputError:

@@ -54,7 +54,7 @@ def read(path: Path) -> list[BenchmarkChain]:
         before = [rating for index, rating in zip(indices, ratings, strict=True) if wrong is None or index < wrong]
         rated = sum(rating is not None for rating in given.values())
         chains.append(BenchmarkChain(
-            chain.prompt, chain.steps, tuple(None if value is None else value >= 0.5 for value in chain.labels),
+            chain.asked, chain.steps, tuple(None if value is None else value >= 0.5 for value in chain.labels),
             None if None in before else label, chain.outcome, _problem(chain), ratings=ratings,
             hidden=rated - sum(rating is not None for rating in ratings)))
     if not chains:

@@ -16,10 +16,10 @@ import numpy as np
 
 from prm_core.errors import InputError
 from prm_core.evaluation.metrics import Ints, Statistic
-from prm_core.models.encoder import say_held, without_separator
 from prm_core.platform.progress import some, track
 from prm_core.registry import Registry
 from prm_core.scoring.scorer import ChainScore, ChainScorer
+from prm_core.turns import heard, written
 from prm_core.types import Step
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def _score_some(scorer: ChainScorer, name: str, rows: Sequence[int], pairs: Sequ
 
 
 def score_file(
-    scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], separator: str, *, ranks: bool = False
+    scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], *, ranks: bool = False
 ) -> ScoredFile:
     """Scores a file's chains, the longest first, so that a lack of memory shows at once.
 
@@ -197,16 +197,13 @@ def score_file(
         scorer: a reward model.
         name: of the file, for reports.
         chains: to score.
-        separator: the encoder's step separator; a space takes its place inside steps, which may not hold it.
         ranks: see `Benchmark`. Elsewhere chains of which not even the first step fits the context are left out, counted
             and logged by their number in the file, from 0.
 
     Raises InputError naming a chain that the model refuses, and when none fits the context.
     """
-    taken = [without_separator(chain.steps, separator) for chain in chains]
-    say_held(sum(held for _, held in taken), separator, name)
-    pairs = [(chain.prompt, steps) for chain, (steps, _) in zip(chains, taken, strict=True)]
-    lengths = [len(prompt) + sum(len(step.text) + len(step.observation) for step in steps) for prompt, steps in pairs]
+    pairs = [(chain.prompt, chain.steps) for chain in chains]
+    lengths = [len(prompt) + sum(len(written(step)) + len(heard(step)) for step in steps) for prompt, steps in pairs]
     order = sorted(range(len(pairs)), key=lambda row: -lengths[row])
     scored: list[ChainScore] = [ChainScore((), (), 0)] * len(pairs)
     calls = [order[start : start + CHAINS_PER_CALL] for start in range(0, len(order), CHAINS_PER_CALL)]

@@ -14,7 +14,7 @@ from prm_core.evaluation.benchmarks.base import Benchmark, BenchmarkChain, Colum
 from prm_core.evaluation.benchmarks.steps import step_statistics
 from prm_core.evaluation.metrics import Statistic
 from prm_core.formats.base import get
-from prm_core.platform import store
+from prm_core.platform import steps, store
 from prm_core.platform.records import read_rows
 from prm_core.search import selection
 from prm_core.search.aggregate import AGGREGATIONS
@@ -46,7 +46,7 @@ def read(path: Path) -> list[BenchmarkChain]:
                 raise InputError(f"{at} is {type(candidate).__name__}, expected an object with steps and outcome")
             answer = get({"answer": None, **candidate}, "answer", (str, type(None)), at)
             chains.append(BenchmarkChain(
-                prompt, store.parse_steps(candidate.get("steps"), at), outcome=get(candidate, "outcome", bool, at),
+                prompt, steps.parse_steps(candidate.get("steps"), at), outcome=get(candidate, "outcome", bool, at),
                 problem=where, kind=domain, answer=answer))
     return chains
 

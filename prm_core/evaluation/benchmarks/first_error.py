@@ -19,8 +19,8 @@ from prm_core.evaluation.benchmarks.steps import (
 from prm_core.evaluation.metrics import Statistic
 from prm_core.formats import FORMATS, LabelledChain
 from prm_core.formats.base import get
-from prm_core.platform import store
 from prm_core.platform.records import read_rows
+from prm_core.platform.steps import parse_steps
 from prm_core.types import Problem, Step
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def read_arithmetic(path: Path) -> list[BenchmarkChain]:
     domain = arithmetic.NAME
     chains = []
     for where, record in read_rows(path):
-        prompt, steps = get(record, "prompt", str, where), store.parse_steps(record.get("steps"), where)
+        prompt, steps = get(record, "prompt", str, where), parse_steps(record.get("steps"), where)
         if "label" in record:
             label = get(record, "label", int, where)
             if not -1 <= label < len(steps):

@@ -18,6 +18,7 @@ from prm_core.evaluation.report import charts, verdict
 from prm_core.evaluation.report.charts import Curve, Series
 from prm_core.evaluation.report.tree_drawing import TreeSection
 from prm_core.evaluation.report.verdict import Gate
+from prm_core.turns import heard, written
 from prm_core.types import Problem
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -165,7 +166,7 @@ def _card(kind: str, chain: Chain, policy: str, problem: Problem, threshold: flo
         judged = score is not None and gold_error is not None
         edge, background = charts.step_colours(score) if score is not None else ("var(--line)", "transparent")
         steps.append({
-            "text": step.text, "observation": step.observation, "score": score, "edge": edge, "background": background,
+            "text": written(step), "observation": heard(step), "score": score, "edge": edge, "background": background,
             "gold": None if chain.gold is None else chain.gold[index],
             "after_error": gold_error is not None and 0 <= gold_error < index,
             "first_error": index == gold_error, "claimed": index == claimed,

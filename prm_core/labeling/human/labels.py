@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from prm_core.errors import InputError
 from prm_core.platform import store
+from prm_core.turns import identity
 from prm_core.types import Problem, StepLabel, Trajectory
 
 Row = TypeVar("Row", Problem, Trajectory, StepLabel)
@@ -87,7 +88,7 @@ def digest_of(*parts: object) -> str:
 
 def chain_digest(prompt: str, trajectory: Trajectory) -> str:
     """What identifies a chain by content: the prompt and everything in its steps."""
-    return digest_of(prompt, [[s.text, s.observation, s.agent] for s in trajectory.steps])
+    return digest_of(prompt, identity(trajectory.steps))
 
 
 def chain_digests(trajectories: Iterable[Trajectory], problems: Mapping[str, Problem]) -> dict[str, str]:

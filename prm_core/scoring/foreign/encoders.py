@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prm_core import turns
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
+from prm_core.models.encoder import QUESTION
+from prm_core.models.marks import special_tokens
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -29,8 +33,8 @@ class ForeignChain:
 class ForeignEncoder(ABC):
     """Chains to tokens, as one family of models was trained.
 
-    The boundary that ends each step is put in by id. An observation follows its step's text after a space, before the
-    boundary: context, with no score of its own.
+    The boundary that ends each step is put in by id, and a score is read there alone, whatever a text spells. What a
+    step heard follows what it wrote after a space, before the boundary: context, with no score of its own.
 
     Args:
         tokenizer: the model's.
@@ -43,7 +47,10 @@ class ForeignEncoder(ABC):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, separator: str, max_length: int) -> None:
         self.tokenizer = tokenizer
-        self.config = EncoderConfig(separator=separator, max_length=max_length)
+        self.config = EncoderConfig(separator=separator, max_length=max_length, renderer=1)
+        # Of its own, because how special tokens are read stays in a tokenizer.
+        self._plain = copy.deepcopy(tokenizer)
+        self._special = {*tokenizer.all_special_tokens, *special_tokens(tokenizer)}
         self.boundary = self._boundary()
         if not self.boundary or tokenizer.unk_token_id in self.boundary:
             raise InputError(f"separator {separator!r} is nothing this tokenizer knows (ids {self.boundary}); name the "
@@ -60,7 +67,7 @@ class ForeignEncoder(ABC):
     def encode(self, prompt: str, steps: Sequence[Step | str]) -> ForeignChain:
         """Encodes a chain; the steps that do not fit, all of them if need be, are left out from the end and counted.
 
-        Raises InputError for an empty step, and a step or observation that holds the separator.
+        Raises InputError for an empty step.
         """
         texts = [self._text(index, Step(step) if isinstance(step, str) else step) for index, step in enumerate(steps)]
         ids: list[int] = []
@@ -73,24 +80,28 @@ class ForeignEncoder(ABC):
         return ForeignChain(ids, ends, len(texts) - len(ends))
 
     def _text(self, index: int, step: Step) -> str:
-        if not step.text.strip():
+        if turns.is_empty(step):
             raise InputError(f"step {index} is empty; remove it or give its text")
-        for what, text in ((f"step {index}", step.text), (f"observation of step {index}", step.observation)):
-            if self.config.separator in text:
-                raise InputError(f"{what} holds the step separator {self.config.separator!r}; split it into steps "
-                                 "there, or put a space in its place")
-        return f"{step.text} {step.observation}" if step.observation else step.text
+        return " ".join(filter(None, (turns.written(step), turns.heard(step))))
 
     def _ids(self, text: str) -> list[int]:
+        """Ids of a text that may hold special tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
+    def _plain_ids(self, text: str) -> list[int]:
+        """Ids of a text from outside: what spells a special token in it is text."""
+        return self._plain.encode(text, add_special_tokens=False, split_special_tokens=True)
+
     def _continuation(self, text: str, after: str) -> list[int]:
-        """Ids of `text` where it follows `after`; alone, many tokenizers put a space before it."""
+        """Ids of `text` where it follows `after`; alone, many tokenizers put a space before it. Where it would merge
+        with what is before it, and where it spells special tokens, it is read alone."""
         before, whole = self._ids(after), self._ids(after + text)
-        if whole[: len(before)] != before:
-            raise InputError(f"{text[:40]!r} merges with {after!r} before it in this tokenizer; name a separator it "
-                             "keeps apart")
+        if self._spells_special(text) or whole[: len(before)] != before:
+            return self._plain_ids(text)
         return whole[len(before) :]
+
+    def _spells_special(self, *texts: str) -> bool:
+        return any(token in text for token in self._special for text in texts)
 
     def _one_token(self, text: str) -> list[int]:
         ids = self._continuation(text, after="x")
@@ -111,9 +122,9 @@ class TokenClassificationEncoder(ForeignEncoder):
 
     def _blocks(self, prompt: str, texts: Sequence[str]) -> Iterator[list[int]]:
         bos = self.tokenizer.bos_token_id
-        start = [*([] if bos is None else [bos]), *self._ids(prompt)]
+        start = [*([] if bos is None else [bos]), *self._plain_ids(prompt)]
         for text in texts:
-            yield [*start, *self._ids(text)]
+            yield [*start, *self._plain_ids(text)]
             start = []
 
 
@@ -134,7 +145,10 @@ class BoundaryHeadEncoder(ForeignEncoder):
 
     def _blocks(self, prompt: str, texts: Sequence[str]) -> Iterator[list[int]]:
         for index, text in enumerate(texts):
-            if index == 0:
+            if index == 0 and self._spells_special(prompt, text):
+                before, _, after = self._chat(QUESTION).partition(QUESTION)
+                yield [*self._ids(before), *self._plain_ids(prompt), *self._ids(after), *self._plain_ids(text)]
+            elif index == 0:
                 # As one text: the line break that ends the header may merge with the step's first characters.
                 yield self._ids(self._chat(prompt) + text)
             else:
@@ -172,7 +186,7 @@ class VocabularyEncoder(ForeignEncoder):
         start = [bos] if self.tokenizer.encode("x")[0] == bos else []
         for index, text in enumerate(texts):
             if index == 0:
-                yield [*start, *self._ids(f"{prompt} {text}")]
+                yield [*start, *self._plain_ids(f"{prompt} {text}")]
             else:
                 yield self._continuation(f"\n{text}", after=f"x {self.config.separator}")
 

@@ -75,7 +75,7 @@ class ForeignScorer(ABC):
     def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
         """Scores (prompt, steps) pairs, in order, in one pass a chain; the scores are the model's, not calibrated.
 
-        Raises InputError for an empty step, or a step holding the separator.
+        Raises InputError for an empty step.
         """
         encoded = [self.encoder.encode(prompt, steps) for prompt, steps in chains]
         results = [ChainScore((), (), chain.truncated_steps) for chain in encoded]
