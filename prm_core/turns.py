@@ -21,12 +21,14 @@ RENDERER = 2
 # The boundary that ends the prompt and every step, where a step's score is read.
 BOUNDARY = "<|step|>"
 AGENT, REASONING, TEXT, CALL, ARGUMENTS = "<|agent|>", "<|reasoning|>", "<|text|>", "<|call|>", "<|arguments|>"
+# Written by an agent that waits for what comes back; a policy's turn stops there.
+WAIT = "<|wait|>"
 RESULT, ERROR, PENDING, OBSERVATION = "<|result|>", "<|error|>", "<|pending|>", "<|observation|>"
 SPOKEN = {"system": "<|system|>", "user": "<|user|>", "agent": "<|other|>"}
 # Each with the text that it takes the place of, from which a model that never saw the mark takes its first meaning.
 MARKS = {
     AGENT: "\nagent: ", REASONING: "\nthinking: ", TEXT: "\n", CALL: "\ncall: ", ARGUMENTS: " arguments: ",
-    RESULT: "\nresult: ", ERROR: "\nerror: ", PENDING: "\nno result", OBSERVATION: "\nresult: ",
+    WAIT: "\n", RESULT: "\nresult: ", ERROR: "\nerror: ", PENDING: "\nno result", OBSERVATION: "\nresult: ",
     SPOKEN["system"]: "\nsystem: ", SPOKEN["user"]: "\nuser: ", SPOKEN["agent"]: "\nagent: ",
 }
 ROLES = {mark: role for role, mark in SPOKEN.items()}
@@ -53,8 +55,8 @@ def is_empty(step: Step) -> bool:
 
 
 def parts(step: Step) -> Iterator[Part]:
-    """The parts of a turn as version 2 reads them: the agent's name, what it thought, said and called, then what came
-    back of each call, and what others said. A text alone is one part without a mark."""
+    """The parts of a turn as version 2 reads them: the agent's name, what it thought, said and called, that it waits,
+    what came back of each call, and what others said. A text alone is one part without a mark."""
     if step.agent:
         yield Part(AGENT, step.agent, False)
     if step.reasoning:
@@ -64,6 +66,8 @@ def parts(step: Step) -> Iterator[Part]:
     for call in step.calls:
         yield Part(CALL, call.name, True)
         yield Part(ARGUMENTS, call.arguments, True)
+    if step.calls or step.observation or step.context:
+        yield Part(WAIT, "", True)
     # Calls of one turn are made before any of them has answered.
     for call in step.calls:
         mark = ERROR if call.failed else PENDING if call.result is None else RESULT
