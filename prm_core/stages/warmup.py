@@ -28,6 +28,7 @@ def run(config: Config, io: StageIO) -> None:
 
     from prm_core.domains import DOMAINS
     from prm_core.models.encoder import Encoder
+    from prm_core.models.marks import tokens
     from prm_core.models.tokenizer import train_tokenizer
     from prm_core.platform.tracking import stage_run
     from prm_core.sampling.policy import Policy
@@ -37,7 +38,7 @@ def run(config: Config, io: StageIO) -> None:
     problems = store.read_jsonl(Problem, io.inputs["problems"])
     dev = store.read_jsonl(Problem, io.inputs["held_out"])[: config.warmup.eval_problems]
     texts = (text for problem in problems for text in (problem.prompt, *problem.meta.get("solution", ())))
-    encoder = Encoder(train_tokenizer(texts, config.encoder.separator), config.encoder)
+    encoder = Encoder(train_tokenizer(texts, tokens(config.encoder.separator)), config.encoder)
     held_out = without_long(dev, encoder)
 
     def accuracy(model: PreTrainedModel) -> float:

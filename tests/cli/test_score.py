@@ -137,11 +137,14 @@ def test_a_file_scored_before_speaks_of_the_second_model_only(model, tmp_path, c
     assert not caplog.records
 
 
-def test_a_separator_inside_a_step_is_read_as_a_space(model, tmp_path, caplog):
-    line = {"prompt": "p", "steps": ["a|b", {"text": "c", "observation": "d|e"}, "f"]}
+def test_turns_are_scored_as_they_are(model, tmp_path, caplog):
+    turn = {"text": "", "calls": [{"name": "look", "arguments": {"q": "a\nb"}, "result": "wrong"}], "ref": "s7"}
+    line = {"prompt": "p", "steps": ["a\nb", {"text": "c", "observation": "d\n\ne"}, turn]}
     score(write(tmp_path / "in.jsonl", line), model, tmp_path / "out.jsonl")
-    assert read(tmp_path / "out.jsonl")[0]["steps"] == line["steps"]
-    assert caplog.messages == [f"{tmp_path / 'in.jsonl'}: 2 steps hold the separator '|'; a space takes its place"]
+    scored, = read(tmp_path / "out.jsonl")
+    assert (scored["steps"], scored["step_scores"]) == (line["steps"], [0.9, 0.9, 0.1])
+    assert scored["step_refs"] == ["", "", "s7"]
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -353,7 +353,7 @@ def test_every_row_says_what_made_it():
 
 def test_a_chain_that_cannot_be_labelled_does_not_take_the_others_along(caplog):
     """The guide swallows what a strategy raises; here it is counted from the labels that say so (METHODS 1)."""
-    broken = chain(["Mia buys\n4 more.", "The answer is 5."], trajectory_id="broken")
+    broken = chain(["", "The answer is 5."], trajectory_id="broken")
     strategy = labeler(policy_of("", "W", "W"))
 
     labels = label_shard(strategy, "rollout", [chain(RIGHT), broken, chain(WRONG, trajectory_id="t2")], seed=1)
@@ -363,7 +363,7 @@ def test_a_chain_that_cannot_be_labelled_does_not_take_the_others_along(caplog):
         ("t2", 0.0)]
     failed = labels[3]
     assert failed == StepLabel("broken", 0, "rollout", None, None, 0.0, 0, failed.reasoning, labels[0].lineage)
-    assert failed.reasoning.startswith("failed: step 0 holds the step separator")
+    assert failed.reasoning.startswith("failed: step 0 is empty")
     assert "rollout failed on chain broken" in caplog.text
 
 
