@@ -53,7 +53,7 @@ def base_model(folder: Path) -> list[dict[str, object]]:
     from prm_core.models.tokenizer import train_tokenizer
 
     problems = arithmetic.make_problems("train", 12, 0)
-    tokenizer = train_tokenizer((t for p in problems for t in (p.prompt, *p.meta["solution"])))
+    tokenizer = train_tokenizer(t for p in problems for t in (p.prompt, *p.meta["solution"]))
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 from prm_core.evaluation.benchmarks import suite
 from prm_core.evaluation.benchmarks.suite import BENCHMARKS, Figures

@@ -44,7 +44,7 @@ def chain(
 @cache
 def _tokenizer() -> Any:
     problems = arithmetic.make_problems("warmup", 200, 0)
-    return train_tokenizer((t for p in problems for t in (p.prompt, *p.meta["solution"])))
+    return train_tokenizer(t for p in problems for t in (p.prompt, *p.meta["solution"]))
 
 
 def make_encoder(max_length: int = MAX_LENGTH, **settings: Any) -> Encoder:

@@ -19,7 +19,8 @@ from tests.builders import tiny
 
 PROMPT = "Mia has 3 apples."
 # Any text that Unicode has, and what spells tokens that the encoder puts in.
-TEXTS = st.one_of(st.text(max_size=20), st.sampled_from([turns.BOUNDARY, *turns.MARKS, "<eos>", "<bos>", "\n", " ", "\n\n"]))
+TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(
+    [turns.BOUNDARY, *turns.MARKS, "<eos>", "<bos>", "\n", " ", "\n\n"]))
 STEP_TEXTS = TEXTS.filter(bool)
 CALLS = st.builds(Call, STEP_TEXTS, TEXTS, st.none() | TEXTS)
 FAILED = st.builds(Call, STEP_TEXTS, TEXTS, TEXTS, st.just(True))
@@ -147,7 +148,7 @@ def test_before_there_were_marks_a_boundary_was_one_token_of_text(separator):
 
 def test_a_boundary_that_text_can_spell_is_refused():
     tokenizer = train_tokenizer([PROMPT], [])
-    with pytest.raises(InputError, match="encoder.separator 'q' is a token that text holds; leave the setting out"):
+    with pytest.raises(InputError, match=r"encoder\.separator 'q' is a token that text holds; leave the setting out"):
         Encoder(tokenizer, EncoderConfig(separator="q", max_length=64))
 
 

@@ -180,7 +180,8 @@ def test_chain_longer_than_the_context_is_refused_or_truncated_by_choice():
     assert (result.analysis.step_scores, result.truncated_steps) == ([0.9], 2)
 
 
-TURN = {"text": "I look.", "calls": [{"name": "look", "arguments": {"q": "x"}, "result": "wrong", "id": "c"}], "ref": "7"}
+TURN = {"text": "I look.", "ref": "7",
+        "calls": [{"name": "look", "arguments": {"q": "x"}, "result": "wrong", "id": "c"}]}
 MESSAGES = [{"role": "user", "content": "p"},
             {"role": "assistant", "content": "I look.", "tool_calls": [
                 {"id": "c", "function": {"name": "look", "arguments": '{"q": "x"}'}}]},
@@ -196,7 +197,8 @@ def test_turns_are_scored_as_objects_and_as_messages():
     service = ScoringService(FakeScorer(), ScoreCache(100, 60.0))
     refs = [one.analysis.step_refs for one in answer(service, *seen.values(), request("ok"))]
     assert refs == [["7"], ["1"], None]
-    offered = parse_request({"messages": MESSAGES, "tools": [{"type": "function", "function": {"name": "look"}}]}, "here")
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    offered = parse_request({"messages": MESSAGES, "tools": tools}, "here")
     assert offered.prompt == 'p\n\nTools: [{"name": "look"}]'
 
 

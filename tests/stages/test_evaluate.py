@@ -33,7 +33,7 @@ from tests.builders import evaluation as fakes
 PARAMS = ROOT / "params.yaml"
 TEST, DEV = fakes.problems(30), fakes.problems(20, "dev")
 SHIFTED = DOMAINS["arithmetic"].shifted["standard"]("shifted", 12, 0, ())
-TOKENIZER = train_tokenizer((problem.prompt for problem in TEST))
+TOKENIZER = train_tokenizer(problem.prompt for problem in TEST)
 HISTORY = [{"update": 5, "loss": 0.7, "note": "text"}, {"update": 10, "loss": 0.4, "note": "text"}]
 
 

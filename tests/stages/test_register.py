@@ -226,7 +226,8 @@ def test_bad_request_is_http_400_with_one_line(model, rows, params, reason):
 
 def test_turns_and_messages_are_scored(model):
     call = {"id": "c", "function": {"name": "look", "arguments": "{}"}}
-    asked, answered = {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "ok"}
+    asked = {"role": "assistant", "tool_calls": [call]}
+    answered = {"role": "tool", "tool_call_id": "c", "content": "ok"}
     said = {"role": "assistant", "content": "wrong\n"}
     (turns, messages) = model.predict([
         {"prompt": "p", "steps": [{"text": "", "calls": [{"name": "look", "result": "ok"}]}, "wrong\n"]},

@@ -70,7 +70,8 @@ def test_the_mask_is_set_before_shared_labels_are_taken_away() -> None:
 
 def test_texts_stay_as_they_are_and_tools_are_part_of_the_question() -> None:
     steps = (Step("a\nb"), Step("c", "d\n\ne"), Step("<|step|>"))
-    found, = examples_of([LabelledChain("q\nr", steps, (1.0, 1.0, 0.0), tools="[1]")], "process", mask_after_error=False)
+    given = LabelledChain("q\nr", steps, (1.0, 1.0, 0.0), tools="[1]")
+    found, = examples_of([given], "process", mask_after_error=False)
     assert found.steps == steps
     assert found.prompt == "q\nr\n\nTools: [1]"
     encode_examples(make_encoder(), [found], "process")
