@@ -1,0 +1,66 @@
+"""prm_core/evaluation/stopping.py: what an alarm and a clean prefix did, worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from prm_core.evaluation.stopping import before_last_third, measure_alarm, measure_prefix, share_of_runs
+from prm_core.scoring.conformal import Alarm, CleanPrefix
+
+# Sound, stopped falsely; sound; stopped after 1 of 3; stopped after 3 of 3; error never seen.
+RUNS = [[0.9, 0.1], [0.9, 0.9], [0.2, 0.9, 0.9], [0.9, 0.9, 0.1], [0.9, 0.9]]
+ERRORS = [-1, -1, 0, 1, 1]
+PROBLEM = [0, 1, 2, 3, 4]
+
+
+def test_an_alarm_by_hand():
+    figures = measure_alarm(Alarm(0.05, 0.9, 99, 0.5), RUNS, ERRORS, PROBLEM)
+    assert figures.false_alarms.value == 0.5
+    assert figures.stopped.value == pytest.approx(2 / 3)
+    assert figures.stopped_early.value == pytest.approx(1 / 3)
+    # 0 of 3 and 1 of 3 lie before the last third, 1 of 2 does not.
+    assert figures.failed_early.value == pytest.approx(2 / 3)
+    assert figures.steps_saved == pytest.approx(2 / 8)
+
+
+def test_a_clean_prefix_by_hand():
+    figures = measure_prefix(CleanPrefix(0.1, 0.9, 99, 0.5), RUNS, ERRORS, PROBLEM)
+    # Promised 1, 2, 0, 2, 2 of the clean 2, 2, 0, 1, 1.
+    assert figures.broken.value == pytest.approx(2 / 5)
+    assert figures.broken_promises.value == pytest.approx(2 / 4)
+    assert figures.promised == pytest.approx(4 / 5)
+    assert figures.steps_kept == pytest.approx(3 / 6)
+
+
+def test_what_no_run_tells_is_not_a_number():
+    figures = measure_alarm(Alarm(0.05, 0.9, 99, 0.5), RUNS[:2], ERRORS[:2], PROBLEM[:2])
+    assert not figures.stopped_early.defined
+    assert math.isnan(figures.steps_saved)
+    assert not measure_prefix(CleanPrefix(0.1, 0.9, 99, 0.5), [], [], []).broken.defined
+
+
+@pytest.mark.parametrize(("step", "steps", "early"), [
+    (-1, 3, False), (0, 1, False), (0, 2, True), (1, 2, False), (1, 3, True), (2, 3, False), (2, 5, True),
+    (3, 5, False), (3, 6, True),
+])
+def test_the_last_third_begins_after_two(step, steps, early):
+    assert before_last_third(step, steps) is early
+
+
+def test_the_interval_is_clopper_and_pearsons():
+    # Their table: 2 of 20.
+    found = share_of_runs([True] * 2 + [False] * 18, range(20))
+    assert (found.value, found.low) == (0.1, pytest.approx(0.0123, abs=5e-5))
+    assert found.high == pytest.approx(0.317, abs=5e-4)
+    # None of n leaves 1 - 0.025 ** (1 / n) open.
+    none = share_of_runs([False] * 50, range(50))
+    assert (none.value, none.low, none.high) == (0, 0, pytest.approx(1 - 0.025 ** (1 / 50)))
+    every = share_of_runs([True] * 50, range(50))
+    assert (every.low, every.high) == (pytest.approx(0.025 ** (1 / 50)), 1)
+
+
+def test_runs_of_one_problem_narrow_nothing():
+    once = share_of_runs([True, False, False, False], [0, 1, 2, 3])
+    assert share_of_runs([True, False, False, False] * 5, [0, 1, 2, 3] * 5) == once
