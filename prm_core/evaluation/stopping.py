@@ -1,8 +1,8 @@
-"""How an alarm and a clean prefix (scoring/conformal.py) fare on runs with gold that they were not fitted on.
+"""An alarm and a clean prefix (scoring/conformal.py) fitted on chains with gold, and how they fare on others.
 
-Pure functions over arrays. Their intervals are Clopper and Pearson's with the problems as the trials: runs of one
-problem are not independent, and as many of them as there are count as one. That is exact with a run a problem and too
-wide with more, and unlike a bootstrap's it says what a count of none leaves open.
+A chain fails where it holds an error. The intervals are Clopper and Pearson's with the problems as the trials: runs of
+one problem are not independent, and as many of them as there are count as one. That is exact with a run a problem and
+too wide with more, and unlike a bootstrap's it says what a count of none leaves open.
 """
 
 from __future__ import annotations
@@ -14,8 +14,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from prm_core.evaluation.judged_chains import Chain, first_per_problem
 from prm_core.evaluation.metrics import INTERVAL, Estimate
-from prm_core.scoring.conformal import Alarm, CleanPrefix
+from prm_core.scoring.conformal import Alarm, CleanPrefix, fit_alarm, fit_clean_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Chains as the columns that this module takes.
+
+    Attributes:
+        scores: of each run's steps.
+        first_errors: (runs,) index of the first wrong step, -1 where there is none.
+        problem: (runs,), what each run is of: its problem's index.
+    """
+
+    scores: Sequence[Sequence[float]]
+    first_errors: Sequence[int]
+    problem: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,40 +95,59 @@ def before_last_third(step: int, steps: int) -> bool:
     return step >= 0 and 3 * (step + 1) <= 2 * steps
 
 
-def measure_alarm(
-    alarm: Alarm, runs: Sequence[Sequence[float]], first_errors: Sequence[int], problem: Sequence[int]
-) -> AlarmFigures:
-    """What an alarm does on runs that fail where they hold an error.
+def judged_runs(chains: Sequence[Chain]) -> Runs:
+    """The chains with gold that the PRM scored to their end and can judge; others get neither alarm nor promise."""
+    return _columns(_judged(chains))
 
-    Args:
-        runs: step scores of whole runs, other than it was fitted on.
-        first_errors: (runs,) index of the first wrong step, -1 where there is none.
-        problem: (runs,), as for `share_of_runs`.
+
+def fit(chains: Sequence[Chain], alpha: float, prefix_alpha: float, confidence: float) -> tuple[Alarm, CleanPrefix]:
+    """Both, from chains of which there may be several a problem: of each the first that tells something counts.
+
+    Raises TooFewRuns on chains of too few problems.
     """
-    stops = [alarm.step(scores) for scores in runs]
-    rows = list(zip(stops, runs, first_errors, problem, strict=True))
+    judged = _judged(chains)
+    sound = _columns(first_per_problem([chain for chain in judged if chain.gold_error < 0], 1))
+    alarm = fit_alarm(sound.scores, [False] * len(sound.scores), alpha, confidence)
+    runs = _columns(first_per_problem(judged, 1))
+    return alarm, fit_clean_prefix(runs.scores, runs.first_errors, prefix_alpha, confidence)
+
+
+def _judged(chains: Sequence[Chain]) -> list[Chain]:
+    return [chain for chain in chains if chain.gold is not None and chain.step_scores and not chain.truncated
+            and not chain.out_of_domain]
+
+
+def _columns(chains: Sequence[Chain]) -> Runs:
+    return Runs([chain.step_scores or () for chain in chains], [chain.gold_error for chain in chains],
+                [chain.problem for chain in chains])
+
+
+def measure_alarm(alarm: Alarm, runs: Runs) -> AlarmFigures:
+    """What an alarm does on runs other than it was fitted on."""
+    rows = [(alarm.step(scores), len(scores), error, problem)
+            for scores, error, problem in zip(runs.scores, runs.first_errors, runs.problem, strict=True)]
     failing, sound = [row for row in rows if row[2] >= 0], [row for row in rows if row[2] < 0]
-    owners = [row[3] for row in failing]
-    early = [before_last_third(stop, len(scores)) for stop, scores, _, _ in failing]
-    saved = sum(len(scores) - stop - 1 for stop, scores, _, _ in failing if stop >= 0)
-    taken = sum(len(scores) for _, scores, _, _ in failing)
+
+    def of_failing(hits: Sequence[bool]) -> Estimate:
+        return share_of_runs(hits, [problem for *_, problem in failing])
+
+    saved = sum(steps - stop - 1 for stop, steps, *_ in failing if stop >= 0)
+    taken = sum(steps for _, steps, *_ in failing)
     return AlarmFigures(
-        false_alarms=share_of_runs([row[0] >= 0 for row in sound], [row[3] for row in sound]),
-        stopped=share_of_runs([row[0] >= 0 for row in failing], owners),
-        stopped_early=share_of_runs(early, owners),
-        failed_early=share_of_runs([before_last_third(error, len(scores)) for _, scores, error, _ in failing], owners),
+        false_alarms=share_of_runs([stop >= 0 for stop, *_ in sound], [problem for *_, problem in sound]),
+        stopped=of_failing([stop >= 0 for stop, *_ in failing]),
+        stopped_early=of_failing([before_last_third(stop, steps) for stop, steps, *_ in failing]),
+        failed_early=of_failing([before_last_third(error, steps) for _, steps, error, _ in failing]),
         steps_saved=saved / taken if taken else math.nan,
     )
 
 
-def measure_prefix(
-    prefix: CleanPrefix, runs: Sequence[Sequence[float]], first_errors: Sequence[int], problem: Sequence[int]
-) -> PrefixFigures:
-    """What a clean prefix promises of runs other than it was fitted on. Arguments as for `measure_alarm`."""
-    lengths = np.array([prefix.length(scores) for scores in runs], dtype=np.int64)
+def measure_prefix(prefix: CleanPrefix, runs: Runs) -> PrefixFigures:
+    """What a clean prefix promises of runs other than it was fitted on."""
+    lengths = np.array([prefix.length(scores) for scores in runs.scores], dtype=np.int64)
     clean = np.array([len(scores) if error < 0 else error
-                      for scores, error in zip(runs, first_errors, strict=True)], dtype=np.int64)
-    broken, owners, promised = lengths > clean, np.asarray(problem), lengths > 0
+                      for scores, error in zip(runs.scores, runs.first_errors, strict=True)], dtype=np.int64)
+    broken, owners, promised = lengths > clean, np.asarray(runs.problem), lengths > 0
     return PrefixFigures(
         broken=share_of_runs(broken, owners),
         broken_promises=share_of_runs(broken[promised], owners[promised]),

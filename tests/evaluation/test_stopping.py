@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from prm_core.evaluation.stopping import before_last_third, measure_alarm, measure_prefix, share_of_runs
-from prm_core.scoring.conformal import Alarm, CleanPrefix
+from prm_core.evaluation.judged_chains import Chain
+from prm_core.evaluation.stopping import (
+    Runs,
+    before_last_third,
+    fit,
+    judged_runs,
+    measure_alarm,
+    measure_prefix,
+    share_of_runs,
+)
+from prm_core.scoring.conformal import Alarm, CleanPrefix, TooFewRuns
+from prm_core.types import Step, Trajectory
 
 # Sound, stopped falsely; sound; stopped after 1 of 3; stopped after 3 of 3; error never seen.
-RUNS = [[0.9, 0.1], [0.9, 0.9], [0.2, 0.9, 0.9], [0.9, 0.9, 0.1], [0.9, 0.9]]
-ERRORS = [-1, -1, 0, 1, 1]
-PROBLEM = [0, 1, 2, 3, 4]
+RUNS = Runs([[0.9, 0.1], [0.9, 0.9], [0.2, 0.9, 0.9], [0.9, 0.9, 0.1], [0.9, 0.9]], [-1, -1, 0, 1, 1], range(5))
+ALARM, PREFIX = Alarm(0.05, 0.9, 99, 0.5), CleanPrefix(0.1, 0.9, 99, 0.5)
 
 
 def test_an_alarm_by_hand():
-    figures = measure_alarm(Alarm(0.05, 0.9, 99, 0.5), RUNS, ERRORS, PROBLEM)
+    figures = measure_alarm(ALARM, RUNS)
     assert figures.false_alarms.value == 0.5
     assert figures.stopped.value == pytest.approx(2 / 3)
     assert figures.stopped_early.value == pytest.approx(1 / 3)
@@ -26,7 +36,7 @@ def test_an_alarm_by_hand():
 
 
 def test_a_clean_prefix_by_hand():
-    figures = measure_prefix(CleanPrefix(0.1, 0.9, 99, 0.5), RUNS, ERRORS, PROBLEM)
+    figures = measure_prefix(PREFIX, RUNS)
     # Promised 1, 2, 0, 2, 2 of the clean 2, 2, 0, 1, 1.
     assert figures.broken.value == pytest.approx(2 / 5)
     assert figures.broken_promises.value == pytest.approx(2 / 4)
@@ -35,10 +45,10 @@ def test_a_clean_prefix_by_hand():
 
 
 def test_what_no_run_tells_is_not_a_number():
-    figures = measure_alarm(Alarm(0.05, 0.9, 99, 0.5), RUNS[:2], ERRORS[:2], PROBLEM[:2])
+    figures = measure_alarm(ALARM, Runs(RUNS.scores[:2], [-1, -1], [0, 1]))
     assert not figures.stopped_early.defined
     assert math.isnan(figures.steps_saved)
-    assert not measure_prefix(CleanPrefix(0.1, 0.9, 99, 0.5), [], [], []).broken.defined
+    assert not measure_prefix(PREFIX, Runs([], [], [])).broken.defined
 
 
 @pytest.mark.parametrize(("step", "steps", "early"), [
@@ -64,3 +74,34 @@ def test_the_interval_is_clopper_and_pearsons():
 def test_runs_of_one_problem_narrow_nothing():
     once = share_of_runs([True, False, False, False], [0, 1, 2, 3])
     assert share_of_runs([True, False, False, False] * 5, [0, 1, 2, 3] * 5) == once
+
+
+def chain(problem, scores, gold, **more):
+    steps = tuple(Step("step") for _ in gold)
+    trajectory = Trajectory(f"t{problem}", f"p{problem}", "policy", steps, None, None, 0)
+    return Chain(problem, trajectory, gold, scores, **more)
+
+
+def test_only_chains_that_can_be_judged_count():
+    whole = chain(3, (0.9, 0.2), (True, False))
+    without_gold = replace(whole, gold=None)
+    others = [chain(0, (0.9,), (True, True)), chain(1, (0.9,), (True,), out_of_domain="unlike"),
+              chain(2, None, (True,)), without_gold, chain(2, (), ())]
+    assert judged_runs([*others, whole]) == Runs([(0.9, 0.2)], [1], [3])
+
+
+def test_of_each_problem_one_chain_decides():
+    # Of each problem: one that errs, one that is right and scores its number, and two that must not count.
+    chains = [made for problem in range(60) for made in (
+        chain(problem, (0.9, 0.2 + problem / 100), (True, False)),
+        chain(problem, (0.9, 0.3 + problem / 100), (True, True)),
+        chain(problem, (0.0, 0.0), (True, True)), chain(problem, (1.0, 1.0), (True, False)))]
+    alarm, prefix = fit(chains, 0.05, 0.1, 0.9)
+    # P(Binomial(60, 0.05) = 0) = 0.046 and P(… <= 1) = 0.19; P(Binomial(60, 0.1) <= 2) = 0.053 and P(… <= 3) = 0.137.
+    assert alarm == Alarm(0.05, 0.9, 60, 0.3)
+    assert prefix == CleanPrefix(0.1, 0.9, 60, 0.2 + 0.57)
+
+
+def test_chains_of_too_few_problems_decide_nothing():
+    with pytest.raises(TooFewRuns, match="44 calibration runs"):
+        fit([chain(problem, (0.9,), (True,)) for problem in range(44)] * 5, 0.05, 0.1, 0.9)
