@@ -22,14 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import Bar, write_as
+from prm_core.errors import InputError
 from prm_core.evaluation import stopping
 from prm_core.evaluation.judged_chains import Chain, load_chains
-from prm_core.evaluation.stopping import Runs, judged_runs, measure_alarm, measure_prefix
+from prm_core.evaluation.stopping import (
+    ALPHA,
+    CONFIDENCE,
+    PREFIX_ALPHA,
+    Runs,
+    judged_runs,
+    measure_alarm,
+    measure_prefix,
+)
 from prm_core.platform import store
 from prm_core.scoring.conformal import Alarm, CleanPrefix, fit_alarm
 from prm_core.types import Problem
 
-ALPHA, PREFIX_ALPHA, CONFIDENCE = 0.05, 0.1, 0.9
 STOPPED_EARLY = 60.0
 EDGE = 1e-6
 Figures = Mapping[str, Any]
@@ -105,19 +113,27 @@ def peers(dev: Runs, test: Runs) -> dict[str, Figures]:
 def measure(workspace: Path) -> dict[str, Any]:
     """The figures of a workspace, shares from 0 to 1."""
     chains = read(workspace)
-    alarm, prefix = stopping.fit(chains["dev-base"], ALPHA, PREFIX_ALPHA, CONFIDENCE)
+    promises, weaker = (_fitted(workspace, chains["dev-base"], confidence) for confidence in (CONFIDENCE, 0))
     test = judged_runs(chains["test-base"])
     return {
-        "workspace": workspace.name, "alarm": alarm.to_dict(), "prefix": prefix.to_dict(), "runs": len(test.scores),
+        "workspace": workspace.name, "alarm": promises[0].to_dict(), "prefix": promises[1].to_dict(),
+        "runs": len(test.scores),
         "failing": sum(error >= 0 for error in test.first_errors),
         "left_out": len(chains["test-base"]) - len(test.scores),
-        "test": _figures(alarm, prefix, test),
-        "without_confidence": _figures(*stopping.fit(chains["dev-base"], ALPHA, PREFIX_ALPHA, 0), test),
+        "test": _figures(*promises, test),
+        "without_confidence": _figures(*weaker, test),
         # Not what was fitted on: neither guarantee speaks of them.
-        "trained_policy": _figures(alarm, prefix, judged_runs(chains["test-trained"])),
-        "shifted": _figures(alarm, prefix, judged_runs(chains["shifted-base"])),
+        "trained_policy": _figures(*promises, judged_runs(chains["test-trained"])),
+        "shifted": _figures(*promises, judged_runs(chains["shifted-base"])),
         **peers(judged_runs(chains["dev-base"]), test),
     }
+
+
+def _fitted(workspace: Path, dev: Sequence[Chain], confidence: float) -> tuple[Alarm, CleanPrefix]:
+    promises, reasons = stopping.fit(dev, confidence)
+    if promises.alarm is None or promises.prefix is None:
+        raise InputError(f"{workspace}: {next(iter(reasons.values()))}")
+    return promises.alarm, promises.prefix
 
 
 def _figures(alarm: Alarm, prefix: CleanPrefix, runs: Runs) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from numpy.typing import ArrayLike
 
 from prm_core.evaluation.judged_chains import Chain, first_per_problem
 from prm_core.evaluation.metrics import INTERVAL, Estimate
-from prm_core.scoring.conformal import Alarm, CleanPrefix, fit_alarm, fit_clean_prefix
+from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises, TooFewRuns, fit_alarm, fit_clean_prefix
+
+# How often an alarm may be false and a clean prefix hold an error, and how surely over the draw of the dev problems.
+ALPHA, PREFIX_ALPHA, CONFIDENCE = 0.05, 0.1, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +103,27 @@ def judged_runs(chains: Sequence[Chain]) -> Runs:
     return _columns(_judged(chains))
 
 
-def fit(chains: Sequence[Chain], alpha: float, prefix_alpha: float, confidence: float) -> tuple[Alarm, CleanPrefix]:
+def fit(chains: Sequence[Chain], confidence: float = CONFIDENCE) -> tuple[Promises, dict[str, str]]:
     """Both, from chains of which there may be several a problem: of each the first that tells something counts.
 
-    Raises TooFewRuns on chains of too few problems.
+    Returns:
+        them, and `alarm` or `prefix` → why it is left out, where there are too few problems.
     """
     judged = _judged(chains)
     sound = _columns(first_per_problem([chain for chain in judged if chain.gold_error < 0], 1))
-    alarm = fit_alarm(sound.scores, [False] * len(sound.scores), alpha, confidence)
     runs = _columns(first_per_problem(judged, 1))
-    return alarm, fit_clean_prefix(runs.scores, runs.first_errors, prefix_alpha, confidence)
+    alarm: Alarm | None = None
+    prefix: CleanPrefix | None = None
+    reasons = {}
+    try:
+        alarm = fit_alarm(sound.scores, [False] * len(sound.scores), ALPHA, confidence)
+    except TooFewRuns as error:
+        reasons["alarm"] = str(error)
+    try:
+        prefix = fit_clean_prefix(runs.scores, runs.first_errors, PREFIX_ALPHA, confidence)
+    except TooFewRuns as error:
+        reasons["prefix"] = str(error)
+    return Promises(alarm, prefix), reasons
 
 
 def _judged(chains: Sequence[Chain]) -> list[Chain]:

@@ -1,9 +1,9 @@
 """When to stop a run, and how far a run is clean: thresholds on step scores that keep a promise about new runs.
 
-Pure functions over numbers, no files; applying a fitted threshold needs no library at all. The promises hold for any
-step scores, good or bad: a poor reward model costs alarms and length, never the promise. They hold for runs like those
-that were fitted on (of the same policy, the same kind of problems): a run that the reward model calls out of its domain
-is to be given neither an alarm nor a clean prefix, which breaks neither promise.
+Applying a fitted threshold needs no library at all; the numbers are kept as JSON beside a model. The promises hold for
+any step scores, good or bad: a poor reward model costs alarms and length, never the promise. They hold for runs like
+those that were fitted on (of the same policy, the same kind of problems): a run that the reward model calls out of its
+domain is to be given neither an alarm nor a clean prefix, which breaks neither promise.
 
 Each threshold is that order statistic of the calibration runs' lowest scores of which `_spared` says how far from the
 end it lies. Two guarantees follow, without any assumption about the scores:
@@ -26,13 +26,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prm_core.errors import InputError
+from prm_core.platform import store, sums
 
+FILE = "promises.json"
 # Of alpha (n + 1), which is to count as whole where it is so but for rounding.
 ROUNDING = 1e-9
 
@@ -136,6 +139,46 @@ class CleanPrefix(_Promise):
         """The prefix `to_dict` wrote. Raises KeyError, TypeError or ValueError on what is none."""
         threshold = None if values["threshold"] is None else _number(values, "threshold")
         return CleanPrefix(**_read(values), threshold=threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """What is promised of the runs that one reward model scores.
+
+    Attributes:
+        alarm, prefix: None where there were too few runs to fit it on.
+    """
+
+    alarm: Alarm | None = None
+    prefix: CleanPrefix | None = None
+
+    def save(self, folder: Path) -> None:
+        """Writes the file beside a model's weights, and the folder's digests again."""
+        self.write(folder / FILE)
+        sums.write_sums(folder)
+
+    def write(self, path: Path) -> None:
+        """Writes one JSON file; `read` restores exactly this."""
+        store.write_json(path, {name: made and made.to_dict() for name, made in (("alarm", self.alarm),
+                                                                                ("prefix", self.prefix))})
+
+    @staticmethod
+    def read(path: Path) -> Promises:
+        """What `write` wrote. Raises InputError where the file is none of it."""
+        values = store.read_json(path)
+        try:
+            alarm, prefix = values["alarm"], values["prefix"]
+            return Promises(None if alarm is None else Alarm.from_dict(alarm),
+                            None if prefix is None else CleanPrefix.from_dict(prefix))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"{path}: holds no alarm and clean prefix ({error}); copy the model's folder whole, or "
+                             "take the file away to go without") from error
+
+    @staticmethod
+    def load(folder: Path) -> Promises:
+        """What `save` wrote, nothing for a model saved without. Raises InputError as `read` does."""
+        path = Path(folder) / FILE
+        return Promises.read(path) if path.exists() else Promises()
 
 
 def fit_alarm(runs: Sequence[Sequence[float]], failing: ArrayLike, alpha: float, confidence: float = 0.9) -> Alarm:

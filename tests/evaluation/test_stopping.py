@@ -17,7 +17,7 @@ from prm_core.evaluation.stopping import (
     measure_prefix,
     share_of_runs,
 )
-from prm_core.scoring.conformal import Alarm, CleanPrefix, TooFewRuns
+from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises
 from prm_core.types import Step, Trajectory
 
 # Sound, stopped falsely; sound; stopped after 1 of 3; stopped after 3 of 3; error never seen.
@@ -96,12 +96,15 @@ def test_of_each_problem_one_chain_decides():
         chain(problem, (0.9, 0.2 + problem / 100), (True, False)),
         chain(problem, (0.9, 0.3 + problem / 100), (True, True)),
         chain(problem, (0.0, 0.0), (True, True)), chain(problem, (1.0, 1.0), (True, False)))]
-    alarm, prefix = fit(chains, 0.05, 0.1, 0.9)
+    promises, reasons = fit(chains)
     # P(Binomial(60, 0.05) = 0) = 0.046 and P(… <= 1) = 0.19; P(Binomial(60, 0.1) <= 2) = 0.053 and P(… <= 3) = 0.137.
-    assert alarm == Alarm(0.05, 0.9, 60, 0.3)
-    assert prefix == CleanPrefix(0.1, 0.9, 60, 0.2 + 0.57)
+    assert promises == Promises(Alarm(0.05, 0.9, 60, 0.3), CleanPrefix(0.1, 0.9, 60, 0.2 + 0.57))
+    assert not reasons
 
 
-def test_chains_of_too_few_problems_decide_nothing():
-    with pytest.raises(TooFewRuns, match="44 calibration runs"):
-        fit([chain(problem, (0.9,), (True,)) for problem in range(44)] * 5, 0.05, 0.1, 0.9)
+def test_chains_of_too_few_problems_promise_what_they_can():
+    promises, reasons = fit([chain(problem, (0.9,), (True,)) for problem in range(44)] * 5)
+    assert promises == Promises(None, CleanPrefix(0.1, 0.9, 44, None))
+    assert list(reasons) == ["alarm"]
+    assert "44 calibration runs that do not fail" in reasons["alarm"]
+    assert list(fit([])[1]) == ["alarm", "prefix"]

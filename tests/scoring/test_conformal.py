@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prm_core.scoring.conformal import Alarm, CleanPrefix, TooFewRuns, fit_alarm, fit_clean_prefix
+from prm_core.errors import InputError
+from prm_core.platform import sums
+from prm_core.scoring.conformal import FILE, Alarm, CleanPrefix, Promises, TooFewRuns, fit_alarm, fit_clean_prefix
 
 unit = st.floats(0, 1, allow_nan=False)
 runs_of = st.lists(st.lists(unit, min_size=1, max_size=5), min_size=60, max_size=90)
@@ -125,6 +127,24 @@ def test_more_steps_take_nothing_back(scores, more, threshold):
 def test_both_are_restored_from_json():
     for made in (Alarm(0.05, 0.9, 99, 0.25), CleanPrefix(0.1, 0, 30, 0.5), CleanPrefix(0.1, 0.9, 30, None)):
         assert type(made).from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def test_promises_lie_beside_a_model_under_its_digests(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    made = Promises(Alarm(0.05, 0.9, 99, 0.25), CleanPrefix(0.1, 0.9, 30, None))
+    for promises in (made, Promises(made.alarm), Promises()):
+        promises.save(tmp_path)
+        assert Promises.load(tmp_path) == promises
+        assert not list(sums.differences(tmp_path))
+    (tmp_path / FILE).unlink()
+    assert Promises.load(tmp_path) == Promises()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"alarm": {}, "prefix": null}', '{"alarm": null, "prefix": 0.5}'])
+def test_a_file_without_promises_is_named(tmp_path, text):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(InputError, match=rf"{FILE}: holds no alarm and clean prefix"):
+        Promises.load(tmp_path)
 
 
 @pytest.mark.parametrize(("change", "error"), [
