@@ -33,7 +33,7 @@ def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, An
     assert answer.analysis is not None
     # Only some answers have these.
     optional = ("truncated_steps", "in_domain", "out_of_domain", "outcome_score", "step_reliabilities",
-                "step_refs")
+                "alarm_step", "clean_prefix", "step_refs")
     kept = {name: value for name, value in record.items() if name not in optional}
     result = {**kept, **answer.analysis.model_dump()}
     if answer.truncated_steps:
@@ -99,6 +99,7 @@ def score(
     """
     from prm_core.platform import store
     from prm_core.platform.progress import some
+    from prm_core.scoring.conformal import Promises
     from prm_core.scoring.foreign import load_any_scorer
     from prm_core.serving.analysis import check_parameters
     from prm_core.serving.cache import ScoreCache
@@ -113,7 +114,8 @@ def score(
     for where, record in store.read_json_lines(file):
         parse_request(record, where)
         lines += 1
-    service = ScoringService(load_any_scorer(reward_model_folder(model, workspace)), ScoreCache(0, 1.0))
+    folder = reward_model_folder(model, workspace)
+    service = ScoringService(load_any_scorer(folder), ScoreCache(0, 1.0), Promises.load(folder))
     left_out: list[str] = []
     records = score_lines(service, file, lines, left_out, threshold=threshold, aggregate=aggregate, truncate=truncate)
     if out:

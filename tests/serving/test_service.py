@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core.errors import InputError
+from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises
 from prm_core.scoring.scorer import ChainScore
 from prm_core.serving.analysis import analyze, likely_cause, verdict_confidences
 from prm_core.serving.cache import ScoreCache, context_key
@@ -148,6 +150,30 @@ def test_cache_survives_many_threads():
 
 
 # Service
+
+
+class Doubtful(FakeScorer):
+    """Cannot judge what says "foreign"."""
+
+    def _score(self, prompt, steps):
+        return replace(super()._score(prompt, steps), out_of_domain="unlike" if "foreign" in steps[0].text else "")
+
+
+def test_an_alarm_and_a_clean_prefix_are_said_where_they_were_fitted_and_the_model_can_judge():
+    both = Promises(Alarm(0.05, 0.9, 99, 0.5), CleanPrefix(0.1, 0.9, 99, 0.5))
+    asked = [request("ok", "wrong", "ok"), request("wrong"), request("ok", "ok"), request("foreign ok", "wrong")]
+
+    def said(promises, scorer):
+        service = ScoringService(scorer, ScoreCache(0, 1.0), promises)
+        dumps = [one.analysis.model_dump() for one in answer(service, *asked)]
+        return [(dump.get("alarm_step", "none"), dump.get("clean_prefix", "none")) for dump in dumps]
+
+    assert said(both, Doubtful()) == [(1, 1), (0, 0), (-1, 2), ("none", "none")]
+    # A scorer that cannot tell what it can judge.
+    assert said(both, FakeScorer()) == [(1, 1), (0, 0), (-1, 2), (1, 1)]
+    assert said(Promises(alarm=both.alarm), FakeScorer())[0] == (1, "none")
+    assert said(Promises(prefix=both.prefix), FakeScorer())[0] == ("none", 1)
+    assert said(Promises(), FakeScorer()) == [("none", "none")] * 4
 
 
 def test_one_pass_for_all_that_is_new_and_none_for_what_is_known():
