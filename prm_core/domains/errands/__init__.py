@@ -1,7 +1,7 @@
 """Errands in a small shop: an agent with tools, a user who answers questions, and an exact end.
 
-What is wanted is in `tasks`, the tools in `tools`, what they do in `world`, what an agent knows by then in `seen`, worked
-solutions in `solutions`, drawing problems in `problems`. `judge` is the oracle's, which nothing here imports.
+What is wanted is in `tasks`, the tools in `tools`, what they do in `world`, what an agent knows by then in `seen`,
+worked solutions in `solutions`, drawing problems in `problems`. `judge` is the oracle's: nothing here imports it.
 """
 
 from functools import partial

@@ -69,7 +69,7 @@ STANDARD = Level(
     unit_share=0.35,
     left_open={0: 0.5, 1: 0.5},
     limit_share=0.4, else_share=0.4, both=False,
-    dear_share=0.4, scarce_share=0.4,
+    dear_share=0.3, scarce_share=0.3,
     turned=False,
     most_turns=8,
 )
@@ -81,7 +81,7 @@ def shifts(level: Level) -> tuple[Level, ...]:
     and words that all of its errands have, put together as in none of them."""
     return (
         replace(level, goals={"price": 0.4, "order": 0.6}, left_open={2: 1.0}),
-        replace(level, goals={"order": 1.0}, limit_share=1.0, else_share=1.0, both=True, most_turns=12),
+        replace(level, goals={"order": 1.0}, limit_share=1.0, else_share=1.0, both=True, most_turns=10),
         replace(level, turned=True),
     )
 

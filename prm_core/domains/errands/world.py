@@ -104,7 +104,7 @@ class World:
         if arguments["word"] not in {item.thing for item in items}:
             return Outcome(name, arguments, NOTHING, value=())
         hits = self._drawn("hits").sample(items, len(items))
-        return Outcome(name, arguments, ", ".join(f"{hit.code} {hit.color} {hit.thing}" for hit in hits),
+        return Outcome(name, arguments, ", ".join(f"{hit.color} {hit.thing} {hit.code}" for hit in hits),
                        value=tuple(hit.code for hit in hits))
 
     def _look(self, name: str, arguments: dict[str, Any]) -> Outcome:
