@@ -191,7 +191,7 @@ class Encoder:
         """Prompt and steps of an encoded chain, as they were where the tokenizer keeps every text and no chat template
         wraps the prompt."""
         prompt, *blocks = self._blocks(ids[len(self.bos_ids) :])
-        return self._decoded(prompt, text=True), tuple(self._turn(block) for block in blocks if block)
+        return self._decoded(prompt, text=True), tuple(self.turn(block) for block in blocks if block)
 
     def _blocks(self, ids: Sequence[int]) -> list[list[int]]:
         """Ids between boundaries, up to the end of the chain; the last is empty where the chain ends with one."""
@@ -203,7 +203,13 @@ class Encoder:
                 found[-1].append(token)
         return found
 
-    def _turn(self, ids: Sequence[int]) -> Step:
+    @property
+    def turn_ends(self) -> tuple[int, ...]:
+        """Ids of the tokens with which an agent ends its part of a turn: the boundary, and that it waits."""
+        return (self.separator_id, *(self._marks[mark] for mark in (turns.WAIT,) if mark in self._marks))
+
+    def turn(self, ids: Sequence[int]) -> Step:
+        """The turn of ids without its boundary; see `decode`."""
         pieces: list[tuple[str, list[int]]] = [("", [])]
         for token in ids:
             if token in self._names:
