@@ -10,8 +10,9 @@ from prm_core import turns
 from prm_core.errors import InputError
 from prm_core.types import Call, Message, Step
 
-FULL = Step("I look.", "It rains.", "ann", "Hm.", (Call("look", '{"q": 1}', "no", True, "c1"), Call("buy", "{}", "yes")),
-            (Message("user", "Well?"), Message("agent", "Wait.", "bob")), "s1")
+FULL = Step("I look.", "It rains.", "ann", "Hm.",
+            (Call("look", '{"q": 1}', "no", True, "c1"), Call("buy", "{}", "yes")), (Message("user", "Well?"),
+            Message("agent", "Wait.", "bob")), "s1")
 
 
 def test_parts_and_back() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.marks import marked, tokens
-from prm_core.turns import BOUNDARY, MARKS, Part, from_parts, heard, is_empty, parts, written
+from prm_core.turns import BOUNDARY, MARKS, WAIT, Part, from_parts, heard, is_empty, parts, written
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Encoder:
     @property
     def turn_ends(self) -> tuple[int, ...]:
         """Ids of the tokens with which an agent ends its part of a turn: the boundary, and that it waits."""
-        return (self.separator_id, *(self._marks[mark] for mark in (turns.WAIT,) if mark in self._marks))
+        return (self.separator_id, *(self._marks[mark] for mark in (WAIT,) if mark in self._marks))
 
     def turn(self, ids: Sequence[int]) -> Step:
         """The turn of ids without its boundary; see `decode`."""

@@ -12,7 +12,7 @@ from prm_core.domains.base import Domain
 from prm_core.errors import InputError
 from prm_core.registry import Registry
 from prm_core.turns import is_empty
-from prm_core.types import Problem, Step
+from prm_core.types import Problem, Step, Trajectory
 
 if TYPE_CHECKING:
     from prm_core.domains.base import Environment
@@ -30,6 +30,7 @@ class Episode:
         ended: whether the environment ended it, as against a policy that wrote nothing, or no room for more.
         success: whether it ended as the problem wants it.
         tokens: that the policy wrote.
+        written: what it wrote of each of its own turns, as sampled; a turn that was empty is the last.
     """
 
     problem: Problem
@@ -37,6 +38,7 @@ class Episode:
     ended: bool
     success: bool
     tokens: int
+    written: tuple[Continuation, ...]
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class _Run:
     ended: bool = False
     stopped: bool = False
     tokens: int = 0
+    written: list[Continuation] = field(default_factory=list)
     # Up to where the policy goes on.
     ids: list[int] = field(default_factory=list)
 
@@ -76,7 +79,7 @@ def run_episodes(
         for run, continuation in zip(waiting, drawn, strict=True):
             _go_on(policy, run, continuation)
     return [Episode(run.problem, tuple(run.steps), run.ended, run.ended and
-                    run.environment.succeeded(run.problem, run.steps), run.tokens) for run in runs]
+                    run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written)) for run in runs]
 
 
 def _environment(domains: Registry[Domain], problem: Problem) -> Environment:
@@ -84,6 +87,15 @@ def _environment(domains: Registry[Domain], problem: Problem) -> Environment:
     if environment is None:
         raise InputError(f"problem {problem.id}: nobody replies in the domain {problem.domain!r}; sample whole chains")
     return environment
+
+
+def to_trajectory(domain: Domain, episode: Episode, *, trajectory_id: str, policy: str, seed: int) -> Trajectory:
+    """The trajectory of an episode, which has an answer where the environment ended it."""
+    environment = domain.environment
+    assert environment is not None
+    answer = domain.read_answer(episode.steps[-1].text) if episode.ended else None
+    return Trajectory(trajectory_id, episode.problem.id, policy, episode.steps, answer, episode.success, seed,
+                      tools=environment.tools)
 
 
 def _has_room(policy: Policy, run: _Run) -> bool:
@@ -99,6 +111,7 @@ def _has_room(policy: Policy, run: _Run) -> bool:
 def _go_on(policy: Policy, run: _Run, continuation: Continuation) -> None:
     encoder = policy.encoder
     run.tokens += len(continuation.ids)
+    run.written.append(continuation)
     ids = continuation.ids
     if continuation.finished:
         # The token that ended the turn is not part of its text.

@@ -57,7 +57,7 @@ def encoder() -> TextEncoder:
 
 
 def test_a_step_ends_on_the_policy_s_own_token_that_holds_its_last_character(encoder: TextEncoder) -> None:
-    ids = encoder.tokenizer.encode("a7\nÜ\n\nc") + [encoder.eos_id, 5]
+    ids = [*encoder.tokenizer.encode("a7\nÜ\n\nc"), encoder.eos_id, 5]
     # a, 7⏎, two bytes, ⏎⏎, c
     assert len(ids) == 8
     assert encoder.split_steps(ids) == [("a7", 1), ("Ü", 3), ("c", 5)]

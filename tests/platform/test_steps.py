@@ -63,6 +63,6 @@ def test_a_trajectory_comes_back_from_parquet_and_old_files_are_read(tmp_path) -
     ([{"text": "a", "context": [{"role": "user", "text": 3}]}], "text is '3', expected a text"),
 ])
 def test_faults_are_named(raw, reason: str) -> None:
-    with pytest.raises(InputError, match="^here: ") as caught:
+    with pytest.raises(InputError, match=r"^here: ") as caught:
         parse_steps(raw, "here")
     assert reason in str(caught.value)

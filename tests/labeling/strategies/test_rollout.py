@@ -24,7 +24,7 @@ from prm_core.sampling.rollouts import (
     to_trajectory,
 )
 from prm_core.sampling.sampler import Continuation
-from prm_core.types import StepLabel
+from prm_core.types import Step, StepLabel
 from tests.builders import tiny
 from tests.builders.tiny import RIGHT, WRONG, ScriptedPolicy, answering, chain, tokens_of
 
@@ -378,7 +378,7 @@ def test_rollouts_come_in_groups_with_whole_steps_outcome_and_cost():
     }
     policy = ScriptedPolicy(lambda steps, number: drawn[steps][number])
     problem = tiny.mia()
-    starts = [Start(problem, policy.encoder.encode(problem.prompt, steps).ids, steps[-1] if steps else "")
+    starts = [Start(problem, policy.encoder.encode(problem.prompt, steps).ids, [Step(text) for text in steps])
               for steps in drawn]
 
     groups = roll_out(policy, DOMAINS, list(zip(starts, (2, 3, 2), strict=True)), temperature=0.5, max_new_tokens=9,
