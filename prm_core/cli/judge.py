@@ -34,6 +34,8 @@ def judge(
     filter: Annotated[str, typer.Option(help="Which of its traces, as mlflow.search_traces takes it.")] = "",
     since: Annotated[str | None, typer.Option(help="Those that began since: 90m, 24h, 7d, or a date.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge at most so many, the newest first.")] = None,
+    settle: Annotated[float, typer.Option(min=0, help="Minutes since a trace's end before it is judged: where spans "
+                                          "of one trace come from several processes, some are late.")] = 0,
     name: Annotated[str, typer.Option(help="Name of the feedback; another one keeps two models side by side.")
                     ] = "prm_step",
     workspace: Annotated[Path, typer.Option(help="Folder whose MLflow store has model and traces.")] = Path("."),
@@ -47,6 +49,8 @@ def judge(
     from prm_core.serving.trace_judge import Judge
     from prm_core.serving.trace_pass import Selection, judge_traces
 
-    begin = None if since is None else parse_since(since, datetime.now(UTC))
-    outcome = judge_traces(Judge(model, workspace, name), Selection(experiment, filter, begin, limit), workspace)
-    typer.echo(str(outcome))
+    now = datetime.now(UTC)
+    selection = Selection(
+        experiment, filter, since=None if since is None else parse_since(since, now), limit=limit,
+        ended=round((now.timestamp() - 60 * settle) * 1000) if settle else None)
+    typer.echo(str(judge_traces(Judge(model, workspace, name), selection, workspace)))

@@ -40,12 +40,20 @@ class Selection:
         filter: as `mlflow.search_traces` takes it; empty for all.
         since: Unix time in ms: those that began then or later; None for all.
         limit: most traces to judge, the newest first; None for all. Those that have their scores do not count.
+        ended: Unix time in ms: those that ended later wait, since spans of other processes may still be on their way;
+            None for none.
     """
 
     experiments: Sequence[str]
     filter: str = ""
     since: int | None = None
     limit: int | None = None
+    ended: int | None = None
+
+    def is_open(self, info: TraceInfo) -> bool:
+        """Whether a trace is still running, or ended too late."""
+        end = info.request_time + (info.execution_duration or 0)
+        return info.state.value == RUNNING or (self.ended is not None and end > self.ended)
 
     @property
     def filter_string(self) -> str:
@@ -59,7 +67,8 @@ class Outcome:
     """What became of the traces that were found.
 
     Attributes:
-        found: how many match; of them `running` are not finished and `whole` have all their scores.
+        found: how many match; of them `running` are not finished, or not for long enough, and `whole` have all their
+            scores.
         judged: traces scored; `written` scores of steps were logged, and `removed` taken away: of another version of
             the model, or there twice.
         corrected: scores that somebody corrected, left as they are.
@@ -89,7 +98,7 @@ class Outcome:
     def __str__(self) -> str:
         if not self.found:
             return "no trace matches"
-        rest = {"earlier scores removed": self.removed, "traces still running, left for later": self.running,
+        rest = {"earlier scores removed": self.removed, "traces not ended, or just, left for later": self.running,
                 "traces that could not be judged": len(self.failed),
                 "traces unlike what the model was trained on": self.strange,
                 "scores that somebody corrected, left as they are": self.corrected,
@@ -154,7 +163,7 @@ class _Pass:
                     continue
                 seen.add(info.trace_id)
                 self.outcome.found += 1
-                if info.state.value == RUNNING:
+                if self.selection.is_open(info):
                     self.outcome.running += 1
                 elif standing(info.assessments, self.judge.name, self.judge.source).whole:
                     self.outcome.whole += 1
