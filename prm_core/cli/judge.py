@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from prm_core.serving.trace_pass import Selection
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
@@ -25,6 +29,15 @@ def parse_since(text: str, now: datetime) -> int:
     except ValueError:
         raise InputError(f"--since {text}: expected 90m, 24h, 7d, or a date or time such as 2026-11-27T08:00") from None
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def select(experiments: Sequence[str], filter: str, since: str | None, limit: int | None, settle: float) -> Selection:
+    """The traces that the options choose now. Raises InputError for a `since` that is no time."""
+    from prm_core.serving.trace_pass import Selection
+
+    now = datetime.now(UTC)
+    ended = round((now - timedelta(minutes=settle)).timestamp() * 1000) if settle else None
+    return Selection(experiments, filter, parse_since(since, now) if since else None, limit, ended)
 
 
 def judge(
@@ -47,10 +60,7 @@ def judge(
     Traces that are still running are left for a later one. MLFLOW_TRACKING_URI names another store than the folder's.
     """
     from prm_core.serving.trace_judge import Judge
-    from prm_core.serving.trace_pass import Selection, judge_traces
+    from prm_core.serving.trace_pass import judge_traces
 
-    now = datetime.now(UTC)
-    selection = Selection(
-        experiment, filter, since=None if since is None else parse_since(since, now), limit=limit,
-        ended=round((now.timestamp() - 60 * settle) * 1000) if settle else None)
-    typer.echo(str(judge_traces(Judge(model, workspace, name), selection, workspace)))
+    chosen = select(experiment, filter, since, limit, settle)
+    typer.echo(str(judge_traces(Judge(model, workspace, name), chosen, workspace)))

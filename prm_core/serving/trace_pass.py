@@ -18,6 +18,7 @@ from prm_core.models.loading import first_line
 from prm_core.platform import tracking
 from prm_core.platform.progress import some, track
 from prm_core.platform.tracking import reachable
+from prm_core.platform.workspace import JUDGE_LOCK, exclusive
 from prm_core.serving.service import ScoringAnswer, ScoringRequest
 from prm_core.serving.trace_judge import Judge, read, standing
 
@@ -117,9 +118,11 @@ def judge_traces(judge: Judge, selection: Selection, workspace: Path) -> Outcome
 
     Raises:
         InputError: no such experiment, or a filter that MLflow does not take.
+        InUse: another pass is at work in the workspace; the two would give what is missing twice.
         Unreachable: the store does not answer, or does not any more.
     """
-    return _Pass(judge, selection, workspace).run()
+    with exclusive(workspace, lock=JUDGE_LOCK):
+        return _Pass(judge, selection, workspace).run()
 
 
 class _Pass:
