@@ -67,22 +67,20 @@ def parse_request(record: Any, where: str) -> ScoringRequest:
         raise InputError(f"{where}: expected an object with `prompt` and `steps`, or with `messages`")
     else:
         prompt, found = record["prompt"], steps.parse_steps(record["steps"], where)
-    return checked_request(where, prompt, found, tools_text(record.get("tools"), where))
-
-
-def checked_request(where: str, prompt: Any, found: Sequence[Step], tools: str = "") -> ScoringRequest:
-    """A request of a prompt, typed steps and the tools offered (JSON). Raises InputError naming `where` for an empty
-    prompt, or a text that no tokenizer takes."""
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError(f"{where}: `prompt` is empty or no text; give the question the steps answer")
-    prompt = with_tools(prompt, tools)
+    return checked_request(where, with_tools(prompt, tools_text(record.get("tools"), where)), found)
+
+
+def checked_request(where: str, prompt: str, found: tuple[Step, ...]) -> ScoringRequest:
+    """A request of these turns. Raises InputError naming `where` for text that no tokenizer takes."""
     for text in (prompt, *(text for step in found for text in steps.texts(step))):
         try:
             text.encode()
         except UnicodeEncodeError:
             # JSON can spell half a surrogate pair, on which tokenizers fail.
             raise InputError(f"{where}: the text is no valid Unicode (half a surrogate pair); correct it") from None
-    return ScoringRequest(where, prompt, tuple(found))
+    return ScoringRequest(where, prompt, found)
 
 
 def _conversation(messages: Any, where: str) -> tuple[str, tuple[Step, ...]]:

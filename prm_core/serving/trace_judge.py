@@ -208,4 +208,9 @@ def read(trace: Trace, noted: Counter[str]) -> ScoringRequest | None:
     # Without assessments: what others gave as labels is nothing to the model, whatever they hold.
     record = {"info": {"state": trace.info.state.value}, "data": trace.data.to_dict()}
     chain = next(iter(FORMATS["mlflow_trace"].parse([(where, record)], 1.0, noted)), None)
-    return None if chain is None else checked_request(where, chain.prompt, chain.steps, chain.tools)
+    if chain is None:
+        return None
+    if not chain.prompt.strip():
+        raise InputError(f"{where}: its first call of a model has no message that asks anything, so there is nothing "
+                         "to judge its steps by; log the call's input")
+    return checked_request(where, chain.asked, chain.steps)

@@ -301,7 +301,7 @@ def test_running_traces_wait_and_bad_ones_are_named_and_stop_nothing(
     bad = {here.add(spans=circle): "in a circle",
            here.add("refuse"): "step 0 is refused",
            here.add("x" * 2 * CONTEXT): "no room for its first step",
-           here.add(spans=[span(1, "LLM", [], "there")]): "`prompt` is empty",
+           here.add(spans=[span(1, "LLM", [], "there")]): "no message that asks anything",
            (broken := here.add("b")): "MLflow cannot read its spans",
            (empty := here.add("c")): "MLflow has not all its spans"}
     here.add(spans=[span(1, "CHAIN", "hi", "there")])
