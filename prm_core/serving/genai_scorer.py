@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow.entities import AssessmentSource, Feedback, Trace
 from mlflow.genai.scorers import Scorer
+from mlflow.tracking import MlflowClient
 from pydantic import PrivateAttr
 
 from prm_core.errors import InputError
@@ -59,7 +60,9 @@ class ProcessScorer(Scorer):
         if isinstance(answer, InputError):
             raise answer
         assert answer.analysis is not None
-        self._judge.write(trace, request, answer.analysis)
+        # What was given may have been fetched before the scores that are there now.
+        now = MlflowClient().get_trace(trace.info.trace_id, display=False)
+        self._judge.write(now, request, answer.analysis)
         return Feedback(
             name=self.name, value=answer.analysis.overall_score, source=AssessmentSource("CODE", self._judge.source),
             rationale=answer.analysis.out_of_domain,

@@ -23,7 +23,7 @@ def scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProcessScorer:
     return ProcessScorer(model=str(fake_model_folder(tmp_path / "model")), workspace=tmp_path, aggregate="mean")
 
 
-def test_evaluate_gets_the_trace_s_score_and_the_spans_their_steps_(
+def test_evaluate_gets_the_trace_s_score_and_the_spans_their_own(
     scorer: ProcessScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri(tmp_path))
@@ -33,8 +33,9 @@ def test_evaluate_gets_the_trace_s_score_and_the_spans_their_steps_(
     mlflow.set_experiment(experiment_id=experiment)
     good = place(client, experiment, 1, agent_run(["I look.", "It is wrong."], 1))
     bad = place(client, experiment, 2, [span(1, "CHAIN", "hi", "there")])
-    result = mlflow.genai.evaluate(data=client.search_traces(locations=[experiment]), scorers=[scorer])
-    scorer(trace=client.get_trace(good, display=False))
+    before = client.search_traces(locations=[experiment], order_by=["timestamp_ms ASC"])
+    result = mlflow.genai.evaluate(data=list(before), scorers=[scorer])
+    scorer(trace=before[0])
     assert result.metrics["prm/mean"] == 0.5
     (error,) = client.get_trace(bad, display=False).info.assessments[-1:]
     assert (error.name, error.value) == ("prm", None)

@@ -353,6 +353,10 @@ def test_filter_and_time_choose(here: Place) -> None:
     assert [len(here.scores(trace)) for trace in (first, second, third)] == [0, 0, 1]
     # A filter that asks for the scores themselves, which the pass changes.
     assert here.judge(filter=f"feedback.{NAME} IS NULL").written == 2
+    wrong = here.add("a", "wrong")
+    here.judge()
+    found = here.client.search_traces(locations=[here.experiment], filter_string=f"feedback.{NAME} < 0.3")
+    assert [trace.info.trace_id for trace in found] == [wrong]
 
 
 def test_what_cannot_be_asked_for_is_refused(here: Place) -> None:
