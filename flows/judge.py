@@ -16,7 +16,7 @@ from prm_core.serving.trace_pass import judge_traces
 @flow(name="judge", flow_run_name="{experiment}", log_prints=False)
 def judge(
     experiment: str, model: str = CHAMPION, filter: str = "", since: str | None = "2d", limit: int | None = None,
-    settle: float = 5, profile: str = "default",
+    settle: int = 5, profile: str = "default",
 ) -> State:
     """Scores the steps of an experiment's traces that lack their scores.
 

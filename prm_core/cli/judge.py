@@ -31,7 +31,7 @@ def parse_since(text: str, now: datetime) -> int:
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def select(experiments: Sequence[str], filter: str, since: str | None, limit: int | None, settle: float) -> Selection:
+def select(experiments: Sequence[str], filter: str, since: str | None, limit: int | None, settle: int) -> Selection:
     """The traces that the options choose now. Raises InputError for a `since` that is no time."""
     from prm_core.serving.trace_pass import Selection
 
@@ -47,8 +47,8 @@ def judge(
     filter: Annotated[str, typer.Option(help="Which of its traces, as mlflow.search_traces takes it.")] = "",
     since: Annotated[str | None, typer.Option(help="Those that began since: 90m, 24h, 7d, or a date.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge at most so many, the newest first.")] = None,
-    settle: Annotated[float, typer.Option(min=0, help="Minutes since a trace's end before it is judged: where spans "
-                                          "of one trace come from several processes, some are late.")] = 0,
+    settle: Annotated[int, typer.Option(min=0, max=100_000, help=
+        "Minutes since a trace's end before it is judged: of spans from several processes some are late.")] = 0,
     name: Annotated[str, typer.Option(help="Name of the feedback; another one keeps two models side by side.")
                     ] = "prm_step",
     workspace: Annotated[Path, typer.Option(help="Folder whose MLflow store has model and traces.")] = Path("."),
