@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -190,6 +191,24 @@ def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersio
     with _tolerating("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         return client.get_model_version_by_alias(name, alias)
     return None
+
+
+def pinned(uri: str, workspace: Path) -> str:
+    """`models:/NAME/VERSION` for an alias, which may move meanwhile; any other URI or folder as it is.
+
+    Raises InputError where there is no store or no such alias, or for a name of no one version, such as `latest`.
+    """
+    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/]+)|/(.+))", uri)
+    if not named or (named[3] or "").isdecimal():
+        return uri
+    name, alias, stage = named.groups()
+    if stage:
+        raise InputError(f"--model {uri}: {stage!r} is no version; name models:/{name}/NUMBER or models:/{name}@ALIAS")
+    known = version_by_alias(tracking.connect(workspace), name, alias) if tracking.store_exists(workspace) else None
+    if known is None:
+        raise InputError(f"--model {uri}: {tracking.tracking_uri(workspace)} has no such model; `prm run` registers "
+                         "one and `prm promote` makes it the champion")
+    return f"models:/{name}/{known.version}"
 
 
 def known_version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:

@@ -70,7 +70,11 @@ def parse_request(record: Any, where: str) -> ScoringRequest:
         prompt, found = record["prompt"], steps.parse_steps(record["steps"], where)
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError(f"{where}: `prompt` is empty or no text; give the question the steps answer")
-    prompt = with_tools(prompt, tools_text(record.get("tools"), where))
+    return checked_request(where, with_tools(prompt, tools_text(record.get("tools"), where)), found)
+
+
+def checked_request(where: str, prompt: str, found: tuple[Step, ...]) -> ScoringRequest:
+    """A request of these turns. Raises InputError naming `where` for text that no tokenizer takes."""
     for text in (prompt, *(text for step in found for text in steps.texts(step))):
         try:
             text.encode()
