@@ -118,6 +118,10 @@ class Format(ABC):
             raise InputError(f"neutral {neutral!r}: expected one of {', '.join(NEUTRAL)}")
         return self._read(Path(path), NEUTRAL[neutral or "right"], Counter() if noted is None else noted)
 
+    def check(self, path: str | Path) -> Iterator[LabelledChain]:
+        """What `read` gives, without a word of what is left out: for a first pass over a file."""
+        return self.parse(read_rows(Path(path)), NEUTRAL["right"], Counter())
+
     def _read(self, path: Path, neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
         before, taken = noted.copy(), Counter[str]()
 

@@ -69,7 +69,11 @@ def parse_request(record: Any, where: str) -> ScoringRequest:
         prompt, found = record["prompt"], steps.parse_steps(record["steps"], where)
     if not isinstance(prompt, str) or not prompt.strip():
         raise InputError(f"{where}: `prompt` is empty or no text; give the question the steps answer")
-    prompt = with_tools(prompt, tools_text(record.get("tools"), where))
+    return checked_request(where, with_tools(prompt, tools_text(record.get("tools"), where)), found)
+
+
+def checked_request(where: str, prompt: str, found: tuple[Step, ...]) -> ScoringRequest:
+    """A request of these turns. Raises InputError naming `where` for text that no tokenizer takes."""
     for text in (prompt, *(text for step in found for text in steps.texts(step))):
         try:
             text.encode()
@@ -140,7 +144,7 @@ class ScoringService:
         cache: where chain scores are kept between requests.
 
     Attributes:
-        separator: the text that ends a step for this model.
+        version: of the model.
 
     Raises:
         InputError: the model scores whole chains (an outcome model), so it cannot judge steps.
@@ -150,6 +154,7 @@ class ScoringService:
         if scorer.kind != "process":
             raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
         self._scorer = scorer
+        self.version = scorer.version
         self._cache = cache
         # Fast tokenizers raise "Already borrowed" when threads share them, and passes side by side only compete for
         # the same cores.

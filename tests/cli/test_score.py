@@ -137,13 +137,6 @@ def test_a_file_scored_before_speaks_of_the_second_model_only(model, tmp_path, c
     assert not caplog.records
 
 
-def test_a_separator_inside_a_step_is_read_as_a_space(model, tmp_path, caplog):
-    line = {"prompt": "p", "steps": ["a|b", {"text": "c", "observation": "d|e"}, "f"]}
-    score(write(tmp_path / "in.jsonl", line), model, tmp_path / "out.jsonl")
-    assert read(tmp_path / "out.jsonl")[0]["steps"] == line["steps"]
-    assert caplog.messages == [f"{tmp_path / 'in.jsonl'}: 2 steps hold the separator '|'; a space takes its place"]
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
