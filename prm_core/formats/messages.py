@@ -231,7 +231,8 @@ def turn(message: Mapping[str, Any], where: str, noted: Counter[str]) -> Step:
     for part in parts:
         if isinstance(part, dict) and part.get("type") in THOUGHTS:
             sealed = part.get("redacted") is True or part["type"] == "redacted_thinking"
-            noted[SEALED] += sealed
+            if sealed:
+                noted[SEALED] += 1
             thought.append(part.get("summary") if sealed else
                            part.get("thinking") or part.get("reasoning") or part.get("text"))
     used = [{"id": part.get("id"), "function": {"name": part.get("name"), "arguments": part.get("input")}}

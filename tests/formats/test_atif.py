@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
 from prm_core.types import Call, Message, Step
-from tests.builders.junk import with_junk
+from tests.builders.formats import with_junk_is_taken_or_refused
 from tests.builders.turns import TEXTS, turns, unnamed
 
 ATIF = FORMATS["atif"]
@@ -215,11 +214,8 @@ def test_labels_do_not_take_the_place_of_something_else(tmp_path: Path, theirs: 
         write(tmp_path, [LabelledChain(chain.prompt, chain.steps, (1.0,), source="atif", meta=chain.meta)])
 
 
-def test_junk_anywhere_is_taken_or_refused_in_words(tmp_path: Path) -> None:
+def test_junk_anywhere_is_taken_or_refused_in_words() -> None:
     inner = {**run({"source": "user", "message": "F"}, SAID), "trajectory_id": "sub"}
     labels = {"agentpile": {"labels": [label(2, 1), label(3, True, "mistake_step")], "outcome": {"success": True}}}
-    for record in with_junk(run(ASKED, LOOKED, SAID, subagent_trajectories=[inner], extra=labels)):
-        with suppress(InputError):
-            chains, _ = read(tmp_path, record)
-            write(tmp_path, [replace(chain, labels=(0.5,) * len(chain.steps), scores=(0.5,) * len(chain.steps))
-                             for chain in chains])
+    scored = {**SAID, "extra": {"prm": {"score": 0.5, "version": "v"}}}
+    with_junk_is_taken_or_refused("atif", run(ASKED, LOOKED, scored, subagent_trajectories=[inner], extra=labels))

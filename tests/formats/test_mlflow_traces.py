@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import pytest
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
 from prm_core.types import Call, Message, Step
-from tests.builders.junk import with_junk
+from tests.builders.formats import with_junk_is_taken_or_refused
 
 TRACE = FORMATS["mlflow_trace"]
 CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"q": "x"}'}}
@@ -266,8 +265,6 @@ def test_bad_traces_are_named(tmp_path: Path, record: Any, reason: str | None) -
     assert "in.jsonl" in str(error.value)
 
 
-def test_junk_anywhere_is_taken_or_refused_in_words(tmp_path: Path) -> None:
-    for record in with_junk(WHOLE | {"info": WHOLE["info"] | {"assessments": [label(2, 0.5)]}}):
-        with suppress(InputError):
-            chains, _ = read(tmp_path, record)
-            write(tmp_path, [replace(chain, scores=(0.5,) * len(chain.steps)) for chain in chains])
+def test_junk_anywhere_is_taken_or_refused_in_words() -> None:
+    given = [label(2, 0.5), label(5, 0.5) | {"assessment_name": "prm_step"}]
+    with_junk_is_taken_or_refused("mlflow_trace", WHOLE | {"info": WHOLE["info"] | {"assessments": given}})

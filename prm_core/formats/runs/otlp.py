@@ -50,16 +50,15 @@ def _value(value: Any) -> Any:
     (kind, inner), = value.items()
     if kind == "intValue":
         return int(inner) if isinstance(inner, str) and NUMBER.fullmatch(inner.removeprefix("-")) else inner
+    values = inner.get("values") if isinstance(inner, dict) else None
     if kind == "arrayValue":
-        return [_value(one) for one in (inner.get("values") if isinstance(inner, dict) else None) or ()]
-    if kind == "kvlistValue":
-        return _values(inner.get("values") if isinstance(inner, dict) else None)
-    return inner
+        return [_value(one) for one in values] if isinstance(values, list) else []
+    return _values(values) if kind == "kvlistValue" else inner
 
 
 def _values(attributes: Any) -> dict[str, Any]:
     """Attributes by name."""
-    return {one["key"]: _value(one.get("value")) for one in attributes or ()
+    return {one["key"]: _value(one.get("value")) for one in attributes
             if isinstance(one, dict) and isinstance(one.get("key"), str)} if isinstance(attributes, list) else {}
 
 
@@ -189,7 +188,8 @@ def _traces(record: Mapping[str, Any], where: str, noted: Counter[str]) -> dict[
             raise InputError(f"{at} is {shown(span)}, expected an object with traceId and spanId")
         traces.setdefault(span["traceId"], _Trace()).spans.append((f"{where}: span {number}", span))
     for _, log in _inside(record, "resourceLogs", "scopeLogs", "logRecords", where):
-        if isinstance(log, dict) and isinstance(log.get("spanId"), str) and log.get("traceId") in traces:
+        if (isinstance(log, dict) and isinstance(log.get("spanId"), str) and isinstance(log.get("traceId"), str)
+                and log["traceId"] in traces):
             traces[log["traceId"]].logs.setdefault(log["spanId"], []).append(log)
         else:
             noted["logs about no trace of their record left out"] += 1
