@@ -53,7 +53,7 @@ def base_model(folder: Path) -> list[dict[str, object]]:
     from prm_core.models.tokenizer import train_tokenizer
 
     problems = arithmetic.make_problems("train", 12, 0)
-    tokenizer = train_tokenizer((t for p in problems for t in (p.prompt, *p.meta["solution"])), "\n")
+    tokenizer = train_tokenizer(t for p in problems for t in (p.prompt, *p.meta["solution"]))
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
@@ -81,7 +81,7 @@ def score(work: Path) -> None:
     (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     chains = list(FORMATS["trl"].read(work / "rows.jsonl"))
     assert FORMATS["math_shepherd"].write(work / "shepherd.jsonl", iter(chains)) == len(rows)
-    encoding = EncoderConfig(separator="\n", max_length=256)
+    encoding = EncoderConfig(max_length=256)
     model = ProcessRewardModel.from_backbone(str(work / "base"), surprisal=True, encoder=dataclasses.asdict(encoding),
                                              dtype="float32", device="cpu")
     encoder = Encoder(load_tokenizer(str(work / "base")), encoding)
@@ -108,7 +108,7 @@ def train(work: Path) -> None:
     config = dataclasses.replace(
         config, models=dataclasses.replace(config.models, device="cpu"),
         train_prm=dataclasses.replace(config.train_prm, epochs=4, harmless_steps=0.0, row_tokens=128))
-    examples = examples_of(FORMATS["trl"].read(work / "rows.jsonl"), "process", separator="\n", mask_after_error=True)
+    examples = examples_of(FORMATS["trl"].read(work / "rows.jsonl"), "process", mask_after_error=True)
     trained = train_on("process", str(work / "base"), examples, [], config, work=work / "checkpoints",
                        report=lambda figures, update: None)
     save_reward_model(trained.model, trained.encoder, Calibrator("identity", 0), work / "trained")

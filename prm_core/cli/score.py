@@ -72,7 +72,7 @@ def scored_record(scored: Scored) -> dict[str, Any]:
     assert scored.answer.analysis is not None
     # Only some answers have these.
     optional = ("truncated_steps", "in_domain", "out_of_domain", "outcome_score", "step_reliabilities",
-                "step_refs")
+                "alarm_step", "clean_prefix", "step_refs")
     kept = {name: value for name, value in scored.record.items() if name not in optional}
     result = {**kept, **scored.answer.analysis.model_dump()}
     if scored.answer.truncated_steps:
@@ -161,6 +161,7 @@ def score(
     """
     from prm_core.formats import FORMATS
     from prm_core.platform.progress import some, track
+    from prm_core.scoring.conformal import Promises
     from prm_core.scoring.foreign import load_any_scorer
     from prm_core.serving.analysis import check_parameters
     from prm_core.serving.cache import ScoreCache
@@ -179,7 +180,8 @@ def score(
                          f"{', '.join(sorted(name for name in FORMATS if FORMATS[name].scored))}")
     # Before the model loads: a bad line should not cost a minute. What is left out is told when it is read again.
     lines = sum(1 for _ in (read_lines(file) if reader is None else read_chains(file, reader.check(file))))
-    service = ScoringService(load_any_scorer(reward_model_folder(model, workspace)), ScoreCache(0, 1.0))
+    loaded = reward_model_folder(model, workspace)
+    service = ScoringService(load_any_scorer(loaded), ScoreCache(0, 1.0), Promises.load(loaded))
     left_out: list[str] = []
     counts = Counter[str]()
     found = read_lines(file) if reader is None else read_chains(file, reader.read(file))

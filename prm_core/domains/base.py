@@ -1,4 +1,5 @@
-"""What a domain is: how problems look and how answers are read and compared. Judging steps is the oracle's."""
+"""What a domain is: how problems look, how answers are read and compared, and what replies to an agent that works on
+them. Judging steps is the oracle's."""
 
 from __future__ import annotations
 
@@ -13,6 +14,36 @@ MakeProblems = Callable[[str, int, int, Collection[str]], list[Problem]]
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a turn.
+
+    Attributes:
+        step: the turn with what was heard: results of its calls, what a user said.
+        ended: whether the run is over.
+    """
+
+    step: Step
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What an agent works in: tools, and people who answer. All of it is decided by the problem and the steps alone, so
+    that any prefix of a run can be replayed and gone on from.
+
+    Attributes:
+        tools: the tools it offers, as JSON of a list of function definitions.
+        reply: what came of the last of the steps, at least one; the state is rebuilt by replaying what the agent wrote
+            in all of them. What an agent wrote never raises: a call that means nothing has a failed result.
+        succeeded: whether the steps end a run as the problem wants it.
+    """
+
+    tools: str
+    reply: Callable[[Problem, Sequence[Step]], Reply]
+    succeeded: Callable[[Problem, Sequence[Step]], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """A kind of problem.
 
@@ -22,6 +53,7 @@ class Domain:
         read_answer: the answer stated by a chain's last step, None when it states none.
         same_answer: whether an answer says the same as the reference; symmetric.
         answer_classes: which of several answers are one and the same, whatever their order: a class number for each.
+        environment: what replies to an agent; None where a chain is written without replies.
     """
 
     levels: Mapping[str, MakeProblems]
@@ -29,6 +61,7 @@ class Domain:
     read_answer: Callable[[str], str | None]
     same_answer: Callable[[str, str], bool]
     answer_classes: Callable[[Sequence[str]], Sequence[int]]
+    environment: Environment | None = None
 
 
 DOMAINS: Registry[Domain] = Registry("domain")

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prm_core.domains import arithmetic
+from prm_core.domains import arithmetic, errands
+from prm_core.domains.errands import judge
 from prm_core.maths.answers import read_stated_answer
 from prm_core.registry import Registry
 from prm_core.types import Problem, Step
 
 Oracle = Callable[[Problem, Sequence[Step]], list[bool]]
 ORACLES: Registry[Oracle] = Registry("oracle")
+# Of domains with an environment: 1 for a needed turn, 0 for a redundant one, -1 for a wrong or harmful one, as in
+# AgentProcessBench (Fan et al. 2026). Their oracle takes the first two for right.
+Grader = Callable[[Problem, Sequence[Step]], list[int]]
+GRADERS: Registry[Grader] = Registry("oracle of three values")
+GRADERS.register(errands.NAME)(judge.grade)
 
 
 @ORACLES.register(arithmetic.NAME)
@@ -45,6 +51,17 @@ def judge_arithmetic(problem: Problem, steps: Sequence[Step]) -> list[bool]:
     if verdicts and arithmetic.parse_step(steps[-1].text) is not None:
         verdicts[-1] = False
     return verdicts
+
+
+@ORACLES.register(errands.NAME)
+def judge_errands(problem: Problem, steps: Sequence[Step]) -> list[bool]:
+    """Whether each turn is right, given what stands before it: needed, or redundant and without harm."""
+    return [value >= 0 for value in judge.grade(problem, steps)]
+
+
+def is_lucky(succeeded: bool, verdicts: Sequence[bool]) -> bool:
+    """Whether a success is not earned: it has a wrong step."""
+    return succeeded and not all(verdicts)
 
 
 def first_error(verdicts: Sequence[bool]) -> int:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from prm_core import turns
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
-from prm_core.models.marks import marked
+from prm_core.models.marks import marked, tokens
+from prm_core.turns import BOUNDARY, MARKS, WAIT, Part, from_parts, heard, is_empty, parts, written
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Encoder:
     Attributes:
         tokenizer: the given one, with the boundary and the marks of turns in it.
         separator_id: of the token that ends the prompt and every step.
+        tokens: the boundary and marks that are put in by id.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
@@ -79,14 +80,19 @@ class Encoder:
         self._tokenized = lru_cache(TEXTS_KEPT)(
             lambda text: tuple(plain.encode(text, add_special_tokens=False, split_special_tokens=True)))
         self._marks: dict[str, int] = {}
+        # That are put in by id, beside those that every tokenizer has.
+        self.tokens = tokens(config.separator) if config.renderer > 1 else (config.separator,)
         if config.renderer > 1:
-            self._marks = {mark: self.tokenizer.convert_tokens_to_ids(mark) for mark in turns.MARKS}
+            self._marks = {mark: self.tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}
             if self.separator_id in self._tokenized(f"a{config.separator}b"):
                 raise InputError(f"encoder.separator {config.separator!r} is a token that text holds; leave the "
-                                 f"setting out, which adds {turns.BOUNDARY}, or name a special token")
+                                 f"setting out, which adds {BOUNDARY}, or name a special token")
         self._names = {number: mark for mark, number in self._marks.items()}
         # What some tokenizers put before every text.
-        self._before = self._decoded(self._tokenized("x")).removesuffix("x")
+        letter = self._tokenized("x")
+        if not letter:
+            raise InputError("the tokenizer reads no token in a text; copy the model's folder whole")
+        self._before = self._decoded(letter).removesuffix("x")
         self.bos_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no end-of-sequence token; the sampler could never stop")
@@ -125,7 +131,7 @@ class Encoder:
         """(id, written by the policy) of each step's tokens; what was heard comes before the SEP that ends the step."""
         for index, item in enumerate(steps):
             step = Step(item) if isinstance(item, str) else item
-            if turns.is_empty(step):
+            if is_empty(step):
                 raise InputError(f"step {index} is empty; remove it or give its text")
             block: list[tuple[int, bool]] = []
             for part in self._parts(step):
@@ -134,14 +140,14 @@ class Encoder:
                 block += [(token, part.written) for token in self._tokenized(part.text)]
             yield [*block, (self.separator_id, True)]
 
-    def _parts(self, step: Step) -> Iterator[turns.Part]:
+    def _parts(self, step: Step) -> Iterator[Part]:
         if self.config.renderer > 1:
-            yield from turns.parts(step)
+            yield from parts(step)
             return
         # It reads no names.
-        yield turns.Part("", turns.written(replace(step, agent="")), True)
-        if said := turns.heard(step):
-            yield turns.Part("", said, False)
+        yield Part("", written(replace(step, agent="")), True)
+        if said := heard(step):
+            yield Part("", said, False)
 
     def encode(
         self, prompt: str, steps: Sequence[Step | str], *, end: bool = False, may_be_empty: bool = False
@@ -185,7 +191,7 @@ class Encoder:
         """Prompt and steps of an encoded chain, as they were where the tokenizer keeps every text and no chat template
         wraps the prompt."""
         prompt, *blocks = self._blocks(ids[len(self.bos_ids) :])
-        return self._decoded(prompt, text=True), tuple(self._turn(block) for block in blocks if block)
+        return self._decoded(prompt, text=True), tuple(self.turn(block) for block in blocks if block)
 
     def _blocks(self, ids: Sequence[int]) -> list[list[int]]:
         """Ids between boundaries, up to the end of the chain; the last is empty where the chain ends with one."""
@@ -197,14 +203,20 @@ class Encoder:
                 found[-1].append(token)
         return found
 
-    def _turn(self, ids: Sequence[int]) -> Step:
+    @property
+    def turn_ends(self) -> tuple[int, ...]:
+        """Ids of the tokens with which an agent ends its part of a turn: the boundary, and that it waits."""
+        return (self.separator_id, *(self._marks[mark] for mark in (WAIT,) if mark in self._marks))
+
+    def turn(self, ids: Sequence[int]) -> Step:
+        """The turn of ids without its boundary; see `decode`."""
         pieces: list[tuple[str, list[int]]] = [("", [])]
         for token in ids:
             if token in self._names:
                 pieces.append((self._names[token], []))
             else:
                 pieces[-1][1].append(token)
-        return turns.from_parts((mark, self._decoded(piece, text=True)) for mark, piece in pieces if mark or piece)
+        return from_parts((mark, self._decoded(piece, text=True)) for mark, piece in pieces if mark or piece)
 
     def _decoded(self, ids: Sequence[int], *, text: bool = False) -> str:
         found = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
-from prm_core.models.marks import give_rows, special_tokens
+from prm_core.models.marks import give_rows, special_tokens, tokens
 from prm_core.models.segments import TextEncoder
 from prm_core.platform import store, sums
 from prm_core.platform.environment import local_rank
@@ -211,12 +211,15 @@ def _check_numbers(model: Any, path: str) -> None:
             raise InputError(f"model {path}: it gives NaN or infinity; its config.json does not fit its weights")
 
 
-def load_encoder(path: str, model: PreTrainedModel, config: EncoderConfig, *, policy: bool = False) -> Encoder:
+def load_encoder(
+    path: str, model: PreTrainedModel, config: EncoderConfig, *, policy: bool = False, complete: bool = False
+) -> Encoder:
     """The encoder of a model folder or hub id, for the model that was loaded from there, which gets rows for the tokens
     that the encoder adds. It is tried on a short chain.
 
     Args:
         policy: encode as the policy writes, see `EncoderConfig.policy_steps`.
+        complete: the folder's tokenizer must have the encoder's tokens: a model was trained to read them.
 
     Raises InputError when the tokenizer does not load, or it, the model and the settings do not fit each other.
     """
@@ -233,6 +236,10 @@ def load_encoder(path: str, model: PreTrainedModel, config: EncoderConfig, *, po
             raise InputError(f"model {path}: {error}") from None
     _check_rows(path, model, tokenizer, encoder)
     if config.renderer > 1:
+        missing = [token for token in tokens(config.separator) if token not in special_tokens(tokenizer)]
+        if missing and complete:
+            raise InputError(f"model {path}: its tokenizer lacks {', '.join(missing)}, which its chains are read with; "
+                             "copy the model's folder whole")
         give_rows(model, tokenizer, config.separator)
     return encoder
 
@@ -244,10 +251,11 @@ def policy_encoder(tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) ->
 
 def _check_rows(path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> None:
     rows = model.get_input_embeddings().num_embeddings
-    put_in = (*encoder.bos_ids, encoder.eos_id, encoder.pad_id)
+    known = tokenizer.get_vocab()
+    put_in = {*encoder.bos_ids, encoder.eos_id, encoder.pad_id, *(known.get(token, 0) for token in encoder.tokens)}
     # Other special tokens are in no chain: the encoder reads what spells them as text.
     special = {*tokenizer.all_special_tokens, *special_tokens(tokenizer)}
-    used = {number: token for token, number in tokenizer.get_vocab().items()
+    used = {number: token for token, number in known.items()
             if token not in special or number in put_in}
     if max(used) >= rows:
         raise InputError(f"model {path}: its tokenizer has token {used[max(used)]!r} with id {max(used)}, its weights "

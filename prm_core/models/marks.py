@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-from prm_core import turns
+from prm_core.turns import MARKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +16,7 @@ LINE_BREAK = "\n"
 
 def tokens(separator: str) -> tuple[str, ...]:
     """The boundary and the marks of turns, in the order in which they are added."""
-    return (separator, *turns.MARKS)
+    return (separator, *MARKS)
 
 
 def marked(tokenizer: PreTrainedTokenizerBase, separator: str) -> PreTrainedTokenizerBase:
@@ -61,7 +61,7 @@ def give_rows(model: PreTrainedModel, before: PreTrainedTokenizerBase, separator
         for token in tokens(separator):
             if token in known:
                 continue
-            stands_for = before.encode(turns.MARKS.get(token, LINE_BREAK), add_special_tokens=False)
+            stands_for = before.encode(MARKS.get(token, LINE_BREAK), add_special_tokens=False)
             number = after.convert_tokens_to_ids(token)
             for weight in weights.values():
                 weight[number] = weight[stands_for].float().mean(0).to(weight.dtype)

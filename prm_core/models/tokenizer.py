@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from prm_core.models.marks import tokens
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
-def train_tokenizer(texts: Iterable[str], separator: str = BOUNDARY, max_words: int = 4000) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], special: Sequence[str] = tokens(BOUNDARY), max_words: int = 4000
+) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer whose vocabulary is the 256 bytes plus every frequent word and number of `texts`.
 
     A word of the vocabulary is one token (`ignore_merges`, as in Llama 3); anything else falls back to its bytes, so
-    no text is unknown. The boundary and the marks of turns are tokens that no text spells.
+    no text is unknown. The special tokens, by default the boundary and the marks of turns, no text spells.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -32,7 +34,7 @@ def train_tokenizer(texts: Iterable[str], separator: str = BOUNDARY, max_words: 
     # Ties in alphabetical order: the vocabulary must not depend on hashing.
     words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_words]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = [PAD, BOS, EOS, *tokens(separator)]
+    special = [PAD, BOS, EOS, *special]
     vocabulary = dict.fromkeys([*special, *alphabet, *words])
     tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(vocabulary)}, [], ignore_merges=True))
     # A word is the same token at the start of a text as inside it.

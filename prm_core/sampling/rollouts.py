@@ -7,15 +7,17 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prm_core.domains.base import Domain, make_trajectory
 from prm_core.errors import InputError
 from prm_core.platform import workers
 from prm_core.platform.progress import some
 from prm_core.registry import Registry
+from prm_core.sampling import episodes
+from prm_core.sampling.episodes import run_episodes
 from prm_core.sampling.policy import Policy, SampledChain
-from prm_core.types import Problem, Trajectory
+from prm_core.types import Problem, Step, Trajectory
 
 if TYPE_CHECKING:
     from prm_core.models.encoder import Encoder
@@ -57,6 +59,15 @@ def sample_trajectories(
     max_new_tokens: int, batch_size: int, seed: int, prefix: str,
 ) -> list[Trajectory]:
     """`samples` trajectories for each problem, ids `prefix/problem id/number`. Chains without any step are left out."""
+    if any(domains[problem.domain].environment for problem in problems):
+        starts = [(problem, ()) for problem in problems for _ in range(samples)]
+        runs = run_episodes(policy, domains, starts, temperature=temperature, max_new_tokens=max_new_tokens,
+                            batch_size=batch_size, seed=seed)
+        return [
+            episodes.to_trajectory(domains[run.problem.domain], run, policy=policy.version, seed=seed,
+                                   trajectory_id=f"{prefix}/{run.problem.id}/{number % samples}")
+            for number, run in enumerate(runs) if run.steps
+        ]
     drawn = policy.sample([p.prompt for p in problems], samples=samples, temperature=temperature,
                           max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed)
     return [
@@ -100,11 +111,11 @@ def rollout_succeeds(
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A prefix to roll out from: its problem, its token ids and its last step (empty for the bare question)."""
+    """A prefix to roll out from: its problem, its token ids and its steps."""
 
     problem: Problem
     ids: Sequence[int]
-    last_step: str
+    steps: Sequence[Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +139,9 @@ def roll_out(
     """
     from prm_core.sampling.sampler import Prefix
 
+    if any(domains[start.problem.domain].environment for start, _ in purchases):
+        return _replay(policy, domains, purchases, temperature=temperature, max_new_tokens=max_new_tokens,
+                       batch_size=batch_size, seed=seed)
     starts = [start for start, _ in purchases]
     prefixes = [Prefix(row, len(start.ids)) for row, (start, count) in enumerate(purchases) for _ in range(count)]
     drawn = iter(policy.continue_chains([start.ids for start in starts], prefixes, temperature=temperature,
@@ -138,8 +152,20 @@ def roll_out(
         group = []
         for continuation in itertools.islice(drawn, count):
             steps = policy.encoder.decode_steps(continuation.ids)
-            success = rollout_succeeds(policy, domain, start.problem, continuation, start.last_step)
+            last = start.steps[-1].text if start.steps else ""
+            success = rollout_succeeds(policy, domain, start.problem, continuation, last)
             whole = steps if continuation.finished else steps[:-1]
             group.append(Rollout(whole, continuation.finished, success, len(continuation.ids)))
         result.append(group)
     return result
+
+
+def _replay(
+    policy: Policy, domains: Registry[Domain], purchases: Sequence[tuple[Start, int]], **sampling: Any
+) -> list[list[Rollout]]:
+    """Rollouts where an environment replies, which takes a prefix up by replaying it. Trees of texts have no place for
+    their turns, so that their steps are left out."""
+    drawn = iter(run_episodes(policy, domains, [
+        (start.problem, start.steps) for start, count in purchases for _ in range(count)], **sampling))
+    return [[Rollout((), run.ended, run.success, run.tokens) for run in itertools.islice(drawn, count)]
+            for _, count in purchases]

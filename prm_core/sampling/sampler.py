@@ -210,7 +210,7 @@ class _Row:
 class _Sampling:
     """What `sample_continuations` was asked for."""
 
-    end_id: int
+    end_ids: tuple[int, ...]
     pad_id: int
     temperature: float
     max_new_tokens: int
@@ -224,6 +224,7 @@ class _Sampling:
         # Where each row is in its stream: rows that went on from another batch are not at the start of it.
         counts = torch.tensor([len(row.ids) for row in batch], device=device)
         alive = torch.ones(size, dtype=torch.bool, device=device)
+        ends = torch.tensor(self.end_ids, device=device)
         steps: list[tuple[Tensor, Tensor]] = []
         tokens = None
         while True:
@@ -232,7 +233,7 @@ class _Sampling:
             column = torch.full((size,), -1, device=device).index_copy_(0, rows, tokens.where(alive, -1))
             steps.append((column, torch.zeros(size, device=device).index_copy_(0, rows, logprobs)))
             step += 1
-            alive = alive & (tokens != self.end_id) & (counts + step < self.max_new_tokens)
+            alive = alive & ~torch.isin(tokens, ends) & (counts + step < self.max_new_tokens)
             left = int(alive.sum())
             if left <= leave:
                 break
@@ -246,7 +247,7 @@ class _Sampling:
             count = next((i for i, token in enumerate(new_ids) if token < 0), step)
             row.ids += new_ids[:count]
             row.logprobs += new_logprobs[:count]
-            row.done = row.ids[-1] == self.end_id or len(row.ids) >= self.max_new_tokens
+            row.done = row.ids[-1] in self.end_ids or len(row.ids) >= self.max_new_tokens
 
 
 def _decode_all(
@@ -278,6 +279,7 @@ def sample_continuations(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
+    stop_ids: Sequence[int] = (),
 ) -> list[Continuation]:
     """One sampled continuation for each prefix, in order; name a prefix K times for K samples.
 
@@ -297,8 +299,9 @@ def sample_continuations(
         max_new_tokens: a continuation that reaches it is not finished.
         batch_size: rows decoded together; bounds memory. Halved as often as they do not fit.
         seed: of the samples.
+        stop_ids: tokens that end a continuation as `end_id` does: where somebody else goes on.
     """
-    sampling = _Sampling(end_id, pad_id, temperature, max_new_tokens, seed)
+    sampling = _Sampling((end_id, *stop_ids), pad_id, temperature, max_new_tokens, seed)
     texts: list[Sequence[int]] = list(chains)
     rows = [_Row(stream, prefix, [], []) for stream, prefix in enumerate(prefixes)]
     if not rows or max_new_tokens < 1:
@@ -316,4 +319,4 @@ def sample_continuations(
                 texts.append([*chains[origin.chain][: origin.length], *row.ids])
                 row.start = Prefix(number, len(texts[number]))
             waiting.sort(key=lambda row: row.start.length)
-    return [Continuation(row.ids, row.logprobs, row.ids[-1] == end_id) for row in rows]
+    return [Continuation(row.ids, row.logprobs, row.ids[-1] in sampling.end_ids) for row in rows]

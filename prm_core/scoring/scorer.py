@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prm_core import turns
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain, Encoder
@@ -20,6 +19,7 @@ from prm_core.platform import store, sums
 from prm_core.scoring.calibration import Calibrator
 from prm_core.scoring.domain import Domain, moderate, unreadable
 from prm_core.scoring.settings import reward_settings
+from prm_core.turns import RENDERER
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -264,7 +264,8 @@ def load_scorer(
 
     path = str(folder)
     model = load_reward_model(path, device=device, dtype=dtype)
-    encoder = load_encoder(model.base.at if model.base else path, model.network, _encoding(model.encoder, path))
+    encoder = load_encoder(model.base.at if model.base else path, model.network, _encoding(model.encoder, path),
+                           complete=model.base is None)
     values = store.read_json(Path(path) / CALIBRATOR_FILE)
     try:
         calibrator = Calibrator.from_dict(values)
@@ -286,8 +287,8 @@ def _encoding(settings: Any, path: str) -> EncoderConfig:
                          "folder whole or train it again") from None
     length = encoding.max_length
     if not (isinstance(encoding.separator, str) and type(length) is int and length >= 16
-            and isinstance(encoding.chat_template, bool) and encoding.renderer in (1, turns.RENDERER)):
+            and isinstance(encoding.chat_template, bool) and encoding.renderer in (1, RENDERER)):
         raise InputError(f"{path}/config.json: prm.encoder must hold a text `separator`, a whole number `max_length` "
                          "of 16 or more, true or false `chat_template`, and a `renderer` up to "
-                         f"{turns.RENDERER}; it holds {settings}")
+                         f"{RENDERER}; it holds {settings}")
     return encoding

@@ -43,6 +43,11 @@ class TrajectoryAnalysis(BaseModel):
                                                    "heads trained on other draws of the problems agree, 0 where they "
                                                    "are split; not there of a model without such heads")
 
+    alarm_step: int | None = Field(None, description="index of the step after which a run should be stopped, -1 for "
+                                                     "none, at a false-alarm rate that is kept; not there of a model "
+                                                     "without a fitted alarm or where in_domain is false")
+    clean_prefix: int | None = Field(None, description="how many steps from the first on are promised to be right, "
+                                                       "for all but a share of runs; not there as alarm_step")
     step_refs: list[str] | None = Field(None, description="where each step stands in what was sent: its `ref`, of "
                                                           "`messages` the index; not there where no step has one")
 

@@ -19,6 +19,7 @@ from prm_core import config as configuration
 from prm_core.config import ServeConfig
 from prm_core.errors import InputError
 from prm_core.platform.environment import project_root
+from prm_core.scoring.conformal import Promises
 from prm_core.scoring.foreign import load_any_scorer
 from prm_core.serving import model_registry
 from prm_core.serving.cache import ScoreCache
@@ -64,7 +65,7 @@ def load(uri: str, workspace: Path) -> Served:
         own = (workspace / configuration.PARAMS_FILE).is_file()
         settings = configuration.load(workspace if own else project_root()).serve
     scorer = load_any_scorer(folder, batch_size=settings.batch_size)
-    service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl))
+    service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl), Promises.load(folder))
     return Served(service, defaults_of(settings))
 
 

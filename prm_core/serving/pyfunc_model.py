@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -17,6 +18,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from pydantic import BaseModel, ConfigDict
 
 from prm_core.errors import InputError
+from prm_core.scoring.conformal import Promises
 from prm_core.serving.analysis import TrajectoryAnalysis
 from prm_core.serving.cache import ScoreCache
 from prm_core.serving.service import ScoringService, parse_parameters, parse_rows
@@ -60,8 +62,10 @@ class RewardModel(mlflow.pyfunc.PythonModel):
         from prm_core.scoring.scorer import load_scorer
 
         config = context.model_config
-        scorer = load_scorer(context.artifacts["reward_model"], batch_size=config["batch_size"])
-        self.service = ScoringService(scorer, ScoreCache(config["cache_size"], config["cache_ttl"]))
+        folder = Path(context.artifacts["reward_model"])
+        scorer = load_scorer(folder, batch_size=config["batch_size"])
+        self.service = ScoringService(scorer, ScoreCache(config["cache_size"], config["cache_ttl"]),
+                                      Promises.load(folder))
 
     def predict(self, model_input: list[Request], params: dict[str, Any] | None = None) -> list[TrajectoryAnalysis]:
         """Answers requests in order. Thread-safe: MLflow calls it from many threads.

@@ -14,6 +14,7 @@ from typing import Any
 from prm_core.errors import InputError
 from prm_core.formats.messages import CALLS_WITHOUT_RESULT, conversation, tools_text
 from prm_core.platform import steps
+from prm_core.scoring.conformal import Promises
 from prm_core.scoring.scorer import ChainScore, LoadedScorer
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
@@ -24,6 +25,7 @@ from prm_core.types import Step
 FIELDS = ("prompt", "steps", "messages", "tools")
 # A run that is judged while it goes on ends with calls that nobody has answered yet.
 HARMLESS = (CALLS_WITHOUT_RESULT,)
+NO_PROMISES = Promises()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class ScoringService:
     Args:
         scorer: a process reward model.
         cache: where chain scores are kept between requests.
+        promises: the alarm and the clean prefix fitted on the model's scores.
 
     Attributes:
         version: of the model.
@@ -150,12 +153,13 @@ class ScoringService:
         InputError: the model scores whole chains (an outcome model), so it cannot judge steps.
     """
 
-    def __init__(self, scorer: LoadedScorer, cache: ScoreCache) -> None:
+    def __init__(self, scorer: LoadedScorer, cache: ScoreCache, promises: Promises = NO_PROMISES) -> None:
         if scorer.kind != "process":
             raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
         self._scorer = scorer
         self.version = scorer.version
         self._cache = cache
+        self._promises = promises
         # Fast tokenizers raise "Already borrowed" when threads share them, and passes side by side only compete for
         # the same cores.
         self._model = threading.Lock()
@@ -193,6 +197,9 @@ class ScoringService:
                 analysis.step_reliabilities = list(score.reliabilities) or None
                 refs = [step.ref for step in request.steps[: len(score.step_scores)]]
                 analysis.step_refs = refs if any(refs) else None
+                if not score.out_of_domain:
+                    analysis.alarm_step = self._promises.alarm and self._promises.alarm.step(score.step_scores)
+                    analysis.clean_prefix = self._promises.prefix and self._promises.prefix.length(score.step_scores)
             answers.append(ScoringAnswer(analysis, score.truncated_steps))
         return answers
 

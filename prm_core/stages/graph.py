@@ -59,7 +59,8 @@ def code_of(stage: str, imports: ImportGraph) -> list[str]:
     for module in found:
         path = root.joinpath(*module.split("."))
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        files |= {file, *_beside(file.parent)}
+        # What lies beside the outermost modules are profiles, of which a stage's params say what it takes.
+        files |= {file, *(_beside(file.parent) if module.count(".") > 1 or path.is_dir() else ())}
     return sorted(file.relative_to(root).as_posix() for file in files)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import shutil
+from collections.abc import Iterator
 
 from prm_core.config import Config
-from prm_core.platform import store
+from prm_core.platform import steps, store
 from prm_core.stages.base import Stage, StageIO
 from prm_core.types import Problem
 
@@ -28,6 +30,7 @@ def run(config: Config, io: StageIO) -> None:
 
     from prm_core.domains import DOMAINS
     from prm_core.models.encoder import Encoder
+    from prm_core.models.marks import tokens
     from prm_core.models.tokenizer import train_tokenizer
     from prm_core.platform.tracking import stage_run
     from prm_core.sampling.policy import Policy
@@ -36,8 +39,8 @@ def run(config: Config, io: StageIO) -> None:
 
     problems = store.read_jsonl(Problem, io.inputs["problems"])
     dev = store.read_jsonl(Problem, io.inputs["held_out"])[: config.warmup.eval_problems]
-    texts = (text for problem in problems for text in (problem.prompt, *problem.meta.get("solution", ())))
-    encoder = Encoder(train_tokenizer(texts, config.encoder.separator), config.encoder)
+    texts = itertools.chain.from_iterable((problem.prompt, *_texts(problem)) for problem in problems)
+    encoder = Encoder(train_tokenizer(texts, tokens(config.encoder.separator)), config.encoder)
     held_out = without_long(dev, encoder)
 
     def accuracy(model: PreTrainedModel) -> float:
@@ -62,6 +65,12 @@ def run(config: Config, io: StageIO) -> None:
         tracked.log_metrics(metrics)
         store.write_json(io.outputs["metrics"], metrics)
         store.write_json(io.outputs["history"], result.history)
+
+
+def _texts(problem: Problem) -> Iterator[str]:
+    """What a policy that learns a worked solution has to write and to read."""
+    for step in problem.meta.get("solution", ()):
+        yield from filter(None, steps.texts(steps.parse_step(step, f"problem {problem.id}: solution", 0)))
 
 
 STAGE = Stage(

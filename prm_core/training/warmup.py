@@ -21,12 +21,13 @@ from prm_core.models.loading import pick_device
 from prm_core.models.padding import pad
 from prm_core.models.saving import save_language_model
 from prm_core.platform.progress import some
+from prm_core.platform.steps import parse_steps
 from prm_core.training import data_parallel
 from prm_core.training.augment import insert_harmless
 from prm_core.training.batches import batches_from, cut_where_longer
 from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.training.data_parallel import balanced
-from prm_core.types import Problem, Step
+from prm_core.types import Problem
 
 if TYPE_CHECKING:
     import torch
@@ -216,7 +217,8 @@ def _encode_solutions(
         if not solution:
             raise InputError(f"problem {problem.id} has no worked solution; the warm-up learns from those. Give "
                              "`solution`, or set warmup.enabled to false and name pretrained models")
-        encoded = encoder.encode(problem.prompt, solution, end=True, may_be_empty=True)
+        steps = parse_steps(solution, f"problem {problem.id}: solution")
+        encoded = encoder.encode(problem.prompt, steps, end=True, may_be_empty=True)
         if encoded.truncated_steps:
             long.append(problem.id)
             continue
@@ -237,7 +239,7 @@ def _with_remarks(encoder: Encoder, problem: Problem, rng: random.Random) -> tup
     solution = problem.meta["solution"]
     if len(solution) < 2:
         return None
-    steps = insert_harmless([Step(text) for text in solution], rng)
+    steps = insert_harmless(parse_steps(solution, f"problem {problem.id}: solution"), rng)
     encoded = encoder.encode(problem.prompt, [step for _, step in steps], end=True, may_be_empty=True)
     if encoded.truncated_steps:
         return None

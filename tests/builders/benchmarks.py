@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 from prm_core.evaluation.benchmarks import suite
 from prm_core.evaluation.benchmarks.suite import BENCHMARKS, Figures
@@ -16,7 +15,6 @@ class TextScorer:
     """Scores of the texts' first words; steps from one that says "cut" on are beyond its context."""
 
     version = "texts"
-    encoder = SimpleNamespace(config=SimpleNamespace(separator="\n"))
 
     def __init__(self, kind: str = "process") -> None:
         self.kind = kind
@@ -39,7 +37,7 @@ def write(path: Path, rows) -> Path:
 
 def scored(benchmark: str, path: Path, rows, kind: str = "process") -> figures.ScoredFile:
     chains = BENCHMARKS[benchmark].read(write(path, rows))
-    return suite.score_file(TextScorer(kind), path.name, chains, "\n")
+    return suite.score_file(TextScorer(kind), path.name, chains)
 
 
 def values(benchmark: str, file: figures.ScoredFile, threshold: float = 0.5) -> dict[str, float]:

@@ -23,7 +23,7 @@ def tokenizer_of(separator: str, *, chat: bool = False, bos: bool = False) -> An
 
     from prm_core.models.tokenizer import BOS, train_tokenizer
 
-    tokenizer = train_tokenizer([CHAT_WORDS if chat else WORDS], separator)
+    tokenizer = train_tokenizer([CHAT_WORDS if chat else WORDS], [separator])
     tokenizer.model_max_length = CONTEXT
     if chat:
         tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})

@@ -22,8 +22,8 @@ def tiny_reward_model(folder: Path, *, kind: str = "process", seed: int = 0) -> 
     from prm_core.scoring.surprisal import Surprisal
     from tests.builders.training import KINDS
 
-    encoding = EncoderConfig(separator="\n", max_length=MAX_LENGTH)
-    encoder = Encoder(train_tokenizer(TEXTS, encoding.separator), encoding)
+    encoding = EncoderConfig(max_length=MAX_LENGTH)
+    encoder = Encoder(train_tokenizer(TEXTS), encoding)
     torch.manual_seed(seed)
     network = LlamaForTokenClassification(LlamaConfig(
         vocab_size=len(encoder.tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,

@@ -9,15 +9,16 @@ from types import SimpleNamespace
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.scoring.scorer import ChainScore
+from prm_core.turns import heard, written
 from prm_core.types import Step
 
 CONTEXT = 400
 
 
 class FakeScorer:
-    """Scores a step 0.1 when it says "wrong", else 0.9; reads CONTEXT characters; "|" ends a step; refuses "refuse"."""
+    """Scores a step 0.1 when it says "wrong", else 0.9; reads CONTEXT characters; refuses "refuse"."""
 
-    encoder = SimpleNamespace(config=EncoderConfig(separator="|", max_length=CONTEXT))
+    encoder = SimpleNamespace(config=EncoderConfig(max_length=CONTEXT))
     kind = "process"
     version = "v1"
 
@@ -37,15 +38,15 @@ class FakeScorer:
     def _score(self, prompt: str, steps: Sequence[Step]) -> ChainScore:
         used, kept = len(prompt), []
         for index, step in enumerate(steps):
-            assert "|" not in step.text + step.observation, "it would end the step"
-            if "refuse" in step.text:
+            said = f"{written(step)} {heard(step)}"
+            if "refuse" in said:
                 raise InputError(f"step {index} is refused")
-            if "crash" in step.text:
+            if "crash" in said:
                 raise RuntimeError("the model broke")
-            used += len(step.text)
+            used += len(written(step)) + len(heard(step))
             if used > CONTEXT:
                 break
-            kept.append(0.1 if "wrong" in step.text else 0.9)
+            kept.append(0.1 if "wrong" in said else 0.9)
         return ChainScore(tuple(kept), tuple(kept), len(steps) - len(kept))
 
 

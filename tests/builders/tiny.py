@@ -44,12 +44,12 @@ def chain(
 @cache
 def _tokenizer() -> Any:
     problems = arithmetic.make_problems("warmup", 200, 0)
-    return train_tokenizer((t for p in problems for t in (p.prompt, *p.meta["solution"])), "\n")
+    return train_tokenizer(t for p in problems for t in (p.prompt, *p.meta["solution"]))
 
 
 def make_encoder(max_length: int = MAX_LENGTH, **settings: Any) -> Encoder:
     """The project's own tokenizer, trained on a few embedded problems."""
-    return Encoder(_tokenizer(), EncoderConfig(separator="\n", max_length=max_length, **settings))
+    return Encoder(_tokenizer(), EncoderConfig(max_length=max_length, **settings))
 
 
 def make_model(encoder: Encoder, seed: int = 0) -> Any:

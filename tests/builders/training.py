@@ -36,7 +36,7 @@ SMALL = {
     "seed": 0,
     "data": {"warmup": 24, "train": 12, "dev": 4, "test": 4, "human_chains": 8},
     "models": {"device": "cpu", "surprisal": ["process", "outcome", "advantage"]},
-    "encoder": {"separator": "\n", "max_length": 256},
+    "encoder": {"max_length": 256},
     "warmup": {
         "hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "batch_size": 8, "max_updates": 10,
         "warmup_updates": 2, "policy_accuracy": 0.3, "backbone_accuracy": 0.5, "harmless_steps": 0.5, "eval_every": 2,
@@ -77,7 +77,7 @@ def small_config(**over: Any) -> Config:
 
 def make_encoder(max_length: int = 256) -> Encoder:
     texts = [text for prompt, steps in CHAINS for text in (prompt, *(step.text for step in steps))]
-    return Encoder(train_tokenizer(texts, "\n"), EncoderConfig(separator="\n", max_length=max_length))
+    return Encoder(train_tokenizer(texts), EncoderConfig(max_length=max_length))
 
 
 def make_lm(encoder: Encoder, seed: int = 0, **values: Any) -> LlamaForCausalLM:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import typer
@@ -34,10 +33,8 @@ class WordScorer:
     """0.9 for a good step, 0.2 for `bad 1`, 0.6 for any other."""
 
     kind, version = "process", "words"
-    encoder = SimpleNamespace(config=SimpleNamespace(separator="\n"))
 
     def score(self, chains):
-        assert all("\n" not in step.text for _, steps in chains for step in steps)
         table = [tuple(0.9 if s.text.startswith("good") else 0.2 if s.text == "bad 1" else 0.6 for s in steps)
                  for _, steps in chains]
         return [ChainScore(scores, scores, 0) for scores in table]
@@ -96,7 +93,7 @@ def test_arithmetic_takes_a_label_or_asks_the_oracle(tmp_path):
 
 def scored(tmp_path, rows=ROWS, name="f.json"):
     chains = BENCHMARKS["processbench"].read(write(tmp_path / name, rows))
-    return suite.score_file(WordScorer(), name, chains, "\n")
+    return suite.score_file(WordScorer(), name, chains)
 
 
 def test_figures_by_hand_and_their_average(tmp_path):
@@ -123,7 +120,7 @@ def test_a_chain_that_cannot_be_scored_is_named(tmp_path):
 
     chains = BENCHMARKS["processbench"].read(write(tmp_path / "f.json", ROWS))
     with pytest.raises(InputError, match=r"f\.json: chain 2: the prompt does not fit"):
-        suite.score_file(Narrow(), "f.json", chains, "\n")
+        suite.score_file(Narrow(), "f.json", chains)
 
 
 def test_a_chain_longer_than_the_context_is_left_out_counted_and_named(tmp_path, caplog):
@@ -133,7 +130,7 @@ def test_a_chain_longer_than_the_context_is_left_out_counted_and_named(tmp_path,
                     for (prompt, steps), score in zip(chains, super().score(chains), strict=True)]
 
     chains = BENCHMARKS["processbench"].read(write(tmp_path / "f.json", ROWS))
-    file = suite.score_file(Narrow(), "f.json", chains, "\n")
+    file = suite.score_file(Narrow(), "f.json", chains)
     assert [chain.problem for chain in file.chains] == [chain.problem for row, chain in enumerate(chains) if row != 2]
     assert "f.json: 1 of 4 chains are left out: " in caplog.text
     assert "no room for their first step: chain 2" in caplog.text
@@ -143,10 +140,10 @@ def test_a_chain_longer_than_the_context_is_left_out_counted_and_named(tmp_path,
     # The error it missed is in the chain that is not measured.
     assert flat["prm/acc_err"] == 1
     # Where chains are ranked it stays, as the last of its problem.
-    ranked = suite.score_file(Narrow(), "f.json", chains, "\n", ranks=True)
+    ranked = suite.score_file(Narrow(), "f.json", chains, ranks=True)
     assert (len(ranked.chains), ranked.scores[2], ranked.left_out) == (4, (), 0)
     with pytest.raises(InputError, match=r"f\.json: no chain fits the model's context"):
-        suite.score_file(Narrow(), "f.json", chains[2:3], "\n")
+        suite.score_file(Narrow(), "f.json", chains[2:3])
 
 
 def test_threshold_from_a_file_with_one_kind_of_chain_is_an_error(tmp_path):

@@ -14,6 +14,7 @@ from prm_core import config as configuration
 from prm_core.cli.score import LINES_PER_BATCH, score
 from prm_core.cli.serve import serve
 from prm_core.errors import InputError
+from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises
 from prm_core.serving import app
 from tests import ROOT
 from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
@@ -60,6 +61,15 @@ def test_a_line_scored_before_keeps_nothing_that_another_model_said_of_its_domai
     (after,) = read(tmp_path / "out.jsonl")
     # This one does not know.
     assert not {"in_domain", "out_of_domain"} & set(after)
+
+
+def test_what_the_models_folder_promises_stands_in_each_line(model, tmp_path):
+    scored = {**LINES[0], "alarm_step": 7, "clean_prefix": 7}
+    score(write(tmp_path / "in.jsonl", scored), model, tmp_path / "out.jsonl")
+    assert not {"alarm_step", "clean_prefix"} & set(read(tmp_path / "out.jsonl")[0])
+    Promises(Alarm(0.05, 0.9, 99, 0.5), CleanPrefix(0.1, 0.9, 99, 0.5)).save(Path(model))
+    score(write(tmp_path / "in.jsonl", scored, LINES[1]), model, tmp_path / "out.jsonl")
+    assert [(row["alarm_step"], row["clean_prefix"]) for row in read(tmp_path / "out.jsonl")] == [(1, 1), (-1, 1)]
 
 
 def test_without_out_the_lines_go_to_standard_output(model, tmp_path, capsys):
@@ -135,6 +145,16 @@ def test_a_file_scored_before_speaks_of_the_second_model_only(model, tmp_path, c
     assert [(row["step_scores"], row["first_error_step"]) for row in rows] == [([0.9, 0.1], 1), ([0.9], -1)]
     assert rows[0]["id"] == 1
     assert not caplog.records
+
+
+def test_turns_are_scored_as_they_are(model, tmp_path, caplog):
+    turn = {"text": "", "calls": [{"name": "look", "arguments": {"q": "a\nb"}, "result": "wrong"}], "ref": "s7"}
+    line = {"prompt": "p", "steps": ["a\nb", {"text": "c", "observation": "d\n\ne"}, turn]}
+    score(write(tmp_path / "in.jsonl", line), model, tmp_path / "out.jsonl")
+    scored, = read(tmp_path / "out.jsonl")
+    assert (scored["steps"], scored["step_scores"]) == (line["steps"], [0.9, 0.9, 0.1])
+    assert scored["step_refs"] == ["", "", "s7"]
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,33 @@
-"""The encoder: exact ids, step ends, separators that never merge, truncation by whole steps, and the way back."""
+"""The encoder: exact ids, step ends, a boundary that no text can hit, truncation by whole steps, and the way back."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
+from prm_core import turns
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.chains import collate
 from prm_core.models.encoder import Encoder
 from prm_core.models.tokenizer import train_tokenizer
-from prm_core.types import Step
+from prm_core.types import Call, Message, Step
 from tests.builders import tiny
 
 PROMPT = "Mia has 3 apples."
-STEP_TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), min_size=1, max_size=20)
+# Any text that Unicode has, and what spells tokens that the encoder puts in.
+TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(
+    [turns.BOUNDARY, *turns.MARKS, "<eos>", "<bos>", "\n", " ", "\n\n"]))
+STEP_TEXTS = TEXTS.filter(bool)
+CALLS = st.builds(Call, STEP_TEXTS, TEXTS, st.none() | TEXTS)
+FAILED = st.builds(Call, STEP_TEXTS, TEXTS, TEXTS, st.just(True))
+MESSAGES = st.builds(Message, st.sampled_from(sorted(turns.SPOKEN)), TEXTS, TEXTS)
+STEPS = st.builds(Step, TEXTS, TEXTS, TEXTS, TEXTS, st.lists(CALLS | FAILED, max_size=3).map(tuple),
+                  st.lists(MESSAGES, max_size=2).map(tuple)).filter(lambda step: not turns.is_empty(step))
+OLD = {"separator": "\n", "renderer": 1}
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +65,33 @@ def test_an_observation_is_context_that_the_policy_did_not_write(encoder):
     encoded = encoder.encode(PROMPT, [Step("Look it up.", "It is 7."), "The answer is 7."])
 
     look, seen, last = (text_ids(encoder, text) for text in ("Look it up.", "It is 7.", "The answer is 7."))
+    wait, observation = marks(encoder, turns.WAIT, turns.OBSERVATION)
     start = encoded.prompt_length
-    assert encoded.ids[start:] == [*look, *seen, encoder.separator_id, *last, encoder.separator_id]
-    assert encoded.scored[start:] == [True] * len(look) + [False] * len(seen) + [True] * (len(last) + 2)
-    assert encoded.step_ends[0] == start + len(look) + len(seen)
+    assert encoded.ids[start:] == [*look, wait, observation, *seen, encoder.separator_id, *last, encoder.separator_id]
+    assert encoded.scored[start:] == [True] * (len(look) + 1) + [False] * (len(seen) + 1) + [True] * (len(last) + 2)
+    assert encoded.step_ends[0] == start + len(look) + 2 + len(seen)
+
+
+def marks(encoder: Encoder, *names: str) -> list[int]:
+    return encoder.tokenizer.convert_tokens_to_ids(list(names))
+
+
+def test_a_turn_is_read_part_by_part(encoder):
+    step = Step("Mia", "7", "has", "3", (Call("buys", "4", "apples", id="x"), Call("has", "7")),
+                (Message("user", "How"), Message("agent", "many", "Mia")), "span 1")
+    encoded = encoder.encode(PROMPT, [step])
+
+    order = [("<|agent|>", "has", 0), ("<|reasoning|>", "3", 1), ("<|text|>", "Mia", 1), ("<|call|>", "buys", 1),
+             ("<|arguments|>", "4", 1), ("<|call|>", "has", 1), ("<|arguments|>", "7", 1), ("<|wait|>", "", 1),
+             ("<|result|>", "apples", 0), ("<|pending|>", "", 0), ("<|observation|>", "7", 0), ("<|user|>", "How", 0),
+             ("<|other|>", "Mia", 0), ("<|text|>", "many", 0)]
+    expected = [(token, bool(written)) for mark, text, written in order
+                for token in (*marks(encoder, mark), *text_ids(encoder, text))]
+    at = slice(encoded.prompt_length, len(encoded.ids) - 1)
+    assert list(zip(encoded.ids[at], encoded.scored[at], strict=True)) == expected
+    # Neither the call's id nor the reference is read.
+    assert encoder.decode(encoded.ids) == (PROMPT, (replace(step, ref="", calls=(
+        replace(step.calls[0], id=""), step.calls[1])),))
 
 
 def test_a_short_chain_in_a_padded_batch_ends_at_its_last_token_not_at_the_padding(encoder):
@@ -74,72 +109,87 @@ def test_a_short_chain_in_a_padded_batch_ends_at_its_last_token_not_at_the_paddi
         len(long.ids) - len(short.ids))
 
 
-@given(st.lists(STEP_TEXTS, min_size=1, max_size=4))
-def test_the_separator_stands_at_step_ends_alone_whatever_the_text(texts):
+@given(st.lists(STEP_TEXTS | STEPS, min_size=1, max_size=4), TEXTS)
+def test_the_boundary_stands_at_step_ends_alone_whatever_the_text(steps, prompt):
     """Merging with its neighbour when tokenised as joined text is the classic way to lose labels (METHODS 3)."""
-    encoder = tiny.make_encoder()
-    encoded = encoder.encode(PROMPT, texts)
+    encoder = tiny.make_encoder(10_000)
+    encoded = encoder.encode(prompt, steps)
 
     places = [i for i, token in enumerate(encoded.ids) if token == encoder.separator_id]
     assert places == [encoded.prompt_length - 1, *encoded.step_ends]
+    assert encoder.eos_id not in encoded.ids
 
 
-@given(st.lists(STEP_TEXTS, min_size=1, max_size=4))
-def test_steps_come_back_as_they_went_in(texts):
-    assume(all(text.strip() for text in texts))
-    encoder = tiny.make_encoder()
+@given(st.lists(STEPS, min_size=1, max_size=3), TEXTS)
+def test_any_chain_is_read_back_as_it_was_so_that_no_two_read_alike(steps, prompt):
+    encoder = tiny.make_encoder(10_000)
+    encoded = encoder.encode(prompt, steps, end=True)
+
+    assert encoder.decode(encoded.ids) == (prompt, tuple(steps))
+    assert sum(encoded.scored) >= len(steps)
+
+
+@given(st.lists(STEP_TEXTS.filter(str.strip), min_size=1, max_size=4))
+def test_sampled_steps_come_back_as_they_went_in(texts):
+    encoder = tiny.make_encoder(10_000)
     encoded = encoder.encode(PROMPT, texts, end=True)
 
     split = encoder.split_steps(encoded.ids[encoded.prompt_length :])
-    assert [text for text, _ in split] == [text.strip() for text in texts]
+    assert [text for text, _ in split] == texts
     # The same boundary for sampled ids as for encoded ones.
     assert [encoded.prompt_length + end for _, end in split] == encoded.step_ends
 
 
 @pytest.mark.parametrize("separator", ["\n\n\n", "Mia buys", "zz"])
-def test_a_separator_of_several_tokens_is_refused(separator):
+def test_before_there_were_marks_a_boundary_was_one_token_of_text(separator):
     with pytest.raises(InputError, match=r"encoder\.separator .* is \d tokens .* of this tokenizer, not one"):
-        Encoder(tiny.make_encoder().tokenizer, EncoderConfig(separator=separator, max_length=64))
+        Encoder(train_tokenizer([PROMPT], []), EncoderConfig(separator=separator, renderer=1, max_length=64))
+
+
+def test_a_boundary_that_text_can_spell_is_refused():
+    tokenizer = train_tokenizer([PROMPT], [])
+    with pytest.raises(InputError, match=r"encoder\.separator 'q' is a token that text holds; leave the setting out"):
+        Encoder(tokenizer, EncoderConfig(separator="q", max_length=64))
+
+
+def test_a_tokenizer_without_the_marks_gets_them_and_stays_as_it_was():
+    tokenizer = train_tokenizer([PROMPT], [])
+    size = len(tokenizer)
+    encoder = Encoder(tokenizer, EncoderConfig(max_length=64))
+
+    assert len(tokenizer) == size
+    assert [encoder.separator_id, *marks(encoder, *turns.MARKS)] == list(range(size, size + 1 + len(turns.MARKS)))
+    assert Encoder(encoder.tokenizer, encoder.config).tokenizer is encoder.tokenizer
 
 
 def test_a_tokenizer_without_an_end_token_is_refused():
-    tokenizer = train_tokenizer([PROMPT], "\n")
+    tokenizer = train_tokenizer([PROMPT])
     tokenizer.eos_token = None
 
     with pytest.raises(InputError, match="no end-of-sequence token"):
-        Encoder(tokenizer, EncoderConfig(separator="\n", max_length=64))
+        Encoder(tokenizer, EncoderConfig(max_length=64))
 
 
 def test_the_end_token_pads_where_there_is_no_padding_token():
-    tokenizer = train_tokenizer([PROMPT], "\n")
+    tokenizer = train_tokenizer([PROMPT])
     tokenizer.pad_token = None
 
-    assert Encoder(tokenizer, EncoderConfig(separator="\n", max_length=64)).pad_id == tokenizer.eos_token_id
+    assert Encoder(tokenizer, EncoderConfig(max_length=64)).pad_id == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("text", ["Mia buys\n4 more.", "\n", "Mia.\n\n", "\n Mia"])
-def test_a_step_or_observation_that_holds_the_separator_is_refused(encoder, text):
-    with pytest.raises(InputError, match=r"step 1 holds the step separator '\\n'; split it"):
-        encoder.encode(PROMPT, ["Mia has 3.", text])
-    with pytest.raises(InputError, match="observation of step 0 holds the step separator"):
-        encoder.encode(PROMPT, [Step("Mia has 3.", text)])
+def test_a_model_trained_before_there_were_marks_reads_as_it_did():
+    tokenizer = train_tokenizer([PROMPT, "Look it up."], ["\n"])
+    encoder = Encoder(tokenizer, EncoderConfig(**OLD, max_length=256))
+    assert encoder.tokenizer is tokenizer
+    ids = [tokenizer.encode(text) for text in (PROMPT, "Look it up.", "It is 7.", "It is\n7.")]
+    bos, sep = tokenizer.bos_token_id, encoder.separator_id
 
-
-def test_a_separator_hidden_in_another_token_is_refused_too():
-    """Many vocabularies have a token for a double line break, which is not the id of a single one."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE({word: i for i, word in enumerate([*alphabet, "ĊĊ", "<end>"])}, [("Ċ", "Ċ")]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>")
-    encoder = Encoder(tokenizer, EncoderConfig(separator="\n", max_length=64))
-    assert encoder.separator_id not in text_ids(encoder, "Mia\n\nhas")
-
-    with pytest.raises(InputError, match="step 0 holds the step separator"):
-        encoder.encode(PROMPT, ["Mia\n\nhas"])
+    encoded = encoder.encode(PROMPT, [Step("Look it up.", "It is 7.", agent="a"), "Look it up."])
+    assert encoded.ids == [bos, *ids[0], sep, *ids[1], *ids[2], sep, *ids[1], sep]
+    # What it could not read was refused; its scores are read at the ends of steps all the same.
+    more = encoder.encode(PROMPT, [Step("", calls=(Call("look", "{}", "It is 7."),)), "It is\n7."])
+    assert more.step_ends[-1] == len(more.ids) - 1
+    assert len(more.step_ends) == 2
 
 
 @pytest.mark.parametrize("special", ["<bos>", "<eos>", "<pad>"])
@@ -151,7 +201,7 @@ def test_a_text_that_spells_a_special_token_stays_text(encoder, special):
     bos, eos = encoder.tokenizer.bos_token_id, encoder.eos_id
     assert [token for token in encoded.ids if token in encoder.tokenizer.all_special_ids and token not in (
         encoder.separator_id, encoder.tokenizer.unk_token_id)] == [bos, eos]
-    assert encoder.decode_steps(encoded.ids[encoded.prompt_length :])[1] == special
+    assert encoder.decode(encoded.ids)[1][1] == Step(special)
     # What wraps a prompt in a chat template are tokens all the same.
     assert encoder.tokenizer.encode(special, add_special_tokens=False) == [
         encoder.tokenizer.convert_tokens_to_ids(special)]
@@ -209,15 +259,24 @@ def test_a_prompt_that_leaves_no_room_for_a_step_is_refused():
 
 
 def test_the_chat_template_wraps_the_prompt_alone():
-    tokenizer = train_tokenizer([PROMPT], "\n")
+    tokenizer = train_tokenizer([PROMPT])
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %} [go]"
-    encoder = Encoder(tokenizer, EncoderConfig(separator="\n", max_length=64, chat_template=True))
+    encoder = Encoder(tokenizer, EncoderConfig(max_length=64, chat_template=True))
 
     encoded = encoder.encode(PROMPT, ["The answer is 3."])
 
-    prompt = tokenizer.encode(f"{tokenizer.bos_token}[user] {PROMPT} [go]", add_special_tokens=False)
-    assert encoded.ids[: encoded.prompt_length] == [*prompt, encoder.separator_id]
+    before, inside, after = (tokenizer.encode(text) for text in (f"{tokenizer.bos_token}[user] ", PROMPT, " [go]"))
+    assert encoded.ids[: encoded.prompt_length] == [*before, *inside, *after, encoder.separator_id]
     assert encoded.ids.count(tokenizer.bos_token_id) == 1
+    spelled = encoder.encode_prompt(f"{tokenizer.bos_token}{turns.BOUNDARY}")
+    assert (spelled.count(tokenizer.bos_token_id), spelled.count(encoder.separator_id)) == (1, 1)
+
+
+def test_a_chat_template_that_changes_the_question_is_refused():
+    tokenizer = train_tokenizer([PROMPT])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
+    with pytest.raises(InputError, match="does not give a user's message once and as it is; set it to false"):
+        Encoder(tokenizer, EncoderConfig(max_length=64, chat_template=True))
 
 
 def test_sampled_ids_split_at_separators_and_stop_at_the_end_token(encoder):
@@ -233,20 +292,6 @@ def test_sampled_ids_split_at_separators_and_stop_at_the_end_token(encoder):
     # Empty steps are none.
     assert encoder.decode_steps([sep, *one, sep, sep, end]) == ("Mia buys 4 more.",)
     assert encoder.decode_steps([end]) == encoder.decode_steps([]) == ()
-
-
-def test_a_byte_that_reads_like_the_separator_is_no_boundary(encoder):
-    """The byte 0x0A is a token of its own beside the separator; a policy may sample it."""
-    byte = encoder.tokenizer.convert_tokens_to_ids("Ċ")
-    assert byte != encoder.separator_id
-    assert encoder.tokenizer.decode([byte]) == encoder.config.separator
-    one, two = text_ids(encoder, "Mia buys"), text_ids(encoder, "4 more.")
-
-    steps = encoder.decode_steps([*one, byte, *two, encoder.separator_id, byte, encoder.separator_id])
-
-    assert len(steps) == 1
-    assert steps[0].split() == ["Mia", "buys", "4", "more."]
-    encoder.encode(PROMPT, steps)
 
 
 def test_a_word_is_one_token_at_the_start_as_inside_and_any_text_is_known(encoder):
@@ -266,7 +311,7 @@ def test_the_tokenizer_survives_being_saved(encoder, tmp_path):
 
 
 def test_the_vocabulary_depends_on_the_texts_alone():
-    one, two = (train_tokenizer(["b a c", "c a"], "\n", max_words=size) for size in (2, 2))
+    one, two = (train_tokenizer(["b a c", "c a"], max_words=size) for size in (2, 2))
 
     assert one.get_vocab() == two.get_vocab()
     # The most frequent first, then in alphabetical order: a and c, not b.

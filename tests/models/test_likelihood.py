@@ -35,8 +35,9 @@ def test_each_written_token_knows_its_step(policy):
 
     row = step_index([encoded], len(encoded.ids) + 2)[0].tolist()
 
-    assert row == [-1] * encoded.prompt_length + [0] * lengths[0] + [-1] * lengths[1] + [0] + [1] * lengths[2] + [
-        1, -1, -1]
+    # The policy wrote that it waits, not the mark of what came.
+    assert row == [-1] * encoded.prompt_length + [0] * (lengths[0] + 1) + [-1] * (lengths[1] + 1) + [0] + [
+        1] * lengths[2] + [1, -1, -1]
 
 
 def test_a_token_is_judged_by_what_stands_before_it(policy):

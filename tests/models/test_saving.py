@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Tokenizer, Qwen2Tokenizer
 
 from prm_core.config import EncoderConfig
@@ -17,6 +17,7 @@ from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_encoder, load_pretrained
 from prm_core.models.saving import save_language_model, save_tokenizer
 from prm_core.sampling.policy import Policy
+from prm_core.turns import BOUNDARY
 from tests.builders import tiny
 
 PROMPTS = [tiny.mia().prompt, "How many?", "Ann has 12 pens and gives 3 to Żółw. How many has Ann?"]
@@ -41,12 +42,12 @@ def loaded(saved):
 @given(st.text().filter(lambda text: "<" not in text))
 def test_the_plain_tokenizer_reads_a_prompt_as_the_encoder_does(loaded, prompt: str) -> None:
     tokenizer, encoder = loaded
-    assert tokenizer(f"{prompt}\n").input_ids == encoder.encode_prompt(prompt)
+    assert tokenizer(f"{prompt}{BOUNDARY}").input_ids == encoder.encode_prompt(prompt)
 
 
 def test_the_plain_tokenizer_reads_a_chain_as_the_encoder_does(loaded) -> None:
     tokenizer, encoder = loaded
-    text = "\n".join([PROMPTS[0], *tiny.RIGHT, ""])
+    text = BOUNDARY.join([PROMPTS[0], *tiny.RIGHT, ""])
     assert tokenizer(text).input_ids == encoder.encode(PROMPTS[0], tiny.RIGHT).ids
 
 
@@ -60,12 +61,12 @@ def test_plain_generate_writes_what_the_policy_writes_with_the_same_probabilitie
                                   max_new_tokens=NEW_TOKENS, batch_size=8, seed=0)
     # One alone, and all in a batch.
     for prompts, expected in ((PROMPTS[:1], ours[:1]), (PROMPTS, ours)):
-        inputs = tokenizer([f"{prompt}\n" for prompt in prompts], return_tensors="pt", padding=True)
+        inputs = tokenizer([f"{prompt}{BOUNDARY}" for prompt in prompts], return_tensors="pt", padding=True)
         written = model.generate(**inputs, max_new_tokens=NEW_TOKENS)
         texts = tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         assert texts == [tokenizer.decode(one.ids, skip_special_tokens=True) for one in expected]
     for prompt, one in zip(PROMPTS, ours, strict=True):
-        start = tokenizer(f"{prompt}\n").input_ids
+        start = tokenizer(f"{prompt}{BOUNDARY}").input_ids
         with torch.inference_mode():
             logits = model(torch.tensor([[*start, *one.ids]])).logits[0, len(start) - 1 : -1]
         logprobs = logits.log_softmax(-1).gather(1, torch.tensor(one.ids)[:, None])[:, 0]
@@ -86,12 +87,11 @@ def test_settings_of_the_model_it_came_from_do_not_bend_what_it_writes(tmp_path)
 def test_tokenizers_that_add_no_beginning_get_the_encoder_s(tmp_path, kind) -> None:
     words = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = kind(vocab={word: number for number, word in enumerate(words)}, merges=[], bos_token="<|endoftext|>")
-    tokenizer.add_tokens([AddedToken("\n", normalized=False, special=False)])
-    encoder = Encoder(tokenizer, EncoderConfig(separator="\n", max_length=64))
+    encoder = Encoder(tokenizer, EncoderConfig(max_length=64))
     assert tokenizer("x").input_ids[:1] != encoder.bos_ids
     save_tokenizer(encoder, tmp_path / "one")
     again = AutoTokenizer.from_pretrained(tmp_path / "one")
-    assert again("Ann has 3.\n").input_ids == encoder.encode_prompt("Ann has 3.")
+    assert again(f"Ann has 3.{BOUNDARY}").input_ids == encoder.encode_prompt("Ann has 3.")
     assert again.decode(again("Ann has 3.").input_ids, skip_special_tokens=True) == "Ann has 3."
     # Saved again, it begins once.
     save_tokenizer(Encoder(again, encoder.config), tmp_path / "two")
@@ -117,4 +117,4 @@ def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path) -> None:
     with pytest.raises(InputError, match=r"its tokenizer has token .*, its weights are of 40 tokens"):
         load_encoder(str(folder), small, policy.encoder.config)
     with pytest.raises(InputError, match=r"chains of up to 9999 tokens .* beyond the model's 256 positions"):
-        load_encoder(str(folder), policy.model, EncoderConfig(separator="\n", max_length=9999))
+        load_encoder(str(folder), policy.model, EncoderConfig(max_length=9999))

@@ -115,7 +115,7 @@ GOOD = store.to_record(TRAJECTORY)
     (json.dumps({**GOOD, "seed": True}), "field seed is True, expected int"),
     (json.dumps({**GOOD, "outcome": "yes"}), "field outcome is 'yes', expected bool or null"),
     (json.dumps({**GOOD, "steps": []}), "`steps` must be a non-empty list"),
-    (json.dumps({**GOOD, "steps": ["one", "  "]}), "step 1 is empty"),
+    (json.dumps({**GOOD, "steps": ["one", ""]}), "step 1 is empty"),
     (json.dumps({**GOOD, "steps": ["one", {"observation": "x"}]}), "step 1 is empty"),
     (json.dumps({**GOOD, "steps": ["one", 2]}), "step 1 must be a text or an object"),
     (json.dumps({**GOOD, "steps": [{"text": "one", "observation": 5}]}), "observation of step 0 is 5"),
@@ -200,7 +200,7 @@ def test_preferences_may_begin_with_the_bare_question(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"chosen": {"text": " "}}, r"here: chosen: step 0 is empty"),
+    ({"chosen": {"text": ""}}, r"here: chosen: step 0 is empty"),
     ({"rejected": "bad"}, r"here: field rejected is 'bad', expected dict"),
     ({"rejected": {"text": "bad", "colour": "red"}}, r"here: rejected: step 0 must be a text or an object"),
     ({"steps": ["one", ""]}, r"here: step 1 is empty"),

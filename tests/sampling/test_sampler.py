@@ -249,6 +249,8 @@ def test_where_continuations_end(llama: transformers.PreTrainedModel) -> None:
     assert (len(one.ids), one.finished) == (6, False)
     [ended] = _sample(llama, [Prefix(0, 7)], temperature=0.0, end_id=one.ids[0])
     assert (ended.ids, ended.logprobs, ended.finished) == (one.ids[:1], one.logprobs[:1], True)
+    [stopped] = _sample(llama, [Prefix(0, 7)], temperature=0.0, end_id=-1, stop_ids=(one.ids[2], one.ids[0]))
+    assert stopped == ended
     [last] = _sample(llama, [Prefix(0, 7)], temperature=0.0, end_id=one.ids[0], max_new_tokens=1)
     assert last.finished
     assert [(one.ids, one.finished) for one in _sample(llama, max_new_tokens=0)] == [([], False)] * len(PREFIXES)

@@ -143,7 +143,8 @@ BROKEN: dict[str, Break] = {
         ("encoder", 3), ("encoder", None), ("encoder", {"separator": "\n", "rows": 3}),
     ]},
     **{f"prm.encoder.{key} {value!r}"[:60]: edit(CONFIG, "prm", "encoder", key, to=value) for key, value in [
-        ("separator", ""), ("separator", "no token of it"), ("separator", None), ("separator", "\ud800"),
+        ("separator", ""), ("separator", "no token of it"), ("renderer", 9), ("renderer", "2"),
+        ("separator", None), ("separator", "\ud800"),
         ("max_length", 0), ("max_length", 10**9), ("max_length", "64"), ("max_length", 64.5), ("max_length", True),
         ("chat_template", "no"), ("chat_template", True),
     ]},

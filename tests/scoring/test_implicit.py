@@ -77,7 +77,7 @@ ENCODED = [ENCODER.encode(*CHAINS[0]), observed(1), ENCODER.encode(*CHAINS[2])]
 
 def make_encoder_of(texts: list[str]) -> Encoder:
     """An encoder of fewer words."""
-    return Encoder(train_tokenizer(texts, "\n"), ENCODER.config)
+    return Encoder(train_tokenizer(texts), ENCODER.config)
 
 
 def batch_of(chains: list[EncodedChain]) -> ChainBatch:

@@ -89,7 +89,7 @@ def test_without_parameters_the_model_s_own_count(client) -> None:
     (json.dumps({"inputs": ["x"]}), r"inputs[0]: expected an object with `prompt` and `steps`"),
     (json.dumps({"inputs": [ROW, {"prompt": "p", "steps": None}]}), "inputs[1]: `steps` must be a non-empty list"),
     (json.dumps({"inputs": [{"prompt": "p", "steps": "a"}]}), "inputs[0]: `steps` must be a non-empty list"),
-    (json.dumps({"inputs": [{"prompt": "p", "steps": [{"text": "a"}]}]}), "inputs[0]: `steps` must be"),
+    (json.dumps({"inputs": [{"prompt": "p", "steps": [{"txt": "a"}]}]}), "inputs[0]: step 0 must be a text or"),
     (json.dumps({"inputs": [{"prompt": ["p"], "steps": ["a"]}]}), "inputs[0]: `prompt` is empty or no text"),
     (json.dumps({"inputs": [{**ROW, "id": 3}]}), "inputs[0]: unknown field 'id'"),
     (json.dumps({"inputs": [{"prompt": "p\ud800", "steps": ["a"]}]}), "no valid Unicode"),

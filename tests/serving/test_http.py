@@ -139,11 +139,13 @@ def test_bad_request_is_400_with_one_line(server, row, params, reason):
     assert "\n" not in message
 
 
-def test_a_line_break_inside_a_step_is_read_as_a_space(server):
-    answers = [ask(server, {"prompt": PROMPT, "steps": [text, STEPS[-1]]}) for text in ("3 + 4\n= 7 .", "3 + 4 = 7 .")]
-    assert [answer.status_code for answer in answers] == [200, 200]
-    scores = [answer.json()["predictions"][0]["step_scores"] for answer in answers]
-    assert scores[0] == scores[1]
+def test_a_line_break_inside_a_step_is_read_as_one(server):
+    answers = [ask(server, {"prompt": PROMPT, "steps": [text, STEPS[-1]]}) for text in (
+        "3 + 4\n= 7 .", "3 + 4 = 7 .", {"text": "3 + 4 = 7 .", "ref": "a"})]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    broken, plain, object_ = (answer.json()["predictions"][0]["step_scores"] for answer in answers)
+    assert broken != plain == object_
+    assert answers[2].json()["predictions"][0]["step_refs"] == ["a", ""]
 
 
 @pytest.mark.parametrize(

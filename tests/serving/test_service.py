@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core.errors import InputError
+from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises
 from prm_core.scoring.scorer import ChainScore
 from prm_core.serving.analysis import analyze, likely_cause, verdict_confidences
 from prm_core.serving.cache import ScoreCache, context_key
 from prm_core.serving.service import ScoringRequest, ScoringService, parse_request
-from prm_core.types import Step
+from prm_core.types import Call, Step
 from tests.builders.scorer import CONTEXT, FakeScorer
 
 
@@ -150,6 +152,30 @@ def test_cache_survives_many_threads():
 # Service
 
 
+class Doubtful(FakeScorer):
+    """Cannot judge what says "foreign"."""
+
+    def _score(self, prompt, steps):
+        return replace(super()._score(prompt, steps), out_of_domain="unlike" if "foreign" in steps[0].text else "")
+
+
+def test_an_alarm_and_a_clean_prefix_are_said_where_they_were_fitted_and_the_model_can_judge():
+    both = Promises(Alarm(0.05, 0.9, 99, 0.5), CleanPrefix(0.1, 0.9, 99, 0.5))
+    asked = [request("ok", "wrong", "ok"), request("wrong"), request("ok", "ok"), request("foreign ok", "wrong")]
+
+    def said(promises, scorer):
+        service = ScoringService(scorer, ScoreCache(0, 1.0), promises)
+        dumps = [one.analysis.model_dump() for one in answer(service, *asked)]
+        return [(dump.get("alarm_step", "none"), dump.get("clean_prefix", "none")) for dump in dumps]
+
+    assert said(both, Doubtful()) == [(1, 1), (0, 0), (-1, 2), ("none", "none")]
+    # A scorer that cannot tell what it can judge.
+    assert said(both, FakeScorer()) == [(1, 1), (0, 0), (-1, 2), (1, 1)]
+    assert said(Promises(alarm=both.alarm), FakeScorer())[0] == (1, "none")
+    assert said(Promises(prefix=both.prefix), FakeScorer())[0] == ("none", 1)
+    assert said(Promises(), FakeScorer()) == [("none", "none")] * 4
+
+
 def test_one_pass_for_all_that_is_new_and_none_for_what_is_known():
     scorer = FakeScorer()
     service = ScoringService(scorer, ScoreCache(100, 60.0))
@@ -180,14 +206,42 @@ def test_chain_longer_than_the_context_is_refused_or_truncated_by_choice():
     assert (result.analysis.step_scores, result.truncated_steps) == ([0.9], 2)
 
 
-def test_a_space_takes_the_separators_place_inside_steps():
-    scorer = FakeScorer()
-    service = ScoringService(scorer, ScoreCache(100, 60.0))
-    held, plain = answer(service, request("a|b wrong", "ok"), request("a b wrong", "ok"))
-    assert [len(call) for call in scorer.calls] == [1], "one chain to the model"
-    assert held.analysis.step_scores == plain.analysis.step_scores == [0.1, 0.9]
-    assert "a|b wrong" in held.analysis.improvements[0]
-    assert (held.held, plain.held) == (1, 0)
+TURN = {"text": "I look.", "ref": "7",
+        "calls": [{"name": "look", "arguments": {"q": "x"}, "result": "wrong", "id": "c"}]}
+MESSAGES = [{"role": "user", "content": "p"},
+            {"role": "assistant", "content": "I look.", "tool_calls": [
+                {"id": "c", "function": {"name": "look", "arguments": '{"q": "x"}'}}]},
+            {"role": "tool", "tool_call_id": "c", "content": "wrong"}]
+
+
+def test_turns_are_scored_as_objects_and_as_messages():
+    seen = {}
+    for name, record in (("object", {"prompt": "p", "steps": [TURN]}), ("messages", {"messages": MESSAGES})):
+        seen[name] = parse_request(record, "here")
+        assert seen[name].steps[0].calls == (Call("look", '{"q": "x"}', "wrong", id="c"),)
+    assert context_key("v", "p", seen["object"].steps) == context_key("v", "p", seen["messages"].steps)
+    service = ScoringService(FakeScorer(), ScoreCache(100, 60.0))
+    refs = [one.analysis.step_refs for one in answer(service, *seen.values(), request("ok"))]
+    assert refs == [["7"], ["1"], None]
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    offered = parse_request({"messages": MESSAGES, "tools": tools}, "here")
+    assert offered.prompt == 'p\n\nTools: [{"name": "look"}]'
+
+
+@pytest.mark.parametrize(("record", "reason"), [
+    ({"messages": MESSAGES, "steps": ["a"]}, "`messages` beside `prompt` or `steps`"),
+    ({"messages": []}, "must be a non-empty list of chat messages"),
+    ({"messages": MESSAGES[:1]}, "has no turn of the assistant"),
+    ({"messages": [*MESSAGES, {"role": "narrator", "content": "x"}]}, 'message 3 has the role "narrator"; known are'),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, *MESSAGES]}, "images, .* left out: 1"),
+    ({"messages": [*MESSAGES, MESSAGES[2]]}, "results that answer no call, .*: 1"),
+    ({"prompt": "p", "steps": ["a"], "tools": "no list"} | {"tools": [3]}, "tools is .*expected a list of function"),
+    ({"prompt": "p", "steps": [{"text": "a", "calls": [{"name": ""}]}]}, "call 0 of step 0 has no name"),
+    ({"prompt": "p", "steps": [{"text": "a", "context": [{"role": "x"}]}]}, "context 0 of step 0 has the role 'x'"),
+])
+def test_a_conversation_that_cannot_be_scored_whole_is_refused(record, reason):
+    with pytest.raises(InputError, match=f"^here: .*{reason}|^here: {reason}"):
+        parse_request(record, "here")
 
 
 def test_a_step_the_encoder_refuses_is_named_with_its_request():
@@ -227,7 +281,7 @@ def test_outcome_model_cannot_serve_step_scores():
         ({"prompt": 3, "steps": ["a"]}, "`prompt` is empty or no text"),
         ({"prompt": "p", "steps": []}, "non-empty list"),
         ({"prompt": "p", "steps": "abc"}, "non-empty list"),
-        ({"prompt": "p", "steps": ["a", "  "]}, "step 1 is empty"),
+        ({"prompt": "p", "steps": ["a", ""]}, "step 1 is empty"),
         ({"prompt": "p", "steps": ["a", 3]}, "step 1"),
         ({"prompt": "p\ud800", "steps": ["a"]}, "no valid Unicode"),
         ({"prompt": "p", "steps": ["a", "\udfff"]}, "no valid Unicode"),

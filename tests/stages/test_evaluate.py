@@ -33,7 +33,7 @@ from tests.builders import evaluation as fakes
 PARAMS = ROOT / "params.yaml"
 TEST, DEV = fakes.problems(30), fakes.problems(20, "dev")
 SHIFTED = DOMAINS["arithmetic"].shifted["standard"]("shifted", 12, 0, ())
-TOKENIZER = train_tokenizer((problem.prompt for problem in TEST), "\n")
+TOKENIZER = train_tokenizer(problem.prompt for problem in TEST)
 HISTORY = [{"update": 5, "loss": 0.7, "note": "text"}, {"update": 10, "loss": 0.4, "note": "text"}]
 
 
@@ -375,11 +375,10 @@ def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
     torch.manual_seed(0)
     io = make_io(tmp_path, DEV[:3], TEST[:4])
     texts = [text for p in (*TEST, *DEV) for text in (p.prompt, *p.meta["solution"])]
-    # Untrained models write any bytes; a separator of several cannot turn up in a step by accident.
     config = configuration.parse(configuration.merge(dataclasses.asdict(config), {
-        "encoder": {"separator": "<step>"}, "generate": {"max_new_tokens": 24},
+        "generate": {"max_new_tokens": 24},
         "evaluate": {"samples": 2, "best_of": [1, 2]}}), "test")
-    encoder = Encoder(train_tokenizer(texts, config.encoder.separator), config.encoder)
+    encoder = Encoder(train_tokenizer(texts), config.encoder)
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(encoder.tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, pad_token_id=encoder.pad_id, eos_token_id=encoder.eos_id))

@@ -162,12 +162,12 @@ def test_requirements_are_pinned_to_what_is_installed(workspace, registered):
 def test_signature_has_the_contract_s_fields_and_parameters(model):
     signature = model.metadata.signature
     (row,) = [column.to_dict() for column in signature.inputs]
-    assert set(row["properties"]) == {"prompt", "steps"}
+    assert set(row["properties"]) == {"prompt", "steps", "messages", "tools"}
     assert row["properties"]["steps"]["type"] == "array"
     (answer,) = [column.to_dict() for column in signature.outputs]
     assert set(answer["properties"]) == {
         "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements",
-        "in_domain", "out_of_domain", "outcome_score", "step_reliabilities"
+        "in_domain", "out_of_domain", "outcome_score", "step_reliabilities", "step_refs"
     }
     assert {p.name: p.default for p in signature.params} == {"threshold": 0.5, "aggregate": "min"}
 
@@ -201,8 +201,9 @@ GOOD = {"prompt": "p", "steps": ["ok"]}
         ([{"prompt": "", "steps": ["ok"]}], {}, "inputs[0]: `prompt` is empty"),
         ([{"prompt": "p", "steps": []}], {}, "inputs[0]: `steps` must be a non-empty list"),
         ([{"prompt": "p", "steps": "ok"}], {}, "inputs[0]: `steps` must be a non-empty list"),
-        ([{"prompt": "p", "steps": ["ok", " "]}], {}, "inputs[0]: step 1 is empty"),
-        ([{"prompt": "p", "steps": [{"text": "ok"}]}], {}, "inputs[0]: `steps` must be a non-empty list of texts"),
+        ([{"prompt": "p", "steps": ["ok", ""]}], {}, "inputs[0]: step 1 is empty"),
+        ([{"prompt": "p", "steps": [{"txt": "ok"}]}], {}, "inputs[0]: step 0 must be a text or an object of text, "),
+        ([{"messages": [{"role": "user", "content": "p"}]}], {}, "inputs[0]: `messages` has no turn of the assistant"),
         ([{**GOOD, "step": []}], {}, "inputs[0]: unknown field 'step'"),
         ([GOOD, {"prompt": "p", "steps": ["ok", "refuse"]}], {}, "inputs[1]: step 1 is refused"),
         ([{"prompt": "p", "steps": ["ok", "x" * CONTEXT]}], {}, "inputs[0]: the chain is longer"),
@@ -223,10 +224,17 @@ def test_bad_request_is_http_400_with_one_line(model, rows, params, reason):
     assert "\n" not in line
 
 
-def test_a_separator_inside_a_step_is_read_as_a_space_and_the_log_says_so(model, caplog):
-    (answer,) = model.predict([{"prompt": "p", "steps": ["a|b", "wrong"]}])
-    assert answer["step_scores"] == [0.9, 0.1]
-    assert "1 steps hold the separator '|'; a space takes its place" in caplog.text
+def test_turns_and_messages_are_scored(model):
+    call = {"id": "c", "function": {"name": "look", "arguments": "{}"}}
+    asked = {"role": "assistant", "tool_calls": [call]}
+    answered = {"role": "tool", "tool_call_id": "c", "content": "ok"}
+    said = {"role": "assistant", "content": "wrong\n"}
+    (turns, messages) = model.predict([
+        {"prompt": "p", "steps": [{"text": "", "calls": [{"name": "look", "result": "ok"}]}, "wrong\n"]},
+        {"messages": [{"role": "user", "content": "p"}, asked, answered, said], "tools": [{"name": "look"}]}])
+    assert turns["step_scores"] == messages["step_scores"] == [0.9, 0.1]
+    assert "step_refs" not in turns
+    assert messages["step_refs"] == ["1", "3"]
 
 
 def test_a_fault_of_ours_is_http_500(model):

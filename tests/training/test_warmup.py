@@ -154,7 +154,7 @@ def test_the_folders_load_as_plain_hugging_face_models(tmp_path) -> None:
     for folder in (result.policy, result.backbone):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         assert model.config.vocab_size == len(tokenizer) == len(ENCODER.tokenizer)
-        assert tokenizer.encode("Mia has 3 pens\n") == ENCODER.encode_prompt("Mia has 3 pens")
+        assert tokenizer.encode("Mia has 3 pens<|step|>") == ENCODER.encode_prompt("Mia has 3 pens")
         assert model.config.max_position_embeddings == ENCODER.config.max_length
 
 

@@ -141,13 +141,13 @@ class MctsLabeler(Strategy):
 
     def _start(self, problem: Problem, node: Node) -> Start | None:
         """The node as a prefix; None for a path that has outgrown the context, which never reaches an answer."""
-        path = node.path()
+        path = [Step(text) for text in node.path()]
         try:
-            ids, lengths = self.tools.policy.encode(problem.prompt, [Step(text) for text in path])
+            ids, lengths = self.tools.policy.encode(problem.prompt, path)
         except InputError:
             # Not even the first step fits: one of a rollout, since those of given chains do.
             return None
-        return Start(problem, ids, node.step) if len(lengths) > len(path) else None
+        return Start(problem, ids, path) if len(lengths) > len(path) else None
 
     def _read(self, tree: Tree, chain: Chain) -> list[StepLabel]:
         """Labels up to the first step from which the policy no longer gets there; nothing is asked after it."""

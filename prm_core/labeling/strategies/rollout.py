@@ -71,9 +71,8 @@ class _Walk:
 
     def start(self) -> Start:
         """The prefix at `position`."""
-        steps = self.chain.trajectory.steps
-        last = steps[self.position - 1].text if self.position else ""
-        return Start(self.chain.problem, self.ids[: self.lengths[self.position]], last)
+        steps = self.chain.trajectory.steps[: self.position]
+        return Start(self.chain.problem, self.ids[: self.lengths[self.position]], steps)
 
     def add(self, successes: int, rollouts: int, tokens: int) -> None:
         """Counts rollouts of the prefix at `position`."""

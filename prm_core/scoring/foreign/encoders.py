@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prm_core import turns
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import QUESTION
 from prm_core.models.marks import special_tokens
+from prm_core.turns import heard, is_empty, written
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class ForeignEncoder(ABC):
         return ForeignChain(ids, ends, len(texts) - len(ends))
 
     def _text(self, index: int, step: Step) -> str:
-        if turns.is_empty(step):
+        if is_empty(step):
             raise InputError(f"step {index} is empty; remove it or give its text")
-        return " ".join(filter(None, (turns.written(step), turns.heard(step))))
+        return " ".join(filter(None, (written(step), heard(step))))
 
     def _ids(self, text: str) -> list[int]:
         """Ids of a text that may hold special tokens."""
@@ -95,16 +95,22 @@ class ForeignEncoder(ABC):
     def _continuation(self, text: str, after: str) -> list[int]:
         """Ids of `text` where it follows `after`; alone, many tokenizers put a space before it. Where it would merge
         with what is before it, and where it spells special tokens, it is read alone."""
-        before, whole = self._ids(after), self._ids(after + text)
-        if self._spells_special(text) or whole[: len(before)] != before:
-            return self._plain_ids(text)
-        return whole[len(before) :]
+        ids = None if self._spells_special(text) else self._behind(text, after)
+        return self._plain_ids(text) if ids is None else ids
+
+    def _behind(self, text: str, before: str) -> list[int] | None:
+        """Ids of `text` behind another; None where the two merge."""
+        first, whole = self._ids(before), self._ids(before + text)
+        return whole[len(first) :] if whole[: len(first)] == first else None
 
     def _spells_special(self, *texts: str) -> bool:
         return any(token in text for token in self._special for text in texts)
 
     def _one_token(self, text: str) -> list[int]:
-        ids = self._continuation(text, after="x")
+        ids = self._behind(text, before="x")
+        if ids is None:
+            raise InputError(f"separator {self.config.separator!r} merges with the text before it in this tokenizer; "
+                             "name one it keeps apart")
         if len(ids) != 1:
             raise InputError(f"separator {self.config.separator!r} is {len(ids)} tokens ({ids}) of this tokenizer, not "
                              "one; name the model's own style and separator")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from prm_core.errors import InputError
 from prm_core.models.padding import pad
 from prm_core.platform import workers
 from prm_core.registry import Registry
+from prm_core.sampling.episodes import run_episodes
 from prm_core.sampling.policy import Policy
 from prm_core.sampling.rollouts import rollout_succeeds
 from prm_core.scoring.scorer import ChainScorer
@@ -28,8 +30,6 @@ from prm_core.types import Problem, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prm_core.sampling.sampler import Continuation
-
 # Chains of like length, no two the same, that go through the model together.
 ROWS_PER_PASS = 32
 
@@ -39,7 +39,7 @@ class Experience:
     """Sampled chains of one update, chains of a question next to each other. Shapes (chains, tokens) or as noted.
 
     Attributes:
-        ids: prompt and sampled tokens, right-padded.
+        ids: prompt, sampled tokens and what was heard between them, right-padded.
         sampled: True at sampled tokens.
         old_logprobs: of the sampled tokens when they were sampled, 0 elsewhere.
         advantages: 0 at tokens that were not sampled.
@@ -59,20 +59,25 @@ class Experience:
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
-    """A sampled chain with its rewards.
+    """A chain with its rewards. Lists are by token.
 
     Attributes:
-        prompt: token ids.
-        steps: text of each step, and place of its last token among the sampled ones.
-        outcome: 1 where it ends by itself with the right answer, else 0.
+        ids: prompt, and what was sampled and heard.
+        logprobs: of sampled tokens, None of all others.
+        steps: number of the step that a token belongs to, -1 for none.
+        outcome: 1 where it ends by itself as the problem wants it, else 0.
         scores: of the steps that fit the scorer's context.
+        finished: whether it ended by itself.
+        misread: turns that do not read as they were sampled, which nothing is learned from.
     """
 
-    prompt: list[int]
-    drawn: Continuation
-    steps: list[tuple[str, int]]
+    ids: list[int]
+    logprobs: list[float | None]
+    steps: list[int]
     outcome: float
     scores: tuple[float, ...]
+    finished: bool
+    misread: int = 0
 
 
 def sample_and_score(
@@ -80,23 +85,60 @@ def sample_and_score(
     config: PolicyTrainingConfig, *, batch_size: int, seed: int,
 ) -> list[Rewarded]:
     """`group_size` chains for each problem, with their rewards."""
+    sample = _episodes if any(domains[problem.domain].environment for problem in problems) else _chains
+    drawn = sample(policy, domains, [problem for problem in problems for _ in range(config.group_size)],
+                   temperature=config.temperature, max_new_tokens=config.max_new_tokens, batch_size=batch_size,
+                   seed=seed)
+    owners = [problem for problem in problems for _ in range(config.group_size)]
+    # A chain without any step has nothing to score; its outcome alone speaks against it.
+    scores = iter(scorer.score([(owner.prompt, steps) for owner, (steps, _) in zip(owners, drawn, strict=True)
+                                if steps]))
+    return [replace(chain, scores=next(scores).step_scores if steps else ()) for steps, chain in drawn]
+
+
+def _chains(policy: Policy, domains: Registry[Domain], problems: Sequence[Problem], **sampling: Any
+            ) -> list[tuple[list[Step], Rewarded]]:
+    """A chain written in one go for each problem, without scores."""
     from prm_core.sampling.sampler import Prefix
 
-    encoder = policy.encoder
-    prompts = [encoder.encode_prompt(problem.prompt) for problem in problems]
-    prefixes = [Prefix(i, len(ids)) for i, ids in enumerate(prompts) for _ in range(config.group_size)]
-    drawn = policy.continue_chains(prompts, prefixes, temperature=config.temperature,
-                                   max_new_tokens=config.max_new_tokens, batch_size=batch_size, seed=seed)
-    split = [encoder.split_steps(one.ids) for one in drawn]
-    owners = [problems[prefix.chain] for prefix in prefixes]
-    # A chain without any step has nothing to score; its outcome alone speaks against it.
-    scores = iter(scorer.score([(owner.prompt, [Step(text) for text, _ in steps])
-                                for owner, steps in zip(owners, split, strict=True) if steps]))
-    return [
-        Rewarded(prompts[prefix.chain], one, steps, float(rollout_succeeds(policy, domains[owner.domain], owner, one)),
-                 next(scores).step_scores if steps else ())
-        for prefix, owner, one, steps in zip(prefixes, owners, drawn, split, strict=True)
-    ]
+    prompts = [policy.encoder.encode_prompt(problem.prompt) for problem in problems]
+    drawn = policy.continue_chains(prompts, [Prefix(row, len(ids)) for row, ids in enumerate(prompts)], **sampling)
+    found = []
+    for problem, prompt, one in zip(problems, prompts, drawn, strict=True):
+        split = policy.encoder.split_steps(one.ids)
+        places = [-1] * (len(prompt) + len(one.ids))
+        begin = len(prompt)
+        for number, (_, end) in enumerate(split):
+            places[begin : len(prompt) + end + 1] = [number] * (len(prompt) + end + 1 - begin)
+            begin = len(prompt) + end + 1
+        outcome = float(rollout_succeeds(policy, domains[problem.domain], problem, one))
+        found.append(([Step(text) for text, _ in split], Rewarded(
+            [*prompt, *one.ids], [*[None] * len(prompt), *one.logprobs], places, outcome, (), one.finished)))
+    return found
+
+
+def _episodes(policy: Policy, domains: Registry[Domain], problems: Sequence[Problem], **sampling: Any
+              ) -> list[tuple[list[Step], Rewarded]]:
+    """An episode for each problem, without scores; what was heard is no sampled token."""
+    found = []
+    for run in run_episodes(policy, domains, [(problem, ()) for problem in problems], **sampling):
+        encoded = policy.encoder.encode(run.problem.prompt, run.steps, may_be_empty=True)
+        logprobs: list[float | None] = [None] * len(encoded.ids)
+        places = [-1] * len(encoded.ids)
+        start, misread = encoded.prompt_length, 0
+        for number, (end, written) in enumerate(zip(encoded.step_ends, run.written, strict=False)):
+            places[start : end + 1] = [number] * (end + 1 - start)
+            # A policy may spell a word in other tokens than the encoder; the last may be one that ended the chain.
+            same = sum(1 for _ in itertools.takewhile(
+                lambda two: two[0] == two[1], zip(encoded.ids[start : end + 1], written.ids, strict=False)))
+            if same >= len(written.ids) - 1:
+                logprobs[start : start + same] = written.logprobs[:same]
+            else:
+                misread += 1
+            start = end + 1
+        found.append((list(run.steps[: len(encoded.step_ends)]), Rewarded(
+            encoded.ids, logprobs, places, float(run.success), (), run.ended, misread)))
+    return found
 
 
 def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig) -> Experience:
@@ -106,21 +148,18 @@ def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainin
     from prm_core.training.policy.estimators import ESTIMATORS, GroupRewards
 
     outcomes = torch.tensor([chain.outcome for chain in chains])
-    width = max((len(chain.steps) for chain in chains), default=1) or 1
+    width = max(1, *(step + 1 for chain in chains for step in chain.steps))
     rewards, exists = torch.zeros(len(chains), width), torch.zeros(len(chains), width, dtype=torch.bool)
-    ids = pad([[*chain.prompt, *chain.drawn.ids] for chain in chains], pad_id)
+    ids = pad([chain.ids for chain in chains], pad_id)
     token_steps = torch.full(ids.shape, -1)
     sampled = torch.zeros(ids.shape, dtype=torch.bool)
     old = torch.zeros(ids.shape)
     for row, chain in enumerate(chains):
         rewards[row, : len(chain.scores)] = torch.tensor(chain.scores)
         exists[row, : len(chain.scores)] = True
-        start = begin = len(chain.prompt)
-        sampled[row, start : start + len(chain.drawn.ids)] = True
-        old[row, start : start + len(chain.drawn.ids)] = torch.tensor(chain.drawn.logprobs)
-        for number, (_, end) in enumerate(chain.steps):
-            token_steps[row, begin : start + end + 1] = number
-            begin = start + end + 1
+        token_steps[row, : len(chain.ids)] = torch.tensor(chain.steps)
+        sampled[row, : len(chain.ids)] = torch.tensor([one is not None for one in chain.logprobs])
+        old[row, : len(chain.ids)] = torch.tensor([one or 0.0 for one in chain.logprobs])
     advantages = ESTIMATORS[config.estimator](
         GroupRewards(outcomes, rewards, exists, token_steps, sampled, config.group_size), config)
     process = (rewards.sum() / exists.sum().clamp(min=1)).item()
@@ -130,7 +169,8 @@ def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainin
         "reward/hybrid": config.outcome_weight * outcomes.mean().item() + config.process_weight * process,
         "chain/steps": exists.sum(1).float().mean().item(),
         "chain/tokens": sampled.sum(1).float().mean().item(),
-        "chain/unfinished_share": sum(not chain.drawn.finished for chain in chains) / len(chains),
+        "chain/unfinished_share": sum(not chain.finished for chain in chains) / len(chains),
+        "chain/misread_turns": sum(chain.misread for chain in chains) / len(chains),
     }
     return Experience(ids, sampled, old, advantages, figures)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,15 +194,12 @@ def test_no_threshold_is_better(rows):
 class Rule:
     """Scores by a function of prompt and steps; one score a step, or one for the chain."""
 
-    encoder = SimpleNamespace(config=SimpleNamespace(separator="\n"))
-
     def __init__(self, kind, rule, limit=99):
         self.kind, self.version, self.rule, self.limit = kind, f"v-{kind}", rule, limit
 
     def score(self, chains):
         result = []
         for prompt, steps in chains:
-            assert all("\n" not in step.text for step in steps)
             scores = tuple(self.rule(prompt, steps))
             lost = max(0, len(steps) - self.limit)
             result.append(ChainScore(scores[: self.limit], scores[: self.limit], lost))
@@ -314,17 +310,6 @@ def test_chains_too_long_for_one_model_are_left_out_for_all():
     assert result.skipped["filler"] == {"longer than a model's context": len(TEST)}
     assert "prm/harmless/accuracy_lost" not in result.figures
     assert result.figures["prm/all/accuracy_lost"].value == result.figures["prm/number/accuracy_lost"].value
-
-
-def test_the_separator_inside_real_steps_becomes_a_space():
-    seen = []
-
-    def rule(prompt, steps):
-        seen.extend(step.text for step in steps)
-        return [0.5] * len(steps)
-
-    suite.score_chains(Rule("process", rule), [("c", "Q", [Step("a\nb")])], "min")
-    assert seen == ["a b"]
 
 
 @pytest.mark.parametrize(("change", "message"), [

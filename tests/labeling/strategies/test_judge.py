@@ -299,7 +299,7 @@ def test_a_chain_fails_alone():
     assert [row.reasoning.startswith(FAILED) for row in labels] == [False] * 3 + [True] * 3
     assert check_failures(labels, ["judge"], 2, 0.5) == {"judge": 1}
     made_by = json.loads(labels[0].lineage)
-    assert (made_by["strategy"], made_by["model"], made_by["seed"]) == ("judge@1", "m", 3)
+    assert (made_by["strategy"], made_by["model"], made_by["seed"]) == ("judge@2", "m", 3)
     assert set(made_by["parameters"]) == {
         "model", "endpoint", "structured", "temperature", "max_new_tokens", "timeout", "retries"}
 

@@ -24,7 +24,7 @@ from prm_core.sampling.rollouts import (
     to_trajectory,
 )
 from prm_core.sampling.sampler import Continuation
-from prm_core.types import StepLabel
+from prm_core.types import Step, StepLabel
 from tests.builders import tiny
 from tests.builders.tiny import RIGHT, WRONG, ScriptedPolicy, answering, chain, tokens_of
 
@@ -353,7 +353,7 @@ def test_every_row_says_what_made_it():
 
 def test_a_chain_that_cannot_be_labelled_does_not_take_the_others_along(caplog):
     """The guide swallows what a strategy raises; here it is counted from the labels that say so (METHODS 1)."""
-    broken = chain(["Mia buys\n4 more.", "The answer is 5."], trajectory_id="broken")
+    broken = chain(["", "The answer is 5."], trajectory_id="broken")
     strategy = labeler(policy_of("", "W", "W"))
 
     labels = label_shard(strategy, "rollout", [chain(RIGHT), broken, chain(WRONG, trajectory_id="t2")], seed=1)
@@ -363,7 +363,7 @@ def test_a_chain_that_cannot_be_labelled_does_not_take_the_others_along(caplog):
         ("t2", 0.0)]
     failed = labels[3]
     assert failed == StepLabel("broken", 0, "rollout", None, None, 0.0, 0, failed.reasoning, labels[0].lineage)
-    assert failed.reasoning.startswith("failed: step 0 holds the step separator")
+    assert failed.reasoning.startswith("failed: step 0 is empty")
     assert "rollout failed on chain broken" in caplog.text
 
 
@@ -378,7 +378,7 @@ def test_rollouts_come_in_groups_with_whole_steps_outcome_and_cost():
     }
     policy = ScriptedPolicy(lambda steps, number: drawn[steps][number])
     problem = tiny.mia()
-    starts = [Start(problem, policy.encoder.encode(problem.prompt, steps).ids, steps[-1] if steps else "")
+    starts = [Start(problem, policy.encoder.encode(problem.prompt, steps).ids, [Step(text) for text in steps])
               for steps in drawn]
 
     groups = roll_out(policy, DOMAINS, list(zip(starts, (2, 3, 2), strict=True)), temperature=0.5, max_new_tokens=9,

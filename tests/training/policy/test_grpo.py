@@ -112,6 +112,7 @@ def test_rewards_reach_the_tokens_of_their_step_and_those_before() -> None:
     assert found.figures == pytest.approx({
         "reward/outcome": 0.5, "reward/process": 3 / 5, "reward/hybrid": 0.3 * 0.5 + 0.7 * 0.6, "chain/steps": 2.5,
         "chain/tokens": (len(chains[0][0]) + len(chains[1][0])) / 2, "chain/unfinished_share": 0.0,
+        "chain/misread_turns": 0.0,
     })
 
 

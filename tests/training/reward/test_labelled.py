@@ -1,4 +1,4 @@
-"""Examples of labelled chains of any format: targets, masks after the first error, texts that hold separators."""
+"""Examples of labelled chains of any format: targets, masks after the first error, texts as they are."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def chain(prompt: str, labels: tuple[float | None, ...], outcome: bool | None = 
 
 
 def targets(chains: list[LabelledChain], kind: str = "process", *, mask: bool = False) -> list[list[float | None]]:
-    found = examples_of(chains, kind, separator="\n", mask_after_error=mask)
+    found = examples_of(chains, kind, mask_after_error=mask)
     return [[None if math.isnan(target) else target for target in example.targets] for example in found]
 
 
 def test_an_example_is_of_its_prompt() -> None:
-    found, = examples_of([chain("How many?", (1.0, 0.0))], "process", separator="\n", mask_after_error=False)
+    found, = examples_of([chain("How many?", (1.0, 0.0))], "process", mask_after_error=False)
     assert found == Example("How many?", "How many?", (Step("step 0"), Step("step 1")), (1.0, 0.0))
 
 
@@ -68,16 +68,16 @@ def test_the_mask_is_set_before_shared_labels_are_taken_away() -> None:
     assert targets(chains, mask=True) == [[0.0, None], [None, None]]
 
 
-def test_a_separator_inside_a_text_becomes_a_space_and_is_counted(caplog) -> None:
-    chains = [LabelledChain("q\nr", (Step("a\nb"), Step("c", "d\n\ne"), Step("f")), (1.0, 1.0, 0.0))]
-    found, = examples_of(chains, "process", separator="\n", mask_after_error=False)
-    assert found.steps == (Step("a b"), Step("c", "d  e"), Step("f"))
-    assert found.prompt == "q\nr", "prompts may hold it"
-    assert caplog.messages == ["2 steps hold the separator '\\n'; a space takes its place"]
+def test_texts_stay_as_they_are_and_tools_are_part_of_the_question() -> None:
+    steps = (Step("a\nb"), Step("c", "d\n\ne"), Step("<|step|>"))
+    given = LabelledChain("q\nr", steps, (1.0, 1.0, 0.0), tools="[1]")
+    found, = examples_of([given], "process", mask_after_error=False)
+    assert found.steps == steps
+    assert found.prompt == "q\nr\n\nTools: [1]"
     encode_examples(make_encoder(), [found], "process")
 
 
 @pytest.mark.parametrize(("kind", "what"), [("process", "a labelled step"), ("outcome", "an outcome")])
 def test_chains_without_anything_to_train_on_are_an_error(kind: str, what: str) -> None:
     with pytest.raises(InputError, match=f"none of the 2 chains has {what}, which the {kind} model trains on"):
-        examples_of([chain("a", (None, None)), chain("b", (None,))], kind, separator="\n", mask_after_error=True)
+        examples_of([chain("a", (None, None)), chain("b", (None,))], kind, mask_after_error=True)

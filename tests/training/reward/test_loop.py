@@ -86,8 +86,8 @@ def test_rows_count_what_is_in_them() -> None:
     sides = [*(one.chain for one in (*data, soft)), pairs[0].chosen, pairs[0].rejected]
     assert found.chain_tokens == sum(len(chain.ids) for chain in sides)
     # A chain given twice costs nothing, nor does the pair's chosen step; the rejected one is one token and its SEP.
-    assert len(ENCODER.encode_steps(["never"])[0]) == len(pairs[0].rejected.ids) - data[1].chain.step_ends[1] - 1
-    assert found.tokens == sum(len(one.chain.ids) for one in data) + len(ENCODER.encode_steps(["never"])[0])
+    assert len(next(ENCODER.encode_steps(["never"]))) == len(pairs[0].rejected.ids) - data[1].chain.step_ends[1] - 1
+    assert found.tokens == sum(len(one.chain.ids) for one in data) + len(next(ENCODER.encode_steps(["never"])))
     apart = pack_rows([*data, soft], pairs, SETTINGS, share=False, seed=0)
     assert (apart.targets, apart.right, apart.pairs) == (found.targets, found.right, found.pairs)
     assert found.tokens < apart.tokens <= apart.chain_tokens == found.chain_tokens

@@ -132,10 +132,9 @@ def test_labels_that_all_fall_away_are_an_error_before_the_model_is_loaded(backb
         train(backbone, tmp_path, encoder={"max_length": 16})
 
 
-@pytest.mark.parametrize(("separator", "reason"), [("Mia buys", "tokens .* of this tokenizer, not one"), ("zz", "not")])
-def test_a_separator_that_is_no_token_is_an_error_before_training(backbone, tmp_path, separator, reason) -> None:
-    with pytest.raises(InputError, match=rf"encoder\.separator '{separator}' is .*{reason}"):
-        train(backbone, tmp_path, encoder={"separator": separator})
+def test_a_separator_that_text_can_spell_is_an_error_before_training(backbone, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"encoder\.separator 'q' is a token that text holds"):
+        train(backbone, tmp_path, encoder={"separator": "q"})
 
 
 def test_a_backbone_that_takes_no_trees_trains_too(tmp_path) -> None:
@@ -187,7 +186,7 @@ def test_adapters_leave_the_backbone_alone_until_they_are_merged(backbone, tmp_p
         name for name in start if "proj" in name or "score" in name or name == "surprisal.weight"}
     with torch.inference_mode():
         logits = trained.model(collate([ENCODER.encode(*chain) for chain in CHAINS[:3]], ENCODER.pad_id))
-    assert torch.allclose(logits, seen["logits"], atol=1e-5)
+    assert torch.allclose(logits, seen["logits"], atol=1e-3)
     before, after = saved(trained, tmp_path / "model")
     assert before == after
     assert not [name for name in files(tmp_path / "model") if "adapter" in name]
@@ -316,7 +315,7 @@ def test_mixed_precision_trains_float32_weights(backbone, tmp_path, monkeypatch,
     # In one process with a training in float32, as `prm run` has them.
     trained = train(backbone, tmp_path / "work", precision="bfloat16", models={"dtype": dtype})
     assert types[-1] == {torch.bfloat16, torch.float32}
-    assert trained.history[-1]["dev_loss"] == pytest.approx(exact.history[-1]["dev_loss"], abs=0.01)
+    assert trained.history[-1]["dev_loss"] == pytest.approx(exact.history[-1]["dev_loss"], rel=0.1)
     assert trained.history[-1]["dev_loss"] != exact.history[-1]["dev_loss"]
     assert {value.dtype for value in trained.model.parameters()} == {getattr(torch, dtype)}
     before, after = saved(trained, tmp_path / "model")

@@ -1,0 +1,127 @@
+"""The exact judge of an agent's turns in the shop. Reached through `domains/oracle.py` alone: nothing that labels or
+trains may import it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prm_core.domains.errands.seen import Seen
+from prm_core.domains.errands.tasks import DONE, IMPOSSIBLE, read_answer, task_of
+from prm_core.domains.errands.world import World
+from prm_core.types import Problem, Step
+
+NEEDED, REDUNDANT, WRONG = 1, 0, -1
+
+
+def grade(problem: Problem, steps: Sequence[Step]) -> list[int]:
+    """NEEDED, REDUNDANT or WRONG for each turn, given what stands before it.
+
+    A call is wrong that cannot be read, or whose arguments nobody told the agent: an item that is no hit, or is not
+    known to be wanted; an amount that was not said; numbers that no tool gave; so is an order before all that was left
+    open is told and the price is known to be within the limit, of anything but what is wanted, or after another order.
+    One whose arguments follow is needed where its result is not there yet, and redundant otherwise. A tool that fails
+    for no reason of its own makes nothing wrong. The last answer is needed where it says what was found out, and wrong
+    otherwise. Numbers that a wrong call gave may be worked on, so that consistent work after a mistake is judged by
+    itself; whose number it is and what is wanted are facts, to which every turn is held.
+
+    The calls of one turn are made before any of them has answered; the turn is as good as its worst call, and needed
+    where one of them is. A run that stops without an answer is wrong at its last turn; after its end every turn is.
+    What is said beside calls is no claim and is not judged.
+    """
+    world = World(task_of(problem))
+    seen = Seen(world.task)
+    grades = []
+    for step in steps:
+        over = world.ended
+        _, outcomes = world.turn(step)
+        if over:
+            grades.append(WRONG)
+        elif not step.calls:
+            grades.append(NEEDED if _follows(seen, step.text) else WRONG)
+        else:
+            made: list[tuple[str, dict[str, Any]]] = []
+            found = []
+            for outcome in outcomes:
+                found.append(_grade_call(seen, outcome.name, outcome.arguments, made))
+                if outcome.arguments is not None:
+                    made.append((outcome.name, outcome.arguments))
+            grades.append(WRONG if WRONG in found else max(found))
+            seen.hear(outcomes)
+    if steps and steps[-1].calls:
+        grades[-1] = WRONG
+    return grades
+
+
+def _follows(seen: Seen, text: str) -> bool:
+    """Whether the answer says what was found out."""
+    answer, task = read_answer(text), seen.task
+    if task.goal == "order":
+        return answer == DONE if seen.ordered else (
+            answer == IMPOSSIBLE and "color" in seen.told and seen.candidate is None)
+    if task.goal == "unit":
+        return seen.complete and seen.pieces is not None and answer == str(seen.pieces)
+    return seen.complete and seen.item == seen.candidate and seen.total is not None and answer == str(seen.total)
+
+
+def _grade_call(
+    seen: Seen, name: str, arguments: dict[str, Any] | None, made: Sequence[tuple[str, dict[str, Any]]]
+) -> int:
+    """The grade of a call; `made` are those made before it in the same turn."""
+    if arguments is None:
+        return WRONG
+    again = (name, arguments) in made
+    if name == "order":
+        return NEEDED if not again and _may_order(seen, **arguments) else WRONG
+    needed = _GRADES[name](seen, **arguments)
+    return WRONG if needed is None else NEEDED if needed and not again else REDUNDANT
+
+
+def _may_order(seen: Seen, item: int, boxes: int) -> bool:
+    wanted = seen.candidate
+    return (
+        seen.task.goal == "order" and not seen.ordered and seen.complete and wanted is not None
+        and wanted == seen.item and wanted.code == item and seen.boxes == boxes and seen.affordable
+    )
+
+
+# For each other tool: whether its result is needed; None where its arguments do not follow from what was seen.
+
+
+def _ask(seen: Seen, about: str) -> bool | None:
+    return about not in seen.told
+
+
+def _search(seen: Seen, word: str) -> bool | None:
+    if word != seen.task.thing:
+        return None
+    return seen.task.goal != "unit" and not seen.searched
+
+
+def _look(seen: Seen, item: int) -> bool | None:
+    if item not in seen.shown or "color" not in seen.told or item not in {one.code for one in seen.task.wanted}:
+        return None
+    return seen.candidate is not None and seen.candidate.code == item and seen.candidate != seen.item
+
+
+def _convert(seen: Seen, amount: int, unit: str) -> bool | None:
+    task = seen.task
+    if "amount" not in seen.told or (amount, unit) != (task.amount, task.unit):
+        return None
+    return seen.inputs.get("convert") != (amount, unit)
+
+
+def _pack(seen: Seen, pieces: int, box: int) -> bool | None:
+    if seen.item is None or (pieces, box) != (seen.pieces, seen.item.box):
+        return None
+    return seen.item == seen.candidate and seen.inputs.get("pack") != (pieces, box)
+
+
+def _multiply(seen: Seen, a: int, b: int) -> bool | None:
+    if seen.item is None or seen.boxes is None or sorted((a, b)) != sorted((seen.boxes, seen.item.price)):
+        return None
+    known = seen.inputs.get("multiply")
+    return seen.needs_total and seen.item == seen.candidate and (known is None or sorted(known) != sorted((a, b)))
+
+
+_GRADES = {"ask": _ask, "search": _search, "look": _look, "convert": _convert, "pack": _pack, "multiply": _multiply}

@@ -1,0 +1,158 @@
+"""Drawing errands from a seed, at a level of difficulty, with their worked solutions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from prm_core.domains.errands.solutions import solve
+from prm_core.domains.errands.tasks import (
+    NAME,
+    UNITS,
+    Item,
+    Task,
+    boxes_for,
+    prompt_of,
+    to_meta,
+)
+from prm_core.platform.steps import to_record
+from prm_core.types import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level of difficulty: what its errands are drawn from.
+
+    Attributes:
+        names: of people.
+        things, colors: that the shop may have.
+        shades: colors of the thing that the shop has.
+        goals: goal → how often it is drawn.
+        most_pieces: of an amount.
+        boxes, prices: sizes of boxes, and prices of them, as (least, most).
+        unit_share: of the amounts in a unit.
+        left_open: number of facts left open → how often it is drawn; as many as there are, where there are fewer.
+        limit_share, else_share: of the orders that have a limit, and a second choice.
+        both: whether an order may have both.
+        dear_share, scarce_share: of the limits below the price, and of the items with too few boxes left.
+        turned: whether the parts of an errand are told in another order.
+        most_turns: of a worked solution.
+    """
+
+    names: tuple[str, ...]
+    things: tuple[str, ...]
+    colors: tuple[str, ...]
+    shades: int
+    goals: Mapping[str, float]
+    most_pieces: int
+    boxes: tuple[int, int]
+    prices: tuple[int, int]
+    unit_share: float
+    left_open: Mapping[int, float]
+    limit_share: float
+    else_share: float
+    both: bool
+    dear_share: float
+    scarce_share: float
+    turned: bool
+    most_turns: int
+
+
+STANDARD = Level(
+    names=("Mia", "Ben", "Ana", "Tom", "Zoe", "Leo", "Eva", "Max", "Ida", "Sam"),
+    things=("pens", "cups", "caps", "bags", "mugs", "pins", "balls", "hats"),
+    colors=("red", "blue", "green", "black", "white", "pink"),
+    shades=3,
+    goals={"price": 0.35, "order": 0.55, "unit": 0.1},
+    most_pieces=36, boxes=(3, 8), prices=(2, 6),
+    unit_share=0.35,
+    left_open={0: 0.5, 1: 0.5},
+    limit_share=0.4, else_share=0.4, both=False,
+    dear_share=0.3, scarce_share=0.3,
+    turned=False,
+    most_turns=8,
+)
+LEVELS = {"standard": STANDARD}
+
+
+def shifts(level: Level) -> tuple[Level, ...]:
+    """The level with two questions to ask, with a limit and a second choice together, and told in another order: tools
+    and words that all of its errands have, put together as in none of them."""
+    return (
+        replace(level, goals={"price": 0.4, "order": 0.6}, left_open={2: 1.0}),
+        replace(level, goals={"order": 1.0}, limit_share=1.0, else_share=1.0, both=True, most_turns=10),
+        replace(level, turned=True),
+    )
+
+
+def _chosen(rng: random.Random, weights: Mapping[str, float] | Mapping[int, float]) -> str | int:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def _draw_amount(rng: random.Random, level: Level, in_unit: bool) -> tuple[int, str]:
+    if not in_unit:
+        return rng.randint(level.boxes[0], level.most_pieces), ""
+    unit = rng.choice(list(UNITS))
+    return rng.randint(2, level.most_pieces // UNITS[unit]), unit
+
+
+def draw_task(rng: random.Random, level: Level) -> Task:
+    """One errand."""
+    goal = str(_chosen(rng, level.goals))
+    thing, other = rng.sample(level.things, 2)
+    colors = rng.sample(level.colors, level.shades)
+    amount, unit = _draw_amount(rng, level, goal == "unit" or rng.random() < level.unit_share)
+    codes = rng.sample(range(10, 100), level.shades + 1)
+    pieces = amount * UNITS.get(unit, 1)
+    # The first color is wanted; the last hit is another thing of it.
+    items = []
+    for code, color, name in zip(codes, [*colors, colors[0]], [*[thing] * level.shades, other], strict=True):
+        box, price = rng.randint(*level.boxes), rng.randint(*level.prices)
+        boxes = boxes_for(pieces, box)
+        scarce = rng.random() < level.scarce_share
+        stock = rng.randint(0, boxes - 1) if scarce else boxes + rng.randint(0, 9)
+        items.append(Item(code, color, name, price, box, stock))
+    limited = goal == "order" and rng.random() < level.limit_share
+    second = goal == "order" and (level.both or not limited) and rng.random() < level.else_share
+    limit = None
+    if limited:
+        total = boxes_for(pieces, items[0].box) * items[0].price
+        limit = max(total - rng.randint(1, 9), 1) if rng.random() < level.dear_share else total + rng.randint(0, 9)
+    facts = [] if goal == "unit" else ["color", "amount", *(["limit"] if limited else [])]
+    left_open = rng.sample(facts, min(int(_chosen(rng, level.left_open)), len(facts)))
+    return Task(goal, thing, tuple(colors[: 1 + second]), amount, unit, limit, tuple(sorted(left_open)),
+                tuple(items), rng.getrandbits(32))
+
+
+def draw_problem(rng: random.Random, problem_id: str, level: Level = STANDARD) -> Problem:
+    """One problem with its errand in `meta["task"]` and its worked turns, as JSON records of steps, in
+    `meta["solution"]`.
+
+    The tools are the same in every errand, and a small policy knows them by heart: they are no part of the prompt.
+    """
+    while True:
+        task = draw_task(rng, level)
+        name, friend = rng.sample(level.names, 2)
+        steps = solve(task)
+        if len(steps) <= level.most_turns:
+            return Problem(
+                problem_id, NAME, prompt_of(task, name, friend, turned=level.turned), task.ending()[1],
+                {"task": to_meta(task), "solution": [to_record(step) for step in steps]},
+            )
+
+
+def make_problems(
+    split: str, count: int, seed: int, exclude: Collection[str] = (), levels: Sequence[Level] = (STANDARD,)
+) -> list[Problem]:
+    """`count` distinct problems of a split, of each level in turn, none with a prompt in `exclude`.
+
+    They are the same for the same arguments.
+    """
+    rng = random.Random(f"{NAME}/{split}/{seed}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < count:
+        problem = draw_problem(rng, f"{split}-{len(problems):06d}", levels[len(problems) % len(levels)])
+        if problem.prompt not in exclude:
+            problems.setdefault(problem.prompt, problem)
+    return list(problems.values())

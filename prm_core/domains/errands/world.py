@@ -1,0 +1,151 @@
+"""The shop at work: what every call does and says, what the user answers, and how a run ends.
+
+Tools fail now and then and work when they are called again; hits come in any order. Both are drawn from the task and
+the number of the call, so that replaying the same steps gives the same replies.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from prm_core.domains.base import Reply
+from prm_core.domains.errands.tasks import UNITS, Task, boxes_for, read_answer, task_of
+from prm_core.domains.errands.tools import read_call
+from prm_core.types import Call, Message, Problem, Step
+
+# A run is over after so many turns, whatever they were.
+MOST_TURNS = 12
+NOISY = ("search", "look", "order")
+FAILURES = 0.1
+BUSY, OVER, NO_ITEM, NOTHING = "busy", "over", "no such item", "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a call.
+
+    Attributes:
+        name: the tool's.
+        arguments: as read, None where they could not be.
+        text: the result.
+        failed: whether it says that the call went wrong.
+        value: what a caller learns: a number, the codes of hits, what the user says; of a refused order the boxes that
+            are left; None where a call failed for another reason.
+    """
+
+    name: str
+    arguments: dict[str, Any] | None
+    text: str
+    failed: bool = False
+    value: Any = None
+
+
+@dataclass(slots=True)
+class World:
+    """The state of a run.
+
+    Attributes:
+        task: what it is about.
+        orders: (code, boxes) of what was ordered.
+        turns, calls: how many there were.
+        busy: whether the last call failed for no reason of its own.
+        ended: whether the run is over.
+        answer: what the agent said at its end, None where it said nothing that means anything.
+    """
+
+    task: Task
+    orders: list[tuple[int, int]] = field(default_factory=list)
+    turns: int = 0
+    calls: int = 0
+    busy: bool = False
+    ended: bool = False
+    answer: str | None = None
+
+    def turn(self, step: Step) -> tuple[Step, list[Outcome]]:
+        """The turn with what was heard, and what came of its calls."""
+        over = self.ended
+        self.turns += 1
+        if not over and not step.calls:
+            self.answer = read_answer(step.text)
+        self.ended = over or not step.calls or self.turns >= MOST_TURNS
+        outcomes = [Outcome(call.name, None, OVER, failed=True) if over else self._call(call) for call in step.calls]
+        calls = tuple(replace(call, result=outcome.text, failed=outcome.failed)
+                      for call, outcome in zip(step.calls, outcomes, strict=True))
+        said = tuple(Message("user", outcome.value) for outcome in outcomes
+                     if outcome.name == "ask" and not outcome.failed)
+        return replace(step, calls=calls, observation="", context=said), outcomes
+
+    def _call(self, call: Call) -> Outcome:
+        self.calls += 1
+        arguments = read_call(call)
+        if isinstance(arguments, str):
+            self.busy = False
+            return Outcome(call.name, None, arguments, failed=True)
+        # Never twice in a row: whoever calls again gets on.
+        self.busy = call.name in NOISY and not self.busy and self._drawn("busy").random() < FAILURES
+        if self.busy:
+            return Outcome(call.name, arguments, BUSY, failed=True)
+        return getattr(self, f"_{call.name}")(call.name, arguments)
+
+    def _drawn(self, what: str) -> random.Random:
+        return random.Random(f"{self.task.noise}/{self.calls}/{what}")
+
+    def _ask(self, name: str, arguments: dict[str, Any]) -> Outcome:
+        task = self.task
+        said = {"color": task.colors[0], "amount": task.said_amount,
+                "limit": "no limit" if task.limit is None else f"{task.limit} coins"}
+        return Outcome(name, arguments, "asked", value=said[arguments["about"]])
+
+    def _search(self, name: str, arguments: dict[str, Any]) -> Outcome:
+        items = self.task.items
+        if arguments["word"] not in {item.thing for item in items}:
+            return Outcome(name, arguments, NOTHING, value=())
+        hits = self._drawn("hits").sample(items, len(items))
+        return Outcome(name, arguments, ", ".join(f"{hit.color} {hit.thing} {hit.code}" for hit in hits),
+                       value=tuple(hit.code for hit in hits))
+
+    def _look(self, name: str, arguments: dict[str, Any]) -> Outcome:
+        item = self.task.item(arguments["item"])
+        if item is None:
+            return Outcome(name, arguments, NO_ITEM, failed=True)
+        return Outcome(name, arguments, f"price {item.price}, box of {item.box}", value=item.code)
+
+    def _convert(self, name: str, arguments: dict[str, Any]) -> Outcome:
+        pieces = arguments["amount"] * UNITS[arguments["unit"]]
+        return Outcome(name, arguments, f"{pieces} pieces", value=pieces)
+
+    def _pack(self, name: str, arguments: dict[str, Any]) -> Outcome:
+        boxes = boxes_for(arguments["pieces"], arguments["box"])
+        return Outcome(name, arguments, f"{boxes} boxes", value=boxes)
+
+    def _multiply(self, name: str, arguments: dict[str, Any]) -> Outcome:
+        product = arguments["a"] * arguments["b"]
+        return Outcome(name, arguments, str(product), value=product)
+
+    def _order(self, name: str, arguments: dict[str, Any]) -> Outcome:
+        item = self.task.item(arguments["item"])
+        if item is None:
+            return Outcome(name, arguments, NO_ITEM, failed=True)
+        left = item.stock - sum(boxes for code, boxes in self.orders if code == item.code)
+        if arguments["boxes"] > left:
+            return Outcome(name, arguments, f"only {left} left", failed=True, value=left)
+        self.orders.append((item.code, arguments["boxes"]))
+        return Outcome(name, arguments, "ordered", value=item.code)
+
+
+def reply(problem: Problem, steps: Sequence[Step]) -> Reply:
+    """What came of the last of the steps, at least one; see `Environment`."""
+    world = World(task_of(problem))
+    *_, (answered, _) = [world.turn(step) for step in steps]
+    return Reply(answered, world.ended)
+
+
+def succeeded(problem: Problem, steps: Sequence[Step]) -> bool:
+    """Whether the run ended with just the orders and the answer that the errand asks for."""
+    world = World(task_of(problem))
+    for step in steps:
+        world.turn(step)
+    return (tuple(world.orders), world.answer) == world.task.ending()

@@ -1,0 +1,125 @@
+"""Episodes: a policy and the environment in turn, many problems at once. The policy writes until it ends its turn or
+waits, the environment replies, the chain is encoded anew with the reply in it, and the policy goes on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from prm_core.domains.base import Domain
+from prm_core.errors import InputError
+from prm_core.registry import Registry
+from prm_core.turns import is_empty
+from prm_core.types import Problem, Step, Trajectory
+
+if TYPE_CHECKING:
+    from prm_core.domains.base import Environment
+    from prm_core.sampling.policy import Policy
+    from prm_core.sampling.sampler import Continuation
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A run of a policy in an environment.
+
+    Attributes:
+        problem: what it was about.
+        steps: the turns, with what was heard, those it started with among them.
+        ended: whether the environment ended it, as against a policy that wrote nothing, or no room for more.
+        success: whether it ended as the problem wants it.
+        tokens: that the policy wrote.
+        written: what it wrote of each of its own turns, as sampled; a turn that was empty is the last.
+    """
+
+    problem: Problem
+    steps: tuple[Step, ...]
+    ended: bool
+    success: bool
+    tokens: int
+    written: tuple[Continuation, ...]
+
+
+@dataclass(slots=True)
+class _Run:
+    problem: Problem
+    environment: Environment
+    steps: list[Step]
+    ended: bool = False
+    stopped: bool = False
+    tokens: int = 0
+    written: list[Continuation] = field(default_factory=list)
+    # Up to where the policy goes on.
+    ids: list[int] = field(default_factory=list)
+
+
+def run_episodes(
+    policy: Policy, domains: Registry[Domain], starts: Sequence[tuple[Problem, Sequence[Step]]], *,
+    temperature: float, max_new_tokens: int, batch_size: int, seed: int,
+) -> list[Episode]:
+    """An episode for each problem with the turns it starts from, in order; the same for the same arguments.
+
+    Args:
+        starts: none of them a run that has ended; what the turns before heard is what the environment replied.
+        max_new_tokens: of a turn; a turn cut off by it is taken as it stands, as one that does not fit the context is
+            not.
+
+    Raises InputError where a problem's domain has no environment.
+    """
+    from prm_core.sampling.sampler import Prefix
+
+    runs = [_Run(problem, _environment(domains, problem), list(steps)) for problem, steps in starts]
+    rng = random.Random(f"episodes/{seed}")
+    while waiting := [run for run in runs if _has_room(policy, run)]:
+        drawn = policy.continue_chains(
+            [run.ids for run in waiting], [Prefix(row, len(run.ids)) for row, run in enumerate(waiting)],
+            temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=rng.getrandbits(31),
+            stop_ids=policy.encoder.turn_ends)
+        for run, continuation in zip(waiting, drawn, strict=True):
+            _go_on(policy, run, continuation)
+    return [Episode(run.problem, tuple(run.steps), run.ended, run.ended and
+                    run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written)) for run in runs]
+
+
+def _environment(domains: Registry[Domain], problem: Problem) -> Environment:
+    environment = domains[problem.domain].environment
+    if environment is None:
+        raise InputError(f"problem {problem.id}: nobody replies in the domain {problem.domain!r}; sample whole chains")
+    return environment
+
+
+def to_trajectory(domain: Domain, episode: Episode, *, trajectory_id: str, policy: str, seed: int) -> Trajectory:
+    """The trajectory of an episode, which has an answer where the environment ended it."""
+    environment = domain.environment
+    assert environment is not None
+    answer = domain.read_answer(episode.steps[-1].text) if episode.ended else None
+    return Trajectory(trajectory_id, episode.problem.id, policy, episode.steps, answer, episode.success, seed,
+                      tools=environment.tools)
+
+
+def _has_room(policy: Policy, run: _Run) -> bool:
+    """Whether the run goes on; takes it up to where it does."""
+    if run.ended or run.stopped:
+        return False
+    encoded = policy.encoder.encode(run.problem.prompt, run.steps, may_be_empty=True)
+    run.ids = encoded.ids
+    run.stopped = encoded.truncated_steps > 0 or len(run.ids) + 2 > policy.encoder.config.max_length
+    return not run.stopped
+
+
+def _go_on(policy: Policy, run: _Run, continuation: Continuation) -> None:
+    encoder = policy.encoder
+    run.tokens += len(continuation.ids)
+    run.written.append(continuation)
+    ids = continuation.ids
+    if continuation.finished:
+        # The token that ended the turn is not part of its text.
+        ids = ids[:-1]
+    step = encoder.turn(ids)
+    if is_empty(step):
+        run.stopped = True
+        return
+    reply = run.environment.reply(run.problem, [*run.steps, step])
+    run.steps.append(reply.step)
+    run.ended = reply.ended

@@ -1,0 +1,41 @@
+"""How calls are read: arguments of the right names and types, or one failed result."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prm_core.domains.errands.tools import BAD_ARGUMENTS, NO_TOOL, TOOLS, definitions, make_call, read_call
+from prm_core.types import Call
+
+
+def test_arguments_are_read_in_the_order_of_their_definition():
+    assert list(read_call(Call("order", '{"boxes": 4, "item": 31}')).items()) == [("item", 31), ("boxes", 4)]
+    assert read_call(make_call("search", word="")) == {"word": ""}
+
+
+@pytest.mark.parametrize(("name", "arguments", "fault"), [
+    ("buy", "{}", NO_TOOL), ("", "{}", NO_TOOL), ("Order", '{"item": 31, "boxes": 4}', NO_TOOL),
+    ("look", "", BAD_ARGUMENTS), ("look", "item 31", BAD_ARGUMENTS), ("look", "[31]", BAD_ARGUMENTS),
+    ("look", "null", BAD_ARGUMENTS), ("look", "{}", BAD_ARGUMENTS), ("look", '{"item": "31"}', BAD_ARGUMENTS),
+    ("look", '{"item": 31.0}', BAD_ARGUMENTS), ("look", '{"item": true}', BAD_ARGUMENTS),
+    ("look", '{"item": NaN}', BAD_ARGUMENTS), ("look", '{"item": 0}', BAD_ARGUMENTS),
+    ("look", '{"item": -31}', BAD_ARGUMENTS), ("look", '{"item": 10000}', BAD_ARGUMENTS),
+    ("look", '{"item": ' + "9" * 5000 + "}", BAD_ARGUMENTS), ("look", "[" * 100_000, BAD_ARGUMENTS),
+    ("look", '{"item": 31, "boxes": 4}', BAD_ARGUMENTS), ("search", '{"word": 31}', BAD_ARGUMENTS),
+    ("search", '{"word": null}', BAD_ARGUMENTS), ("ask", '{"about": "size"}', BAD_ARGUMENTS),
+    ("convert", '{"amount": 2, "unit": "boxes"}', BAD_ARGUMENTS), ("multiply", '{"a": 4}', BAD_ARGUMENTS),
+])
+def test_what_is_no_call(name, arguments, fault):
+    assert read_call(Call(name, arguments)) == fault
+
+
+def test_tools_are_defined_as_chat_apis_take_them():
+    tools = json.loads(definitions())
+
+    assert [tool["function"]["name"] for tool in tools] == list(TOOLS)
+    assert tools[-1]["function"]["parameters"]["required"] == ["item", "boxes"]
+    for tool in tools:
+        assert tool["type"] == "function"
+        assert set(tool["function"]["parameters"]["properties"]) == set(tool["function"]["parameters"]["required"])

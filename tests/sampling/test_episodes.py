@@ -1,0 +1,152 @@
+"""Episodes: who writes what, when a turn and a run end, and that a policy reads what the environment replied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import pytest
+
+from prm_core.config import EncoderConfig
+from prm_core.domains import DOMAINS
+from prm_core.errors import InputError
+from prm_core.models.encoder import Encoder
+from prm_core.models.tokenizer import train_tokenizer
+from prm_core.platform.steps import parse_steps, texts
+from prm_core.sampling.episodes import Episode, run_episodes
+from prm_core.sampling.policy import Policy
+from prm_core.sampling.sampler import Continuation, Prefix
+from prm_core.types import Call, Problem, Step
+from tests.builders import errands, tiny
+
+PROBLEMS = DOMAINS["errands"].levels["standard"]("test", 12, 0, ())
+WORKED = {problem.prompt: parse_steps(problem.meta["solution"], problem.id) for problem in PROBLEMS}
+SETTINGS = {"temperature": 1.0, "max_new_tokens": 60, "batch_size": 8, "seed": 0}
+
+
+@cache
+def encoder(max_length: int = 256) -> Encoder:
+    tokenizer = train_tokenizer(
+        [*WORKED, *(text for steps in WORKED.values() for step in steps for text in texts(step))])
+    return Encoder(tokenizer, EncoderConfig(max_length=max_length))
+
+
+def turn(step: Step) -> list[int]:
+    """What an agent writes of a turn, up to the token with which it ends it."""
+    [block] = encoder().encode_steps([step])
+    ids = [token for token, written in block if written]
+    return ids[: next(at for at, token in enumerate(ids) if token in encoder().turn_ends) + 1]
+
+
+class Scripted(Policy):
+    """Writes what a function of the prompt and the turns so far says; `rows` has the size of every batch."""
+
+    def __init__(self, write: Callable[[str, tuple[Step, ...]], Sequence[int]], max_length: int = 256) -> None:
+        super().__init__(None, encoder(max_length), "scripted")
+        self.write = write
+        self.rows: list[int] = []
+
+    def continue_chains(
+        self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
+        batch_size: int, seed: int, stop_ids: Sequence[int] = (),
+    ) -> list[Continuation]:
+        self.rows.append(len(prefixes))
+        drawn = []
+        for prefix in prefixes:
+            ids = chains[prefix.chain]
+            assert (len(ids), ids[-1]) == (prefix.length, self.encoder.separator_id)
+            new = list(self.write(*self.encoder.decode(ids)))[:max_new_tokens]
+            ends = (self.encoder.eos_id, *stop_ids)
+            drawn.append(Continuation(new, [0.0] * len(new), bool(new) and new[-1] in ends))
+        return drawn
+
+
+def solve(prompt: str, steps: tuple[Step, ...]) -> list[int]:
+    """Writes the worked solution, whatever it hears."""
+    return turn(WORKED[prompt][len(steps)])
+
+
+def play(policy: Policy, *starts: tuple[Problem, Sequence[Step]], **changes: int) -> list[Episode]:
+    return run_episodes(policy, DOMAINS, starts, **{**SETTINGS, **changes})
+
+
+def saying(*written: Step | Sequence[int]) -> Scripted:
+    """Writes these turns, one after the other."""
+    return Scripted(lambda _, steps: turn(one) if isinstance(one := written[len(steps)], Step) else one)
+
+
+def test_a_policy_that_knows_the_worked_solutions_runs_through_them():
+    policy = Scripted(solve)
+    episodes = play(policy, *((problem, ()) for problem in PROBLEMS))
+
+    lengths = [len(WORKED[problem.prompt]) for problem in PROBLEMS]
+    for problem, episode in zip(PROBLEMS, episodes, strict=True):
+        assert episode == Episode(problem, WORKED[problem.prompt], True, True,
+                                  sum(len(turn(step)) for step in WORKED[problem.prompt]))
+    # All that are not through write their next turn together.
+    assert policy.rows == [sum(length > number for length in lengths) for number in range(max(lengths))]
+
+
+def test_it_goes_on_from_any_prefix():
+    problem = max(PROBLEMS, key=lambda one: len(WORKED[one.prompt]))
+    steps = WORKED[problem.prompt]
+    episodes = play(Scripted(solve), *((problem, steps[:count]) for count in range(len(steps))))
+
+    assert [episode.steps for episode in episodes] == [steps] * len(steps)
+    assert all(episode.success for episode in episodes)
+    assert episodes[-1].tokens == len(turn(steps[-1]))
+
+
+def test_what_an_agent_makes_up_is_not_what_it_hears():
+    made_up = Step("", calls=(Call("look", '{"item": 31}', "price 1, box of 1"),))
+    [block] = encoder().encode_steps([made_up])
+    ids = [token for token, _ in block if token != encoder().turn_ends[1]]
+    [episode] = play(saying(ids, errands.DONE), (errands.problem(), ()))
+
+    assert [call.result for call in episode.steps[0].calls] == ["price 4, box of 6"]
+    assert (len(episode.steps), episode.ended, episode.success) == (2, True, False)
+
+
+@pytest.mark.parametrize("nothing", [[], "eos", "separator", "wait"])
+def test_a_policy_that_writes_nothing_stops(nothing):
+    ids = {"eos": [encoder().eos_id], "separator": [encoder().separator_id], "wait": [encoder().turn_ends[1]]}
+    [episode] = play(saying(errands.ASK, ids.get(nothing, nothing) if nothing else []), (errands.problem(), ()))
+
+    assert [step.calls[0].name for step in episode.steps] == ["ask"]
+    assert (episode.ended, episode.success) == (False, False)
+    assert episode.tokens == len(turn(errands.ASK)) + bool(nothing)
+
+
+def test_a_turn_that_is_cut_off_is_taken_as_it_stands():
+    [episode] = play(saying(errands.LOOK, errands.DONE), (errands.problem(), ()), max_new_tokens=6)
+
+    [first, last] = episode.steps
+    assert errands.LOOK.calls[0].arguments.startswith(first.calls[0].arguments)
+    assert (first.calls[0].result, first.calls[0].failed) == ("bad arguments", True)
+    assert last.text == "Done."
+
+
+def test_a_run_that_fills_the_context_stops():
+    of = errands.problem()
+    heard = errands.run(of, errands.WORKED)
+    room = len(encoder().encode(of.prompt, heard[:3]).ids)
+    [episode] = play(Scripted(lambda _, steps: turn(errands.WORKED[len(steps)]), room + 1), (of, ()))
+
+    assert episode == Episode(of, tuple(heard[:3]), False, False, sum(len(turn(step)) for step in heard[:3]))
+    [longer] = play(Scripted(lambda _, steps: turn(errands.WORKED[len(steps)]), room + 2), (of, ()))
+    assert longer.steps == tuple(heard[:4])
+
+
+def test_the_same_arguments_give_the_same_episodes():
+    policy = Policy(tiny.make_model(encoder()), encoder(), "tiny")
+    starts = [(problem, ()) for problem in PROBLEMS[:4]]
+
+    first = play(policy, *starts, max_new_tokens=8)
+    assert first == play(policy, *starts, max_new_tokens=8, batch_size=2)
+    assert first != play(policy, *starts, max_new_tokens=8, seed=1)
+
+
+def test_where_nobody_replies_there_is_no_episode():
+    with pytest.raises(InputError, match="problem p0: nobody replies in the domain 'arithmetic'"):
+        play(Scripted(solve), (tiny.mia(), ()))
+    assert play(Scripted(solve)) == []
