@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from prm_core.cli.score import score
 from prm_core.formats import FORMATS
+from prm_core.scoring.scorer import ChainScore
+from prm_core.types import Step
 from tests.builders.scorer import FakeScorer, fake_model_folder
 
 NOT_ANSWERED = {"results that answer no call, read as observations": 1, "calls without a result": 1}
@@ -42,9 +43,9 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     class ByText(FakeScorer):
         """Scores a step by its text, so that no two steps of a sample have one score."""
 
-        def _score(self, prompt: str, steps: Any) -> Any:
-            return replace(super()._score("", [replace(step, text="") for step in steps]), step_scores=tuple(
-                (len(step.text) + 1) % 97 / 128 for step in steps))
+        def _score(self, prompt: str, steps: Sequence[Step]) -> ChainScore:
+            scores = tuple(len(step.text) % 97 / 128 for step in steps)
+            return ChainScore(scores, scores, 0)
 
     monkeypatch.setattr("prm_core.scoring.foreign.load_any_scorer", lambda folder, **_: ByText())
     return str(fake_model_folder(tmp_path / "prm"))
