@@ -21,6 +21,7 @@ from prm_core.formats.runs import inspect_logs as inspect_logs
 from prm_core.formats.runs import openhands as openhands
 from prm_core.formats.runs import otlp as otlp
 from prm_core.formats.runs import swe_agent as swe_agent
+from prm_core.formats.runs import tau2 as tau2
 from prm_core.formats.runs import verifiers as verifiers
 from prm_core.formats.trees import labelled_once
 

@@ -25,7 +25,7 @@ from prm_core.formats.base import (
 from prm_core.formats.messages import AGENT, conversation, named, to_messages, tools_text
 
 LABELS, SCORES, SCORER = "step_labels", "step_scores", "scored_by"
-# An AgentProcessBench record has much else; these are the fields that say what a chain does.
+# The fields of a record that a chain has a place for, beside those that say what was done.
 OWN = (LABELS, SCORES, SCORER)
 
 
@@ -55,25 +55,27 @@ def _chain(messages: Sequence[Any], row: Mapping[str, Any], read_label: Callable
     if silent := len(rated - {step.ref for step in steps}):
         noted["labels of messages without text or tool call left out"] += silent
     labels = tuple(read_label(given.get(step.ref), neutral, f"{where}: {LABELS} {step.ref}") for step in steps)
-    scored = row.get(SCORES) if isinstance(row.get(SCORES), dict) else {}
-    scores = tuple(score_in(scored.get(step.ref)) for step in steps)
-    return LabelledChain(prompt, steps, labels, scores=scores if any(score is not None for score in scores) else (),
-                         scorer=named(row, SCORER), **fields | {"meta": fields["meta"] | {"labels": given}})
+    return LabelledChain(prompt, steps, labels, **scores_of(row, [step.ref for step in steps]),
+                         **fields | {"meta": fields["meta"] | {"labels": given}})
 
 
-def _values(chain: LabelledChain, record: Mapping[str, Any], own: bool) -> dict[str, Any]:
-    """The scores of a chain as a record has them, by message index; nothing without any.
+def scores_of(row: Mapping[str, Any], refs: Sequence[str]) -> dict[str, Any]:
+    """A chain's `scores` and `scorer`, as a record has them by the index of each step's message."""
+    given = row.get(SCORES) if isinstance(row.get(SCORES), dict) else {}
+    scores = tuple(score_in(given.get(ref)) for ref in refs)
+    return {"scores": scores, "scorer": named(row, SCORER)} if any(score is not None for score in scores) else {}
 
-    Args:
-        own: whether steps are named by the record's indices, or the record was made of the steps.
-    """
+
+def score_fields(chain: LabelledChain, refs: Sequence[str]) -> dict[str, Any]:
+    """What `scores_of` reads as the scores of a chain; nothing without any."""
     if not any(score is not None for score in chain.scores):
         return {}
-    return {SCORES: {ref: score for ref, score in zip(_refs(chain, record, own), chain.scores, strict=True)
-                     if score is not None}} | ({SCORER: chain.scorer} if chain.scorer else {})
+    return {SCORES: {ref: score for ref, score in zip(refs, chain.scores, strict=True) if score is not None}} | (
+        {SCORER: chain.scorer} if chain.scorer else {})
 
 
 def _refs(chain: LabelledChain, record: Mapping[str, Any], own: bool) -> list[str]:
+    """The index of each step's message: as it was read, or in a record that was made of the steps."""
     if own:
         return [step.ref for step in chain.steps]
     return [str(index) for index, message in enumerate(record["messages"]) if message["role"] == AGENT]
@@ -98,8 +100,8 @@ class Chat(RowFormat):
         record = own["rest"] if own else (
             ({"id": chain.id} if chain.id else {}) | {"messages": to_messages(chain.prompt, chain.steps)}
             | ({"tools": _functions(chain.tools)} if chain.tools else {}))
-        labels = dict(own.get("labels", {}))
-        for ref, label in zip(_refs(chain, record, bool(own)), chain.labels, strict=True):
+        labels, refs = dict(own.get("labels", {})), _refs(chain, record, bool(own))
+        for ref, label in zip(refs, chain.labels, strict=True):
             before = labels.get(ref)
             if before is not None and rating_or_label(before, own["neutral"], "") == label:
                 continue
@@ -107,7 +109,7 @@ class Chat(RowFormat):
             if label is not None:
                 labels[ref] = as_rating_or_label(label)
         has_labels = bool(labels) or own.get("had_labels", False)
-        return record | ({LABELS: labels} if has_labels else {}) | _values(chain, record, bool(own))
+        return record | ({LABELS: labels} if has_labels else {}) | score_fields(chain, refs)
 
 
 def _functions(tools: str) -> list[dict[str, Any]]:
@@ -169,9 +171,9 @@ class AgentProcessBench(RowFormat):
         record = own["rest"] if own else {
             "question": chain.prompt, "messages": to_messages(chain.prompt, chain.steps),
             "tools": _functions(chain.tools), "final_label": final}
-        labels = dict(own.get("labels", {}))
-        for ref, label in zip(_refs(chain, record, bool(own)), chain.labels, strict=True):
+        labels, refs = dict(own.get("labels", {})), _refs(chain, record, bool(own))
+        for ref, label in zip(refs, chain.labels, strict=True):
             rating = rating_of(label, labels.pop(ref, None))
             if rating is not None:
                 labels[ref] = rating
-        return {**record, LABELS: labels, **_values(chain, record, bool(own))}
+        return {**record, LABELS: labels, **score_fields(chain, refs)}
