@@ -114,8 +114,9 @@ def convert(
     """Convert step-labelled data of other projects, one record at a time: files may be larger than memory.
 
     Formats: trl, math_shepherd, openrlhf, rlhflow, paddle, math_aps, prm800k (as published), prm800k_flat (a rated next
-    step a row), processbench, prmbench, mr_gsm8k, bigbench_mistake, agentprocessbench, tau_bench; docs/own-data.md has
-    a table of them. A format that cannot hold the data is refused, naming what is missing; a line for each file says
+    step a row), processbench, prmbench, mr_gsm8k, bigbench_mistake; and runs of agents: chat, agentprocessbench,
+    tau_bench, tau2, atif, mlflow_trace, otlp, mini_swe_agent, swe_agent, openhands, inspect, verifiers.
+    docs/own-data.md has a table of them. A format that cannot hold the data is refused, naming what is missing; a line for each file says
     what was taken, left out and repaired. OUT appears when all of it is written.
 
     TRL's PRMTrainer cuts soft labels to 0: for it, make them hard (--threshold 0.5).

@@ -1,4 +1,4 @@
-"""`prm score`: step scores for a file of trajectories, with the same analysis the server gives."""
+"""`prm score`: step scores for a file of trajectories in any format, with the same analysis the server gives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -18,77 +20,131 @@ import typer
 from prm_core.errors import InputError
 
 if TYPE_CHECKING:
-    from prm_core.serving.service import ScoringAnswer, ScoringService
+    from prm_core.formats import LabelledChain
+    from prm_core.serving.service import ScoringAnswer, ScoringRequest, ScoringService
 
 log = logging.getLogger(__name__)
 
 LINES_PER_BATCH = 256
 
 
-def scored_record(record: dict[str, Any], answer: ScoringAnswer) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A trajectory with its scores.
+
+    Attributes:
+        request: what was scored.
+        record: what its line says of it, beside the scores.
+        chain: where it comes from another project's format, else None.
+        answer: None where the model has no room for it.
+    """
+
+    request: ScoringRequest
+    record: dict[str, Any]
+    chain: LabelledChain | None
+    answer: ScoringAnswer | None = None
+
+
+def read_lines(file: Path) -> Iterator[Scored]:
+    """The trajectories of JSON lines with `prompt` and `steps`, or `messages`."""
+    from prm_core.platform import store
+    from prm_core.serving.service import parse_request
+
+    for where, record in store.read_json_lines(file):
+        yield Scored(parse_request(record, where), record, None)
+
+
+def read_chains(file: Path, chains: Iterator[LabelledChain]) -> Iterator[Scored]:
+    """The trajectories of another project's file; a line says from where each comes."""
+    from prm_core.serving.service import checked_request
+
+    for number, chain in enumerate(chains):
+        where = f"{file}: {chain.id}" if chain.id else f"{file}: chain {number}"
+        yield Scored(checked_request(where, chain.asked, chain.steps), {"source": chain.source, "id": chain.id}, chain)
+
+
+def scored_record(scored: Scored) -> dict[str, Any]:
     """A line with its scores; steps that did not fit the context have null scores and are counted.
 
     What the line says of another model's scores, from when it was scored before, is left out.
     """
-    assert answer.analysis is not None
+    assert scored.answer is not None
+    assert scored.answer.analysis is not None
     # Only some answers have these.
     optional = ("truncated_steps", "in_domain", "out_of_domain", "outcome_score", "step_reliabilities",
                 "alarm_step", "clean_prefix", "step_refs")
-    kept = {name: value for name, value in record.items() if name not in optional}
-    result = {**kept, **answer.analysis.model_dump()}
-    if answer.truncated_steps:
-        blank = [None] * answer.truncated_steps
-        result["step_scores"] = [*result["step_scores"], *blank]
-        result["step_confidences"] = [*result["step_confidences"], *blank]
-        if "step_reliabilities" in result:
-            result["step_reliabilities"] = [*result["step_reliabilities"], *blank]
-        result["truncated_steps"] = answer.truncated_steps
+    kept = {name: value for name, value in scored.record.items() if name not in optional}
+    result = {**kept, **scored.answer.analysis.model_dump()}
+    if scored.answer.truncated_steps:
+        blank = [None] * scored.answer.truncated_steps
+        for name in ("step_scores", "step_confidences", "step_reliabilities"):
+            if name in result:
+                result[name] = [*result[name], *blank]
+        result["truncated_steps"] = scored.answer.truncated_steps
+    if any(step.ref for step in scored.request.steps):
+        result["step_refs"] = [step.ref for step in scored.request.steps]
     return result
 
 
-def score_lines(
-    service: ScoringService, file: Path, lines: int, left_out: list[str], *, threshold: float, aggregate: str,
+def scored_chain(scored: Scored, version: str) -> LabelledChain:
+    """The chain with the scores of the model of this version, in place of another's; without any where it does not fit
+    the context."""
+    assert scored.chain is not None
+    answer = scored.answer
+    scores = tuple(answer.analysis.step_scores) if answer and answer.analysis else ()
+    if not scores:
+        return replace(scored.chain, scores=(), scorer="")
+    return replace(scored.chain, scores=(*scores, *(None,) * (len(scored.chain.steps) - len(scores))), scorer=version)
+
+
+def score_all(
+    service: ScoringService, found: Iterator[Scored], left_out: list[str], *, threshold: float, aggregate: str,
     truncate: bool,
-) -> Iterator[tuple[dict[str, Any], ScoringAnswer]]:
-    """Scores a checked file batch by batch, yielding its lines with their scores, and the answers, in order.
+) -> Iterator[Scored]:
+    """Scores trajectories batch by batch, yielding them in order.
 
-    Chains that do not fit the model's context are named in `left_out` instead; with `truncate` only those of which not
-    even the first step does.
+    Those that do not fit the model's context have no answer and are named in `left_out`; with `truncate` only those of
+    which not even the first step does.
     """
-    from prm_core.platform import store
-    from prm_core.platform.progress import track
-    from prm_core.serving.service import parse_request
-
-    rows = iter(track(store.read_json_lines(file), "scoring", total=lines, unit="line"))
-    while batch := list(itertools.islice(rows, LINES_PER_BATCH)):
-        requests = [parse_request(record, where) for where, record in batch]
-        answers = service.answer(requests, threshold=threshold, aggregate=aggregate, truncate=True)
-        for (where, record), answer in zip(batch, answers, strict=True):
+    while batch := list(itertools.islice(found, LINES_PER_BATCH)):
+        answers = service.answer([scored.request for scored in batch], threshold=threshold, aggregate=aggregate,
+                                 truncate=True)
+        for scored, answer in zip(batch, answers, strict=True):
             if answer.analysis is None or (answer.truncated_steps and not truncate):
-                left_out.append(where)
+                left_out.append(scored.request.where)
+                yield scored
             else:
-                yield scored_record(record, answer), answer
+                yield replace(scored, answer=answer)
 
 
-def _write(records: Iterator[tuple[dict[str, Any], ScoringAnswer]], out: TextIO) -> tuple[int, int]:
-    """Writes the lines; returns how many steps did not fit the context, and how many trajectories the model cannot
-    judge."""
-    truncated = strange = 0
-    for record, answer in records:
-        truncated += answer.truncated_steps
-        strange += record.get("in_domain") is False
-        out.write(json.dumps(record, ensure_ascii=False) + "\n")
-    return truncated, strange
+def _counted(found: Iterator[Scored], counts: Counter[str]) -> Iterator[Scored]:
+    """Counts the steps that did not fit the context, and the trajectories that the model cannot judge."""
+    for scored in found:
+        if scored.answer is not None and scored.answer.analysis is not None:
+            counts["truncated"] += scored.answer.truncated_steps
+            counts["strange"] += scored.answer.analysis.in_domain is False
+        yield scored
+
+
+def _write_lines(found: Iterator[Scored], out: TextIO) -> None:
+    for scored in found:
+        if scored.answer is not None:
+            out.write(json.dumps(scored_record(scored), ensure_ascii=False) + "\n")
 
 
 def score(
-    file: Annotated[Path, typer.Argument(help="JSONL: a trajectory per line, with `prompt` and `steps`.")],
+    file: Annotated[Path, typer.Argument(help="JSONL: a trajectory per line, with `prompt` and `steps`; or what "
+                                         "--format says.")],
     model: Annotated[str, typer.Option(help="Reward model: models:/prm@champion, runs:/ID/reward_model or a folder.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; default: standard output.")] = None,
     threshold: Annotated[float, typer.Option(help="A step scoring below it is judged wrong.")] = 0.5,
     aggregate: Annotated[str, typer.Option(help="How step scores make overall_score: min, prod, mean, last.")] = "min",
     truncate: Annotated[bool, typer.Option(help="Score what fits of a chain longer than the model's context.")] = False,
     workspace: Annotated[Path, typer.Option(help="Folder whose model store (mlflow.db) knows the model.")] = Path("."),
+    from_format: Annotated[str | None, typer.Option("--format", help="Format of FILE, as `prm data convert` knows "
+                                                    "them: atif, mlflow_trace, otlp, chat, ...")] = None,
+    to_format: Annotated[str | None, typer.Option("--to", help="Write the records of --format with the scores in them, "
+                                                  "in this format, instead of lines.")] = None,
 ) -> None:
     """Score every step of the trajectories in a file.
 
@@ -96,34 +152,50 @@ def score(
     error_steps, improvements, and in_domain (whether the model can judge it at all), which take the place of another
     model's. The whole file is checked and scored before anything is written. A chain longer than the model's context is
     left out and named, unless --truncate is given, which leaves null scores at its last steps.
+
+    With --format a line has `source` (the format), `id` (of the trace, run or sample), the scores, and `step_refs`:
+    the span, message, step or event that each is about. With --to the records come back as they were, a score at each
+    step: atif, mlflow_trace, otlp, chat and others take them; evaluation_events makes OpenTelemetry events of them.
+
+    Example:  prm score run.json --format atif --to atif --model models:/prm@champion --out scored.json
     """
-    from prm_core.platform import store
-    from prm_core.platform.progress import some
+    from prm_core.formats import FORMATS
+    from prm_core.platform.progress import some, track
     from prm_core.scoring.conformal import Promises
     from prm_core.scoring.foreign import load_any_scorer
     from prm_core.serving.analysis import check_parameters
     from prm_core.serving.cache import ScoreCache
     from prm_core.serving.model_registry import reward_model_folder
-    from prm_core.serving.service import ScoringService, parse_request
+    from prm_core.serving.service import ScoringService
 
     check_parameters(threshold, aggregate)
     if out and out.is_dir():
         raise InputError(f"--out {out}: that is a folder; name a file")
-    # Before the model loads: a bad line should not cost a minute.
-    lines = 0
-    for where, record in store.read_json_lines(file):
-        parse_request(record, where)
-        lines += 1
-    folder = reward_model_folder(model, workspace)
-    service = ScoringService(load_any_scorer(folder), ScoreCache(0, 1.0), Promises.load(folder))
+    reader = None if from_format is None else FORMATS[from_format]
+    writer = None if to_format is None else FORMATS[to_format]
+    if writer is not None and reader is None:
+        raise InputError(f"--to {to_format} needs --format: lines have no record to put a score into")
+    if writer is not None and not writer.scored:
+        raise InputError(f"--to {to_format} has no place for scores; those that have: "
+                         f"{', '.join(sorted(name for name in FORMATS if FORMATS[name].scored))}")
+    # Before the model loads: a bad line should not cost a minute. What is left out is told when it is read again.
+    lines = sum(1 for _ in (read_lines(file) if reader is None else read_chains(file, reader.check(file))))
+    loaded = reward_model_folder(model, workspace)
+    service = ScoringService(load_any_scorer(loaded), ScoreCache(0, 1.0), Promises.load(loaded))
     left_out: list[str] = []
-    records = score_lines(service, file, lines, left_out, threshold=threshold, aggregate=aggregate, truncate=truncate)
+    counts = Counter[str]()
+    found = read_lines(file) if reader is None else read_chains(file, reader.read(file))
+    scored = _counted(score_all(service, iter(track(found, "scoring", total=lines, unit="line")), left_out,
+                                threshold=threshold, aggregate=aggregate, truncate=truncate), counts)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent if out else None, prefix=".prm-score-") as folder:
-        finished = Path(folder) / "scored.jsonl"
-        with finished.open("w", encoding="utf-8") as temporary:
-            truncated, strange = _write(records, temporary)
+        finished = Path(folder) / (out.name if out else "scored.jsonl")
+        if writer is not None:
+            writer.write(finished, (scored_chain(one, service.version) for one in scored))
+        else:
+            with finished.open("w", encoding="utf-8") as temporary:
+                _write_lines(scored, temporary)
         if len(left_out) == lines:
             raise InputError(f"{file}: no chain fits the model's context; shorten the prompts or the steps, or name a "
                              "model with a longer one")
@@ -136,8 +208,8 @@ def score(
         hint = "" if truncate else "; --truncate scores the steps that fit"
         log.warning("%d of %d chains are longer than the model's context and left out: %s%s", len(left_out), lines,
                     some(left_out), hint)
-    if truncated:
-        log.warning("%d trailing steps did not fit the model's context and have no score", truncated)
-    if strange:
+    if counts["truncated"]:
+        log.warning("%d trailing steps did not fit the model's context and have no score", counts["truncated"])
+    if counts["strange"]:
         log.warning("%d of %d trajectories are unlike what the model was trained on, their scores mean nothing: see "
-                    "their out_of_domain", strange, lines)
+                    "their out_of_domain", counts["strange"], lines)

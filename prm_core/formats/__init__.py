@@ -16,6 +16,13 @@ from prm_core.formats import mlflow_traces as mlflow_traces
 from prm_core.formats import prm800k as prm800k
 from prm_core.formats import stepwise as stepwise
 from prm_core.formats.base import FORMATS, Format, LabelledChain, hard_labels
+from prm_core.formats.runs import evaluation as evaluation
+from prm_core.formats.runs import inspect_logs as inspect_logs
+from prm_core.formats.runs import openhands as openhands
+from prm_core.formats.runs import otlp as otlp
+from prm_core.formats.runs import swe_agent as swe_agent
+from prm_core.formats.runs import tau2 as tau2
+from prm_core.formats.runs import verifiers as verifiers
 from prm_core.formats.trees import labelled_once
 
 __all__ = ["FORMATS", "Format", "LabelledChain", "hard_labels", "labelled_once"]

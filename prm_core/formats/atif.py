@@ -23,22 +23,24 @@ from prm_core.formats.base import (
     Format,
     LabelledChain,
     Labels,
+    as_rating_or_label,
     get,
     get_list,
-    label_between,
-    label_of,
-    rating_of,
+    rating_or_label,
     register,
+    score_in,
     shown,
 )
-from prm_core.formats.messages import Turns, as_text, tools_text
+from prm_core.formats.messages import CALLS_WITHOUT_RESULT, Turns, as_text, call_ids, from_text, tools_text
 from prm_core.platform.records import Row
-from prm_core.turns import is_empty, written
+from prm_core.turns import SPOKEN, is_empty, written
 from prm_core.types import Call, Step
 
 VERSION, VERSIONS = "ATIF-v1.8", re.compile(r"ATIF-v1\.[0-8]")
 # In `extra`: other projects' labels and outcome, and what of ours ATIF has no place for.
 SHARED, OURS = "agentpile", "prm"
+# What of ours says something of a model's score, and goes with it.
+SCORED = ("score", "version", "calibrated")
 # A rating (-1, 0, 1) or a probability of a step; and Who&When's first error.
 STEP_LABEL, FIRST_ERROR = "step_label", "mistake_step"
 
@@ -90,7 +92,10 @@ def _calls(step: Mapping[str, Any], where: str) -> tuple[Call, ...]:
                                                  ("tool_call_id", "function_name")):
             raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with tool_call_id, "
                              "function_name and arguments")
-        found.append(Call(call["function_name"], as_text(call.get("arguments") or {}), id=call["tool_call_id"]))
+        arguments = _ours(call, "arguments")
+        if arguments is None:
+            arguments = as_text(call.get("arguments") or {})
+        found.append(Call(call["function_name"], arguments, id=call["tool_call_id"]))
     return tuple(found)
 
 
@@ -119,14 +124,14 @@ def _results(step: Mapping[str, Any], calls: Sequence[Call], where: str, noted: 
         if _extra(result, OURS).get("failed") is True:
             failed.add(call)
     if missing := sum(name not in said for name in ids):
-        noted["tool calls without a result"] += missing
+        noted[CALLS_WITHOUT_RESULT] += missing
     answered = tuple(replace(call, result="\n".join(said[call.id]) if call.id in said else None,
                              failed=call.id in failed) for call in calls)
     return answered, "\n".join(filter(None, said.get(None, ())))
 
 
-def _chain(run: _Run, noted: Counter[str]) -> tuple[str, tuple[Step, ...], list[int]]:
-    """Prompt, steps, and the number that each has in the record.
+def _chain(run: _Run, noted: Counter[str]) -> tuple[str, tuple[Step, ...]]:
+    """Prompt and steps, each with the number that it has in the record.
 
     What a model wrote is a step; what users, systems and rules said, and what was copied from an earlier run, is
     context: before the first step part of the prompt, later of the step before it.
@@ -150,10 +155,14 @@ def _chain(run: _Run, noted: Counter[str]) -> tuple[str, tuple[Step, ...], list[
             continue
         if source == "agent":
             noted["agent's steps that no model wrote, or without text and call, read as context"] += 1
+        role, name = _ours(step, "role"), _ours(step, "name") or ""
         for text in (written(said), *(call.result for call in calls if call.result), reply):
-            turns.hear(source, text)
-    prompt, steps = turns.prompt, tuple(turns.steps)
-    return "\n\n".join(prompt), steps, [int(step.ref) for step in steps]
+            turns.hear(role if role in SPOKEN else source, text, name)
+    return "\n\n".join(turns.prompt), tuple(turns.steps)
+
+
+def _numbers(steps: Sequence[Step]) -> list[int]:
+    return [int(step.ref) for step in steps]
 
 
 def _ours(body: Mapping[str, Any], name: str) -> str | None:
@@ -204,20 +213,28 @@ def _labels(root: _Run, run: _Run, numbers: Sequence[int], neutral: float, noted
             place, value = places[number], label.get("value")
             if label["name"] == STEP_LABEL:
                 where = f"{run.where}: the label of step {number}"
-                is_rating = isinstance(value, int) or value is None
-                found[place] = label_of(value, neutral, where) if is_rating else label_between(value, where)
+                found[place] = rating_or_label(value, neutral, where)
             elif value is True:
                 found[: place + 1] = [*[1.0] * place, 0.0]
     return tuple(found)
 
 
+def _scores(run: _Run, numbers: Sequence[int]) -> tuple[Labels, str]:
+    """Scores that steps have in their `extra`, and the version of the model that gave the first of them."""
+    ours = [_extra(run.body["steps"][number - 1], OURS) for number in numbers]
+    scores = tuple(score_in(one.get("score")) for one in ours)
+    versions = [one["version"] for one in ours if isinstance(one.get("version"), str)]
+    return (scores if any(score is not None for score in scores) else ()), versions[0] if versions else ""
+
+
 @register
 class Atif(Format):
     """ATIF 1.0 to 1.8. `extra.agentpile.labels` gives labels: `step_label` (-1, 0, 1 or a probability) and Who&When's
-    `mistake_step`, before which all steps are right; `extra.agentpile.outcome.success` the outcome."""
+    `mistake_step`, before which all steps are right; `extra.agentpile.outcome.success` the outcome. A model's scores
+    stand in each step's `extra.prm`."""
 
     name = "atif"
-    rated = soft = unlabelled = observations = True
+    rated = soft = unlabelled = observations = scored = True
 
     def parse(self, rows: Iterable[Row], neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
         for where, row in rows:
@@ -226,18 +243,19 @@ class Atif(Format):
                 raise InputError(f"{where}: schema_version is {shown(version)}, expected ATIF-v1.0 to {VERSION}")
             runs = list(_runs(row, where))
             for number, run in enumerate(runs):
-                prompt, steps, numbers = _chain(run, noted)
+                prompt, steps = _chain(run, noted)
                 if not steps:
                     noted["runs without an agent's step left out"] += 1
                     continue
                 outcome = _extra(run.body, SHARED).get("outcome")
                 success = outcome.get("success") if isinstance(outcome, dict) else None
+                agent = get({"agent": {}, **run.body}, "agent", dict, run.where)
                 yield LabelledChain(
-                    prompt, steps, _labels(runs[0], run, numbers, neutral, noted),
+                    prompt, steps, _labels(runs[0], run, _numbers(steps), neutral, noted),
                     _ours(run.body, "answer"), success if isinstance(success, bool) else None, self.name,
-                    {"document": where, "record": row, "run": number, "steps": numbers, "neutral": neutral},
-                    tools_text(get_list(get({"agent": {}, **run.body}, "agent", dict, run.where), "tool_definitions",
-                                        run.where), run.where))
+                    {"document": where, "record": row, "run": number, "neutral": neutral},
+                    tools_text(get_list(agent, "tool_definitions", run.where), run.where),
+                    run.name if isinstance(run.name, str) else "", *_scores(run, _numbers(steps)))
 
     def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
         alone = itertools.count()
@@ -248,11 +266,13 @@ class Atif(Format):
             yield self._again(same) if same[0].source == self.name else _anew(same[0])
 
     def _again(self, chains: Sequence[LabelledChain]) -> dict[str, Any]:
-        """The record that chains were read from, with the labels they have now."""
+        """The record that chains were read from, with the labels and scores they have now."""
         record = copy.deepcopy(chains[0].meta["record"])
         runs = list(_runs(record, ""))
         for chain in chains:
-            run, numbers = runs[chain.meta["run"]], chain.meta["steps"]
+            run, numbers = runs[chain.meta["run"]], _numbers(chain.steps)
+            if _scores(run, numbers) != (chain.scores, chain.scorer):
+                _put_scores(run.body, numbers, chain)
             if _labels(runs[0], run, numbers, chain.meta["neutral"], Counter()) == chain.labels:
                 continue
             for holder in (runs[0], run) if run is not runs[0] else (run,):
@@ -272,9 +292,28 @@ def _put_labels(body: Any, name: str | None, numbers: Sequence[int], labels: Lab
                          "`labels`; take it out of the record")
     given = [
         {"name": STEP_LABEL, "target": {"kind": "step", "address": {"trajectory": name, "step": number}},
-         "value": label if label not in (0.0, 1.0) else rating_of(label), "label_source": OURS}
+         "value": as_rating_or_label(label), "label_source": OURS}
         for number, label in zip(numbers, labels, strict=True) if label is not None]
     shared["labels"] = [*_given_labels(body), *given]
+
+
+def _put_scores(body: Any, numbers: Sequence[int], chain: LabelledChain) -> None:
+    """Puts the scores into the steps' `extra`, in place of another model's and of what was said about those.
+
+    Raises InputError where something else stands in their place.
+    """
+    for number, score in zip(numbers, chain.scores or (None,) * len(numbers), strict=True):
+        step = body["steps"][number - 1]
+        extra = step.get("extra") or {}
+        if not isinstance(extra, dict) or not isinstance(extra.get(OURS, {}), dict):
+            raise InputError(f"step {number}: extra is {shown(extra)}, and the score is to stand in its object {OURS}; "
+                             "take it out of the record")
+        ours = {name: value for name, value in extra.get(OURS, {}).items() if name not in SCORED}
+        ours |= {} if score is None else {"score": score, "version": chain.scorer}
+        extra = {name: value for name, value in extra.items() if name != OURS} | ({OURS: ours} if ours else {})
+        step.pop("extra", None)
+        if extra:
+            step["extra"] = extra
 
 
 def _anew(chain: LabelledChain) -> dict[str, Any]:
@@ -283,7 +322,7 @@ def _anew(chain: LabelledChain) -> dict[str, Any]:
     numbers = []
     for index, step in enumerate(chain.steps):
         numbers.append(len(steps) + 1)
-        ids = [call.id or f"call_{index}_{number}" for number, call in enumerate(step.calls)]
+        ids = call_ids(step, index)
         results: list[dict[str, Any]] = [
             {"source_call_id": id, "content": call.result}
             | ({"extra": {OURS: {"failed": True}}} if call.failed else {})
@@ -293,7 +332,7 @@ def _anew(chain: LabelledChain) -> dict[str, Any]:
         if step.reasoning:
             body["reasoning_content"] = step.reasoning
         if step.calls:
-            body["tool_calls"] = [{"tool_call_id": id, "function_name": call.name, "arguments": _arguments(call)}
+            body["tool_calls"] = [{"tool_call_id": id, "function_name": call.name, **_arguments(call)}
                                   for id, call in zip(ids, step.calls, strict=True)]
         if results:
             body["observation"] = {"results": results}
@@ -301,8 +340,10 @@ def _anew(chain: LabelledChain) -> dict[str, Any]:
             body["extra"] = {OURS: {"agent": step.agent}}
         steps.append(body)
         for message in step.context:
-            source = "system" if message.role == "system" else "user"
-            steps.append({"step_id": len(steps) + 1, "source": source, "message": message.text})
+            ours = {"role": message.role} if message.role == "agent" else {}
+            ours |= {"name": message.name} if message.name else {}
+            steps.append({"step_id": len(steps) + 1, "source": "system" if message.role == "system" else "user",
+                          "message": message.text} | ({"extra": {OURS: ours}} if ours else {}))
     agent: dict[str, Any] = {"name": "unknown", "version": "unknown"}
     if chain.tools:
         agent["tool_definitions"] = [{"type": "function", "function": tool} for tool in json.loads(chain.tools)]
@@ -311,13 +352,16 @@ def _anew(chain: LabelledChain) -> dict[str, Any]:
     if chain.answer is not None:
         body["extra"][OURS] = {"answer": chain.answer}
     _put_labels(body, None, numbers, chain.labels)
+    if chain.scores:
+        _put_scores(body, numbers, chain)
+    if chain.id:
+        body["trajectory_id"] = chain.id
     return body
 
 
 def _arguments(call: Call) -> dict[str, Any]:
-    """ATIF's are an object; what is none stands in one, under a name of its own."""
-    try:
-        found = json.loads(call.arguments)
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"_raw": call.arguments}
+    """ATIF's are an object; the text that the agent wrote stands beside it where the object would read otherwise."""
+    given = from_text(call.arguments)
+    arguments = given if isinstance(given, dict) else {}
+    return {"arguments": arguments} | (
+        {} if as_text(arguments) == call.arguments else {"extra": {OURS: {"arguments": call.arguments}}})

@@ -40,8 +40,12 @@ class LabelledChain:
         outcome: whether the chain's final answer is right, None where the data does not say.
         source: name of the format it was read from.
         tools: the tools the agent was offered, as JSON of their definitions; empty for none.
-        meta: what that format says beyond this; its own writer puts it back. Labels may be replaced; who changes the
-            steps clears `source` and `meta`, which describe those that were read.
+        meta: what that format says beyond this; its own writer puts it back. Labels and scores may be replaced; who
+            changes the steps clears `source` and `meta`, which describe those that were read.
+        id: its name in the source (trace, run, sample), empty where that has none. A step's is its `ref`.
+        scores: for each step the probability in [0, 1] that a model gives it of being right, None where it gives none;
+            empty where no model has scored the chain.
+        scorer: version of that model.
     """
 
     prompt: str
@@ -52,6 +56,9 @@ class LabelledChain:
     source: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
     tools: str = ""
+    id: str = ""
+    scores: Labels = ()
+    scorer: str = ""
 
     @property
     def asked(self) -> str:
@@ -75,8 +82,8 @@ class Format(ABC):
     Class attributes:
         name: in the registry.
         rated: whether its ratings know "neutral", which `read` then takes as right or as wrong.
-        soft, unlabelled, observations: whether it can hold labels between 0 and 1, steps without a label, and replies
-            of tools.
+        soft, unlabelled, observations, scored: whether it can hold labels between 0 and 1, steps without a label,
+            replies of tools, and a model's scores beside the labels.
         schema: its Parquet columns, None where it is written as JSON only.
     """
 
@@ -85,6 +92,7 @@ class Format(ABC):
     soft: ClassVar[bool] = False
     unlabelled: ClassVar[bool] = False
     observations: ClassVar[bool] = False
+    scored: ClassVar[bool] = False
 
     @property
     def schema(self) -> pa.Schema | None:
@@ -109,6 +117,10 @@ class Format(ABC):
         if neutral not in (None, *NEUTRAL):
             raise InputError(f"neutral {neutral!r}: expected one of {', '.join(NEUTRAL)}")
         return self._read(Path(path), NEUTRAL[neutral or "right"], Counter() if noted is None else noted)
+
+    def check(self, path: str | Path) -> Iterator[LabelledChain]:
+        """What `read` gives, without a word of what is left out: for a first pass over a file."""
+        return self.parse(read_rows(Path(path)), NEUTRAL["right"], Counter())
 
     def _read(self, path: Path, neutral: float, noted: Counter[str]) -> Iterator[LabelledChain]:
         before, taken = noted.copy(), Counter[str]()
@@ -142,17 +154,19 @@ class Format(ABC):
         """
         counts: Counter[str] = Counter() if noted is None else noted
         before = counts.copy()
-        written = files.write_rows(Path(path), self.compose(self._checked(chains), counts), self.schema)
+        written = files.write_rows(Path(path), self.compose(self._checked(chains, counts), counts), self.schema)
         if counts - before:
             _report(path, f"{written:,} records of {self.name}", counts - before)
         return written
 
-    def _checked(self, chains: Iterable[LabelledChain]) -> Iterator[LabelledChain]:
+    def _checked(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[LabelledChain]:
         for number, chain in enumerate(chains):
             reason = self._unfit(chain) or self.refusal(chain)
             if reason:
                 raise InputError(f"chain {number} (prompt {chain.prompt[:40]!r}, from {chain.source or 'nowhere'}): "
                                  f"{self.name} {reason}")
+            if not self.scored and any(score is not None for score in chain.scores):
+                noted["chains whose scores by a model are left out"] += 1
             yield chain
 
     def _unfit(self, chain: LabelledChain) -> str | None:
@@ -290,6 +304,22 @@ def label_of(rating: Any, neutral: float, where: str) -> float | None:
     if isinstance(rating, bool) or rating not in (-1, 0, 1):
         raise InputError(f"{where} is {shown(rating)}, expected 1 (right), 0 (neutral), -1 (wrong) or null")
     return {1: 1.0, 0: neutral, -1: 0.0}[rating]
+
+
+def rating_or_label(value: Any, neutral: float, where: str) -> float | None:
+    """The label in a place that takes both: a whole number or null is a rating, a fraction the label itself."""
+    return label_of(value, neutral, where) if value is None or isinstance(value, int) else label_between(value, where)
+
+
+def as_rating_or_label(label: float) -> float:
+    """What `rating_or_label` reads as this label: a hard one is a rating, for 0 there is neutral."""
+    return label if label not in (0.0, 1.0) else 1 if label else -1
+
+
+def score_in(value: Any) -> float | None:
+    """A score that a file gives, None where it is none: nobody's record is refused for what a model once said."""
+    is_score = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return float(value) if is_score else None
 
 
 def label_between(value: Any, where: str) -> float:

@@ -26,6 +26,7 @@ THOUGHTS = ("reasoning", "thinking", "redacted_thinking")
 # its own stand for a call and its result in one.
 CALLS = {"function_call": "arguments", "custom_tool_call": "input", "mcp_call": "arguments"}
 CALLS_WITHOUT_RESULT = "calls without a result"
+SEALED = "reasoning that only its service can read left out"
 RESULTS = ("function_call_output", "custom_tool_call_output")
 
 
@@ -45,32 +46,54 @@ class Turns:
     prompt: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
-    def say(self, step: Step) -> bool:
-        """A turn of the agent; False, and counted, where it is empty."""
+    def say(self, step: Step) -> None:
+        """A turn of the agent; counted where it is empty."""
         if is_empty(step):
             self.noted["agent's turns without text or tool call left out"] += 1
-            return False
+            return
         self.steps.append(step)
-        return True
 
-    def answer(self, text: str, *, id: str | None = None, name: str | None = None, failed: bool = False) -> None:
-        """What a tool gave: the result of the open call of this id, else, where one of both has none, of the first open
-        one of the last turn, of this name if there is such. Where there is none it is an observation, counted."""
-        is_open = [(at, number) for at, step in enumerate(self.steps)
-                   for number, call in enumerate(step.calls) if call.result is None]
-        here = [(at, number) for at, number in is_open if at == len(self.steps) - 1 and not (
-            id and self.steps[at].calls[number].id)]
-        same = [(at, number) for at, number in is_open if id and self.steps[at].calls[number].id == id]
-        same = same or [(at, number) for at, number in here if self.steps[at].calls[number].name == name] or here
-        if not same:
-            if self.steps:
+    def awaits(self, id: str = "") -> bool:
+        """Whether a call of this id has no result yet; without an id, whether any of the last turn has none."""
+        if id:
+            return self._called(id) is not None
+        return bool(self.steps) and any(call.result is None for call in self.steps[-1].calls)
+
+    def answer(self, text: str, *, id: str = "", name: str = "", arguments: Any = None, failed: bool = False) -> None:
+        """What a tool gave: the result of the last turn's open call of this id that there is. Where the result or the
+        call has no id, it is an open call of the last turn: of this name and these arguments, else of this name, else
+        the first. Where there is none either it is an observation; counted, unless it has no id and follows a turn
+        that calls nothing, as where agents spell their calls in their text.
+
+        Args:
+            arguments: JSON value, None where the result does not repeat them.
+        """
+        found = self._called(id) if id else None
+        if found is None and self.steps:
+            last = len(self.steps) - 1
+            here = [number for number, call in enumerate(self.steps[last].calls)
+                    if call.result is None and not (id and call.id)]
+            named = [number for number in here if self.steps[last].calls[number].name == name]
+            exact = [number for number in named if arguments is not None
+                     and from_text(self.steps[last].calls[number].arguments) == arguments]
+            found = next(((last, number) for number in (*exact, *named, *here)), None)
+        if found is None:
+            if id or not self.steps or self.steps[-1].calls:
                 self.noted["results that answer no call, read as observations"] += 1
             self.observe(text)
             return
-        at, number = same[0]
+        at, number = found
         calls = list(self.steps[at].calls)
         calls[number] = replace(calls[number], result=text, failed=failed)
         self.steps[at] = replace(self.steps[at], calls=tuple(calls))
+
+    def _called(self, id: str) -> tuple[int, int] | None:
+        """Turn and number of the open call of an id; clients that count anew in each turn use one again."""
+        for at in range(len(self.steps) - 1, -1, -1):
+            for number, call in enumerate(self.steps[at].calls):
+                if call.id == id and call.result is None:
+                    return at, number
+        return None
 
     def observe(self, text: str) -> None:
         """What the environment said."""
@@ -124,7 +147,7 @@ def conversation(messages: Sequence[Any], where: str, noted: Counter[str], *, ag
             if pending is not None:
                 turns.say(pending)
                 pending = None
-            turns.answer(content({"content": message.get("output")}, at, noted), id=message.get("call_id"),
+            turns.answer(content({"content": message.get("output")}, at, noted), id=named(message, "call_id"),
                          failed=message.get("status") == "incomplete")
             continue
         role = check(message, at)["role"]
@@ -137,9 +160,9 @@ def conversation(messages: Sequence[Any], where: str, noted: Counter[str], *, ag
         if role == AGENT and message.get("type") == "message":
             pending = Step(content(message, at, noted), agent=agent, ref=str(index))
         elif role == AGENT:
-            turns.say(replace(turn(message, at, noted), agent=message.get("name") or agent, ref=str(index)))
+            turns.say(replace(turn(message, at, noted), agent=named(message, "name") or agent, ref=str(index)))
         elif role in TOOLS:
-            turns.answer(content(message, at, noted), id=message.get("tool_call_id"), name=message.get("name"),
+            turns.answer(content(message, at, noted), id=named(message, "tool_call_id"), name=named(message, "name"),
                          failed=bool(message.get("error")) or message.get("status") == "error")
         elif role in WORLD:
             turns.observe(content(message, at, noted))
@@ -158,9 +181,9 @@ def _hear(turns: Turns, message: Mapping[str, Any], role: str, where: str) -> No
     parts = message.get("content")
     for part in parts if isinstance(parts, list) else ():
         if isinstance(part, dict) and part.get("type") == "tool_result":
-            turns.answer(content(part, where, turns.noted), id=part.get("tool_use_id"),
+            turns.answer(content(part, where, turns.noted), id=named(part, "tool_use_id"),
                          failed=bool(part.get("is_error")))
-    turns.hear(role, content(message, where, turns.noted), str(message.get("name") or ""))
+    turns.hear(role, content(message, where, turns.noted), named(message, "name"))
 
 
 def joined(steps: Sequence[Step]) -> Step:
@@ -180,8 +203,12 @@ def _joined(first: Step, second: Step) -> Step:
 def _item(item: Mapping[str, Any], where: str, noted: Counter[str]) -> Step | None:
     """What a Responses item adds to a turn; None of one that is no model's, counted where it is not read."""
     kind = item["type"]
+    if kind == "message":
+        return Step(content(item, where, noted))
     if kind == "reasoning":
         said = [*get_list(item, "summary", where), *get_list(item, "content", where)]
+        if not said and item.get("encrypted_content"):
+            noted[SEALED] += 1
         return Step("", reasoning=content({"content": said}, where, noted))
     if kind in CALLS:
         if not isinstance(item.get("name"), str) or not item["name"]:
@@ -189,7 +216,7 @@ def _item(item: Mapping[str, Any], where: str, noted: Counter[str]) -> Step | No
         back, error = item.get("output"), item.get("error")
         result = None if back is None and error is None else as_text(error if error is not None else back)
         return Step("", calls=(Call(item["name"], as_text(item.get(CALLS[kind]) or "{}"), result, error is not None,
-                                    str(item.get("call_id") or item.get("id") or "")),))
+                                    named(item, "call_id") or named(item, "id")),))
     if kind not in RESULTS:
         noted[f"items of type {kind} left out"] += 1
     return None
@@ -199,33 +226,56 @@ def turn(message: Mapping[str, Any], where: str, noted: Counter[str]) -> Step:
     """What an agent's chat message says, thinks and calls; the parts that Anthropic's clients use too."""
     parts = message.get("content")
     parts = parts if isinstance(parts, list) else []
-    thought = [message.get(name) for name in ("reasoning_content", "reasoning")]
-    thought += [part.get("thinking") or part.get("reasoning") or part.get("text") for part in parts
-                if isinstance(part, dict) and part.get("type") in THOUGHTS]
+    # Servers that know both names give the same under either.
+    thought = [next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), None)]
+    for part in parts:
+        if isinstance(part, dict) and part.get("type") in THOUGHTS:
+            sealed = part.get("redacted") is True or part["type"] == "redacted_thinking"
+            if sealed:
+                noted[SEALED] += 1
+            thought.append(part.get("summary") if sealed else
+                           part.get("thinking") or part.get("reasoning") or part.get("text"))
     used = [{"id": part.get("id"), "function": {"name": part.get("name"), "arguments": part.get("input")}}
             for part in parts if isinstance(part, dict) and part.get("type") == "tool_use"]
     called = [*get_list(message, "tool_calls", where), *used]
     # As OpenAI's clients said it before there were several.
     if isinstance(message.get("function_call"), dict):
         called.append({"function": message["function_call"]})
-    return Step(content(message, where, noted), calls=tuple(_call(call, where) for call in called),
+    said, refused = content(message, where, noted), message.get("refusal")
+    return Step(said or (refused if isinstance(refused, str) else ""),
+                calls=tuple(_call(call, where) for call in called),
                 reasoning="\n".join(text for text in thought if isinstance(text, str) and text))
 
 
 def _call(call: Any, where: str) -> Call:
     # tau2 and inspect have the name and the arguments beside the id.
-    function = call.get("function", call) if isinstance(call, dict) else None
+    function = call.get("function") or call.get("custom") or call if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else function
     if not isinstance(name, str) or not name:
         raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with function.name and "
                          "function.arguments")
-    given = (function if isinstance(function, dict) else call).get("arguments")
-    return Call(name, "{}" if given in (None, "") else as_text(given), id=str(call.get("id") or ""))
+    inner = function if isinstance(function, dict) else call
+    given = inner.get("arguments", inner.get("input"))
+    return Call(name, "{}" if given in (None, "") else as_text(given), id=named(call, "id"))
 
 
 def as_text(value: Any) -> str:
     """A text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def from_text(text: str) -> Any:
+    """The JSON value in a text, None where it holds none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def named(value: Mapping[str, Any], field: str) -> str:
+    """An id or a name as text, empty for none."""
+    found = value.get(field)
+    return str(found) if isinstance(found, str | int) and not isinstance(found, bool) else ""
 
 
 def check(message: Any, where: str) -> Mapping[str, Any]:
@@ -259,11 +309,18 @@ def content(message: Mapping[str, Any], where: str, noted: Counter[str] | None =
     return said
 
 
+def call_ids(step: Step, index: int) -> list[str]:
+    """Ids of the calls of step `index`: their own where they tell them apart."""
+    own = [call.id for call in step.calls]
+    return own if all(own) and len(set(own)) == len(own) else [f"call_{index}_{number}" for number in range(len(own))]
+
+
 def to_messages(prompt: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """Chat messages of a chain: what `conversation` reads as the same prompt and turns, given ids to the calls."""
+    """Chat messages of a chain: what `conversation` reads as the same prompt and turns, given ids to the calls. What
+    another agent said is the user's there, under that agent's name."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
     for index, step in enumerate(steps):
-        ids = [call.id or f"call_{index}_{number}" for number, call in enumerate(step.calls)]
+        ids = call_ids(step, index)
         called = [{"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                   for id, call in zip(ids, step.calls, strict=True)]
         messages.append({"role": AGENT, "content": step.text}
@@ -286,10 +343,10 @@ def tools_text(tools: Any, where: str) -> str:
     if tools in (None, [], ""):
         return ""
     if isinstance(tools, str):
-        return tools
+        tools = from_text(tools) or tools
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise InputError(f"{where}: tools is {shown(tools)}, expected a list of function definitions")
-    return json.dumps([tool.get("function", tool) for tool in tools], ensure_ascii=False)
+    return json.dumps([tool.get("function") or tool for tool in tools], ensure_ascii=False)
 
 
 def text_of(value: Any, where: str) -> str:

@@ -146,7 +146,7 @@ class ScoringService:
         promises: the alarm and the clean prefix fitted on the model's scores.
 
     Attributes:
-        separator: the text that ends a step for this model.
+        version: of the model.
 
     Raises:
         InputError: the model scores whole chains (an outcome model), so it cannot judge steps.
@@ -156,6 +156,7 @@ class ScoringService:
         if scorer.kind != "process":
             raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
         self._scorer = scorer
+        self.version = scorer.version
         self._cache = cache
         self._promises = promises
         # Fast tokenizers raise "Already borrowed" when threads share them, and passes side by side only compete for

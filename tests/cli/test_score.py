@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,6 +177,76 @@ def test_bad_options_are_named(model, tmp_path, options, reason):
 def test_empty_file_is_an_error(model, tmp_path):
     with pytest.raises(InputError, match="holds no records"):
         score(write(tmp_path / "in.jsonl"), model)
+
+
+# Other projects' formats
+
+
+def run(*texts: str, **extra: Any) -> dict:
+    steps = [{"step_id": 1, "source": "user", "message": "p"}]
+    steps += [{"step_id": number, "source": "agent", "message": text} | ({"extra": extra} if extra else {})
+              for number, text in enumerate(texts, 2)]
+    return {"schema_version": "ATIF-v1.8", "trajectory_id": texts[0], "agent": {"name": "a", "version": "1"},
+            "steps": steps}
+
+
+def test_chains_of_a_format_are_lines_that_say_where_each_score_belongs(model, tmp_path):
+    file = write(tmp_path / "in.jsonl", run("ok", "wrong"), run("fine"))
+    score(file, model, tmp_path / "out.jsonl", from_format="atif")
+    first, second = read(tmp_path / "out.jsonl")
+    assert {name: first[name] for name in ("source", "id", "step_refs", "step_scores", "first_error_step")} == {
+        "source": "atif", "id": "ok", "step_refs": ["2", "3"], "step_scores": [0.9, 0.1], "first_error_step": 1}
+    assert (second["id"], second["step_refs"]) == ("fine", ["2"])
+
+
+def test_records_come_back_with_the_scores_in_them(model, tmp_path, capsys):
+    before = run("ok", "wrong", prm={"score": 0.5, "version": "old"})
+    file = write(tmp_path / "in.jsonl", before)
+    score(file, model, from_format="atif", to_format="atif")
+    (after,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [step.get("extra") for step in after["steps"]] == [
+        None, {"prm": {"score": 0.9, "version": "v1"}}, {"prm": {"score": 0.1, "version": "v1"}}]
+    assert [step | {"extra": 0} for step in after["steps"]] == [step | {"extra": 0} for step in before["steps"]]
+    # What is scored may be written in another format that has a place for it.
+    score(file, model, tmp_path / "chat.json", from_format="atif", to_format="chat")
+    assert json.loads((tmp_path / "chat.json").read_text())[0]["step_scores"] == {"1": 0.9, "2": 0.1}
+
+
+def test_a_record_too_long_for_the_context_stays_without_a_score(model, tmp_path, caplog):
+    file = write(tmp_path / "in.jsonl", run("ok"), run("long", "x" * CONTEXT, prm={"score": 0.5}))
+    score(file, model, tmp_path / "out.jsonl", from_format="atif", to_format="atif")
+    assert [step.get("extra") for row in read(tmp_path / "out.jsonl") for step in row["steps"]] == [
+        None, {"prm": {"score": 0.9, "version": "v1"}}, None, None, None]
+    assert f"1 of 2 chains are longer than the model's context and left out: {file}: long; --truncate" in caplog.text
+    score(file, model, tmp_path / "out.jsonl", from_format="atif", to_format="atif", truncate=True)
+    assert [step.get("extra") for step in read(tmp_path / "out.jsonl")[1]["steps"]] == [
+        None, {"prm": {"score": 0.9, "version": "v1"}}, None]
+
+
+def test_scores_of_traces_become_events(model, tmp_path):
+    said = {"choices": [{"message": {"role": "assistant", "content": "wrong"}}]}
+    span = {"span_id": "AAAAAAAAAAE=", "name": "s", "start_time_unix_nano": 1, "attributes": {
+        "mlflow.spanType": '"CHAT_MODEL"', "mlflow.spanInputs": '"p"', "mlflow.spanOutputs": json.dumps(said)}}
+    file = write(tmp_path / "in.jsonl", {"info": {"trace_id": "tr-" + "1" * 32}, "data": {"spans": [span]}})
+    score(file, model, tmp_path / "out.jsonl", from_format="mlflow_trace", to_format="evaluation_events")
+    (request,) = read(tmp_path / "out.jsonl")
+    (event,) = request["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    assert (event["eventName"], event["traceId"], event["spanId"]) == (
+        "gen_ai.evaluation.result", "1" * 32, "0000000000000001")
+
+
+@pytest.mark.parametrize(("options", "reason"), [
+    ({"to_format": "atif"}, "--to atif needs --format"),
+    ({"from_format": "atif", "to_format": "trl"}, "--to trl has no place for scores; those that have: .*atif, chat"),
+    ({"from_format": "csv"}, "unknown format 'csv'; known: "),
+    ({"from_format": "atif", "model": "no/model"}, r"in\.jsonl:2: schema_version is null"),
+    ({"from_format": "chat"}, r"in\.jsonl:1: field messages is missing"),
+])
+def test_bad_formats_and_records_are_named_before_the_model_loads(model, tmp_path, options, reason):
+    file = write(tmp_path / "in.jsonl", run("ok"), {"steps": []})
+    with pytest.raises(InputError, match=reason):
+        score(**{"file": file, "model": model, "out": tmp_path / "out.jsonl", **options})
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 # prm serve

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
-from prm_core.types import Step
-from tests.builders.junk import with_junk
+from prm_core.types import Call, Message, Step
+from tests.builders.formats import with_junk_is_taken_or_refused
+from tests.builders.turns import TEXTS, turns, unnamed
 
 ATIF = FORMATS["atif"]
 
@@ -44,8 +45,7 @@ ASKED = {"source": "user", "message": "Who?"}
 SAID = {"source": "agent", "message": "Ann."}
 LOOKED = {"source": "agent", "message": "I look.", "tool_calls": [call("a", q="x"), call("b", q="ü")],
           "observation": {"results": [result("from b", "b"), result("unasked"), result("from a", "a")]}}
-CALLS = ('<tool_call>{"name": "look", "arguments": {"q": "x"}}</tool_call>\n'
-         '<tool_call>{"name": "look", "arguments": {"q": "ü"}}</tool_call>')
+CALLS = (Call("look", '{"q": "x"}', "from a", id="a"), Call("look", '{"q": "ü"}', "from b", id="b"))
 
 
 def read(tmp_path: Path, *records: Any, neutral: str | None = None) -> tuple[list[LabelledChain], Counter[str]]:
@@ -59,10 +59,11 @@ def write(tmp_path: Path, chains: list[LabelledChain]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").split("\n") if line]
 
 
-def test_results_stand_in_the_order_of_their_calls(tmp_path: Path) -> None:
+def test_results_are_paired_with_their_calls(tmp_path: Path) -> None:
     (chain,), noted = read(tmp_path, run({"source": "system", "message": "Be brief."}, ASKED, LOOKED, SAID))
     assert chain.prompt == "Be brief.\n\nWho?"
-    assert chain.steps == (Step(f"I look.\n{CALLS}", "from a\nfrom b\nunasked"), Step("Ann."))
+    assert chain.steps == (Step("I look.", "unasked", calls=CALLS, ref="3"), Step("Ann.", ref="4"))
+    assert chain.id == "t"
     assert (chain.labels, chain.outcome, noted) == ((None, None), None, Counter())
 
 
@@ -72,20 +73,20 @@ def test_what_no_model_wrote_is_context(tmp_path: Path) -> None:
              "observation": {"results": [result("by rule", "r")]}}
     (chain,), noted = read(tmp_path, run(ASKED, copied, LOOKED, ASKED, ruled, {**SAID, "reasoning_content": "hm"}))
     assert chain.prompt == "Who?\n\nAnn."
-    assert [step.text for step in chain.steps] == [f"I look.\n{CALLS}", "Ann."]
-    assert chain.steps[0].observation.splitlines()[3:] == [
-        "user: Who?", 'agent: <tool_call>{"name": "look", "arguments": {}}</tool_call>', "by rule"]
-    assert chain.meta["steps"] == [3, 6]
-    assert noted == {"agent's steps that no model wrote, or without text and call, read as context": 2,
-                     "steps whose reasoning is left out": 1}
+    assert chain.steps == (
+        Step("I look.", "unasked", calls=CALLS, ref="3", context=(
+            Message("user", "Who?"), Message("agent", '<tool_call>{"name": "look", "arguments": {}}</tool_call>'),
+            Message("agent", "by rule"))),
+        Step("Ann.", reasoning="hm", ref="6"))
+    assert noted == {"agent's steps that no model wrote, or without text and call, read as context": 2}
 
 
 def test_what_is_lost_is_counted(tmp_path: Path) -> None:
     shown = [{"type": "text", "text": "see"}, {"type": "image", "source": {"path": "i.png", "media_type": "image/png"}}]
     once = {**LOOKED, "observation": {"results": [result(shown, "a")]}}
     (chain,), noted = read(tmp_path, run(ASKED, once), run(ASKED))
-    assert chain.steps[0].observation == "see"
-    assert noted == {"images and sounds left out": 1, "tool calls without a result": 1,
+    assert [call.result for call in chain.steps[0].calls] == ["see", None]
+    assert noted == {"images and sounds left out": 1, "calls without a result": 1,
                      "runs without an agent's step left out": 1}
 
 
@@ -97,7 +98,8 @@ def test_runs_of_sub_agents_are_chains_of_their_own(tmp_path: Path) -> None:
     outer = run(ASKED, asked, SAID, subagent_trajectories=[inner], extra=given_labels)
     chains, _ = read(tmp_path, outer)
     assert [(chain.prompt, chain.labels) for chain in chains] == [("Who?", (1.0, 1.0)), ("Find Ann.", (0.0,))]
-    assert chains[0].steps[0].observation == "[sub-agent sub]"
+    assert [call.result for call in chains[0].steps[0].calls] == ["[sub-agent sub]", None]
+    assert [chain.id for chain in chains] == ["t", "sub"]
     assert write(tmp_path, chains) == [outer]
 
 
@@ -133,20 +135,37 @@ def test_a_record_is_written_as_it_was_but_for_labels_that_changed(tmp_path: Pat
     assert read_again.labels == (1.0, 0.5)
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip).map(str.strip)
-
-
-@given(prompt=TEXTS, steps=st.lists(st.tuples(TEXTS, st.one_of(st.just(""), TEXTS), st.sampled_from(["", "b"]),
-                                              st.sampled_from([None, 0.0, 0.5, 1.0])), min_size=1, max_size=4),
+@given(prompt=TEXTS, steps=st.lists(st.tuples(turns(), st.sampled_from([None, 0.0, 0.5, 1.0]),
+                                              st.sampled_from([None, 0.0, 0.25])), min_size=1, max_size=4),
        outcome=st.sampled_from([None, True, False]), answer=st.one_of(st.none(), TEXTS))
 def test_chains_from_elsewhere_come_back(tmp_path_factory, prompt, steps, outcome, answer) -> None:
-    chain = LabelledChain(prompt, tuple(Step(*step[:3]) for step in steps), tuple(step[3] for step in steps), answer,
-                          outcome)
+    scores = tuple(score for _, _, score in steps)
+    chain = LabelledChain(prompt, tuple(step for step, _, _ in steps), tuple(label for _, label, _ in steps), answer,
+                          outcome, id="x", tools='[{"name": "look"}]',
+                          scores=scores if any(score is not None for score in scores) else (), scorer="v")
     folder = tmp_path_factory.mktemp("atif")
     (found,), noted = read(folder, *write(folder, [chain]))
-    assert (found.prompt, found.steps, found.labels, found.answer, found.outcome) == (
-        chain.prompt, chain.steps, chain.labels, answer, outcome)
-    assert not noted
+    assert (found.prompt, found.labels, found.answer, found.outcome, found.id, found.tools, found.scores) == (
+        chain.prompt, chain.labels, answer, outcome, "x", chain.tools, chain.scores)
+    assert [unnamed(step) for step in found.steps] == [unnamed(step) for step in chain.steps]
+    assert set(noted) <= {"calls without a result"}
+
+
+def test_a_model_s_scores_stand_in_each_step_s_extra(tmp_path: Path) -> None:
+    before = {"prm": {"score": 0.5, "version": "old", "calibrated": True, "agent": "b"}, "x": 1}
+    record = run(ASKED, {**SAID, "extra": before}, SAID, {**SAID, "extra": {"prm": {"score": 2}}})
+    (chain,), _ = read(tmp_path, record)
+    assert (chain.scores, chain.scorer, chain.labels) == ((0.5, None, None), "old", (None, None, None))
+    assert write(tmp_path, [chain]) == [record]
+    (again,) = write(tmp_path, [replace(chain, scores=(0.25, 0.75, None), scorer="new")])
+    assert [step.get("extra") for step in again["steps"]] == [
+        None, {"x": 1, "prm": {"agent": "b", "score": 0.25, "version": "new"}},
+        {"prm": {"score": 0.75, "version": "new"}}, None]
+    (read_again,), _ = read(tmp_path, again)
+    assert (read_again.scores, read_again.scorer) == ((0.25, 0.75, None), "new")
+    (chain,), _ = read(tmp_path, run({**SAID, "extra": {"prm": 1}}))
+    with pytest.raises(InputError, match=r"step 1: extra is .*take it out"):
+        write(tmp_path, [replace(chain, scores=(0.5,))])
 
 
 @pytest.mark.parametrize(("record", "said"), [
@@ -195,11 +214,8 @@ def test_labels_do_not_take_the_place_of_something_else(tmp_path: Path, theirs: 
         write(tmp_path, [LabelledChain(chain.prompt, chain.steps, (1.0,), source="atif", meta=chain.meta)])
 
 
-def test_junk_anywhere_is_taken_or_refused_in_words(tmp_path: Path) -> None:
+def test_junk_anywhere_is_taken_or_refused_in_words() -> None:
     inner = {**run({"source": "user", "message": "F"}, SAID), "trajectory_id": "sub"}
     labels = {"agentpile": {"labels": [label(2, 1), label(3, True, "mistake_step")], "outcome": {"success": True}}}
-    for record in with_junk(run(ASKED, LOOKED, SAID, subagent_trajectories=[inner], extra=labels)):
-        with suppress(InputError):
-            chains, _ = read(tmp_path, record)
-            write(tmp_path, [LabelledChain(chain.prompt, chain.steps, (0.5,) * len(chain.steps), source="atif",
-                                           meta=chain.meta) for chain in chains])
+    scored = {**SAID, "extra": {"prm": {"score": 0.5, "version": "v"}}}
+    with_junk_is_taken_or_refused("atif", run(ASKED, LOOKED, scored, subagent_trajectories=[inner], extra=labels))

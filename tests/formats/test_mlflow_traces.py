@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ import pytest
 
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
-from prm_core.types import Step
-from tests.builders.junk import with_junk
+from prm_core.types import Call, Message, Step
+from tests.builders.formats import with_junk_is_taken_or_refused
 
 TRACE = FORMATS["mlflow_trace"]
 CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": '{"q": "x"}'}}
-LOOK = '<tool_call>{"name": "look", "arguments": {"q": "x"}}</tool_call>'
+LOOK = Call("look", '{"q": "x"}', id="c")
 USER, SYSTEM = {"role": "user", "content": "Who?"}, {"role": "system", "content": "Be brief."}
 ASKS = {"role": "assistant", "content": "I look.", "tool_calls": [CALL]}
 
@@ -67,7 +67,7 @@ def write(tmp_path: Path, chains: list[LabelledChain]) -> list[dict[str, Any]]:
 
 
 WHOLE = trace(
-    span(1, "AGENT", {"q": 1}), span(4, "TOOL", {"q": "x"}, {"name": "Ann"}, parent=1),
+    span(1, "AGENT", {"q": 1}), span(4, "TOOL", {"q": "x"}, {"name": "Ann"}, parent=1, name="look"),
     chat(2, [SYSTEM, USER], ASKS, parent=1), span(3, "LLM", "inner", "inner", parent=2),
     chat(5, [SYSTEM, USER, ASKS, {"role": "tool", "content": "Ann"}, {"role": "user", "content": "Sure?"}],
          said("Ann."), parent=1))
@@ -76,15 +76,71 @@ WHOLE = trace(
 def test_the_outermost_calls_of_a_model_are_steps_in_order_of_time(tmp_path: Path) -> None:
     (chain,), noted = read(tmp_path, WHOLE)
     assert chain.prompt == "Be brief.\n\nWho?"
-    assert chain.steps == (Step(f"I look.\n{LOOK}", '{"name": "Ann"}\nuser: Sure?'), Step("Ann."))
-    assert (chain.labels, chain.meta["spans"], noted) == (
-        (None, None), ["0000000000000002", "0000000000000005"], Counter())
+    assert chain.steps == (
+        Step("I look.", calls=(replace(LOOK, result='{"name": "Ann"}'),), context=(Message("user", "Sure?"),),
+             ref="0000000000000002"),
+        Step("Ann.", ref="0000000000000005"))
+    assert (chain.labels, chain.id, noted) == ((None, None), "tr-1", Counter())
 
 
 def test_without_tool_spans_the_next_call_s_messages_say_what_came_back(tmp_path: Path) -> None:
     record = copy.deepcopy(WHOLE)
     del record["data"]["spans"][1]
-    assert read(tmp_path, record)[0][0].steps[0].observation == "Ann\nuser: Sure?"
+    (chain,), noted = read(tmp_path, record)
+    assert chain.steps[0].calls == (replace(LOOK, result="Ann"),)
+    assert (chain.steps[0].context, noted) == ((Message("user", "Sure?"),), Counter())
+
+
+def asks(*calls: tuple[str, str, str]) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [
+        {"id": id, "function": {"name": name, "arguments": json.dumps({"q": q})}} for id, name, q in calls]}
+
+
+def test_tools_that_end_out_of_order_answer_their_own_calls(tmp_path: Path) -> None:
+    record = trace(chat(1, [USER], asks(("a", "look", "x"), ("b", "look", "y"), ("c", "add", "z"))),
+                   span(2, "TOOL", {"q": "z"}, "3", name="add"), span(3, "TOOL", {"q": "y"}, "2", name="look"),
+                   span(4, "TOOL", {"q": "x"}, name="look") | {
+                       "status": {"code": "STATUS_CODE_ERROR", "message": "down"}})
+    (chain,), noted = read(tmp_path, record)
+    assert [(call.result, call.failed) for call in chain.steps[0].calls] == [("down", True), ("2", False), ("3", False)]
+    assert not noted
+
+
+def test_a_tool_whose_span_keeps_its_output_to_itself(tmp_path: Path) -> None:
+    first = chat(1, [USER], asks(("a", "look", "x"), ("b", "look", "y")))
+    told = {"role": "tool", "tool_call_id": "b", "content": "2"}
+    record = trace(first, span(2, "TOOL", name="look"), span(3, "TOOL", name="look"),
+                   chat(4, [USER, told], said("Ann.")))
+    (chain,), noted = read(tmp_path, record)
+    # The next call's messages say what one gave; the other has ended all the same.
+    assert [call.result for call in chain.steps[0].calls] == ["", "2"]
+    assert not noted
+    (chain,), noted = read(tmp_path, trace(first))
+    assert [call.result for call in chain.steps[0].calls] == [None, None]
+    assert noted == {"calls without a result": 2}
+
+
+@pytest.mark.parametrize(("inputs", "heard"), [
+    # All of it, only what is new, a summary in its place.
+    ([[USER], [USER, said("Yes."), USER]], ["Who?"]),
+    ([[USER], [{"role": "user", "content": "Sure?"}]], ["Sure?"]),
+    ([[SYSTEM, USER], [SYSTEM, {"role": "user", "content": "So far: yes."}]], ["So far: yes."]),
+])
+def test_what_a_model_newly_hears_is_context(tmp_path: Path, inputs: list[Any], heard: list[str]) -> None:
+    (chain,), noted = read(tmp_path, trace(chat(1, inputs[0], said("Yes.")), chat(2, inputs[1], said("Ann."))))
+    assert [message.text for message in chain.steps[0].context] == heard
+    assert not noted
+
+
+def test_a_caller_does_not_hear_its_own_talk_again_after_a_sub_agent_s(tmp_path: Path) -> None:
+    inner = {"role": "user", "content": "Find Ann."}
+    record = trace(chat(1, [USER], asks(("a", "ask", "x"))), span(2, "TOOL", {"q": "x"}, "found", name="ask"),
+                   chat(3, [inner], said("Here."), parent=2),
+                   chat(4, [USER, asks(("a", "ask", "x")), {"role": "tool", "tool_call_id": "a", "content": "found"}],
+                        said("Ann.")))
+    (chain,), noted = read(tmp_path, record)
+    assert [step.context for step in chain.steps] == [(Message("user", "Find Ann."),), (), ()]
+    assert (chain.steps[0].calls[0].result, noted) == ("found", Counter())
 
 
 def test_agents_are_named_where_there_are_several(tmp_path: Path) -> None:
@@ -93,30 +149,37 @@ def test_agents_are_named_where_there_are_several(tmp_path: Path) -> None:
     assert [step.agent for step in read(tmp_path, record)[0][0].steps] == ["lead", "help"]
 
 
-@pytest.mark.parametrize(("output", "text"), [
-    ("Ann.", "Ann."),
-    (said("Ann."), "Ann."),
-    ([USER, said("Ann.")], "Ann."),
-    ({"messages": [said("Ann.")]}, "Ann."),
+@pytest.mark.parametrize(("output", "step"), [
+    (" Ann.\n", Step(" Ann.\n")),
+    (said("Ann."), Step("Ann.")),
+    ([USER, said("Ann.")], Step("Ann.")),
+    ({"messages": [said("Ann.")]}, Step("Ann.")),
     ({"role": "assistant", "content": [{"type": "text", "text": "Ann."},
-                                       {"type": "tool_use", "name": "look", "input": {"q": "x"}}]}, f"Ann.\n{LOOK}"),
-    ({"output": [{"type": "reasoning", "summary": []},
+                                       {"type": "tool_use", "id": "c", "name": "look", "input": {"q": "x"}}]},
+     Step("Ann.", calls=(LOOK,))),
+    ({"output": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
                  {"type": "message", "content": [{"type": "output_text", "text": "Ann."}]},
                  {"type": "function_call", "call_id": "c", "name": "look", "arguments": '{"q": "x"}'}]},
-     f"Ann.\n{LOOK}"),
-    ({"choices": [{"message": ASKS | {"content": None}}]}, LOOK),
+     Step("Ann.", reasoning="hm", calls=(LOOK,))),
+    ({"choices": [{"message": ASKS | {"content": None}}]}, Step("", calls=(LOOK,))),
+    # As OpenTelemetry has it.
+    ([{"role": "assistant", "parts": [{"type": "reasoning", "content": "hm"}, {"type": "text", "content": "Ann."}, {
+        "type": "tool_call", "id": "c", "name": "look", "arguments": {"q": "x"}}]}],
+     Step("Ann.", reasoning="hm", calls=(LOOK,))),
 ])
-def test_answers_in_the_shapes_of_clients(tmp_path: Path, output: Any, text: str) -> None:
+def test_answers_in_the_shapes_of_clients(tmp_path: Path, output: Any, step: Step) -> None:
     (chain,), noted = read(tmp_path, trace(span(1, "CHAT_MODEL", {"input": "Who?"}, output)))
-    assert (chain.prompt, chain.steps, noted) == ("Who?", (Step(text),), Counter())
+    assert (chain.prompt, chain.steps) == ("Who?", (replace(step, ref=f"{1:016x}"),))
+    assert noted == Counter({"calls without a result": len(step.calls)} if step.calls else {})
 
 
 def test_what_is_lost_is_counted(tmp_path: Path) -> None:
     chains, noted = read(tmp_path, trace(chat(1, [USER], said("Ann.")), state="IN_PROGRESS"), trace(span(1, "TOOL")),
-                         trace(span(1, "LLM", "Who?"), span(2, "LLM", "Who?", 3), chat(3, [USER], said("Ann."))))
-    assert [chain.steps for chain in chains] == [(Step("Ann."),)]
+                         trace(span(1, "LLM", "Who?"), span(2, "LLM", "Who?", 3), chat(3, [USER], said("Ann."))),
+                         trace(span(1, "LLM", "Who?", {"choices": [{"message": said("a")}, {"message": said("b")}]})))
+    assert [[step.text for step in chain.steps] for chain in chains] == [["Ann."], ["a"]]
     assert noted == {"traces that are still running left out": 1, "traces without a model's answer left out": 1,
-                     "calls of a model without an answer left out": 2}
+                     "calls of a model without an answer left out": 2, "further choices of a model left out": 1}
 
 
 def test_labels_are_written_on_the_very_span(tmp_path: Path) -> None:
@@ -126,12 +189,27 @@ def test_labels_are_written_on_the_very_span(tmp_path: Path) -> None:
     (chain,), _ = read(tmp_path, record)
     assert chain.labels == (0.5, None)
     assert write(tmp_path, [chain]) == [record]
-    (again,) = write(tmp_path, [LabelledChain(chain.prompt, chain.steps, (0.5, 0.75), source=TRACE.name,
-                                              meta=chain.meta)])
+    (again,) = write(tmp_path, [replace(chain, labels=(0.5, 0.75))])
     assert again["info"]["assessments"][:3] == [before[0], before[1], before[4]]
     assert [(one["span_id"], one["feedback"]) for one in again["info"]["assessments"][3:]] == [
         ("0000000000000002", {"value": 0.5}), ("0000000000000005", {"value": 0.75})]
     assert read(tmp_path, again)[0][0].labels == (0.5, 0.75)
+
+
+def test_a_model_s_scores_are_written_on_the_very_span(tmp_path: Path) -> None:
+    (chain,), _ = read(tmp_path, WHOLE)
+    assert (chain.scores, chain.scorer) == ((), "")
+    (once,) = write(tmp_path, [replace(chain, scores=(0.25, None), scorer="prm/1")])
+    assert once["info"]["assessments"] == [{
+        "assessment_name": "prm_step", "trace_id": "tr-1", "span_id": f"{2:016x}", "feedback": {"value": 0.25},
+        "source": {"source_type": "CODE", "source_id": "prm/1"}, "metadata": {"step_index": "0"}, "valid": True}]
+    (chain,), _ = read(tmp_path, once)
+    assert (chain.labels, chain.scores, chain.scorer) == ((None, None), (0.25, None), "prm/1")
+    assert write(tmp_path, [chain]) == [once]
+    # A second model's take the place of the first's.
+    (twice,) = write(tmp_path, [replace(chain, scores=(0.5, 0.75), scorer="prm/2")])
+    assert len(twice["info"]["assessments"]) == 2
+    assert read(tmp_path, twice)[0][0].scores == (0.5, 0.75)
 
 
 MAKE = f"""
@@ -158,8 +236,8 @@ def test_a_trace_that_mlflow_made(tmp_path: Path) -> None:
                    check=True)
     model, saved = json.loads((tmp_path / "saved.json").read_text())
     (chain,), noted = read(tmp_path, saved)
-    assert chain.steps == (Step(f"I look.\n{LOOK}", "Ann"),)
-    assert (chain.labels, chain.meta["spans"], noted) == ((0.75,), [model], Counter())
+    assert chain.steps == (Step("I look.", calls=(replace(LOOK, result="Ann"),), ref=model),)
+    assert (chain.labels, noted) == ((0.75,), Counter())
 
 
 @pytest.mark.parametrize(("record", "reason"), [
@@ -187,7 +265,6 @@ def test_bad_traces_are_named(tmp_path: Path, record: Any, reason: str | None) -
     assert "in.jsonl" in str(error.value)
 
 
-def test_junk_anywhere_is_taken_or_refused_in_words(tmp_path: Path) -> None:
-    for record in with_junk(WHOLE | {"info": WHOLE["info"] | {"assessments": [label(2, 0.5)]}}):
-        with suppress(InputError):
-            write(tmp_path, read(tmp_path, record)[0])
+def test_junk_anywhere_is_taken_or_refused_in_words() -> None:
+    given = [label(2, 0.5), label(5, 0.5) | {"assessment_name": "prm_step"}]
+    with_junk_is_taken_or_refused("mlflow_trace", WHOLE | {"info": WHOLE["info"] | {"assessments": given}})

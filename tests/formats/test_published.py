@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain, labelled_once
 from prm_core.platform.records import read_rows
-from prm_core.types import Step
+from prm_core.types import Call, Message, Step
 
 TRL = {"prompt": "2+2?", "completions": ["Two and two.", "That is 5."], "labels": [True, False], "id": 7}
 SHEPHERD = {"input": "How many? Step 1: 2 + 3 = 5. ки\nStep 2: The answer is: 5 ки",
@@ -256,7 +257,7 @@ def test_ratings_in_a_column_of_parquet_have_every_index(read):
 def test_arguments_of_a_call_are_whole(read):
     call = {"function": {"name": "search", "arguments": {"q": "x" * 100}}}
     rows = [TAU | {"traj": [{"role": "user", "content": "Q"}, {"role": "assistant", "tool_calls": [call]}]}]
-    assert f'"arguments": {{"q": "{"x" * 100}"}}}}' in read("tau_bench", *rows)[0].steps[0].text
+    assert read("tau_bench", *rows)[0].steps[0].calls == (Call("search", f'{{"q": "{"x" * 100}"}}'),)
 
 
 def test_first_error_formats(read):
@@ -299,9 +300,11 @@ def test_error_steps_beyond_the_last_step_mark_nothing_are_counted_and_come_back
 @pytest.mark.parametrize(("neutral", "labels"), [("right", (1.0, 1.0, 0.0)), ("wrong", (0.0, 1.0, 0.0))])
 def test_replies_of_tools_are_observations(read, neutral, labels):
     chain, = read("agentprocessbench", AGENT, neutral=neutral)
-    call = '<tool_call>{"name": "search", "arguments": {"q": "x"}}</tool_call>'
+    call = Call("search", '{"q": "x"}', "nobody", id="c")
     assert chain.prompt == "Be useful.\n\nWho?"
-    assert chain.steps == (Step(f"Let me look.\n{call}", "nobody\nuser: Well?"), Step(call, "Ann"), Step("Ann."))
+    assert chain.steps == (
+        Step("Let me look.", calls=(call,), context=(Message("user", "Well?"),), ref="2"),
+        Step("", calls=(replace(call, result="Ann"),), ref="5"), Step("Ann.", ref="7"))
     assert (chain.labels, chain.outcome) == (labels, False)
 
 
@@ -428,7 +431,7 @@ def test_chains_from_elsewhere_come_back_with_what_the_format_holds(read, writte
 def test_tool_replies_survive_in_the_agents_format(read, written):
     chain = LabelledChain("P", (Step("call", "reply"), Step("b")), (1.0, None))
     back, = read("agentprocessbench", *written("agentprocessbench", [chain]))
-    assert (back.steps, back.labels) == (chain.steps, (1.0, None))
+    assert ([replace(step, ref="") for step in back.steps], back.labels) == (list(chain.steps), (1.0, None))
 
 
 def test_labels_after_a_first_error_are_counted(written, read, caplog):
@@ -485,7 +488,7 @@ BAD = [
     ("bigbench_mistake", MISTAKE | {"mistake_index": -1}, "mistake_index -1 of 3 steps"),
     ("prmbench", BENCH | {"error_steps": [0]}, "error_steps holds 0"),
     ("prmbench", BENCH | {"error_steps": [True]}, "error_steps holds True"),
-    ("agentprocessbench", AGENT | {"step_labels": {"3": 1}}, 'names message "3", which is no assistant'),
+    ("agentprocessbench", AGENT | {"step_labels": {"3": 1}}, 'names message "3", which begins no assistant'),
     ("agentprocessbench", AGENT | {"step_labels": {"2": 2}}, "step_labels 2 is 2"),
     ("agentprocessbench", AGENT | {"messages": AGENT["messages"][:2]}, "no assistant message"),
     ("agentprocessbench", AGENT | {"messages": [{"content": "x"}]}, "message 0 is"),

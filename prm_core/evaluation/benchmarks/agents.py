@@ -43,7 +43,7 @@ def read(path: Path) -> list[BenchmarkChain]:
     """
     chains, unrated = [], 0
     for chain in FORMATS["agentprocessbench"].read(path, neutral="right"):
-        given, indices = chain.meta["ratings"], chain.meta["indices"]
+        given, indices = chain.meta["labels"], [int(step.ref) for step in chain.steps]
         if all(rating is None for rating in given.values()):
             unrated += 1
             continue
