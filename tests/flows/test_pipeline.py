@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,9 +20,8 @@ from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.states import Running, State
-from prefect.testing.utilities import prefect_test_harness
 
-from flows import dvc, leftovers, pipeline, review
+from flows import dvc, leftovers, pipeline, review, server
 from prm_core.labeling.human.labels import read_human
 from prm_core.platform import command_server, store, tracking, workspace
 from prm_core.problems import prepare
@@ -42,8 +42,18 @@ CHAIN = ("first", "second", "third")
 
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    # Here: no other file's tests need it, and with it comes the whole server.
+    from prefect.testing import utilities
+
+    folder = tempfile.mkdtemp(prefix="prm-tests-prefect-")
+    if server._template().is_file():
+        # As a user's server begins: an empty database would be migrated first.
+        shutil.copy(server._template(), Path(folder, "prefect-test.db"))
+    with pytest.MonkeyPatch.context() as patch:
+        # The harness removes it when this process ends.
+        patch.setattr(utilities, "mkdtemp", lambda: folder)
+        with utilities.prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @pytest.fixture(scope="module")
