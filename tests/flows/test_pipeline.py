@@ -97,19 +97,22 @@ def results(shown: str) -> dict[str, str]:
     return {cells[0].strip(): cells[1].strip() for cells in rows}
 
 
-def test_a_run_and_dvc_repro_are_interchangeable(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    # DVC as users have it, to the last detail of its start.
-    monkeypatch.delenv(warm_dvc.SOCKET)
+def by_hand(root: Path, *arguments: str) -> str:
+    """DVC as users have it, to the last detail of its start; a flow's own commands are forks for them too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(warm_dvc.SOCKET)
+        return run_dvc(root, *arguments)
+
+
+def test_a_run_and_dvc_repro_are_interchangeable(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run().is_completed()
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "ran") | {"promote": "done"}
-    assert "up to date" in run_dvc(root, "status")
-    said = run_dvc(root, "repro")
+    assert "up to date" in by_hand(root, "status")
+    said = by_hand(root, "repro")
     assert "Running stage" not in said
     # Something changes, and DVC brings all up to date: then the flow has nothing to do.
     (root / "prm_core" / "code.py").write_text("VERSION = 2\n")
-    assert run_dvc(root, "repro").count("Running stage") == 3
+    assert by_hand(root, "repro").count("Running stage") == 3
     assert run().is_completed()
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "up to date") | {"promote": "done"}
 
