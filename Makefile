@@ -23,6 +23,9 @@ POOL := local
 run: $(READY)  ## the whole chain (PROFILE=smoke for another profile)
 	$(BIN)/prm run --profile $(PROFILE)
 
+# Where writing compiled modules is switched off, each of the many processes would compile the project anew.
+test: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(READY)  ## every test, file by file on two workers
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,9 +22,15 @@ create = tracking._create_database
 
 @cache
 def _template() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="prm-tests-mlflow-")) / "mlflow.db"
-    create(path)
-    return path
+    """One for all workers of a run."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)
+    folder = Path(tempfile.gettempdir(), f"prm-tests-mlflow-{run}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "mlflow.db").exists():
+            create(folder / "mlflow.db")
+    return folder / "mlflow.db"
 
 
 def place(path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,9 +20,8 @@ from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.states import Running, State
-from prefect.testing.utilities import prefect_test_harness
 
-from flows import dvc, leftovers, pipeline, review
+from flows import dvc, leftovers, pipeline, review, server
 from prm_core.labeling.human.labels import read_human
 from prm_core.platform import command_server, store, tracking, workspace
 from prm_core.problems import prepare
@@ -42,8 +42,18 @@ CHAIN = ("first", "second", "third")
 
 @pytest.fixture(scope="module", autouse=True)
 def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    # Here: no other file's tests need it, and with it comes the whole server.
+    from prefect.testing import utilities
+
+    folder = tempfile.mkdtemp(prefix="prm-tests-prefect-")
+    if server._template().is_file():
+        # As a user's server begins: an empty database would be migrated first.
+        shutil.copy(server._template(), Path(folder, "prefect-test.db"))
+    with pytest.MonkeyPatch.context() as patch:
+        # The harness removes it when this process ends.
+        patch.setattr(utilities, "mkdtemp", lambda: folder)
+        with utilities.prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +97,22 @@ def results(shown: str) -> dict[str, str]:
     return {cells[0].strip(): cells[1].strip() for cells in rows}
 
 
-def test_a_run_and_dvc_repro_are_interchangeable(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    # DVC as users have it, to the last detail of its start.
-    monkeypatch.delenv(warm_dvc.SOCKET)
+def by_hand(root: Path, *arguments: str) -> str:
+    """DVC as users have it, to the last detail of its start; a flow's own commands are forks for them too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(warm_dvc.SOCKET)
+        return run_dvc(root, *arguments)
+
+
+def test_a_run_and_dvc_repro_are_interchangeable(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run().is_completed()
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "ran") | {"promote": "done"}
-    assert "up to date" in run_dvc(root, "status")
-    said = run_dvc(root, "repro")
+    assert "up to date" in by_hand(root, "status")
+    said = by_hand(root, "repro")
     assert "Running stage" not in said
     # Something changes, and DVC brings all up to date: then the flow has nothing to do.
     (root / "prm_core" / "code.py").write_text("VERSION = 2\n")
-    assert run_dvc(root, "repro").count("Running stage") == 3
+    assert by_hand(root, "repro").count("Running stage") == 3
     assert run().is_completed()
     assert results(capfd.readouterr().out) == dict.fromkeys(CHAIN, "up to date") | {"promote": "done"}
 

@@ -73,17 +73,17 @@ def test_files_stream_both_ways(name, suffix, tmp_path):
     list(FORMATS[name].read(again))
     tracemalloc.start()
     try:
-        FORMATS[name].write(path, many(1000))
+        FORMATS[name].write(path, many(300))
         written_at = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
         FORMATS[name].write(again, FORMATS[name].read(path))
         copied_at = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert path.stat().st_size > 4_000_000
+    assert path.stat().st_size > 1_200_000
     assert path.read_bytes() == again.read_bytes()
     # The peak does not know how long the file is.
-    assert max(written_at, copied_at) < 1_500_000
+    assert max(written_at, copied_at) < 600_000
 
 
 def test_parquet_streams_by_batches(tmp_path):
@@ -91,13 +91,13 @@ def test_parquet_streams_by_batches(tmp_path):
     FORMATS["prm800k_flat"].write(path, many(1))
     tracemalloc.start()
     try:
-        FORMATS["prm800k_flat"].write(path, many(3000))
+        FORMATS["prm800k_flat"].write(path, many(2000))
         FORMATS["prm800k_flat"].write(again, FORMATS["prm800k_flat"].read(path))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert pq.ParquetFile(path).num_row_groups == 12
-    # The text of all 12,000 rows with their prefixes is 30 MB; a batch of 1,000 is some 2.5.
+    assert pq.ParquetFile(path).num_row_groups == 8
+    # The text of all 8,000 rows with their prefixes is 20 MB; a batch of 1,000 is some 2.5.
     assert peak < 10_000_000
     assert pq.read_table(path) == pq.read_table(again)
 

@@ -6,8 +6,6 @@ import base64
 import copy
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
 from prm_core.types import Call, Message, Step
+from tests.builders import tracking_store, warm_python
 from tests.builders.formats import with_junk_is_taken_or_refused
 
 TRACE = FORMATS["mlflow_trace"]
@@ -231,9 +230,11 @@ json.dump([model.span_id, json.loads(mlflow.get_trace(root.trace_id).to_json())]
 
 def test_a_trace_that_mlflow_made(tmp_path: Path) -> None:
     # In a process of its own: where a process has traced to, it traces on.
+    tracking_store.place(tmp_path / "mlflow.db")
+    (tmp_path / "tracing.py").write_text(MAKE)
     uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false"}
-    subprocess.run([sys.executable, "-c", MAKE, str(tmp_path / "saved.json")], env={**os.environ, **uri}, cwd=tmp_path,
-                   check=True)
+    done = warm_python.run("tracing", "saved.json", cwd=tmp_path, env={**os.environ, **uri})
+    assert done.returncode == 0, done.stderr
     model, saved = json.loads((tmp_path / "saved.json").read_text())
     (chain,), noted = read(tmp_path, saved)
     assert chain.steps == (Step("I look.", calls=(replace(LOOK, result="Ann"),), ref=model),)

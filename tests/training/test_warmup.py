@@ -58,6 +58,11 @@ def train(work: Path, accuracies: dict[int, float], *, config=CONFIG, crash_at: 
 RISING = {2: 0.1, 4: 0.4, 6: 0.6, 9: 0.7, 10: 0.9}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("undisturbed"), RISING)
+
+
 def test_the_loss_is_the_cross_entropy_of_the_solution_s_tokens() -> None:
     model = make_lm(ENCODER)
     _, chains = warmup._encode_solutions(ENCODER, PROBLEMS[:3])
@@ -136,8 +141,8 @@ def test_muon_has_the_matrices_and_adamw_the_rest_each_once() -> None:
     assert "model.embed_tokens.weight" in owned[1]
 
 
-def test_the_first_checkpoint_past_the_bound_is_the_policy_and_the_last_the_backbone(tmp_path) -> None:
-    result, reported = train(tmp_path, RISING)
+def test_the_first_checkpoint_past_the_bound_is_the_policy_and_the_last_the_backbone(undisturbed) -> None:
+    result, reported = undisturbed
     assert result.policy_update == 4
     assert [(r["update"], r["accuracy"], r.get("policy", False)) for r in result.history] == [
         (2, 0.1, False), (4, 0.4, True), (6, 0.6, False), (9, 0.7, False), (10, 0.9, False),
@@ -149,8 +154,8 @@ def test_the_first_checkpoint_past_the_bound_is_the_policy_and_the_last_the_back
     assert result.history[-1]["loss"] < result.history[0]["loss"] < math.log(len(ENCODER.tokenizer)) + 0.5
 
 
-def test_the_folders_load_as_plain_hugging_face_models(tmp_path) -> None:
-    result, _ = train(tmp_path, RISING)
+def test_the_folders_load_as_plain_hugging_face_models(undisturbed) -> None:
+    result, _ = undisturbed
     for folder in (result.policy, result.backbone):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         assert model.config.vocab_size == len(tokenizer) == len(ENCODER.tokenizer)
@@ -161,8 +166,10 @@ def test_the_folders_load_as_plain_hugging_face_models(tmp_path) -> None:
 # Checkpoints are written after 3, 6 and 9 updates: a run goes on from the beginning, from between two evaluations (in
 # the middle of what a record's mean loss is over), from before the policy was taken and from after.
 @pytest.mark.parametrize(("crash_at", "first"), [(2, 2), (4, 4), (6, 4), (9, 9), (10, 10)])
-def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, crash_at: int, first: int) -> None:
-    expected, _ = train(tmp_path / "undisturbed", RISING)
+def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
+    undisturbed, tmp_path, crash_at: int, first: int
+) -> None:
+    expected, _ = undisturbed
     with pytest.raises(Interrupted):
         train(tmp_path / "work", RISING, crash_at=crash_at)
     torch.manual_seed(99)
@@ -174,8 +181,8 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, cra
         assert_same_weights(load_file(one / "model.safetensors"), load_file(other / "model.safetensors"))
 
 
-def test_a_run_with_workers_ends_bit_for_bit_as_one_without(tmp_path, monkeypatch) -> None:
-    expected, _ = train(tmp_path / "alone", RISING)
+def test_a_run_with_workers_ends_bit_for_bit_as_one_without(undisturbed, tmp_path, monkeypatch) -> None:
+    expected, _ = undisturbed
     monkeypatch.setattr(workers, "cores", lambda: 2)
     with pytest.raises(Interrupted):
         train(tmp_path / "work", RISING, crash_at=4)
@@ -224,15 +231,13 @@ def test_a_solution_longer_than_the_context_is_left_out_and_named(caplog) -> Non
     assert "1 of 3 worked solutions do not fit encoder.max_length 256 and are left out: long-one" in caplog.text
 
 
-def test_device_auto_trains_where_there_is_no_gpu(tmp_path) -> None:
-    config = small_config(models={"device": "auto"})
-    found, _ = train(tmp_path / "auto", RISING, config=config)
-    expected, _ = train(tmp_path / "cpu", RISING)
+def test_device_auto_trains_where_there_is_no_gpu(undisturbed, tmp_path) -> None:
+    found, _ = train(tmp_path, RISING, config=small_config(models={"device": "auto"}))
     if not torch.cuda.is_available():
-        assert found.history == expected.history
+        assert found.history == undisturbed[0].history
 
 
-def test_the_seed_decides(tmp_path) -> None:
-    losses = [train(tmp_path / str(i), RISING, config=small_config(seed=seed))[0].history[-1]["loss"]
-              for i, seed in enumerate((0, 0, 1))]
-    assert losses[0] == losses[1] != losses[2]
+def test_the_seed_decides(undisturbed, tmp_path) -> None:
+    same, other = (train(tmp_path / str(seed), RISING, config=small_config(seed=seed))[0].history[-1]["loss"]
+                   for seed in (0, 1))
+    assert same == undisturbed[0].history[-1]["loss"] != other
