@@ -41,7 +41,7 @@ def run(of: Problem, steps: Sequence[Step]) -> list[Step]:
     return heard
 
 
-ASK, SEARCH, LOOK = call("ask", "color"), call("search", "pens"), call("look", RED)
+ASK, SEARCH, LOOK = call("ask", "color"), call("search", "red pens"), call("look", RED)
 CONVERT, PACK = call("convert", 2, "dozen"), call("pack", 24, 6)
 MULTIPLY, ORDER = call("multiply", 4, 4), call("order", RED, 4)
 DONE, IMPOSSIBLE = Step("Done."), Step("Not possible.")

@@ -17,8 +17,8 @@ NEEDED, REDUNDANT, WRONG = 1, 0, -1
 def grade(problem: Problem, steps: Sequence[Step]) -> list[int]:
     """NEEDED, REDUNDANT or WRONG for each turn, given what stands before it.
 
-    A call is wrong that cannot be read, or whose arguments nobody told the agent: an item that is no hit, or is not
-    known to be wanted; an amount that was not said; numbers that no tool gave; so is an order before all that was left
+    A call is wrong that cannot be read, or whose arguments nobody told the agent: words or an item that are not known
+    to be wanted, an item that is no hit; an amount that was not said; numbers that no tool gave; so is an order before all that was left
     open is told and the price is known to be within the limit, of anything but what is wanted, or after another order.
     One whose arguments follow is needed where its result is not there yet, and redundant otherwise. A tool that fails
     for no reason of its own makes nothing wrong. The last answer is needed where it says what was found out, and wrong
@@ -92,10 +92,11 @@ def _ask(seen: Seen, about: str) -> bool | None:
     return about not in seen.told
 
 
-def _search(seen: Seen, word: str) -> bool | None:
-    if word != seen.task.thing:
+def _search(seen: Seen, words: str) -> bool | None:
+    found = [item for item in seen.task.wanted if {item.color, item.thing} == set(words.split())]
+    if "color" not in seen.told or not found:
         return None
-    return seen.task.goal != "unit" and not seen.searched
+    return seen.task.goal != "unit" and found == [seen.candidate] and found[0].code not in seen.shown
 
 
 def _look(seen: Seen, item: int) -> bool | None:

@@ -29,6 +29,7 @@ class Level:
         things, colors: that the shop may have.
         shades: colors of the thing that the shop has.
         goals: goal → how often it is drawn.
+        codes: of items, as (least, most + 1).
         most_pieces: of an amount.
         boxes, prices: sizes of boxes, and prices of them, as (least, most).
         unit_share: of the amounts in a unit.
@@ -45,6 +46,7 @@ class Level:
     colors: tuple[str, ...]
     shades: int
     goals: Mapping[str, float]
+    codes: tuple[int, int]
     most_pieces: int
     boxes: tuple[int, int]
     prices: tuple[int, int]
@@ -65,7 +67,7 @@ STANDARD = Level(
     colors=("red", "blue", "green", "black", "white", "pink"),
     shades=3,
     goals={"price": 0.35, "order": 0.55, "unit": 0.1},
-    most_pieces=36, boxes=(3, 8), prices=(2, 6),
+    codes=(40, 60), most_pieces=36, boxes=(3, 8), prices=(2, 6),
     unit_share=0.35,
     left_open={0: 0.5, 1: 0.5},
     limit_share=0.4, else_share=0.4, both=False,
@@ -103,7 +105,7 @@ def draw_task(rng: random.Random, level: Level) -> Task:
     thing, other = rng.sample(level.things, 2)
     colors = rng.sample(level.colors, level.shades)
     amount, unit = _draw_amount(rng, level, goal == "unit" or rng.random() < level.unit_share)
-    codes = rng.sample(range(10, 100), level.shades + 1)
+    codes = rng.sample(range(*level.codes), level.shades + 1)
     pieces = amount * UNITS.get(unit, 1)
     # The first color is wanted; the last hit is another thing of it.
     items = []

@@ -17,7 +17,6 @@ class Seen:
         task: whose open facts are known only once the user has told them.
         told: the facts that are known.
         shown: codes of hits.
-        searched: whether the thing that is wanted was searched for.
         item: looked at last.
         pieces, boxes, total: working values; None where there are none. What an earlier one was made from ends it.
         inputs: tool → the arguments that gave its working value.
@@ -28,7 +27,6 @@ class Seen:
     task: Task
     told: set[str] = field(init=False)
     shown: set[int] = field(default_factory=set)
-    searched: bool = False
     item: Item | None = None
     pieces: int | None = field(init=False)
     boxes: int | None = None
@@ -90,7 +88,6 @@ class Seen:
                     self.pieces = self._said_pieces()
             case "search":
                 self.shown.update(outcome.value)
-                self.searched |= outcome.arguments["word"] == self.task.thing
             case "look":
                 if self.item is None or self.item.code != outcome.value:
                     self.item = self.task.item(outcome.value)

@@ -12,7 +12,7 @@ from prm_core.types import Call
 
 def test_arguments_are_read_in_the_order_of_their_definition():
     assert list(read_call(Call("order", '{"boxes": 4, "item": 31}')).items()) == [("item", 31), ("boxes", 4)]
-    assert read_call(make_call("search", word="")) == {"word": ""}
+    assert read_call(make_call("search", words="")) == {"words": ""}
 
 
 @pytest.mark.parametrize(("name", "arguments", "fault"), [
@@ -23,8 +23,8 @@ def test_arguments_are_read_in_the_order_of_their_definition():
     ("look", '{"item": NaN}', BAD_ARGUMENTS), ("look", '{"item": 0}', BAD_ARGUMENTS),
     ("look", '{"item": -31}', BAD_ARGUMENTS), ("look", '{"item": 10000}', BAD_ARGUMENTS),
     ("look", '{"item": ' + "9" * 5000 + "}", BAD_ARGUMENTS), ("look", "[" * 100_000, BAD_ARGUMENTS),
-    ("look", '{"item": 31, "boxes": 4}', BAD_ARGUMENTS), ("search", '{"word": 31}', BAD_ARGUMENTS),
-    ("search", '{"word": null}', BAD_ARGUMENTS), ("ask", '{"about": "size"}', BAD_ARGUMENTS),
+    ("look", '{"item": 31, "boxes": 4}', BAD_ARGUMENTS), ("search", '{"words": 31}', BAD_ARGUMENTS),
+    ("search", '{"words": null}', BAD_ARGUMENTS), ("ask", '{"about": "size"}', BAD_ARGUMENTS),
     ("convert", '{"amount": 2, "unit": "boxes"}', BAD_ARGUMENTS), ("multiply", '{"a": 4}', BAD_ARGUMENTS),
 ])
 def test_what_is_no_call(name, arguments, fault):
