@@ -18,12 +18,12 @@ def grade(problem: Problem, steps: Sequence[Step]) -> list[int]:
     """NEEDED, REDUNDANT or WRONG for each turn, given what stands before it.
 
     A call is wrong that cannot be read, or whose arguments nobody told the agent: words or an item that are not known
-    to be wanted, an item that is no hit; an amount that was not said; numbers that no tool gave; so is an order before all that was left
-    open is told and the price is known to be within the limit, of anything but what is wanted, or after another order.
-    One whose arguments follow is needed where its result is not there yet, and redundant otherwise. A tool that fails
-    for no reason of its own makes nothing wrong. The last answer is needed where it says what was found out, and wrong
-    otherwise. Numbers that a wrong call gave may be worked on, so that consistent work after a mistake is judged by
-    itself; whose number it is and what is wanted are facts, to which every turn is held.
+    to be wanted, an item that is no hit; an amount that was not said; numbers that no tool gave; so is an order before
+    all that was left open is told and the price is known to be within the limit, of anything but what is wanted, or
+    after another order. One whose arguments follow is needed where its result is not there yet, and redundant
+    otherwise. A tool that fails for no reason of its own makes nothing wrong. The last answer is needed where it says
+    what was found out, and wrong otherwise. Numbers that a wrong call gave may be worked on, so that consistent work
+    after a mistake is judged by itself; whose number it is and what is wanted are facts, to which every turn is held.
 
     The calls of one turn are made before any of them has answered; the turn is as good as its worst call, and needed
     where one of them is. A run that stops without an answer is wrong at its last turn; after its end every turn is.

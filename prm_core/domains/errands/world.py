@@ -1,7 +1,7 @@
 """The shop at work: what every call does and says, what the user answers, and how a run ends.
 
-Tools fail now and then and work when they are called again; the first hit is not always the best. Both are drawn from the task and
-the number of the call, so that replaying the same steps gives the same replies.
+Tools fail now and then and work when they are called again; the first hit is not always the best. Both are drawn from
+the task and the number of the call, so that replaying the same steps gives the same replies.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ RUNS = {
     "searched twice": ({}, (ASK, SEARCH, SEARCH, *WORKED[2:]), [1, 1, 0, *[1] * 6]),
     "searched for the second choice too early": (
         {}, (ASK, call("search", "blue pens"), *WORKED[2:]), [1, 0, *[1] * 6]),
-    "searched for a color that nobody wants": ({}, (ASK, call("search", "green pens"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
+    "searched for a color that nobody wants": (
+        {}, (ASK, call("search", "green pens"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
     "searched for no color": ({}, (ASK, call("search", "pens"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
     "searched for another thing": ({}, (ASK, call("search", "red cups"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
     "looked at without a search": ({}, (ASK, LOOK, *WORKED[1:]), [1, -1, 1, 0, *[1] * 5]),
