@@ -26,7 +26,7 @@ def _next_call(seen: Seen) -> Call | None:
     if item is None or seen.ordered:
         return None
     if item.code not in seen.shown:
-        return make_call("search", words=f"{item.color} {item.thing}")
+        return make_call("search", words=item.name)
     if seen.item != item:
         return make_call("look", item=item.code)
     if seen.pieces is None:

@@ -39,6 +39,10 @@ class Item:
     box: int
     stock: int
 
+    @property
+    def name(self) -> str:
+        return f"{self.color} {self.thing}"
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -119,9 +123,14 @@ def task_of(problem: Problem) -> Task:
 
 
 def prompt_of(task: Task, name: str, friend: str, *, turned: bool = False) -> str:
-    """How the errand is told, to `name`; `turned` puts the parts in another order, in the same words."""
+    """How the errand is told, to `name`; `turned` puts the parts in another order, in the same words.
+
+    Names of items stand in quotes, as they do in calls: to a small tokenizer a word behind a quote is another token
+    than the one behind a space, and a model copies a token more easily than it learns which is which.
+    """
     amount = "enough" if "amount" in task.open else task.said_amount
-    things = f"{task.thing} of my color" if "color" in task.open else f"{task.colors[0]} {task.thing}"
+    first, *others = (f'"{item.name}"' for item in task.wanted)
+    things = f"{task.thing} of my color" if "color" in task.open else first
     if task.goal == "unit":
         asked = f"{task.said_amount} are how many {task.thing}?" if turned else (
             f"how many {task.thing} are {task.said_amount}?")
@@ -129,7 +138,7 @@ def prompt_of(task: Task, name: str, friend: str, *, turned: bool = False) -> st
     if task.goal == "price":
         return f"{name}: for {friend} what do {amount} {things} cost?" if turned else (
             f"{name}: what do {amount} {things} for {friend} cost?")
-    clauses = [f"order {amount} {things} for {friend}", *(f"else {color}" for color in task.colors[1:])]
+    clauses = [f"order {amount} {things} for {friend}", *(f"else {name}" for name in others)]
     if task.limit is not None:
         limit = "my limit" if "limit" in task.open else f"{task.limit} coins"
         clauses.insert(0 if turned else len(clauses), f"pay at most {limit}")

@@ -97,7 +97,7 @@ class World:
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Outcome:
         task = self.task
-        said = {"color": task.colors[0], "amount": task.said_amount,
+        said = {"color": f'"{task.colors[0]}"', "amount": task.said_amount,
                 "limit": "no limit" if task.limit is None else f"{task.limit} coins"}
         return Outcome(name, arguments, "asked", value=said[arguments["about"]])
 
@@ -111,7 +111,7 @@ class World:
         best = max(hits, key=lambda item: len(words & {item.color, item.thing}))
         hits.remove(best)
         hits.insert(rng.randint(1, len(hits)) if hits and rng.random() < ASTRAY else 0, best)
-        return Outcome(name, arguments, ", ".join(f"{hit.color} {hit.thing} {hit.code}" for hit in hits),
+        return Outcome(name, arguments, ", ".join(f'"{hit.name}" {hit.code}' for hit in hits),
                        value=tuple(hit.code for hit in hits))
 
     def _look(self, name: str, arguments: dict[str, Any]) -> Outcome:

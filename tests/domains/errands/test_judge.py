@@ -199,7 +199,7 @@ def _any_step(rng: random.Random, task: Task) -> Step:
     number = rng.choice([task.amount, task.pieces, item.box, item.price, rng.randint(1, 12)])
     return rng.choice([
         Step("", calls=(make_call("ask", about=rng.choice(FACTS)),)),
-        Step("", calls=(make_call("search", words=f"{item.color} {item.thing}"),)),
+        Step("", calls=(make_call("search", words=item.name),)),
         Step("", calls=(make_call("look", item=item.code),)),
         Step("", calls=(make_call("convert", amount=number, unit=task.unit or rng.choice(list(UNITS))),)),
         Step("", calls=(make_call("pack", pieces=task.pieces, box=other.box),)),
