@@ -77,7 +77,7 @@ def _grade_call(
     return WRONG if needed is None else NEEDED if needed and not again else REDUNDANT
 
 
-def _may_order(seen: Seen, item: int, boxes: int) -> bool:
+def _may_order(seen: Seen, item: str, boxes: int) -> bool:
     wanted = seen.candidate
     return (
         seen.task.goal == "order" and not seen.ordered and seen.complete and wanted is not None
@@ -99,7 +99,7 @@ def _search(seen: Seen, words: str) -> bool | None:
     return seen.task.goal != "unit" and found == [seen.candidate] and found[0].code not in seen.shown
 
 
-def _look(seen: Seen, item: int) -> bool | None:
+def _look(seen: Seen, item: str) -> bool | None:
     if item not in seen.shown or "color" not in seen.told or item not in {one.code for one in seen.task.wanted}:
         return None
     return seen.candidate is not None and seen.candidate.code == item and seen.candidate != seen.item

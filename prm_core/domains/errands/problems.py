@@ -29,7 +29,7 @@ class Level:
         things, colors: that the shop may have.
         shades: colors of the thing that the shop has.
         goals: goal → how often it is drawn.
-        codes: of items, as (least, most + 1).
+        numbers: of items, as (least, most + 1).
         most_pieces: of an amount.
         boxes, prices: sizes of boxes, and prices of them, as (least, most).
         unit_share: of the amounts in a unit.
@@ -46,7 +46,7 @@ class Level:
     colors: tuple[str, ...]
     shades: int
     goals: Mapping[str, float]
-    codes: tuple[int, int]
+    numbers: tuple[int, int]
     most_pieces: int
     boxes: tuple[int, int]
     prices: tuple[int, int]
@@ -67,7 +67,7 @@ STANDARD = Level(
     colors=("red", "blue", "green", "black", "white", "pink"),
     shades=3,
     goals={"price": 0.35, "order": 0.55, "unit": 0.1},
-    codes=(40, 60), most_pieces=36, boxes=(3, 8), prices=(2, 6),
+    numbers=(40, 60), most_pieces=36, boxes=(3, 8), prices=(2, 6),
     unit_share=0.35,
     left_open={0: 0.5, 1: 0.5},
     limit_share=0.4, else_share=0.4, both=False,
@@ -105,16 +105,16 @@ def draw_task(rng: random.Random, level: Level) -> Task:
     thing, other = rng.sample(level.things, 2)
     colors = rng.sample(level.colors, level.shades)
     amount, unit = _draw_amount(rng, level, goal == "unit" or rng.random() < level.unit_share)
-    codes = rng.sample(range(*level.codes), level.shades + 1)
+    numbers = rng.sample(range(*level.numbers), level.shades + 1)
     pieces = amount * UNITS.get(unit, 1)
     # The first color is wanted; the last hit is another thing of it.
     items = []
-    for code, color, name in zip(codes, [*colors, colors[0]], [*[thing] * level.shades, other], strict=True):
+    for number, color, name in zip(numbers, [*colors, colors[0]], [*[thing] * level.shades, other], strict=True):
         box, price = rng.randint(*level.boxes), rng.randint(*level.prices)
         boxes = boxes_for(pieces, box)
         scarce = rng.random() < level.scarce_share
         stock = rng.randint(0, boxes - 1) if scarce else boxes + rng.randint(0, 9)
-        items.append(Item(code, color, name, price, box, stock))
+        items.append(Item(number, color, name, price, box, stock))
     limited = goal == "order" and rng.random() < level.limit_share
     second = goal == "order" and (level.both or not limited) and rng.random() < level.else_share
     limit = None

@@ -26,14 +26,14 @@ class Seen:
 
     task: Task
     told: set[str] = field(init=False)
-    shown: set[int] = field(default_factory=set)
+    shown: set[str] = field(default_factory=set)
     item: Item | None = None
     pieces: int | None = field(init=False)
     boxes: int | None = None
     total: int | None = None
     inputs: dict[str, tuple[object, ...]] = field(default_factory=dict)
-    refused: set[int] = field(default_factory=set)
-    dear: set[int] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    dear: set[str] = field(default_factory=set)
     ordered: bool = False
 
     def __post_init__(self) -> None:

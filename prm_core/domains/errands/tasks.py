@@ -25,14 +25,14 @@ class Item:
     """A thing on the shelf, sold in boxes.
 
     Attributes:
-        code: its number.
+        number: what tells it from others of its name.
         color, thing: its name.
         price: of a box, in coins.
         box: pieces in a box.
         stock: boxes left; an order of more is refused.
     """
 
-    code: int
+    number: int
     color: str
     thing: str
     price: int
@@ -42,6 +42,11 @@ class Item:
     @property
     def name(self) -> str:
         return f"{self.color} {self.thing}"
+
+    @property
+    def code(self) -> str:
+        """What tools know it by."""
+        return f"{self.name} {self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +89,10 @@ class Task:
     def said_amount(self) -> str:
         return f"{self.amount} {self.unit}".strip()
 
-    def item(self, code: int) -> Item | None:
+    def item(self, code: str) -> Item | None:
         return next((item for item in self.items if item.code == code), None)
 
-    def ending(self) -> tuple[tuple[tuple[int, int], ...], str]:
+    def ending(self) -> tuple[tuple[tuple[str, int], ...], str]:
         """The orders (code, boxes) and the answer that a run must end with."""
         if self.goal == "unit":
             return (), str(self.pieces)

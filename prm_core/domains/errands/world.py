@@ -59,7 +59,7 @@ class World:
     """
 
     task: Task
-    orders: list[tuple[int, int]] = field(default_factory=list)
+    orders: list[tuple[str, int]] = field(default_factory=list)
     turns: int = 0
     calls: int = 0
     busy: bool = False
@@ -111,7 +111,7 @@ class World:
         best = max(hits, key=lambda item: len(words & {item.color, item.thing}))
         hits.remove(best)
         hits.insert(rng.randint(1, len(hits)) if hits and rng.random() < ASTRAY else 0, best)
-        return Outcome(name, arguments, ", ".join(f'"{hit.name}" {hit.code}' for hit in hits),
+        return Outcome(name, arguments, ", ".join(f'"{hit.code}"' for hit in hits),
                        value=tuple(hit.code for hit in hits))
 
     def _look(self, name: str, arguments: dict[str, Any]) -> Outcome:
