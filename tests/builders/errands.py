@@ -20,7 +20,7 @@ TASK = Task("order", "pens", ("red", "blue"), 2, "dozen", 30, ("color",), ITEMS,
 
 
 def problem(**changes: Any) -> Problem:
-    """The shop's problem; `stock` is of the red pens, other changes are of the task."""
+    """The shop's problem; `stock` is of the pens red, other changes are of the task."""
     stock = changes.pop("stock", None)
     task = replace(TASK, **changes)
     if stock is not None:
@@ -41,7 +41,7 @@ def run(of: Problem, steps: Sequence[Step]) -> list[Step]:
     return heard
 
 
-ASK, SEARCH, LOOK = call("ask", "color"), call("search", "red pens"), call("look", RED)
+ASK, SEARCH, LOOK = call("ask", "color"), call("search", "pens red"), call("look", RED)
 CONVERT, PACK = call("convert", 2, "dozen"), call("pack", 24, 6)
 MULTIPLY, ORDER = call("multiply", 4, 4), call("order", RED, 4)
 DONE, IMPOSSIBLE = Step("Done."), Step("Not possible.")

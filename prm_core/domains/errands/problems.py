@@ -27,7 +27,8 @@ class Level:
     Attributes:
         names: of people.
         things, colors: that the shop may have.
-        shades: colors of the thing that the shop has.
+        shades: items of the shop, each the thing in another color.
+        other_share: of the shops, those whose last item is another thing, in the color that is wanted first.
         goals: goal → how often it is drawn.
         numbers: of items, as (least, most + 1).
         most_pieces: of an amount.
@@ -45,6 +46,7 @@ class Level:
     things: tuple[str, ...]
     colors: tuple[str, ...]
     shades: int
+    other_share: float
     goals: Mapping[str, float]
     numbers: tuple[int, int]
     most_pieces: int
@@ -65,7 +67,7 @@ STANDARD = Level(
     names=("Mia", "Ben", "Ana", "Tom", "Zoe", "Leo", "Eva", "Max", "Ida", "Sam"),
     things=("pens", "cups", "caps", "bags", "mugs", "pins", "balls", "hats"),
     colors=("red", "blue", "green", "black", "white", "pink"),
-    shades=3,
+    shades=4, other_share=0.5,
     goals={"price": 0.35, "order": 0.55, "unit": 0.1},
     numbers=(40, 60), most_pieces=36, boxes=(3, 8), prices=(2, 6),
     unit_share=0.35,
@@ -105,11 +107,13 @@ def draw_task(rng: random.Random, level: Level) -> Task:
     thing, other = rng.sample(level.things, 2)
     colors = rng.sample(level.colors, level.shades)
     amount, unit = _draw_amount(rng, level, goal == "unit" or rng.random() < level.unit_share)
-    numbers = rng.sample(range(*level.numbers), level.shades + 1)
+    numbers = rng.sample(range(*level.numbers), level.shades)
     pieces = amount * UNITS.get(unit, 1)
-    # The first color is wanted; the last hit is another thing of it.
+    names = [(thing, color) for color in colors]
+    if rng.random() < level.other_share:
+        names[-1] = (other, colors[0])
     items = []
-    for number, color, name in zip(numbers, [*colors, colors[0]], [*[thing] * level.shades, other], strict=True):
+    for number, (name, color) in zip(numbers, names, strict=True):
         box, price = rng.randint(*level.boxes), rng.randint(*level.prices)
         boxes = boxes_for(pieces, box)
         scarce = rng.random() < level.scarce_share

@@ -41,7 +41,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        return f"{self.color} {self.thing}"
+        return f"{self.thing} {self.color}"
 
     @property
     def code(self) -> str:
@@ -135,7 +135,7 @@ def prompt_of(task: Task, name: str, friend: str, *, turned: bool = False) -> st
     """
     amount = "enough" if "amount" in task.open else task.said_amount
     first, *others = (f'"{item.name}"' for item in task.wanted)
-    things = f"{task.thing} of my color" if "color" in task.open else first
+    things = f'"{task.thing}" of my color' if "color" in task.open else first
     if task.goal == "unit":
         asked = f"{task.said_amount} are how many {task.thing}?" if turned else (
             f"how many {task.thing} are {task.said_amount}?")

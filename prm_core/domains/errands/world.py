@@ -97,7 +97,7 @@ class World:
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Outcome:
         task = self.task
-        said = {"color": f'"{task.colors[0]}"', "amount": task.said_amount,
+        said = {"color": task.colors[0], "amount": task.said_amount,
                 "limit": "no limit" if task.limit is None else f"{task.limit} coins"}
         return Outcome(name, arguments, "asked", value=said[arguments["about"]])
 

@@ -43,10 +43,10 @@ SEEDS = st.integers(0, 10**9)
 TOLD = {"open": ()}
 PRICE = {"goal": "price", "limit": None, "colors": ("red",)}
 PAIR = Step("", calls=(*SEARCH.calls, *CONVERT.calls))
-# 24 pieces: 4 boxes of 6 red pens at 4 coins; 3 boxes of 8 blue pens at 3 coins, 2 of them left.
+# 24 pieces: 4 boxes of 6 pens red at 4 coins; 3 boxes of 8 pens blue at 3 coins, 2 of them left.
 RUNS = {
     "worked": ({}, WORKED, [1] * 8),
-    "in another order": ({}, (CONVERT, ASK, call("search", "pens red"), LOOK, PACK, MULTIPLY, ORDER, DONE), [1] * 8),
+    "in another order": ({}, (CONVERT, ASK, call("search", "red pens"), LOOK, PACK, MULTIPLY, ORDER, DONE), [1] * 8),
     "told without asking": (TOLD, WORKED[1:], [1] * 7),
     "asked though it was told": (TOLD, WORKED, [0, *[1] * 7]),
     "asked about what has nothing to do with it": ({"limit": None}, (ASK, call("ask", "limit"), SEARCH, DONE),
@@ -54,11 +54,11 @@ RUNS = {
     "asked twice": ({}, (ASK, ASK, *WORKED[1:]), [1, 0, *[1] * 7]),
     "searched twice": ({}, (ASK, SEARCH, SEARCH, *WORKED[2:]), [1, 1, 0, *[1] * 6]),
     "searched for the second choice too early": (
-        {}, (ASK, call("search", "blue pens"), *WORKED[2:]), [1, 0, *[1] * 6]),
+        {}, (ASK, call("search", "pens blue"), *WORKED[2:]), [1, 0, *[1] * 6]),
     "searched for a color that nobody wants": (
-        {}, (ASK, call("search", "green pens"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
+        {}, (ASK, call("search", "pens green"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
     "searched for no color": ({}, (ASK, call("search", "pens"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
-    "searched for another thing": ({}, (ASK, call("search", "red cups"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
+    "searched for another thing": ({}, (ASK, call("search", "cups red"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
     "looked at without a search": ({}, (ASK, LOOK, *WORKED[1:]), [1, -1, 1, 0, *[1] * 5]),
     "guessed a color, right by luck": ({}, WORKED[1:], [-1, -1, 1, 0, 0, -1, 1]),
     "guessed a color, then asked": ({}, (SEARCH, ASK, *WORKED[2:]), [-1, *[1] * 7]),
