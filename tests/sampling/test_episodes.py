@@ -98,7 +98,7 @@ def test_it_goes_on_from_any_prefix():
 
 
 def test_what_an_agent_makes_up_is_not_what_it_hears():
-    made_up = Step("", calls=(Call("look", '{"item": 31}', "price 1, box of 1"),))
+    made_up = Step("", calls=(Call("look", '{"item": "pens red 31"}', "price 1, box of 1"),))
     [block] = encoder().encode_steps([made_up])
     ids = [token for token, _ in block if token != encoder().turn_ends[1]]
     [episode] = play(saying(ids, errands.DONE), (errands.problem(), ()))

@@ -17,13 +17,13 @@ NEEDED, REDUNDANT, WRONG = 1, 0, -1
 def grade(problem: Problem, steps: Sequence[Step]) -> list[int]:
     """NEEDED, REDUNDANT or WRONG for each turn, given what stands before it.
 
-    A call is wrong that cannot be read, or whose arguments nobody told the agent: an item that is no hit, or is not
-    known to be wanted; an amount that was not said; numbers that no tool gave; so is an order before all that was left
-    open is told and the price is known to be within the limit, of anything but what is wanted, or after another order.
-    One whose arguments follow is needed where its result is not there yet, and redundant otherwise. A tool that fails
-    for no reason of its own makes nothing wrong. The last answer is needed where it says what was found out, and wrong
-    otherwise. Numbers that a wrong call gave may be worked on, so that consistent work after a mistake is judged by
-    itself; whose number it is and what is wanted are facts, to which every turn is held.
+    A call is wrong that cannot be read, or whose arguments nobody told the agent: words or an item that are not known
+    to be wanted, an item that is no hit; an amount that was not said; numbers that no tool gave; so is an order before
+    all that was left open is told and the price is known to be within the limit, of anything but what is wanted, or
+    after another order. One whose arguments follow is needed where its result is not there yet, and redundant
+    otherwise. A tool that fails for no reason of its own makes nothing wrong. The last answer is needed where it says
+    what was found out, and wrong otherwise. Numbers that a wrong call gave may be worked on, so that consistent work
+    after a mistake is judged by itself; whose number it is and what is wanted are facts, to which every turn is held.
 
     The calls of one turn are made before any of them has answered; the turn is as good as its worst call, and needed
     where one of them is. A run that stops without an answer is wrong at its last turn; after its end every turn is.
@@ -77,7 +77,7 @@ def _grade_call(
     return WRONG if needed is None else NEEDED if needed and not again else REDUNDANT
 
 
-def _may_order(seen: Seen, item: int, boxes: int) -> bool:
+def _may_order(seen: Seen, item: str, boxes: int) -> bool:
     wanted = seen.candidate
     return (
         seen.task.goal == "order" and not seen.ordered and seen.complete and wanted is not None
@@ -92,13 +92,14 @@ def _ask(seen: Seen, about: str) -> bool | None:
     return about not in seen.told
 
 
-def _search(seen: Seen, word: str) -> bool | None:
-    if word != seen.task.thing:
+def _search(seen: Seen, words: str) -> bool | None:
+    found = [item for item in seen.task.wanted if {item.color, item.thing} == set(words.split())]
+    if "color" not in seen.told or not found:
         return None
-    return seen.task.goal != "unit" and not seen.searched
+    return seen.task.goal != "unit" and found == [seen.candidate] and found[0].code not in seen.shown
 
 
-def _look(seen: Seen, item: int) -> bool | None:
+def _look(seen: Seen, item: str) -> bool | None:
     if item not in seen.shown or "color" not in seen.told or item not in {one.code for one in seen.task.wanted}:
         return None
     return seen.candidate is not None and seen.candidate.code == item and seen.candidate != seen.item

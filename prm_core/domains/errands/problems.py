@@ -27,8 +27,10 @@ class Level:
     Attributes:
         names: of people.
         things, colors: that the shop may have.
-        shades: colors of the thing that the shop has.
+        shades: items of the shop, each the thing in another color.
+        other_share: of the shops, those whose last item is another thing, in the color that is wanted first.
         goals: goal → how often it is drawn.
+        numbers: of items, as (least, most + 1).
         most_pieces: of an amount.
         boxes, prices: sizes of boxes, and prices of them, as (least, most).
         unit_share: of the amounts in a unit.
@@ -44,7 +46,9 @@ class Level:
     things: tuple[str, ...]
     colors: tuple[str, ...]
     shades: int
+    other_share: float
     goals: Mapping[str, float]
+    numbers: tuple[int, int]
     most_pieces: int
     boxes: tuple[int, int]
     prices: tuple[int, int]
@@ -63,9 +67,9 @@ STANDARD = Level(
     names=("Mia", "Ben", "Ana", "Tom", "Zoe", "Leo", "Eva", "Max", "Ida", "Sam"),
     things=("pens", "cups", "caps", "bags", "mugs", "pins", "balls", "hats"),
     colors=("red", "blue", "green", "black", "white", "pink"),
-    shades=3,
+    shades=4, other_share=0.5,
     goals={"price": 0.35, "order": 0.55, "unit": 0.1},
-    most_pieces=36, boxes=(3, 8), prices=(2, 6),
+    numbers=(40, 60), most_pieces=36, boxes=(3, 8), prices=(2, 6),
     unit_share=0.35,
     left_open={0: 0.5, 1: 0.5},
     limit_share=0.4, else_share=0.4, both=False,
@@ -103,16 +107,18 @@ def draw_task(rng: random.Random, level: Level) -> Task:
     thing, other = rng.sample(level.things, 2)
     colors = rng.sample(level.colors, level.shades)
     amount, unit = _draw_amount(rng, level, goal == "unit" or rng.random() < level.unit_share)
-    codes = rng.sample(range(10, 100), level.shades + 1)
+    numbers = rng.sample(range(*level.numbers), level.shades)
     pieces = amount * UNITS.get(unit, 1)
-    # The first color is wanted; the last hit is another thing of it.
+    names = [(thing, color) for color in colors]
+    if rng.random() < level.other_share:
+        names[-1] = (other, colors[0])
     items = []
-    for code, color, name in zip(codes, [*colors, colors[0]], [*[thing] * level.shades, other], strict=True):
+    for number, (name, color) in zip(numbers, names, strict=True):
         box, price = rng.randint(*level.boxes), rng.randint(*level.prices)
         boxes = boxes_for(pieces, box)
         scarce = rng.random() < level.scarce_share
         stock = rng.randint(0, boxes - 1) if scarce else boxes + rng.randint(0, 9)
-        items.append(Item(code, color, name, price, box, stock))
+        items.append(Item(number, color, name, price, box, stock))
     limited = goal == "order" and rng.random() < level.limit_share
     second = goal == "order" and (level.both or not limited) and rng.random() < level.else_share
     limit = None

@@ -17,7 +17,6 @@ class Seen:
         task: whose open facts are known only once the user has told them.
         told: the facts that are known.
         shown: codes of hits.
-        searched: whether the thing that is wanted was searched for.
         item: looked at last.
         pieces, boxes, total: working values; None where there are none. What an earlier one was made from ends it.
         inputs: tool → the arguments that gave its working value.
@@ -27,15 +26,14 @@ class Seen:
 
     task: Task
     told: set[str] = field(init=False)
-    shown: set[int] = field(default_factory=set)
-    searched: bool = False
+    shown: set[str] = field(default_factory=set)
     item: Item | None = None
     pieces: int | None = field(init=False)
     boxes: int | None = None
     total: int | None = None
     inputs: dict[str, tuple[object, ...]] = field(default_factory=dict)
-    refused: set[int] = field(default_factory=set)
-    dear: set[int] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    dear: set[str] = field(default_factory=set)
     ordered: bool = False
 
     def __post_init__(self) -> None:
@@ -90,7 +88,6 @@ class Seen:
                     self.pieces = self._said_pieces()
             case "search":
                 self.shown.update(outcome.value)
-                self.searched |= outcome.arguments["word"] == self.task.thing
             case "look":
                 if self.item is None or self.item.code != outcome.value:
                     self.item = self.task.item(outcome.value)

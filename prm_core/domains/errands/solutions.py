@@ -25,8 +25,8 @@ def _next_call(seen: Seen) -> Call | None:
     item = seen.candidate
     if item is None or seen.ordered:
         return None
-    if not seen.searched:
-        return make_call("search", word=task.thing)
+    if item.code not in seen.shown:
+        return make_call("search", words=item.name)
     if seen.item != item:
         return make_call("look", item=item.code)
     if seen.pieces is None:

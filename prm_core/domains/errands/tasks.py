@@ -25,19 +25,28 @@ class Item:
     """A thing on the shelf, sold in boxes.
 
     Attributes:
-        code: its number.
+        number: what tells it from others of its name.
         color, thing: its name.
         price: of a box, in coins.
         box: pieces in a box.
         stock: boxes left; an order of more is refused.
     """
 
-    code: int
+    number: int
     color: str
     thing: str
     price: int
     box: int
     stock: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.thing} {self.color}"
+
+    @property
+    def code(self) -> str:
+        """What tools know it by."""
+        return f"{self.name} {self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +89,10 @@ class Task:
     def said_amount(self) -> str:
         return f"{self.amount} {self.unit}".strip()
 
-    def item(self, code: int) -> Item | None:
+    def item(self, code: str) -> Item | None:
         return next((item for item in self.items if item.code == code), None)
 
-    def ending(self) -> tuple[tuple[tuple[int, int], ...], str]:
+    def ending(self) -> tuple[tuple[tuple[str, int], ...], str]:
         """The orders (code, boxes) and the answer that a run must end with."""
         if self.goal == "unit":
             return (), str(self.pieces)
@@ -119,9 +128,14 @@ def task_of(problem: Problem) -> Task:
 
 
 def prompt_of(task: Task, name: str, friend: str, *, turned: bool = False) -> str:
-    """How the errand is told, to `name`; `turned` puts the parts in another order, in the same words."""
+    """How the errand is told, to `name`; `turned` puts the parts in another order, in the same words.
+
+    Names of items stand in quotes, as they do in calls: to a small tokenizer a word behind a quote is another token
+    than the one behind a space, and a model copies a token more easily than it learns which is which.
+    """
     amount = "enough" if "amount" in task.open else task.said_amount
-    things = f"{task.thing} of my color" if "color" in task.open else f"{task.colors[0]} {task.thing}"
+    first, *others = (f'"{item.name}"' for item in task.wanted)
+    things = f'"{task.thing}" of my color' if "color" in task.open else first
     if task.goal == "unit":
         asked = f"{task.said_amount} are how many {task.thing}?" if turned else (
             f"how many {task.thing} are {task.said_amount}?")
@@ -129,7 +143,7 @@ def prompt_of(task: Task, name: str, friend: str, *, turned: bool = False) -> st
     if task.goal == "price":
         return f"{name}: for {friend} what do {amount} {things} cost?" if turned else (
             f"{name}: what do {amount} {things} for {friend} cost?")
-    clauses = [f"order {amount} {things} for {friend}", *(f"else {color}" for color in task.colors[1:])]
+    clauses = [f"order {amount} {things} for {friend}", *(f"else {name}" for name in others)]
     if task.limit is not None:
         limit = "my limit" if "limit" in task.open else f"{task.limit} coins"
         clauses.insert(0 if turned else len(clauses), f"pay at most {limit}")

@@ -15,15 +15,15 @@ _NUMBER = {"type": "integer", "minimum": 1, "maximum": LARGEST}
 # Name → what it does, and what it takes. The names and errors are short: a small policy reads unknown words as bytes.
 TOOLS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     "ask": ("Ask the user about something the errand leaves open.", {"about": {"type": "string", "enum": list(FACTS)}}),
-    "search": ("Items of the shop that have to do with a word; not all are what was meant.",
-               {"word": {"type": "string"}}),
-    "look": ("Price of a box of an item, and how many pieces are in it.", {"item": _NUMBER}),
+    "search": ("Items of the shop that have to do with some words; the first need not be what was meant.",
+               {"words": {"type": "string"}}),
+    "look": ("Price of a box of an item, and how many pieces are in it.", {"item": {"type": "string"}}),
     "convert": ("Pieces of an amount in another unit.",
                 {"amount": _NUMBER, "unit": {"type": "string", "enum": list(UNITS)}}),
     "pack": ("Boxes that so many pieces need, the last one perhaps not full.", {"pieces": _NUMBER, "box": _NUMBER}),
     "multiply": ("The product of two numbers.", {"a": _NUMBER, "b": _NUMBER}),
     "order": ("Order boxes of an item. It cannot be taken back, and is refused where fewer are left.",
-              {"item": _NUMBER, "boxes": _NUMBER}),
+              {"item": {"type": "string"}, "boxes": _NUMBER}),
 }
 NO_TOOL, BAD_ARGUMENTS = "no such tool", "bad arguments"
 

@@ -1,7 +1,7 @@
 """The shop at work: what every call does and says, what the user answers, and how a run ends.
 
-Tools fail now and then and work when they are called again; hits come in any order. Both are drawn from the task and
-the number of the call, so that replaying the same steps gives the same replies.
+Tools fail now and then and work when they are called again; the first hit is not always the best. Both are drawn from
+the task and the number of the call, so that replaying the same steps gives the same replies.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from prm_core.types import Call, Message, Problem, Step
 MOST_TURNS = 12
 NOISY = ("search", "look", "order")
 FAILURES = 0.1
+# Of searches, those whose hits do not begin with the best one.
+ASTRAY = 0.4
 BUSY, OVER, NO_ITEM, NOTHING = "busy", "over", "no such item", "nothing"
 
 
@@ -57,7 +59,7 @@ class World:
     """
 
     task: Task
-    orders: list[tuple[int, int]] = field(default_factory=list)
+    orders: list[tuple[str, int]] = field(default_factory=list)
     turns: int = 0
     calls: int = 0
     busy: bool = False
@@ -100,11 +102,16 @@ class World:
         return Outcome(name, arguments, "asked", value=said[arguments["about"]])
 
     def _search(self, name: str, arguments: dict[str, Any]) -> Outcome:
-        items = self.task.items
-        if arguments["word"] not in {item.thing for item in items}:
+        rng = self._drawn("hits")
+        words = set(arguments["words"].split())
+        hits = [item for item in self.task.items if words & {item.color, item.thing}]
+        if not hits:
             return Outcome(name, arguments, NOTHING, value=())
-        hits = self._drawn("hits").sample(items, len(items))
-        return Outcome(name, arguments, ", ".join(f"{hit.color} {hit.thing} {hit.code}" for hit in hits),
+        rng.shuffle(hits)
+        best = max(hits, key=lambda item: len(words & {item.color, item.thing}))
+        hits.remove(best)
+        hits.insert(rng.randint(1, len(hits)) if hits and rng.random() < ASTRAY else 0, best)
+        return Outcome(name, arguments, ", ".join(f'"{hit.code}"' for hit in hits),
                        value=tuple(hit.code for hit in hits))
 
     def _look(self, name: str, arguments: dict[str, Any]) -> Outcome:

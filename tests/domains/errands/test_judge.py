@@ -43,20 +43,26 @@ SEEDS = st.integers(0, 10**9)
 TOLD = {"open": ()}
 PRICE = {"goal": "price", "limit": None, "colors": ("red",)}
 PAIR = Step("", calls=(*SEARCH.calls, *CONVERT.calls))
-# 24 pieces: 4 boxes of 6 red pens at 4 coins; 3 boxes of 8 blue pens at 3 coins, 2 of them left.
+# 24 pieces: 4 boxes of 6 pens red at 4 coins; 3 boxes of 8 pens blue at 3 coins, 2 of them left.
 RUNS = {
     "worked": ({}, WORKED, [1] * 8),
-    "in another order": ({}, (SEARCH, CONVERT, ASK, LOOK, PACK, MULTIPLY, ORDER, DONE), [1] * 8),
+    "in another order": ({}, (CONVERT, ASK, call("search", "red pens"), LOOK, PACK, MULTIPLY, ORDER, DONE), [1] * 8),
     "told without asking": (TOLD, WORKED[1:], [1] * 7),
     "asked though it was told": (TOLD, WORKED, [0, *[1] * 7]),
     "asked about what has nothing to do with it": ({"limit": None}, (ASK, call("ask", "limit"), SEARCH, DONE),
                                                   [1, 0, 1, -1]),
     "asked twice": ({}, (ASK, ASK, *WORKED[1:]), [1, 0, *[1] * 7]),
     "searched twice": ({}, (ASK, SEARCH, SEARCH, *WORKED[2:]), [1, 1, 0, *[1] * 6]),
-    "searched for another thing": ({}, (ASK, call("search", "cups"), *WORKED[1:]), [1, -1, *[1] * 7]),
+    "searched for the second choice too early": (
+        {}, (ASK, call("search", "pens blue"), *WORKED[2:]), [1, 0, *[1] * 6]),
+    "searched for a color that nobody wants": (
+        {}, (ASK, call("search", "pens green"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
+    "searched for no color": ({}, (ASK, call("search", "pens"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
+    "searched for another thing": ({}, (ASK, call("search", "cups red"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
     "looked at without a search": ({}, (ASK, LOOK, *WORKED[1:]), [1, -1, 1, 0, *[1] * 5]),
-    "guessed a color, right by luck": ({}, WORKED[1:], [1, -1, 1, 0, 0, -1, 1]),
-    "guessed a color, then asked": ({}, (SEARCH, LOOK, ASK, *WORKED[3:]), [1, -1, 1, 1, 1, 1, 1, 1]),
+    "guessed a color, right by luck": ({}, WORKED[1:], [-1, -1, 1, 0, 0, -1, 1]),
+    "guessed a color, then asked": ({}, (SEARCH, ASK, *WORKED[2:]), [-1, *[1] * 7]),
+    "guessed an item, then asked": ({}, (SEARCH, LOOK, ASK, *WORKED[3:]), [-1, -1, *[1] * 6]),
     "looked at what is not wanted": (
         {}, (ASK, SEARCH, call("look", GREEN), LOOK, *WORKED[3:]), [1, 1, -1, *[1] * 6]),
     "worked on what is not wanted": (
@@ -193,7 +199,7 @@ def _any_step(rng: random.Random, task: Task) -> Step:
     number = rng.choice([task.amount, task.pieces, item.box, item.price, rng.randint(1, 12)])
     return rng.choice([
         Step("", calls=(make_call("ask", about=rng.choice(FACTS)),)),
-        Step("", calls=(make_call("search", word=item.thing),)),
+        Step("", calls=(make_call("search", words=item.name),)),
         Step("", calls=(make_call("look", item=item.code),)),
         Step("", calls=(make_call("convert", amount=number, unit=task.unit or rng.choice(list(UNITS))),)),
         Step("", calls=(make_call("pack", pieces=task.pieces, box=other.box),)),

@@ -34,14 +34,14 @@ def test_how_a_run_must_end(changes, ending):
 
 
 @pytest.mark.parametrize(("changes", "turned", "prompt"), [
-    ({}, False, "Mia: order 2 dozen pens of my color for Ben, else blue, pay at most 30 coins."),
-    ({}, True, "Mia: pay at most 30 coins, order 2 dozen pens of my color for Ben, else blue."),
+    ({}, False, 'Mia: order 2 dozen "pens" of my color for Ben, else "pens blue", pay at most 30 coins.'),
+    ({}, True, 'Mia: pay at most 30 coins, order 2 dozen "pens" of my color for Ben, else "pens blue".'),
     ({"open": ("amount", "limit")}, False,
-     "Mia: order enough red pens for Ben, else blue, pay at most my limit."),
-    ({"limit": None, "open": (), "unit": "", "colors": ("red",)}, False, "Mia: order 2 red pens for Ben."),
-    ({"limit": None, "open": (), "unit": "", "colors": ("red",)}, True, "Mia: for Ben order 2 red pens."),
-    ({"goal": "price"}, False, "Mia: what do 2 dozen pens of my color for Ben cost?"),
-    ({"goal": "price"}, True, "Mia: for Ben what do 2 dozen pens of my color cost?"),
+     'Mia: order enough "pens red" for Ben, else "pens blue", pay at most my limit.'),
+    ({"limit": None, "open": (), "unit": "", "colors": ("red",)}, False, 'Mia: order 2 "pens red" for Ben.'),
+    ({"limit": None, "open": (), "unit": "", "colors": ("red",)}, True, 'Mia: for Ben order 2 "pens red".'),
+    ({"goal": "price"}, False, 'Mia: what do 2 dozen "pens" of my color for Ben cost?'),
+    ({"goal": "price"}, True, 'Mia: for Ben what do 2 dozen "pens" of my color cost?'),
     ({"goal": "unit"}, False, "Mia: how many pens are 2 dozen?"),
     ({"goal": "unit"}, True, "Mia: 2 dozen are how many pens?"),
 ])
