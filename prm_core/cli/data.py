@@ -116,8 +116,8 @@ def convert(
     Formats: trl, math_shepherd, openrlhf, rlhflow, paddle, math_aps, prm800k (as published), prm800k_flat (a rated next
     step a row), processbench, prmbench, mr_gsm8k, bigbench_mistake; and runs of agents: chat, agentprocessbench,
     tau_bench, tau2, atif, mlflow_trace, otlp, mini_swe_agent, swe_agent, openhands, inspect, verifiers.
-    docs/own-data.md has a table of them. A format that cannot hold the data is refused, naming what is missing; a line for each file says
-    what was taken, left out and repaired. OUT appears when all of it is written.
+    docs/own-data.md has a table of them. A format that cannot hold the data is refused, naming what is missing; a line
+    for each file says what was taken, left out and repaired. OUT appears when all of it is written.
 
     TRL's PRMTrainer cuts soft labels to 0: for it, make them hard (--threshold 0.5).
 
