@@ -118,8 +118,10 @@ def score_all(
 
 
 def _counted(found: Iterator[Scored], counts: Counter[str]) -> Iterator[Scored]:
-    """Counts the steps that did not fit the context, and the trajectories that the model cannot judge."""
+    """Counts the steps that did not fit the context, and the trajectories that the model cannot judge, or has to judge
+    without a question."""
     for scored in found:
+        counts["unasked"] += not scored.request.prompt.strip()
         if scored.answer is not None and scored.answer.analysis is not None:
             counts["truncated"] += scored.answer.truncated_steps
             counts["strange"] += scored.answer.analysis.in_domain is False
@@ -210,6 +212,9 @@ def score(
                     some(left_out), hint)
     if counts["truncated"]:
         log.warning("%d trailing steps did not fit the model's context and have no score", counts["truncated"])
+    if counts["unasked"]:
+        log.warning("%d of %d trajectories hold no question, so their steps are judged without one", counts["unasked"],
+                    lines)
     if counts["strange"]:
         log.warning("%d of %d trajectories are unlike what the model was trained on, their scores mean nothing: see "
                     "their out_of_domain", counts["strange"], lines)
