@@ -46,6 +46,7 @@ class LabelledChain:
         scores: for each step the probability in [0, 1] that a model gives it of being right, None where it gives none;
             empty where no model has scored the chain.
         scorer: version of that model.
+        parent: `id/ref` of the run and the step that started it or that it branches off, empty for none.
     """
 
     prompt: str
@@ -59,6 +60,7 @@ class LabelledChain:
     id: str = ""
     scores: Labels = ()
     scorer: str = ""
+    parent: str = ""
 
     @property
     def asked(self) -> str:
