@@ -36,7 +36,7 @@ ui: $(READY)  ## MLflow and Prefect in the browser, until Ctrl-C (PROFILE, MLFLO
 # Both talk to the server that `make ui` starts, unless PREFECT_API_URL says otherwise.
 deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:$(PREFECT_PORT)/api)
 
-deploy: $(READY)  ## register the nightly and the on-demand deployment with the Prefect server of `make ui`
+deploy: $(READY)  ## register the deployments of prefect.yaml with the Prefect server of `make ui`
 	@$(BIN)/prefect work-pool inspect $(POOL) >/dev/null 2>&1 || $(BIN)/prefect work-pool create $(POOL) --type process
 	$(BIN)/prefect --no-prompt deploy --all
 

@@ -14,6 +14,7 @@ from prm_core.cli import failures
 from prm_core.cli.adversarial import adversarial
 from prm_core.cli.data import app as data_app
 from prm_core.cli.evaluate import evaluate
+from prm_core.cli.judge import judge
 from prm_core.cli.promote import promote
 from prm_core.cli.report import report
 from prm_core.cli.review import app as review_app
@@ -43,6 +44,7 @@ app.command("promote")(promote)
 app.command("report")(report)
 app.command("score")(score)
 app.command("serve")(serve)
+app.command("judge")(judge)
 app.command("train")(train)
 app.command("adversarial")(adversarial)
 

@@ -136,6 +136,30 @@ def _columns(chains: Sequence[Chain]) -> Runs:
                 [chain.problem for chain in chains])
 
 
+def figures(promises: Promises, chains: Sequence[Chain], split: str) -> dict[str, float]:
+    """The flat keys of metrics.json: `<split>/prm/<figure>`, with `_low` and `_high`; those that no run tells left out.
+
+    Args:
+        chains: other than the promises were fitted on.
+    """
+    runs = judged_runs(chains)
+    measured: dict[str, Estimate | float] = {}
+    if promises.alarm is not None:
+        alarm = measure_alarm(promises.alarm, runs)
+        measured |= {"alarm_false": alarm.false_alarms, "alarm_stopped": alarm.stopped,
+                     "alarm_stopped_early": alarm.stopped_early, "alarm_steps_saved": alarm.steps_saved}
+    if promises.prefix is not None:
+        prefix = measure_prefix(promises.prefix, runs)
+        measured |= {"prefix_broken": prefix.broken, "prefix_broken_promises": prefix.broken_promises,
+                     "prefix_steps_kept": prefix.steps_kept}
+    table: dict[str, float] = {}
+    for name, found in measured.items():
+        parts = {"": found} if isinstance(found, float) else {
+            "": found.value, "_low": found.low, "_high": found.high}
+        table |= {f"{split}/prm/{name}{part}": value for part, value in parts.items() if math.isfinite(value)}
+    return table
+
+
 def measure_alarm(alarm: Alarm, runs: Runs) -> AlarmFigures:
     """What an alarm does on runs other than it was fitted on."""
     rows = [(alarm.step(scores), len(scores), error, problem)

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 RUNS = "runs"
 LOCK = ".work/run.lock"
+# Of a pass of `prm judge`, which may go on beside a run.
+JUDGE_LOCK = ".work/judge.lock"
 # Held by the one run that waits for that lock.
 QUEUE_LOCK = ".work/queue.lock"
 POLL_SECONDS = 2.0
@@ -54,7 +56,7 @@ class InUse(InputError):
 
 @contextmanager
 def exclusive(
-    workspace: Path, *, patience: float = 0, say: Callable[[str], None] = log.info
+    workspace: Path, *, patience: float = 0, say: Callable[[str], None] = log.info, lock: str = LOCK
 ) -> Iterator[int]:
     """Holds a workspace for one run; yields the lock's file descriptor, to be passed on to child processes.
 
@@ -64,29 +66,30 @@ def exclusive(
     Args:
         patience: seconds to wait for a run that holds it. One process waits; a second one would do the same work again.
         say: told what is waited for.
+        lock: its path in the workspace.
 
     Raises InUse when another run holds it (still, or one waits for it already).
     """
-    path = workspace / LOCK
+    path = workspace / lock
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock, (workspace / QUEUE_LOCK).open("a+") as queue:
-        if not _taken(lock):
-            holder = _in_use(workspace, lock)
+    with path.open("a+") as held, (workspace / QUEUE_LOCK).open("a+") as queue:
+        if not _taken(held):
+            holder = _in_use(workspace, held)
             if patience <= 0:
                 raise InUse(f"{holder}; wait until it ends, or stop it")
             if not _taken(queue):
                 raise InUse(f"{holder}, and one waits for it already, which will do what this one would")
             say(f"{holder}; this one waits until it ends")
             until = time.monotonic() + patience
-            while not _taken(lock):
+            while not _taken(held):
                 if time.monotonic() >= until:
                     raise InUse(f"{holder}, and was still after {patience / 3600:.3g} hours")
                 time.sleep(min(POLL_SECONDS, patience))
             fcntl.flock(queue, fcntl.LOCK_UN)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield lock.fileno()
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        yield held.fileno()
 
 
 def _taken(file: IO[str]) -> bool:

@@ -38,7 +38,7 @@ class Episode:
     ended: bool
     success: bool
     tokens: int
-    written: tuple[Continuation, ...]
+    written: tuple[Continuation, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(slots=True)

@@ -153,7 +153,9 @@ class Promises:
     prefix: CleanPrefix | None = None
 
     def save(self, folder: Path) -> None:
-        """Writes the file beside a model's weights, and the folder's digests again."""
+        """Writes the file beside a model's weights, and the folder's digests again. Raises InputError where its files
+        are not as those record them."""
+        sums.check_sums(folder, "copy the model's folder whole or make it again")
         self.write(folder / FILE)
         sums.write_sums(folder)
 
@@ -178,7 +180,10 @@ class Promises:
     def load(folder: Path) -> Promises:
         """What `save` wrote, nothing for a model saved without. Raises InputError as `read` does."""
         path = Path(folder) / FILE
-        return Promises.read(path) if path.exists() else Promises()
+        return Promises.read(path) if path.exists() else NO_PROMISES
+
+
+NO_PROMISES = Promises()
 
 
 def fit_alarm(runs: Sequence[Sequence[float]], failing: ArrayLike, alpha: float, confidence: float = 0.9) -> Alarm:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import ServeConfig
 from prm_core.errors import InputError
 from prm_core.platform import tracking
+from prm_core.scoring.conformal import NO_PROMISES, Promises
 from prm_core.serving.model_card import MODEL, ModelCard
 
 if TYPE_CHECKING:
@@ -48,7 +52,8 @@ def pinned_requirements() -> list[str]:
 
 
 def log_reward_model(
-    workspace: Path, run_id: str, folder: Path, serve: ServeConfig, *, example: Mapping[str, Any] = EXAMPLE
+    workspace: Path, run_id: str, folder: Path, serve: ServeConfig, promises: Promises = NO_PROMISES, *,
+    example: Mapping[str, Any] = EXAMPLE,
 ) -> str:
     """Logs a reward-model folder as a servable MLflow model, and asks what was logged to score the example.
 
@@ -58,6 +63,7 @@ def log_reward_model(
         folder: a reward-model folder; its files are copied as they are, safetensors and JSON. What is served must not
             depend on another folder: a model saved without its base is logged with it.
         serve: request defaults, cache and batch sizes the server will have.
+        promises: of runs that the model scores; logged in its folder, where there are any.
         example: a request that MLflow validates the model with and shows to users.
 
     Returns:
@@ -72,8 +78,21 @@ def log_reward_model(
     if pickled or not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder}: {'pickled file ' + pickled[0] if pickled else 'no safetensors'}; "
                          "a served model is a folder of safetensors and JSON")
-    with whole(folder) as complete:
-        return _log(workspace, run_id, complete, serve, example)
+    with whole(folder) as complete, _with_promises(complete, promises) as served:
+        return _log(workspace, run_id, served, serve, example)
+
+
+@contextmanager
+def _with_promises(folder: Path, promises: Promises) -> Iterator[Path]:
+    """A copy of a model's folder with the promises in it, gone after the block; the folder itself where there are none.
+    """
+    if promises == NO_PROMISES:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(shutil.copytree(folder, Path(temporary) / folder.name))
+        promises.save(copy)
+        yield copy
 
 
 def _log(workspace: Path, run_id: str, folder: Path, serve: ServeConfig, example: Mapping[str, Any]) -> str:
@@ -172,6 +191,24 @@ def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersio
     with _tolerating("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         return client.get_model_version_by_alias(name, alias)
     return None
+
+
+def pinned(uri: str, workspace: Path) -> str:
+    """`models:/NAME/VERSION` for an alias, which may move meanwhile; any other URI or folder as it is.
+
+    Raises InputError where there is no store or no such alias, or for a name of no one version, such as `latest`.
+    """
+    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/]+)|/(.+))", uri)
+    if not named or (named[3] or "").isdecimal():
+        return uri
+    name, alias, stage = named.groups()
+    if stage:
+        raise InputError(f"--model {uri}: {stage!r} is no version; name models:/{name}/NUMBER or models:/{name}@ALIAS")
+    known = version_by_alias(tracking.connect(workspace), name, alias) if tracking.store_exists(workspace) else None
+    if known is None:
+        raise InputError(f"--model {uri}: {tracking.tracking_uri(workspace)} has no such model; `prm run` registers "
+                         "one and `prm promote` makes it the champion")
+    return f"models:/{name}/{known.version}"
 
 
 def known_version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:

@@ -14,7 +14,7 @@ from typing import Any
 from prm_core.errors import InputError
 from prm_core.formats.messages import CALLS_WITHOUT_RESULT, SEALED, conversation, tools_text
 from prm_core.platform import steps
-from prm_core.scoring.conformal import Promises
+from prm_core.scoring.conformal import NO_PROMISES, Promises
 from prm_core.scoring.scorer import ChainScore, LoadedScorer
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
@@ -26,7 +26,6 @@ FIELDS = ("prompt", "steps", "messages", "tools")
 # A run that is judged while it goes on ends with calls that nobody has answered yet; and what an agent's service hides
 # of its reasoning nobody else can read either.
 HARMLESS = (CALLS_WITHOUT_RESULT, SEALED)
-NO_PROMISES = Promises()
 
 
 @dataclass(frozen=True, slots=True)

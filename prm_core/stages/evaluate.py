@@ -265,6 +265,7 @@ def run(config: Config, io: StageIO) -> None:
 
     Raises InputError when a best-of-N asks for more chains than are sampled.
     """
+    from prm_core.evaluation import stopping
     from prm_core.evaluation.headline import headline
     from prm_core.evaluation.judged_chains import save_scores
     from prm_core.evaluation.plots import write_plots
@@ -297,11 +298,16 @@ def run(config: Config, io: StageIO) -> None:
             "commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(problems["dev"]),
             **{f"{split}/n_dropped_long": len(group) - len(problems[split]) for split, group in given.items()},
             **labels.flat()}
+        promises, missing = stopping.fit(chains["dev-base"])
+        for name, why in missing.items():
+            log.warning("no %s is fitted: %s", name, why)
+            table[f"dev/prm/{name}_left_out"] = why
         for split, evaluation in evaluations.items():
-            table |= evaluation.flat(split)
+            table |= evaluation.flat(split) | stopping.figures(promises, chains[f"{split}-base"], split)
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])
+        promises.write(io.outputs["promises"])
         store.write_json(io.outputs["metrics"], table)
         store.write_json(io.outputs["headline"], headline(table))
         tracked.note_output(io.outputs["metrics"])
@@ -340,6 +346,7 @@ STAGE = Stage(
         "trajectories": "artifacts/evaluate/trajectories",
         "scores": "artifacts/evaluate/scores.jsonl",
         "plots": "artifacts/evaluate/plots",
+        "promises": "artifacts/evaluate/promises.json",
         "metrics": "artifacts/evaluate/metrics.json",
         "headline": "artifacts/evaluate/headline.json",
     },

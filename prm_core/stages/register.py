@@ -42,6 +42,7 @@ def version_tags(metrics: Mapping[str, float | str], config: Config, workspace: 
 def run(config: Config, io: StageIO) -> None:
     """Logs the model, tries it, registers it, moves the challenger alias and writes `model_version.json`."""
     from prm_core.platform.tracking import connect, datasets, stage_run
+    from prm_core.scoring.conformal import Promises
     from prm_core.scoring.settings import reward_settings
     from prm_core.serving import model_registry
     from prm_core.serving.model_card import ModelCard
@@ -53,7 +54,8 @@ def run(config: Config, io: StageIO) -> None:
     tags = {**version_tags(metrics, config, io.workspace), "precision": precision}
     with stage_run(io.workspace, "register", config, io.inputs) as tracked:
         client = connect(io.workspace)
-        model_id = model_registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve)
+        model_id = model_registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve,
+                                                   Promises.read(io.inputs["promises"]))
         data = datasets.find_data(io.workspace, io.inputs)
         measured_on = next(one for one in data if one.role == "test")
         tracked.log_metrics(numbers, model_id=model_id, data=measured_on)
@@ -75,6 +77,7 @@ def run(config: Config, io: StageIO) -> None:
 STAGE = Stage(
     inputs={
         "metrics": "artifacts/evaluate/metrics.json",
+        "promises": "artifacts/evaluate/promises.json",
         "prm": "artifacts/train_prm/prm",
         # What it was trained and tested on, for the record.
         "training_set": "artifacts/calibrate/training_set",

@@ -18,6 +18,7 @@ import pytest
 
 from prm_core import config as configuration
 from prm_core.platform import store
+from prm_core.scoring.conformal import NO_PROMISES
 from prm_core.scoring.scorer import load_scorer
 from prm_core.serving.promotion import promote
 from prm_core.stages.base import execute
@@ -38,6 +39,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / configuration.PARAMS_FILE, root)
     store.write_json(root / "artifacts/evaluate/metrics.json", {"test/prm/first_error_f1": 90.0, "test/prm/ece": 0.01})
     store.write_text(root / "data/test.jsonl", "{}\n")
+    NO_PROMISES.write(root / "artifacts/evaluate/promises.json")
     store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, [])
     tiny_reward_model(root / "artifacts/train_prm/prm")
     with pytest.MonkeyPatch.context() as patch:

@@ -23,6 +23,7 @@ from prm_core.evaluation.judged_chains import Chain, first_per_problem, latency_
 from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform import store
 from prm_core.platform.tracking import code_date, code_version
+from prm_core.scoring.conformal import Promises
 from prm_core.scoring.scorer import ChainScore
 from prm_core.stages import evaluate as stage
 from prm_core.stages.base import StageIO
@@ -153,6 +154,32 @@ def test_metrics_contract(world, config, tmp_path):
     shown = store.read_json(io.outputs["headline"])
     assert len(shown) == 12
     assert shown["prm_at_8"] == round(table["test/prm_best_of_n/accuracy_at_8"], 4)
+
+
+def test_an_alarm_and_a_clean_prefix_are_fitted_on_dev_and_measured_on_the_rest(world, config, tmp_path):
+    dev = fakes.problems(90, "dev")
+    world["problems"] += dev
+    io = make_io(tmp_path / "many", dev=dev, shifted=SHIFTED)
+    stage.run(config, io)
+    table, promises = metrics_of(io), Promises.read(io.outputs["promises"])
+    assert promises.alarm.runs >= 45
+    assert promises.prefix.runs == 90
+    for split in ("test", "shifted"):
+        for name in ("alarm_false", "alarm_stopped", "alarm_stopped_early", "prefix_broken", "prefix_broken_promises"):
+            low, value, high = (table[f"{split}/prm/{name}{end}"] for end in ("_low", "", "_high"))
+            assert 0 <= low <= value <= high <= 1
+        assert 0 < table[f"{split}/prm/alarm_steps_saved"] < 1
+        assert 0 < table[f"{split}/prm/prefix_steps_kept"] <= 1
+    assert table["test/prm/alarm_stopped_early"] < table["test/prm/alarm_stopped"]
+    assert not [key for key in table if key.startswith("dev/prm")]
+
+    few = make_io(tmp_path / "few")
+    stage.run(config, few)
+    assert Promises.read(few.outputs["promises"]) == Promises()
+    table = metrics_of(few)
+    assert "calibration runs" in table["dev/prm/prefix_left_out"]
+    assert "calibration runs that do not fail" in table["dev/prm/alarm_left_out"]
+    assert not [key for key in table if key.startswith(("test/prm/alarm", "test/prm/prefix"))]
 
 
 def test_people_speak_of_the_generated_chain_that_they_judged_a_copy_of(tmp_path):

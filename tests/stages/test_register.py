@@ -12,7 +12,8 @@ import pytest
 
 from prm_core import config as configuration
 from prm_core.errors import InputError
-from prm_core.platform import store, tracking
+from prm_core.platform import store, sums, tracking
+from prm_core.scoring.conformal import FILE, Alarm, CleanPrefix, Promises
 from prm_core.serving import model_registry
 from prm_core.stages import register
 from prm_core.stages.base import StageIO
@@ -26,6 +27,8 @@ METRICS = {
     "test/prm/first_error_f1_spread": 0.5, "test/prm/ece": 0.03, "test/policy_base/pass_at_1": 0.5,
     "test/prm_best_of_n/accuracy_at_8": 0.9,
 }
+PROMISES = Promises(Alarm(0.05, 0.9, 99, 0.5), CleanPrefix(0.1, 0.9, 99, 0.5))
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,6 +36,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("workspace")
     shutil.copy(ROOT / configuration.PARAMS_FILE, root)
     store.write_json(root / "artifacts/evaluate/metrics.json", METRICS)
+    PROMISES.write(root / "artifacts/evaluate/promises.json")
     for split in ("train", "test"):
         store.write_text(root / f"data/{split}.jsonl", "{}\n")
     store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, [label("gen-0", 0), label("gen-0", 1)])
@@ -149,7 +153,11 @@ def test_logged_files_hold_no_pickle_and_only_the_package(workspace, registered)
     assert not [p for p in files if p.read_bytes()[:1] == b"\x80"]
     original = workspace / "artifacts/train_prm/prm"
     copied = model_registry.reward_model_folder(registered["uri"], workspace)
-    assert store.digest(copied) == store.digest(original)
+    assert Promises.load(copied) == PROMISES
+    # The one file that the trained model had not, and the digests.
+    assert {path.name for path in copied.iterdir()} - {path.name for path in original.iterdir()} == {FILE, sums.FILE}
+    assert not list(sums.differences(copied))
+    assert all((copied / path.name).read_bytes() == path.read_bytes() for path in original.iterdir())
 
 
 def test_requirements_are_pinned_to_what_is_installed(workspace, registered):
@@ -167,7 +175,7 @@ def test_signature_has_the_contract_s_fields_and_parameters(model):
     (answer,) = [column.to_dict() for column in signature.outputs]
     assert set(answer["properties"]) == {
         "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements",
-        "in_domain", "out_of_domain", "outcome_score", "step_reliabilities", "step_refs"
+        "in_domain", "out_of_domain", "outcome_score", "step_reliabilities", "alarm_step", "clean_prefix", "step_refs"
     }
     assert {p.name: p.default for p in signature.params} == {"threshold": 0.5, "aggregate": "min"}
 
@@ -183,6 +191,8 @@ def test_model_answers_as_the_contract_says(model):
             {"step_index": 1, "severity": 0.9, "confidence": 0.9, "likely_cause": "logic_jump_error"}
         ],
         "improvements": answer["improvements"],
+        "alarm_step": 1,
+        "clean_prefix": 1,
     }
     (lenient,) = model.predict([{"prompt": "p", "steps": ["ok", "wrong"]}], {"threshold": 0.05, "aggregate": "mean"})
     assert (lenient["first_error_step"], lenient["overall_score"]) == (-1, 0.5)
