@@ -60,7 +60,8 @@ def read_chains(file: Path, chains: Iterator[LabelledChain]) -> Iterator[Scored]
 
     for number, chain in enumerate(chains):
         where = f"{file}: {chain.id}" if chain.id else f"{file}: chain {number}"
-        yield Scored(checked_request(where, chain.asked, chain.steps), {"source": chain.source, "id": chain.id}, chain)
+        record = {"source": chain.source, "id": chain.id} | ({"parent": chain.parent} if chain.parent else {})
+        yield Scored(checked_request(where, chain.asked, chain.steps), record, chain)
 
 
 def scored_record(scored: Scored) -> dict[str, Any]:
@@ -118,8 +119,10 @@ def score_all(
 
 
 def _counted(found: Iterator[Scored], counts: Counter[str]) -> Iterator[Scored]:
-    """Counts the steps that did not fit the context, and the trajectories that the model cannot judge."""
+    """Counts the steps that did not fit the context, and the trajectories that the model cannot judge, or has to judge
+    without a question."""
     for scored in found:
+        counts["unasked"] += not scored.request.prompt.strip()
         if scored.answer is not None and scored.answer.analysis is not None:
             counts["truncated"] += scored.answer.truncated_steps
             counts["strange"] += scored.answer.analysis.in_domain is False
@@ -153,9 +156,10 @@ def score(
     model's. The whole file is checked and scored before anything is written. A chain longer than the model's context is
     left out and named, unless --truncate is given, which leaves null scores at its last steps.
 
-    With --format a line has `source` (the format), `id` (of the trace, run or sample), the scores, and `step_refs`:
-    the span, message, step or event that each is about. With --to the records come back as they were, a score at each
-    step: atif, mlflow_trace, otlp, chat and others take them; evaluation_events makes OpenTelemetry events of them.
+    With --format a line has `source` (the format), `id` (of the trace, run or sample; `parent`, where another's step
+    started it), the scores, and `step_refs`: the span, message, step or event that each is about. With --to the records
+    come back as they were, a score at each step: atif, mlflow_trace, otlp, chat and others take them; evaluation_events
+    makes OpenTelemetry events of them.
 
     Example:  prm score run.json --format atif --to atif --model models:/prm@champion --out scored.json
     """
@@ -210,6 +214,9 @@ def score(
                     some(left_out), hint)
     if counts["truncated"]:
         log.warning("%d trailing steps did not fit the model's context and have no score", counts["truncated"])
+    if counts["unasked"]:
+        log.warning("%d of %d trajectories hold no question, so their steps are judged without one", counts["unasked"],
+                    lines)
     if counts["strange"]:
         log.warning("%d of %d trajectories are unlike what the model was trained on, their scores mean nothing: see "
                     "their out_of_domain", counts["strange"], lines)

@@ -53,21 +53,37 @@ class _Run:
         where: names it in errors.
         body: its object in the record.
         name: what labels call it, None where it has no id.
+        above: the run that it lies in, None for the record's own.
     """
 
     where: str
     body: Mapping[str, Any]
     name: str | None
+    above: _Run | None = None
 
 
-def _runs(body: Any, where: str) -> Iterator[_Run]:
+def _runs(body: Any, where: str, above: _Run | None = None) -> Iterator[_Run]:
     """The run and, behind it, those of its sub-agents, as they lie in each other."""
     if not isinstance(body, dict):
         raise InputError(f"{where} is {shown(body)}, expected an object")
     get({"extra": None, **body}, "extra", (dict, type(None)), where)
-    yield _Run(where, body, body.get("trajectory_id") or body.get("session_id"))
+    run = _Run(where, body, body.get("trajectory_id") or body.get("session_id"), above)
+    yield run
     for index, inner in enumerate(get_list(body, "subagent_trajectories", where)):
-        yield from _runs(inner, f"{where}: subagent_trajectories {index}")
+        yield from _runs(inner, f"{where}: subagent_trajectories {index}", run)
+
+
+def _parent(run: _Run) -> str:
+    """The run and the step that a sub-agent's run was started by, as far as it is known; empty for the outermost."""
+    if run.above is None:
+        return ""
+    for step in run.above.body["steps"]:
+        results = (step.get("observation") or {}).get("results") or ()
+        if run.name is not None and any(
+                isinstance(ref, dict) and run.name in (ref.get("trajectory_id"), ref.get("session_id"))
+               for result in results for ref in result.get("subagent_trajectory_ref") or ()):
+            return f"{run.above.name or ''}/{step['step_id']}"
+    return f"{run.above.name or ''}"
 
 
 def _text(value: Any, where: str, noted: Counter[str]) -> str:
@@ -242,6 +258,10 @@ class Atif(Format):
             if not isinstance(version, str) or not VERSIONS.fullmatch(version):
                 raise InputError(f"{where}: schema_version is {shown(version)}, expected ATIF-v1.0 to {VERSION}")
             runs = list(_runs(row, where))
+            names = [run.name for run in runs if run.name is not None]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise InputError(f"{where}: two runs are called {shown(twice[0])}; give each a trajectory_id of its "
+                                 "own, since labels and results name runs by it")
             for number, run in enumerate(runs):
                 prompt, steps = _chain(run, noted)
                 if not steps:
@@ -255,7 +275,7 @@ class Atif(Format):
                     _ours(run.body, "answer"), success if isinstance(success, bool) else None, self.name,
                     {"document": where, "record": row, "run": number, "neutral": neutral},
                     tools_text(get_list(agent, "tool_definitions", run.where), run.where),
-                    run.name if isinstance(run.name, str) else "", *_scores(run, _numbers(steps)))
+                    run.name if isinstance(run.name, str) else "", *_scores(run, _numbers(steps)), _parent(run))
 
     def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
         alone = itertools.count()

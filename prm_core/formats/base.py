@@ -46,6 +46,7 @@ class LabelledChain:
         scores: for each step the probability in [0, 1] that a model gives it of being right, None where it gives none;
             empty where no model has scored the chain.
         scorer: version of that model.
+        parent: `id/ref` of the run and the step that started it or that it branches off, empty for none.
     """
 
     prompt: str
@@ -59,6 +60,7 @@ class LabelledChain:
     id: str = ""
     scores: Labels = ()
     scorer: str = ""
+    parent: str = ""
 
     @property
     def asked(self) -> str:
@@ -165,6 +167,8 @@ class Format(ABC):
             if reason:
                 raise InputError(f"chain {number} (prompt {chain.prompt[:40]!r}, from {chain.source or 'nowhere'}): "
                                  f"{self.name} {reason}")
+            if chain.tools and not self.observations:
+                noted["chains whose tools are left out"] += 1
             if not self.scored and any(score is not None for score in chain.scores):
                 noted["chains whose scores by a model are left out"] += 1
             yield chain
@@ -174,6 +178,9 @@ class Format(ABC):
             if heard(step) and not self.observations:
                 return (f"has no place for what a tool replied after step {index}; write agentprocessbench, or put the "
                         "replies into the steps first")
+            if (step.calls or step.reasoning) and not self.observations:
+                return (f"has no place for what step {index} calls or thinks; write agentprocessbench, or put it into "
+                        "the step's text first")
             if label is None and not self.unlabelled:
                 return f"needs a label for each step, and step {index} has none; write trl, or drop such chains first"
             if label not in (None, 0.0, 1.0) and not self.soft:

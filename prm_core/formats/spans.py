@@ -25,7 +25,7 @@ from prm_core.formats.messages import (
     tools_text,
     turn,
 )
-from prm_core.turns import is_empty
+from prm_core.turns import is_empty, written
 from prm_core.types import Step
 
 # What a span stands for; any other is looked through.
@@ -96,8 +96,10 @@ def read_spans(found: Sequence[Span], where: str, noted: Counter[str]) -> tuple[
     every_tool = outermost(TOOL)
     turns = Turns(noted)
     for message in inputs[0]:
-        # As a tool's reply it would have no call to answer.
-        turns.hear("user", content(message, models[0][0].where, noted))
+        # As a tool's reply it would have no call to answer; as a turn it is of another trace.
+        at = models[0][0].where
+        is_agent = message["role"] == AGENT
+        turns.hear("user", written(turn(message, at, noted)) if is_agent else content(message, at, noted))
     for number, (span, step) in enumerate(models):
         turns.say(step)
         last = number + 1 == len(models)

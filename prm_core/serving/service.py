@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prm_core.errors import InputError
-from prm_core.formats.messages import CALLS_WITHOUT_RESULT, conversation, tools_text
+from prm_core.formats.messages import CALLS_WITHOUT_RESULT, SEALED, conversation, tools_text
 from prm_core.platform import steps
 from prm_core.scoring.conformal import NO_PROMISES, Promises
 from prm_core.scoring.scorer import ChainScore, LoadedScorer
@@ -23,8 +23,9 @@ from prm_core.turns import with_tools, written
 from prm_core.types import Step
 
 FIELDS = ("prompt", "steps", "messages", "tools")
-# A run that is judged while it goes on ends with calls that nobody has answered yet.
-HARMLESS = (CALLS_WITHOUT_RESULT,)
+# A run that is judged while it goes on ends with calls that nobody has answered yet; and what an agent's service hides
+# of its reasoning nobody else can read either.
+HARMLESS = (CALLS_WITHOUT_RESULT, SEALED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,6 +223,15 @@ def test_a_record_too_long_for_the_context_stays_without_a_score(model, tmp_path
         None, {"prm": {"score": 0.9, "version": "v1"}}, None]
 
 
+def test_a_run_without_a_question_is_scored_and_said(model, tmp_path, caplog):
+    unasked = run("wrong")
+    unasked["steps"][0]["message"] = ""
+    file = write(tmp_path / "in.jsonl", run("ok"), unasked)
+    score(file, model, tmp_path / "out.jsonl", from_format="atif")
+    assert [row["step_scores"] for row in read(tmp_path / "out.jsonl")] == [[0.9], [0.1]]
+    assert "1 of 2 trajectories hold no question, so their steps are judged without one" in caplog.text
+
+
 def test_scores_of_traces_become_events(model, tmp_path):
     said = {"choices": [{"message": {"role": "assistant", "content": "wrong"}}]}
     span = {"span_id": "AAAAAAAAAAE=", "name": "s", "start_time_unix_nano": 1, "attributes": {

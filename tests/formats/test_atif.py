@@ -99,7 +99,11 @@ def test_runs_of_sub_agents_are_chains_of_their_own(tmp_path: Path) -> None:
     chains, _ = read(tmp_path, outer)
     assert [(chain.prompt, chain.labels) for chain in chains] == [("Who?", (1.0, 1.0)), ("Find Ann.", (0.0,))]
     assert [call.result for call in chains[0].steps[0].calls] == ["[sub-agent sub]", None]
-    assert [chain.id for chain in chains] == ["t", "sub"]
+    assert [(chain.id, chain.parent) for chain in chains] == [("t", ""), ("sub", "t/2")]
+    with pytest.raises(InputError, match=r'in\.jsonl:1: two runs are called "t"; give each a trajectory_id of its own'):
+        read(tmp_path, {**outer, "subagent_trajectories": [{**inner, "trajectory_id": "t"}]})
+    # Nothing says which step started it.
+    assert read(tmp_path, run(ASKED, SAID, subagent_trajectories=[inner]))[0][1].parent == "t"
     assert write(tmp_path, chains) == [outer]
 
 

@@ -142,6 +142,14 @@ def test_a_caller_does_not_hear_its_own_talk_again_after_a_sub_agent_s(tmp_path:
     assert (chain.steps[0].calls[0].result, noted) == ("found", Counter())
 
 
+def test_what_was_said_before_the_trace_is_prompt_with_its_calls(tmp_path: Path) -> None:
+    before = [USER, ASKS, {"role": "tool", "tool_call_id": "c", "content": "Ann"}, {"role": "user", "content": "Sure?"}]
+    (chain,), noted = read(tmp_path, trace(chat(1, before, said("Yes."))))
+    assert chain.prompt == (
+        'Who?\n\nI look.\n<tool_call>{"name": "look", "arguments": {"q": "x"}}</tool_call>\n\nAnn\n\nSure?')
+    assert ([step.text for step in chain.steps], noted) == (["Yes."], Counter())
+
+
 def test_agents_are_named_where_there_are_several(tmp_path: Path) -> None:
     record = trace(span(1, "AGENT", name="lead"), chat(2, [USER], said("Ask."), parent=1),
                    span(3, "AGENT", name="help", parent=1), chat(4, [USER], said("Ann."), parent=3))

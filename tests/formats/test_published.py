@@ -434,6 +434,13 @@ def test_tool_replies_survive_in_the_agents_format(read, written):
     assert ([replace(step, ref="") for step in back.steps], back.labels) == (list(chain.steps), (1.0, None))
 
 
+def test_tools_and_scores_that_a_format_has_no_place_for_are_counted(tmp_path):
+    noted: Counter[str] = Counter()
+    chains = [CHAIN, replace(CHAIN, tools='[{"name": "look"}]'), replace(CHAIN, scores=(None, 0.5), scorer="v")]
+    FORMATS["trl"].write(tmp_path / "out.jsonl", chains, noted=noted)
+    assert noted == {"chains whose tools are left out": 1, "chains whose scores by a model are left out": 1}
+
+
 def test_labels_after_a_first_error_are_counted(written, read, caplog):
     chain = LabelledChain("P", (Step("a"), Step("b"), Step("c")), (1.0, 0.0, 1.0))
     record, = written("processbench", [chain])
@@ -454,6 +461,8 @@ TOOL = LabelledChain("P", (Step("a", "reply"), Step("b")), (1.0, 0.0), "4")
     *((name, OPEN, "needs the first wrong step") for name in ("processbench", "bigbench_mistake", "mr_gsm8k")),
     *((name, TOOL, "what a tool replied after step 0")
       for name in sorted(set(EXAMPLES) - {"agentprocessbench", "tau_bench"})),
+    *((name, replace(TOOL, steps=(Step("b"), step)), "has no place for what step 1 calls or thinks")
+      for step in (Step("", calls=(Call("look"),)), Step("a", reasoning="hm")) for name in ("trl", "processbench")),
     *((name, LabelledChain("P", (Step("a"),), (1.0,)), "needs the reference answer")
       for name in ("math_aps", "bigbench_mistake")),
     ("prmbench", CHAIN, "needs `original_process`"),

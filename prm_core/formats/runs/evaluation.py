@@ -9,6 +9,7 @@ Source: OpenTelemetry semantic conventions for generative AI, gen-ai-events.md (
 
 from __future__ import annotations
 
+import base64
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,20 @@ NAME, VALUE, LABEL, EXPLANATION = (f"gen_ai.evaluation.{name}" for name in (
 VERSION = "prm.version"
 # What is evaluated: what people say of a step, and what a model does.
 STEP_LABEL, STEP_SCORE = "step_label", "prm_step"
-TRACE, SPAN = re.compile(r"(?:tr-)?([0-9a-fA-F]{32})"), re.compile(r"[0-9a-fA-F]{16}")
+TRACE_BYTES, SPAN_BYTES = 16, 8
+
+
+def hex_id(id: str, size: int) -> str | None:
+    """An id of so many bytes in hex, as OTLP's JSON has it; also of MLflow's name for a trace, and of base64, in which
+    protobuf's own JSON has ids. None of any other text."""
+    id = id.removeprefix("tr-")
+    if re.fullmatch(rf"[0-9a-fA-F]{{{2 * size}}}", id):
+        return id
+    try:
+        found = base64.b64decode(id, validate=True)
+    except ValueError:
+        return None
+    return found.hex() if len(found) == size else None
 
 
 def attributes(**values: Any) -> list[dict[str, Any]]:
@@ -49,7 +63,8 @@ class EvaluationEvents(RowFormat):
     soft = unlabelled = observations = scored = True
 
     def refusal(self, chain: LabelledChain) -> str | None:
-        if not TRACE.fullmatch(chain.id) or not all(SPAN.fullmatch(step.ref) for step in chain.steps):
+        if hex_id(chain.id, TRACE_BYTES) is None or any(
+                hex_id(step.ref, SPAN_BYTES) is None for step in chain.steps):
             return "is about spans, and these steps are none; read the chains from mlflow_trace or otlp"
         return None
 
@@ -65,9 +80,8 @@ class EvaluationEvents(RowFormat):
                 noted["traces without a score left out"] += 1
 
     def compose_row(self, chain: LabelledChain, number: int, noted: Counter[str]) -> dict[str, Any]:
-        trace = TRACE.fullmatch(chain.id)
-        assert trace is not None
-        events = [{"eventName": EVENT, "traceId": trace[1], "spanId": step.ref,
+        events = [{"eventName": EVENT, "traceId": hex_id(chain.id, TRACE_BYTES),
+                   "spanId": hex_id(step.ref, SPAN_BYTES),
                    "attributes": result(STEP_SCORE, index, score, chain.scorer)}
                   for index, (step, score) in enumerate(zip(chain.steps, chain.scores, strict=True))
                   if score is not None]

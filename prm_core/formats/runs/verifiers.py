@@ -108,24 +108,26 @@ class Verifiers(Format):
             nodes = _nodes(trace, where)
             labels, scores = _by_node(trace, "labels"), _by_node(trace, "scores")
             paths = list(_branches(nodes))
-            seen: set[str] = set()
+            # The branch that a step was first met in.
+            seen: dict[str, str] = {}
             for path in paths:
                 prompt, steps = _turns(nodes, path, f"{where}: branch to node {path[-1]}", noted)
                 if not steps:
                     noted["branches without a sampled message left out"] += 1
                     continue
                 own = [None if step.ref in seen else labels.get(step.ref) for step in steps]
-                seen |= {step.ref for step in steps}
+                id = named(trace, "id") if len(paths) == 1 else f"{named(trace, 'id')}/{path[-1]}"
+                shared = [f"{seen[step.ref]}/{step.ref}" for step in steps if step.ref in seen]
+                seen = {step.ref: id for step in steps} | seen
                 given = tuple(score_in(scores.get(step.ref)) for step in steps)
                 scored = any(score is not None for score in given)
-                id = named(trace, "id")
                 yield LabelledChain(
                     prompt, steps, tuple(rating_or_label(label, neutral, f"{where}: the label of node {step.ref}")
                                          for step, label in zip(steps, own, strict=True)),
                     source=self.name, meta={"document": where, "record": trace, "neutral": neutral},
                     tools=tools_text(nodes[path[0]].get("tools") or trace.get("tools"), where),
-                    id=id if len(paths) == 1 else f"{id}/{path[-1]}", scores=given if scored else (),
-                    scorer=named(_ours(trace), "version") if scored else "")
+                    id=id, scores=given if scored else (), scorer=named(_ours(trace), "version") if scored else "",
+                    parent=shared[-1] if shared else "")
 
     def compose(self, chains: Iterable[LabelledChain], noted: Counter[str]) -> Iterator[dict[str, Any]]:
         for _, group in itertools.groupby(chains, lambda chain: chain.meta["document"]):

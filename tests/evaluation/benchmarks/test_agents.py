@@ -106,7 +106,7 @@ def test_the_real_file_against_a_plain_comparison():
             return [ChainScore(row, row, 0) for row in rows]
 
     chains = BENCHMARKS["agentprocessbench"].read(path)
-    file = suite.score_file(Length(), path.name, chains, "\0")
+    file = suite.score_file(Length(), path.name, chains)
     found = fakes.values("agentprocessbench", file, 0.3)
     hits, steps, firsts = 0, 0, 0
     for line, chain, scores in zip(path.read_text().splitlines(), chains, file.scores, strict=True):

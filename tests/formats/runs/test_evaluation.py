@@ -37,12 +37,20 @@ def test_one_event_for_each_scored_step(files: Files) -> None:
     assert "prm.version" not in {one["key"] for one in event["attributes"]}
 
 
+def test_ids_are_in_hex_whatever_they_were_in(files: Files) -> None:
+    span = Step("a", ref="t61rcWkgMzE=")
+    (request,) = files.write(LabelledChain("p", (span,), (None,), id="SPe9L1lzRBqYp0YE7V2Wow==", scores=(0.5,)))
+    (event,) = request["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    assert (event["traceId"], event["spanId"]) == ("48f7bd2f5973441a98a74604ed5d96a3", "b7ad6b7169203331")
+
+
 def test_a_trace_without_a_score_is_counted(files: Files) -> None:
     assert len(files.write(CHAIN, replace(CHAIN, scores=()))) == 1
     assert files.noted == {"traces without a score left out": 1}
 
 
-@pytest.mark.parametrize("change", [{"id": "run-1"}, {"steps": (Step("a", ref="2"),) * 3}])
+@pytest.mark.parametrize("change", [
+    {"id": "run-1"}, {"id": ""}, {"steps": (Step("a", ref="2"),) * 3}, {"steps": (Step("a", ref="abcd"),) * 3}])
 def test_steps_that_are_no_spans_are_refused(files: Files, change: dict) -> None:
     with pytest.raises(InputError, match="is about spans, and these steps are none; read the chains from mlflow_trace"):
         files.write(replace(CHAIN, **change))

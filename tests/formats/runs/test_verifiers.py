@@ -40,6 +40,7 @@ def files(tmp_path: Path) -> Files:
 def test_each_leaf_ends_a_chain(files: Files) -> None:
     first, second = files.read(GRAPH)
     assert (first.id, second.id, first.prompt, second.prompt) == ("t/3", "t/6", "Who?", "Who?")
+    assert (first.parent, second.parent) == ("", "t/3/1")
     assert first.steps == (LOOKED, Step("Ann.", ref="3"))
     # What no model sampled is context.
     assert second.steps == (replace(LOOKED, context=(Message("agent", "As I said."), Message("user", "Go on."))),
