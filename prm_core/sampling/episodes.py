@@ -46,6 +46,8 @@ class _Run:
     problem: Problem
     environment: Environment
     steps: list[Step]
+    # Of the steps, those it started from.
+    given: int
     ended: bool = False
     stopped: bool = False
     tokens: int = 0
@@ -69,7 +71,7 @@ def run_episodes(
     """
     from prm_core.sampling.sampler import Prefix
 
-    runs = [_Run(problem, _environment(domains, problem), list(steps)) for problem, steps in starts]
+    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps)) for problem, steps in starts]
     rng = random.Random(f"episodes/{seed}")
     while waiting := [run for run in runs if _has_room(policy, run)]:
         drawn = policy.continue_chains(
@@ -104,6 +106,9 @@ def _has_room(policy: Policy, run: _Run) -> bool:
         return False
     encoded = policy.encoder.encode(run.problem.prompt, run.steps, may_be_empty=True)
     run.ids = encoded.ids
+    # A turn whose reply does not fit is none: whoever reads the run reads it whole.
+    kept = len(encoded.step_ends)
+    del run.steps[kept:], run.written[max(0, kept - run.given) :]
     run.stopped = encoded.truncated_steps > 0 or len(run.ids) + 2 > policy.encoder.config.max_length
     return not run.stopped
 
