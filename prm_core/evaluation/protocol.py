@@ -196,6 +196,11 @@ def _policy_statistics(chains: Sequence[Chain], problems: int) -> dict[str, Stat
         "pass_at_1": metrics.share([chain.right for chain in chains], owner, problems),
         "mean_steps": metrics.share([len(chain.trajectory.steps) for chain in chains], owner, problems),
     }
+    called = [(right, chain.problem) for chain in chains for step, right in zip(
+        chain.trajectory.steps, chain.gold or (), strict=False) if step.calls]
+    if called:
+        found["tool_call_accuracy"] = metrics.share([right for right, _ in called], [problem for _, problem in called],
+                                                    problems)
     solved = [chain for chain in chains if chain.right and chain.gold is not None]
     if any(chain.gold is not None for chain in chains):
         clean, owner = np.array([chain.gold_error < 0 for chain in solved]), [chain.problem for chain in solved]
