@@ -15,11 +15,11 @@ from benchmarks.robustness_figures import ORACLE
 
 Figures = Mapping[str, float]
 Of = Callable[[Figures], float | None]
-LEVELS = ("default", "hard")
+LEVELS = ("default", "hard", "agents")
 # Sums in another order differ by less; what lies below is no figure.
 SLACK, DIGITS = 1e-9, 8
 HELD = 0.9
-COLOURS = {"default": "tab:blue", "hard": "tab:orange", "smoke": "tab:gray"}
+COLOURS = {"default": "tab:blue", "hard": "tab:orange", "agents": "tab:green", "smoke": "tab:gray"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def less_better_of_both(split: str) -> Of:
 
 
 def _both(low: float = -math.inf, high: float = math.inf) -> dict[str, tuple[float, float]]:
-    return dict.fromkeys(LEVELS, (low, high))
+    return dict.fromkeys(("default", "hard"), (low, high))
 
 
 def _default(low: float) -> dict[str, tuple[float, float]]:
@@ -94,11 +94,13 @@ def _default(low: float) -> dict[str, tuple[float, float]]:
 
 
 FIGURES = (
-    Figure("PRM first-error F1, %", value("test/prm_f1"), bars=_default(97), medians=_default(98.5),
-           spreads={"default": 2}),
+    Figure("PRM first-error F1, %", value("test/prm_f1"), bars={**_default(97), "agents": (85, math.inf)},
+           medians=_default(98.5), spreads={"default": 2}),
     Figure("PRM first-error F1, shifted, %", value("shifted/prm_f1")),
     Figure("PRM F1 in % of the F1 with oracle labels", share("test/prm_f1", "test/oracle_f1"),
            bars={"hard": (90, math.inf)}),
+    Figure("PRM F1 - F1 with oracle labels, points", difference("test/prm_f1", "test/oracle_f1"),
+           bars={"agents": (-3, math.inf)}),
     Figure("PRM F1 in % of the F1 with oracle labels, shifted", share("shifted/prm_f1", "shifted/oracle_f1"),
            bars=_both(90)),
     Figure("best-of-8: PRM - PRM with oracle labels, points", difference("test/prm_at_8", "test/oracle_at_8"),
@@ -125,6 +127,12 @@ FIGURES = (
     Figure("labels of MC dropout alone, F1, %", value("labels/mc_dropout/f1"), max, bars={"hard": (-math.inf, 90)}),
     Figure("merged labels, F1, %", value("labels/merged/f1")),
     Figure("label error, truth, %", value("label_error_true"), max),
+    Figure("base policy pass@1, %", value("test/base_pass_at_1"), bars={"agents": (30, 60)}),
+    Figure("base policy: right answers with a wrong step, %", value("test/base_lucky"), bars={"agents": (5, math.inf)}),
+    Figure("lucky right answers: trained - base, points", difference("test/trained_lucky", "test/base_lucky"), max),
+    Figure("calls that are right: base policy, %", value("test/base_calls_right")),
+    Figure("calls that are right: trained - base, points", difference("test/trained_calls_right",
+                                                                      "test/base_calls_right")),
     Figure("label error, the chain's own estimate - truth, points", difference("label_error", "label_error_true")),
     Figure("the chain, processor seconds", value("cpu_seconds"), max),
 )

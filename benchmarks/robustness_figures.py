@@ -39,17 +39,21 @@ SPLITS = ("test", "shifted")
 EVALUATED = {
     "prm_f1": "prm/first_error_f1", "ece": "prm/ece", "base_pass_at_1": "policy_base/pass_at_1",
     "trained_pass_at_1": "policy_trained/pass_at_1", "random_f1": "random/first_error_f1",
+    "base_lucky": "policy_base/wrong_step_right_answer", "trained_lucky": "policy_trained/wrong_step_right_answer",
+    "base_calls_right": "policy_base/tool_call_accuracy", "trained_calls_right": "policy_trained/tool_call_accuracy",
+    "base_turns": "policy_base/mean_steps", "trained_turns": "policy_trained/mean_steps",
 }
 # Ways to choose among N chains → the evaluation's names of them.
 CHOSEN = {"prm": "prm_best_of_n", "orm": "orm_best_of_n", "majority": "majority", "promoted": "combined_best_of_n"}
 # Shares of one that are given as such; all others are in percent.
-AS_SHARES = ("ece",)
+AS_SHARES = ("ece", "base_turns", "trained_turns")
 
 
 def collect(workspace: Path, config: Config) -> dict[str, float]:
     """The figures of a chain that has run to its end, shares in percent but for ECE. What is undefined is left out.
 
-    `<split>/prm_f1`, `/oracle_f1` (of the PRM from oracle labels), `/ece`, `/base_pass_at_1`, `/trained_pass_at_1`,
+    `<split>/prm_f1`, `/oracle_f1` (of the PRM from oracle labels), `/ece`, and of the base and the trained policy
+    `/base_pass_at_1`, `/base_lucky` (of right answers, those with a wrong step), `/base_calls_right`, `/base_turns`;
     `/<prm, orm, majority, promoted, oracle, oracle_promoted>_at_<N>`; `backbone_pass_at_1`; `labels/<strategy>/f1` on
     the policy's own chains; `label_error` as the chain reports it with `_low` and `_high`, and `label_error_true`.
     """
