@@ -3,8 +3,9 @@ waits, the environment replies, the chain is encoded anew with the reply in it, 
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ class _Run:
 
 def run_episodes(
     policy: Policy, domains: Registry[Domain], starts: Sequence[tuple[Problem, Sequence[Step]]], *,
-    temperature: float, max_new_tokens: int, batch_size: int, seed: int,
+    temperature: float, max_new_tokens: int, batch_size: int, seed: int, candidates: int = 1,
+    worth: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[float]] | None = None,
 ) -> list[Episode]:
     """An episode for each problem with the turns it starts from, in order; the same for the same arguments.
 
@@ -66,6 +68,9 @@ def run_episodes(
         starts: none of them a run that has ended; what the turns before heard is what the environment replied.
         max_new_tokens: of a turn; a turn cut off by it is taken as it stands, as one that does not fit the context is
             not.
+        candidates: that are written for each turn; the others' tokens are counted too.
+        worth: what each of some (prompt, steps) is worth, of which the last has heard nothing yet: a turn is chosen
+            before it is executed. Needed where there are several candidates.
 
     Raises InputError where a problem's domain has no environment.
     """
@@ -75,10 +80,11 @@ def run_episodes(
     rng = random.Random(f"episodes/{seed}")
     while waiting := [run for run in runs if _has_room(policy, run)]:
         drawn = policy.continue_chains(
-            [run.ids for run in waiting], [Prefix(row, len(run.ids)) for row, run in enumerate(waiting)],
+            [run.ids for run in waiting],
+            [Prefix(row, len(run.ids)) for row, run in enumerate(waiting) for _ in range(candidates)],
             temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=rng.getrandbits(31),
             stop_ids=policy.encoder.turn_ends)
-        for run, continuation in zip(waiting, drawn, strict=True):
+        for run, continuation in zip(waiting, _chosen(policy, waiting, drawn, candidates, worth), strict=True):
             _go_on(policy, run, continuation)
     return [Episode(run.problem, tuple(run.steps), run.ended, run.ended and
                     run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written)) for run in runs]
@@ -113,15 +119,32 @@ def _has_room(policy: Policy, run: _Run) -> bool:
     return not run.stopped
 
 
+def _turn(policy: Policy, continuation: Continuation) -> Step:
+    # The token that ended the turn is not part of its text.
+    return policy.encoder.turn(continuation.ids[:-1] if continuation.finished else continuation.ids)
+
+
+def _chosen(
+    policy: Policy, runs: Sequence[_Run], drawn: Sequence[Continuation], candidates: int,
+    worth: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[float]] | None,
+) -> list[Continuation]:
+    """Of each run's candidates the one that is worth most, of equal ones the first; an empty turn is worth nothing."""
+    for run, start in zip(runs, range(0, len(drawn), candidates), strict=True):
+        run.tokens += sum(len(one.ids) for one in drawn[start : start + candidates])
+    if candidates == 1:
+        return list(drawn)
+    assert worth is not None, "candidates are chosen among by their worth"
+    turns = [_turn(policy, one) for one in drawn]
+    asked = [row for row, step in enumerate(turns) if not is_empty(step)]
+    values = dict(zip(asked, worth([(runs[row // candidates].problem.prompt,
+                                     [*runs[row // candidates].steps, turns[row]]) for row in asked]), strict=True))
+    return [drawn[max(range(start, start + candidates), key=lambda row: values.get(row, -math.inf))]
+            for start in range(0, len(drawn), candidates)]
+
+
 def _go_on(policy: Policy, run: _Run, continuation: Continuation) -> None:
-    encoder = policy.encoder
-    run.tokens += len(continuation.ids)
     run.written.append(continuation)
-    ids = continuation.ids
-    if continuation.finished:
-        # The token that ended the turn is not part of its text.
-        ids = ids[:-1]
-    step = encoder.turn(ids)
+    step = _turn(policy, continuation)
     if is_empty(step):
         run.stopped = True
         return

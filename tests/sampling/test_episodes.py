@@ -150,3 +150,27 @@ def test_where_nobody_replies_there_is_no_episode():
     with pytest.raises(InputError, match="problem p0: nobody replies in the domain 'arithmetic'"):
         play(Scripted(solve), (tiny.mia(), ()))
     assert play(Scripted(solve)) == []
+
+
+def test_a_turn_is_the_candidate_that_is_worth_most_before_it_is_executed():
+    """Each third candidate writes the worked turn, the others call no tool that there is."""
+    of = errands.problem()
+    written: list[int] = []
+
+    def write(_: str, steps: tuple[Step, ...]) -> list[int]:
+        written.append(1)
+        right = len(written) % 3 == 0
+        return turn(errands.WORKED[len(steps)] if right else Step("", calls=(Call("buy"),)))
+
+    asked = []
+
+    def worth(chains):
+        asked.extend(steps[-1] for _, steps in chains)
+        return [float(steps[-1].text != "" or steps[-1].calls[0].name != "buy") for _, steps in chains]
+
+    [episode] = play(Scripted(write), (of, ()), candidates=3, worth=worth)
+    assert episode.success
+    assert list(episode.steps) == errands.run(of, errands.WORKED)
+    assert len(written) == 3 * len(errands.WORKED)
+    assert episode.tokens > sum(len(turn(step)) for step in errands.WORKED)
+    assert all(call.result is None for step in asked for call in step.calls)
