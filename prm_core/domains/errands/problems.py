@@ -69,7 +69,7 @@ STANDARD = Level(
     colors=("red", "blue", "green", "black", "white", "pink"),
     shades=4, other_share=0.5,
     goals={"price": 0.35, "order": 0.55, "unit": 0.1},
-    numbers=(40, 60), most_pieces=36, boxes=(3, 8), prices=(2, 6),
+    numbers=(2, 10), most_pieces=36, boxes=(3, 8), prices=(2, 6),
     unit_share=0.35,
     left_open={0: 0.5, 1: 0.5},
     limit_share=0.4, else_share=0.4, both=False,
