@@ -69,13 +69,13 @@ STANDARD = Level(
     colors=("red", "blue", "green", "black", "white", "pink"),
     shades=4, other_share=0.5,
     goals={"price": 0.35, "order": 0.55, "unit": 0.1},
-    numbers=(40, 60), most_pieces=36, boxes=(3, 8), prices=(2, 6),
+    numbers=(2, 10), most_pieces=36, boxes=(3, 8), prices=(2, 6),
     unit_share=0.35,
     left_open={0: 0.5, 1: 0.5},
     limit_share=0.4, else_share=0.4, both=False,
     dear_share=0.3, scarce_share=0.3,
     turned=False,
-    most_turns=8,
+    most_turns=9,
 )
 LEVELS = {"standard": STANDARD}
 
@@ -85,7 +85,7 @@ def shifts(level: Level) -> tuple[Level, ...]:
     and words that all of its errands have, put together as in none of them."""
     return (
         replace(level, goals={"price": 0.4, "order": 0.6}, left_open={2: 1.0}),
-        replace(level, goals={"order": 1.0}, limit_share=1.0, else_share=1.0, both=True, most_turns=10),
+        replace(level, goals={"order": 1.0}, limit_share=1.0, else_share=1.0, both=True, most_turns=11),
         replace(level, turned=True),
     )
 

@@ -16,7 +16,7 @@ class Seen:
     Attributes:
         task: whose open facts are known only once the user has told them.
         told: the facts that are known.
-        shown: codes of hits.
+        shown: codes of items found.
         item: looked at last.
         pieces, boxes, total: working values; None where there are none. What an earlier one was made from ends it.
         inputs: tool → the arguments that gave its working value.
@@ -87,7 +87,7 @@ class Seen:
                 if self.pieces is None:
                     self.pieces = self._said_pieces()
             case "search":
-                self.shown.update(outcome.value)
+                self.shown.add(outcome.value)
             case "look":
                 if self.item is None or self.item.code != outcome.value:
                     self.item = self.task.item(outcome.value)

@@ -62,7 +62,7 @@ class Task:
         limit: most coins to pay, None for no limit.
         open: facts that the prompt leaves out.
         items: of the shop.
-        noise: what tools' failures and the order of hits are drawn from, with the number of the call.
+        noise: what tools' failures and wrong hits are drawn from, with the number of the call.
     """
 
     goal: str

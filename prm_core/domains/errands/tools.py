@@ -15,7 +15,7 @@ _NUMBER = {"type": "integer", "minimum": 1, "maximum": LARGEST}
 # Name → what it does, and what it takes. The names and errors are short: a small policy reads unknown words as bytes.
 TOOLS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     "ask": ("Ask the user about something the errand leaves open.", {"about": {"type": "string", "enum": list(FACTS)}}),
-    "search": ("Items of the shop that have to do with some words; the first need not be what was meant.",
+    "search": ("An item of the shop that has to do with some words; it need not be what was meant.",
                {"words": {"type": "string"}}),
     "look": ("Price of a box of an item, and how many pieces are in it.", {"item": {"type": "string"}}),
     "convert": ("Pieces of an amount in another unit.",

@@ -1,6 +1,6 @@
 """The shop at work: what every call does and says, what the user answers, and how a run ends.
 
-Tools fail now and then and work when they are called again; the first hit is not always the best. Both are drawn from
+Tools fail now and then and work when they are called again; a search finds something else at times. Both are drawn from
 the task and the number of the call, so that replaying the same steps gives the same replies.
 """
 
@@ -20,7 +20,7 @@ from prm_core.types import Call, Message, Problem, Step
 MOST_TURNS = 12
 NOISY = ("search", "look", "order")
 FAILURES = 0.1
-# Of searches, those whose hits do not begin with the best one.
+# Of searches, those that find something else than the best hit.
 ASTRAY = 0.4
 BUSY, OVER, NO_ITEM, NOTHING = "busy", "over", "no such item", "nothing"
 
@@ -34,8 +34,8 @@ class Outcome:
         arguments: as read, None where they could not be.
         text: the result.
         failed: whether it says that the call went wrong.
-        value: what a caller learns: a number, the codes of hits, what the user says; of a refused order the boxes that
-            are left; None where a call failed for another reason.
+        value: what a caller learns: a number, the code of an item, what the user says; of a refused order the boxes
+            that are left; None where a call failed for another reason.
     """
 
     name: str
@@ -54,6 +54,7 @@ class World:
         orders: (code, boxes) of what was ordered.
         turns, calls: how many there were.
         busy: whether the last call failed for no reason of its own.
+        astray: whether the last search found something else.
         ended: whether the run is over.
         answer: what the agent said at its end, None where it said nothing that means anything.
     """
@@ -63,6 +64,7 @@ class World:
     turns: int = 0
     calls: int = 0
     busy: bool = False
+    astray: bool = False
     ended: bool = False
     answer: str | None = None
 
@@ -102,17 +104,18 @@ class World:
         return Outcome(name, arguments, "asked", value=said[arguments["about"]])
 
     def _search(self, name: str, arguments: dict[str, Any]) -> Outcome:
-        rng = self._drawn("hits")
         words = set(arguments["words"].split())
         hits = [item for item in self.task.items if words & {item.color, item.thing}]
         if not hits:
-            return Outcome(name, arguments, NOTHING, value=())
-        rng.shuffle(hits)
-        best = max(hits, key=lambda item: len(words & {item.color, item.thing}))
-        hits.remove(best)
-        hits.insert(rng.randint(1, len(hits)) if hits and rng.random() < ASTRAY else 0, best)
-        return Outcome(name, arguments, ", ".join(f'"{hit.code}"' for hit in hits),
-                       value=tuple(hit.code for hit in hits))
+            return Outcome(name, arguments, NOTHING, failed=True)
+        found = max(hits, key=lambda item: len(words & {item.color, item.thing}))
+        hits.remove(found)
+        rng = self._drawn("hit")
+        # As with failures: whoever searches again gets on.
+        self.astray = bool(hits) and not self.astray and rng.random() < ASTRAY
+        if self.astray:
+            found = rng.choice(hits)
+        return Outcome(name, arguments, f'"{found.code}"', value=found.code)
 
     def _look(self, name: str, arguments: dict[str, Any]) -> Outcome:
         item = self.task.item(arguments["item"])

@@ -42,6 +42,7 @@ ANY_LEVEL = st.sampled_from([one for level in LEVELS.values() for one in (level,
 SEEDS = st.integers(0, 10**9)
 TOLD = {"open": ()}
 PRICE = {"goal": "price", "limit": None, "colors": ("red",)}
+OTHER = call("search", "pens blue")
 PAIR = Step("", calls=(*SEARCH.calls, *CONVERT.calls))
 # 24 pieces: 4 boxes of 6 pens red at 4 coins; 3 boxes of 8 pens blue at 3 coins, 2 of them left.
 RUNS = {
@@ -54,11 +55,15 @@ RUNS = {
     "asked twice": ({}, (ASK, ASK, *WORKED[1:]), [1, 0, *[1] * 7]),
     "searched twice": ({}, (ASK, SEARCH, SEARCH, *WORKED[2:]), [1, 1, 0, *[1] * 6]),
     "searched for the second choice too early": (
-        {}, (ASK, call("search", "pens blue"), *WORKED[2:]), [1, 0, *[1] * 6]),
+        {}, (ASK, OTHER, *WORKED[1:]), [1, 0, *[1] * 7]),
     "searched for a color that nobody wants": (
-        {}, (ASK, call("search", "pens green"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
+        {}, (ASK, call("search", "pens green"), *WORKED[1:]), [1, -1, *[1] * 7]),
+    "found something else, and searched again": (
+        {"noise": 13, **TOLD}, (SEARCH, SEARCH, *WORKED[2:]), [1] * 8),
+    "took what was found for what was meant": (
+        {"noise": 13, **TOLD}, (SEARCH, call("look", GREEN), IMPOSSIBLE), [1, -1, -1]),
     "searched for no color": ({}, (ASK, call("search", "pens"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
-    "searched for another thing": ({}, (ASK, call("search", "cups red"), *WORKED[1:]), [1, -1, 0, *[1] * 6]),
+    "searched for another thing": ({}, (ASK, call("search", "cups red"), *WORKED[1:]), [1, -1, *[1] * 7]),
     "looked at without a search": ({}, (ASK, LOOK, *WORKED[1:]), [1, -1, 1, 0, *[1] * 5]),
     "guessed a color, right by luck": ({}, WORKED[1:], [-1, -1, 1, 0, 0, -1, 1]),
     "guessed a color, then asked": ({}, (SEARCH, ASK, *WORKED[2:]), [-1, *[1] * 7]),
@@ -69,9 +74,10 @@ RUNS = {
         {}, (ASK, SEARCH, call("look", GREEN), CONVERT, call("pack", 24, 4), call("multiply", 6, 5),
              call("order", GREEN, 6), DONE), [1, 1, -1, 1, 0, 0, -1, 1]),
     "looked at the second choice too early": (
-        {}, (ASK, SEARCH, call("look", BLUE), LOOK, *WORKED[3:]), [1, 1, 0, *[1] * 6]),
+        {}, (ASK, OTHER, call("look", BLUE), *WORKED[1:]), [1, 0, 0, *[1] * 7]),
     "looked at the other and ordered the first": (
-        {}, (ASK, SEARCH, LOOK, CONVERT, PACK, MULTIPLY, call("look", BLUE), ORDER, DONE), [*[1] * 6, 0, -1, 1]),
+        {}, (ASK, SEARCH, LOOK, CONVERT, PACK, MULTIPLY, OTHER, call("look", BLUE), ORDER, DONE),
+        [*[1] * 6, 0, 0, -1, 1]),
     "looked twice": ({}, (*WORKED[:3], LOOK, *WORKED[3:]), [1, 1, 1, 0, *[1] * 5]),
     "did not convert": ({}, (ASK, SEARCH, LOOK, PACK, MULTIPLY, ORDER, DONE), [1, 1, 1, -1, 1, 1, 1]),
     "took the wrong unit": (
@@ -111,8 +117,8 @@ RUNS = {
                                             [1, 1, 1, 1, 1, 1, -1, 1]),
     "refused, the second choice": (
         {"stock": 2, "amount": 16, "unit": "", "limit": None},
-        (ASK, SEARCH, LOOK, call("pack", 16, 6), call("order", RED, 3), call("look", BLUE), call("pack", 16, 8),
-         call("order", BLUE, 2), DONE), [1] * 9),
+        (ASK, SEARCH, LOOK, call("pack", 16, 6), call("order", RED, 3), OTHER, call("look", BLUE),
+         call("pack", 16, 8), call("order", BLUE, 2), DONE), [1] * 10),
     "refused, and tried again": (
         {"stock": 3, "limit": None}, (ASK, SEARCH, LOOK, CONVERT, PACK, ORDER, ORDER, DONE), [*[1] * 6, -1, -1]),
     "refused, and took what was left": (

@@ -30,11 +30,11 @@ def one(step: Step, of: Problem | None = None, before: tuple[Step, ...] = ()) ->
 
 @pytest.mark.parametrize(("step", "result", "failed"), [
     (call("ask", "color"), "asked", False),
-    (call("search", "pens red"), '"pens blue 52", "pens green 74", "pens red 31", "cups red 20"', False),
-    (call("search", "red  cups"), '"cups red 20", "pens red 31"', False),
-    (call("search", "hats red"), '"pens red 31", "cups red 20"', False),
-    (call("search", ""), "nothing", False),
-    (call("search", "hats"), "nothing", False),
+    (call("search", "pens red"), '"pens red 31"', False),
+    (call("search", "red  cups"), '"cups red 20"', False),
+    (call("search", "hats red"), '"pens red 31"', False),
+    (call("search", "hats"), "nothing", True),
+    (call("search", ""), "nothing", True),
     (call("look", RED), "price 4, box of 6", False),
     (call("look", "pens red 52"), "no such item", True),
     (call("convert", 2, "dozen"), "24 pieces", False),
@@ -95,12 +95,17 @@ def test_tools_fail_as_often_as_they_are_said_to_and_never_twice_in_a_row():
         assert not any(one(call(tool, *arguments), problem(noise=noise))[1] for noise in range(50))
 
 
-def test_the_first_hit_is_not_always_the_best():
-    found = Counter(one(call("search", "pens red"), problem(noise=noise))[0].split(",")[0] for noise in range(400))
-    hits = 400 - found.pop("busy")
+def test_a_search_finds_something_else_at_times_and_never_twice_in_a_row():
+    first, wrong = Counter(), 0
+    for noise in range(400):
+        heard = run(problem(noise=noise), [call("search", "pens red")] * 4)
+        found = [step.calls[0].result for step in heard if not step.calls[0].failed]
+        first[found[0]] += 1
+        wrong += any(RED not in one and RED not in two for one, two in itertools.pairwise(found))
 
-    assert set(found) == {'"pens red 31"', '"pens blue 52"', '"pens green 74"', '"cups red 20"'}
-    assert abs(found['"pens red 31"'] / hits - (1 - ASTRAY)) < 0.06
+    assert set(first) == {f'"{code}"' for code in (RED, BLUE, GREEN, CUPS)}
+    assert abs(first[f'"{RED}"'] / 400 - (1 - ASTRAY)) < 0.08
+    assert wrong == 0
 
 
 def test_a_run_ends_with_a_text_and_after_its_last_turn():
@@ -173,6 +178,5 @@ def test_calls_of_one_turn_are_made_in_order():
     world = World(errands.TASK)
     step, outcomes = world.turn(Step("", calls=(*WORKED[1].calls, *WORKED[2].calls)))
     assert (world.calls, world.turns) == (2, 1)
-    assert [outcome.value for outcome in outcomes] == [(BLUE, GREEN, RED, CUPS), RED]
-    assert [c.result for c in step.calls] == ['"pens blue 52", "pens green 74", "pens red 31", "cups red 20"',
-                                              "price 4, box of 6"]
+    assert [outcome.value for outcome in outcomes] == [RED, RED]
+    assert [c.result for c in step.calls] == ['"pens red 31"', "price 4, box of 6"]
