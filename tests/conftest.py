@@ -23,8 +23,9 @@ environment.apply()
 # the test's own process, where its stand-ins can note it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Machines differ and CI is slow; a slow example is no failure.
-settings.register_profile("project", deadline=None)
+# Machines differ and CI is slow; a slow example is no failure. Half of Hypothesis' own number: each run draws others,
+# and what has failed once is tried again (.hypothesis).
+settings.register_profile("project", deadline=None, max_examples=50)
 settings.load_profile("project")
 
 
