@@ -19,6 +19,7 @@ import pytest
 from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Running, State
 
 from flows import dvc, leftovers, pipeline, review, server
@@ -49,7 +50,8 @@ def prefect() -> Iterator[None]:
     if server._template().is_file():
         # As a user's server begins: an empty database would be migrated first.
         shutil.copy(server._template(), Path(folder, "prefect-test.db"))
-    with pytest.MonkeyPatch.context() as patch:
+    # Every run would wait for its heartbeat at its end, up to a second.
+    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         # The harness removes it when this process ends.
         patch.setattr(utilities, "mkdtemp", lambda: folder)
         with utilities.prefect_test_harness(server_startup_timeout=120):

@@ -73,14 +73,14 @@ def test_greedy_equals_generate(name: str, shared: bool) -> None:
     expected = {}
     for prefix in dict.fromkeys(PREFIXES):
         ids = torch.tensor([CHAINS[prefix.chain][: prefix.length]])
-        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)
+        whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         expected[prefix] = whole[0, prefix.length :].tolist()
     for batch_size in (3, 8):
-        got = _sample(model, temperature=0.0, batch_size=batch_size, max_new_tokens=20)
+        got = _sample(model, temperature=0.0, batch_size=batch_size, max_new_tokens=12)
         for prefix, one in zip(PREFIXES, got, strict=True):
             assert one.ids == expected[prefix]
             assert one.finished == (one.ids[-1] == END)
-            assert one.finished or len(one.ids) == 20
+            assert one.finished or len(one.ids) == 12
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral window"])

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core.labeling.merging import first_error
@@ -56,7 +56,6 @@ def brute_force(verdicts, length, outcome, prior, model):
     return posterior / posterior.sum()
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 10_000))
 def test_the_posterior_is_bayes_rule(seed):
     verdicts, lengths, outcomes, prior = random_case(seed)
@@ -71,7 +70,6 @@ def test_the_posterior_is_bayes_rule(seed):
             assert model.right[row, step] == pytest.approx(1 - posterior[step] / reached, abs=1e-5)
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 10_000))
 def test_estimates_are_probabilities_and_the_likelihood_rises(seed):
     verdicts, lengths, outcomes, prior = random_case(seed, chains=20)

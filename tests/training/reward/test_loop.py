@@ -187,7 +187,7 @@ def test_balanced_classes_weigh_the_rare_one_up(tmp_path) -> None:
         model.requires_grad_(False)
         model.head.weight.zero_()
         model.head.bias.requires_grad_(True)
-        settings = dataclasses.replace(SETTINGS, class_weights=weighting, epochs=40, head_learning_rate=0.1,
+        settings = dataclasses.replace(SETTINGS, class_weights=weighting, epochs=25, head_learning_rate=0.1,
                                        weight_decay=0.0, rows_per_update=99)
         data = labelled(9)
         train(model, tmp_path / f"work-{weighting}", settings=settings, data=[*data, *data])
@@ -219,15 +219,15 @@ def test_the_weights_with_the_lowest_dev_loss_are_kept(tmp_path) -> None:
 
 
 def test_patience_ends_training_after_so_many_evaluations_without_a_better_one(tmp_path) -> None:
-    endless, data = opposed(20, eval_every=2)
+    endless, data = opposed(10, eval_every=2)
     whole, _ = train(make_reward_model(tmp_path / "lm", ENCODER), tmp_path / "endless", settings=endless, data=data)
-    assert len(whole) == 30
+    assert len(whole) == 15
     for patience in (1, 3):
         settings = dataclasses.replace(endless, patience=patience)
         model = make_reward_model(tmp_path / f"lm-{patience}", ENCODER)
         history, _ = train(model, tmp_path / f"work-{patience}", settings=settings, data=data)
         losses = [record["dev_loss"] for record in history]
-        assert len(history) < 30
+        assert len(history) < 15
         assert len(losses) - 1 - losses.index(min(losses)) == patience
         assert [record["dev_loss"] for record in whole[: len(history)]] == losses
 
