@@ -14,7 +14,7 @@ from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
 from prm_core.platform import store, workers
-from prm_core.sampling.rollouts import to_trajectory
+from prm_core.sampling.rollouts import sample_trajectories
 from prm_core.scoring.scorer import ChainScore, ChainScorer, RewardScorer
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.types import Problem, Step, Trajectory
@@ -116,17 +116,10 @@ def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: 
 
     def sample(shard: int) -> list[Trajectory]:
         chosen, seed = problems[parts[shard]], _shard_seed(plan.seed, tag, shard)
-        sampled = policy.sample(
-            [problem.prompt for problem in chosen], samples=plan.samples, temperature=plan.temperature,
-            max_new_tokens=plan.max_new_tokens, batch_size=plan.batch_size, seed=seed,
-        )
         # Chains without a step stay: leaving them out would raise every accuracy.
-        return [
-            to_trajectory(DOMAINS[problem.domain], problem, chain, policy=policy.version, seed=seed,
-                          trajectory_id=f"{tag}/{problem.id}/{index}")
-            for problem, chains in zip(chosen, sampled, strict=True)
-            for index, chain in enumerate(chains)
-        ]
+        return sample_trajectories(
+            policy, chosen, DOMAINS, samples=plan.samples, temperature=plan.temperature,
+            max_new_tokens=plan.max_new_tokens, batch_size=plan.batch_size, seed=seed, prefix=tag, keep_empty=True)
 
     todo = store.missing_shards(folder, len(parts))
     with workers.forked(sample, len(todo)) as pool:

@@ -56,9 +56,10 @@ def to_trajectory(
 
 def sample_trajectories(
     policy: Policy, problems: Sequence[Problem], domains: Registry[Domain], *, samples: int, temperature: float,
-    max_new_tokens: int, batch_size: int, seed: int, prefix: str,
+    max_new_tokens: int, batch_size: int, seed: int, prefix: str, keep_empty: bool = False,
 ) -> list[Trajectory]:
-    """`samples` trajectories for each problem, ids `prefix/problem id/number`. Chains without any step are left out."""
+    """`samples` trajectories for each problem, ids `prefix/problem id/number`; where its domain has an environment, of
+    episodes in it. Chains without any step are left out unless `keep_empty`."""
     if any(domains[problem.domain].environment for problem in problems):
         starts = [(problem, ()) for problem in problems for _ in range(samples)]
         runs = run_episodes(policy, domains, starts, temperature=temperature, max_new_tokens=max_new_tokens,
@@ -66,7 +67,7 @@ def sample_trajectories(
         return [
             episodes.to_trajectory(domains[run.problem.domain], run, policy=policy.version, seed=seed,
                                    trajectory_id=f"{prefix}/{run.problem.id}/{number % samples}")
-            for number, run in enumerate(runs) if run.steps
+            for number, run in enumerate(runs) if run.steps or keep_empty
         ]
     drawn = policy.sample([p.prompt for p in problems], samples=samples, temperature=temperature,
                           max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed)
@@ -75,7 +76,7 @@ def sample_trajectories(
                       policy=policy.version, seed=seed)
         for problem, chains in zip(problems, drawn, strict=True)
         for number, chain in enumerate(chains)
-        if chain.steps
+        if chain.steps or keep_empty
     ]
 
 
