@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +67,6 @@ class Rewarded:
         outcome: 1 where it ends by itself as the problem wants it, else 0.
         scores: of the steps that fit the scorer's context.
         finished: whether it ended by itself.
-        misread: turns that do not read as they were sampled, which nothing is learned from.
     """
 
     ids: list[int]
@@ -77,7 +75,6 @@ class Rewarded:
     outcome: float
     scores: tuple[float, ...]
     finished: bool
-    misread: int = 0
 
 
 def sample_and_score(
@@ -121,23 +118,27 @@ def _episodes(policy: Policy, domains: Registry[Domain], problems: Sequence[Prob
               ) -> list[tuple[list[Step], Rewarded]]:
     """An episode for each problem, without scores; what was heard is no sampled token."""
     found = []
+    ends = policy.encoder.turn_ends
     for run in run_episodes(policy, domains, [(problem, ()) for problem in problems], **sampling):
         encoded = policy.encoder.encode(run.problem.prompt, run.steps, may_be_empty=True)
-        logprobs: list[float | None] = [None] * len(encoded.ids)
-        places = [-1] * len(encoded.ids)
-        start, misread = encoded.prompt_length, 0
+        ids = encoded.ids[: encoded.prompt_length]
+        logprobs: list[float | None] = [None] * len(ids)
+        places, start = [-1] * len(ids), len(ids)
         for number, (end, written) in enumerate(zip(encoded.step_ends, run.written, strict=False)):
-            places[start : end + 1] = [number] * (end + 1 - start)
-            # A policy may spell a word in other tokens than the encoder; the last may be one that ended the chain.
-            same = sum(1 for _ in itertools.takewhile(
-                lambda two: two[0] == two[1], zip(encoded.ids[start : end + 1], written.ids, strict=False)))
-            if same >= len(written.ids) - 1:
-                logprobs[start : start + same] = written.logprobs[:same]
-            else:
-                misread += 1
+            block = encoded.ids[start : end + 1]
+            # The tokens as they were sampled: a policy may spell a word in others than the encoder, and is to learn
+            # from those it chose. What was heard begins where the turn ends or waits.
+            heard = block[next(at for at, token in enumerate(block) if token in ends) :]
+            own, known = list(written.ids), list(written.logprobs)
+            if written.finished:
+                last, logprob = own.pop(), known.pop()
+                known.append(logprob if last == heard[0] else None)
+            ids += [*own, *heard]
+            logprobs += [*known, *[None] * (len(own) + len(heard) - len(known))]
+            places += [number] * (len(own) + len(heard))
             start = end + 1
         found.append((list(run.steps[: len(encoded.step_ends)]), Rewarded(
-            encoded.ids, logprobs, places, float(run.success), (), run.ended, misread)))
+            ids, logprobs, places, float(run.success), (), run.ended)))
     return found
 
 
@@ -170,7 +171,6 @@ def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainin
         "chain/steps": exists.sum(1).float().mean().item(),
         "chain/tokens": sampled.sum(1).float().mean().item(),
         "chain/unfinished_share": sum(not chain.finished for chain in chains) / len(chains),
-        "chain/misread_turns": sum(chain.misread for chain in chains) / len(chains),
     }
     return Experience(ids, sampled, old, advantages, figures)
 
