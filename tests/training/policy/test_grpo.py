@@ -346,7 +346,8 @@ def test_an_episode_is_learned_from_in_the_tokens_that_the_policy_chose() -> Non
     policy = SimpleNamespace(encoder=encoder, continue_chains=lambda *args, **kwargs: [
         Continuation(ids := next(turns), [-0.5] * len(ids), True)])
     settings = dataclasses.replace(SETTINGS, group_size=1)
-    [chain] = grpo.sample_and_score(policy, DigitScorer(), DOMAINS, [of], settings, batch_size=8, seed=0)
+    scorer = SimpleNamespace(score=lambda chains: [ChainScore((0.5,) * len(one), (), 0) for _, one in chains])
+    [chain] = grpo.sample_and_score(policy, scorer, DOMAINS, [of], settings, batch_size=8, seed=0)
 
     sampled = [token for token, logprob in zip(chain.ids, chain.logprobs, strict=True) if logprob is not None]
     assert sampled == [token for ids in drawn for token in ids]
