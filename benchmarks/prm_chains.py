@@ -57,7 +57,7 @@ def read(path: Path, labels: str) -> list[Example]:
 
 def encoder_of(base: Path, max_length: int) -> Encoder:
     """Our encoder on the base model's tokenizer."""
-    return Encoder(load_tokenizer(str(base)), EncoderConfig(separator=SEPARATOR, max_length=max_length))
+    return Encoder(load_tokenizer(str(base)), EncoderConfig(separator=SEPARATOR, renderer=1, max_length=max_length))
 
 
 def fits(encoder: Encoder, example: Example) -> bool:

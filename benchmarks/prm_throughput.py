@@ -177,7 +177,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 def _config(job: dict[str, Any]) -> Config:
     """The profile for PRM800K, with what the comparison fixes and what the caller sets."""
     raw = configuration.resolve(environment.project_root() / configuration.PARAMS_FILE, PROFILE)
-    fixed = {"encoder": {"max_length": job["max_length"], "separator": prm_chains.SEPARATOR, "chat_template": False},
+    # As TRL's side reads chains: steps end with a token of text.
+    fixed = {"encoder": {"max_length": job["max_length"], "separator": prm_chains.SEPARATOR, "renderer": 1,
+                         "chat_template": False},
              "train_prm": {"epochs": 1, "max_updates": 0, "row_tokens": job["max_length"], "rows_per_pass": 1,
                            "precision": "bfloat16", "class_weights": "none", "eval_every": 0, "log_every": 1,
                            # All weights, as the peer, at its rate.

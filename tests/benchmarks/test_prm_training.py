@@ -22,8 +22,11 @@ from benchmarks import (
 )
 from benchmarks import prm_training as benchmark
 from benchmarks.prm_measure import Clock, Update, step_figures
+from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.evaluation.metrics import Estimate
+from prm_core.models.encoder import Encoder
+from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform import store
 from prm_core.training.examples import IGNORED, Example, encode_examples
 from prm_core.training.reward.loop import pack_rows, updates_of
@@ -209,8 +212,10 @@ def test_ratios_go_round_by_round():
 
 @pytest.mark.parametrize(("trees", "apart"), [(False, False), (False, True), (True, False)])
 def test_our_side_of_a_measurement(tmp_path, examples, trees, apart):
-    encoder = make_encoder(max_length=128)
-    base = save_lm(tmp_path / "base", encoder)
+    # A base as TRL's side reads it: a line break is one token of text.
+    texts = [text for prompt, steps in CHAINS for text in (prompt, *(step.text for step in steps))]
+    tokenizer = train_tokenizer(texts, ["\n"])
+    base = save_lm(tmp_path / "base", Encoder(tokenizer, EncoderConfig(separator="\n", renderer=1, max_length=128)))
     files = {name: prm_chains.write_rows(tmp_path / f"{name}.jsonl", rows)
              for name, rows in (("train", examples), ("trees", examples), ("dev", examples[:2]))}
 
