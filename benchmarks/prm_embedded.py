@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.prm_measure import beside
 from benchmarks.report import Bar
 from prm_core import config as configuration
-from prm_core.cli.adversarial import read_side
+from prm_core.cli.scoring.adversarial import read_side
 from prm_core.config import Config
 from prm_core.domains import arithmetic
 from prm_core.domains.oracle import ORACLES, first_error

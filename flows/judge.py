@@ -6,7 +6,7 @@ from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
 from flows.pipeline import BAD_INPUT, SKIPPED
-from prm_core.cli.judge import select
+from prm_core.cli.scoring.judge import select
 from prm_core.errors import InputError
 from prm_core.platform import environment, workspace
 from prm_core.serving.trace_judge import CHAMPION, Judge

@@ -1,4 +1,4 @@
-"""`prm`, the command line: one command per module of this package, errors turned into one line and an exit code.
+"""`prm`, the command line: a command per module of this package and of `scoring`; errors turn into a line and a code.
 
 Commands import what they need when they run, so that `prm --help` answers at once.
 """
@@ -11,16 +11,16 @@ import sys
 import typer
 
 from prm_core.cli import failures
-from prm_core.cli.adversarial import adversarial
 from prm_core.cli.data import app as data_app
-from prm_core.cli.evaluate import evaluate
-from prm_core.cli.judge import judge
 from prm_core.cli.promote import promote
 from prm_core.cli.report import report
 from prm_core.cli.review import app as review_app
 from prm_core.cli.run import run
-from prm_core.cli.score import score
-from prm_core.cli.serve import serve
+from prm_core.cli.scoring.adversarial import adversarial
+from prm_core.cli.scoring.evaluate import evaluate
+from prm_core.cli.scoring.judge import judge
+from prm_core.cli.scoring.score import score
+from prm_core.cli.scoring.serve import serve
 from prm_core.cli.stage import stage
 from prm_core.cli.train import train
 from prm_core.platform import environment

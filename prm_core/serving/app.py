@@ -1,7 +1,7 @@
 """The server of `prm serve`: POST /invocations as MLflow's own server has it, and stricter about what is asked.
 
 MLflow's server drops a parameter it does not know and hands a null on; here each gets a 4xx of one line. Scoring is in
-`service.py`, starting it in `prm_core/cli/serve.py`.
+`service.py`, starting it in `prm_core/cli/scoring/serve.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One pass over MLflow's traces: those a filter finds that lack their step scores are judged, in batches.
 
-What a trace is given is in trace_judge.py, the command in prm_core/cli/judge.py, the schedule in flows/judge.py.
+What a trace is given is in trace_judge.py, the command in `prm_core/cli/scoring`, the schedule in flows/judge.py.
 """
 
 from __future__ import annotations

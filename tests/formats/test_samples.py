@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prm_core.cli.score import score
+from prm_core.cli.scoring.score import score
 from prm_core.formats import FORMATS
 from prm_core.scoring.scorer import ChainScore
 from prm_core.types import Step

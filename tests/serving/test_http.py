@@ -185,7 +185,7 @@ def test_concurrent_requests_get_their_own_scores(server, workspace):
 
 
 def test_scores_of_a_file_are_those_over_http(server, workspace, tmp_path, monkeypatch):
-    from prm_core.cli.score import score
+    from prm_core.cli.scoring.score import score
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store.write_jsonl(tmp_path / "in.jsonl", [{"prompt": PROMPT, "steps": STEPS}])

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from prm_core.cli.adversarial import adversarial, short_names
+from prm_core.cli.scoring.adversarial import adversarial, short_names
 from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.errors import InputError
 from prm_core.evaluation.adversarial import attacks, gold_chains, suite

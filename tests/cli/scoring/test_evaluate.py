@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from prm_core.cli.evaluate import evaluate
+from prm_core.cli.scoring.evaluate import evaluate
 from prm_core.errors import InputError
 from prm_core.evaluation import metrics
 from prm_core.evaluation.benchmarks import suite

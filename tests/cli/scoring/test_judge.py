@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.judge import agent_run, place
 from prm_core import cli
-from prm_core.cli.judge import parse_since
+from prm_core.cli.scoring.judge import parse_since
 from prm_core.errors import InputError
 from prm_core.platform import tracking
 from prm_core.serving import trace_judge

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from prm_core import config as configuration
-from prm_core.cli.score import LINES_PER_BATCH, score
-from prm_core.cli.serve import serve
+from prm_core.cli.scoring.score import LINES_PER_BATCH, score
+from prm_core.cli.scoring.serve import serve
 from prm_core.errors import InputError
 from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises
 from prm_core.serving import app
