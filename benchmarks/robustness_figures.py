@@ -39,6 +39,7 @@ SPLITS = ("test", "shifted")
 EVALUATED = {
     "prm_f1": "prm/first_error_f1", "ece": "prm/ece", "base_pass_at_1": "policy_base/pass_at_1",
     "trained_pass_at_1": "policy_trained/pass_at_1", "random_f1": "random/first_error_f1",
+    "base_sound": "policy_base/sound_accuracy", "trained_sound": "policy_trained/sound_accuracy",
     "base_lucky": "policy_base/wrong_step_right_answer", "trained_lucky": "policy_trained/wrong_step_right_answer",
     "base_calls_right": "policy_base/tool_call_accuracy", "trained_calls_right": "policy_trained/tool_call_accuracy",
     "base_turns": "policy_base/mean_steps", "trained_turns": "policy_trained/mean_steps",

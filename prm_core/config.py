@@ -42,6 +42,7 @@ EXTENDS = "extends"
 STRATEGIES = "prm_core.labeling.strategies:STRATEGIES"
 MERGES = "prm_core.labeling.merging.merge:MERGES"
 AGGREGATIONS = "prm_core.search.aggregate:AGGREGATIONS"
+ADVANTAGES = "prm_core.training.policy.advantages"
 
 
 @section
@@ -272,23 +273,68 @@ class RewardTrainingConfig:
 
 
 @section
+class AdvantageConfig:
+    outcome_weight: NonNegativeFloat
+    process_weight: NonNegativeFloat
+    form: str = setting("what the scores of a chain's steps pay: sum, mean, min, lowest, prod, delta, pav",
+                        registry=f"{ADVANTAGES}:FORMS")
+    credit: Literal["to_go", "chain", "step"] = setting(
+        "a step is credited with the process rewards from its own on, with all of its chain, or with its own")
+    baseline: str = setting("what a credit is compared with: none, group, leave_one_out, prefix, step, token",
+                            registry=f"{ADVANTAGES}:BASELINES")
+    scale: Literal["none", "group", "batch"] = setting(
+        "divide each source's advantages by its standard deviation in the group, or in the batch")
+    gate: bool = setting("process rewards count where the answer is right, and are paid at the end")
+    chain_filter: str = setting("which chains are learned from: none, prof, top_k_rejected",
+                                registry=f"{ADVANTAGES}:FILTERS", default="none")
+    left_out: NonNegativeInt = setting("chains of each group that the filter leaves out", default=0)
+    turn_weight: NonNegativeFloat = setting(
+        "of the comparison among steps of a group that begin in the same state (GiGPO)", default=0.0)
+    process_sets: bool = setting("divide by the number of chains that share a token's prefix (λ-GRPO)", default=False)
+    per_agent: bool = setting("an agent's steps are credited with that agent's rewards, and compared with its own",
+                              default=False)
+    late_weights: tuple[NonNegativeFloat, NonNegativeFloat] = setting(
+        "weights of a chain's first and last reward, with equal steps between them", default=(1.0, 1.0))
+    right_bonus: NonNegativeFloat = setting("added to each score of a chain with a right answer", default=0.0)
+    min_temperature: PositiveFloat = setting("of form min", default=0.1)
+    pav_alpha: NonNegativeFloat = setting("weight of the prover's advantages in form pav", default=3.0)
+    pav_samples: int = setting("continuations the prover of form pav takes the best of", default=4, ge=2)
+
+
+@section
+class GuardConfig:
+    window: NonNegativeInt = setting("updates whose means are compared; 0 looks at nothing")
+    max_fall: Share = setting("of outcomes below their best, while the process reward is as high as there")
+    max_stretch: PositiveFloat = setting("relative change of steps or tokens a chain while outcomes do not rise")
+    max_filler: Share = setting("rise of the share of steps that repeat or say nothing new while outcomes do not")
+
+
+@section
 class PolicyTrainingConfig:
     warmup_updates: NonNegativeInt
     updates: PositiveInt
     problems_per_update: PositiveInt
-    estimator: str = setting("from the rewards of a group to advantages: hybrid",
-                             registry="prm_core.training.policy.estimators:ESTIMATORS")
+    reward_model: Text = setting("what scores the steps: prm, pav, or a folder or hub id of another reward model")
+    advantages: AdvantageConfig
     group_size: int = setting("chains a question, compared with each other", ge=2)
+    resample: NonNegativeInt = setting(
+        "times that questions whose chains are all worth the same are replaced by others in an update")
     learning_rate: PositiveFloat
-    clip: float = setting("how far a token's probability ratio may move the loss", gt=0, lt=1)
+    surrogate: Literal["clip", "cispo"]
+    clip: tuple[Share, PositiveFloat] = setting(
+        "how far below and above 1 a token's probability ratio may move the loss")
+    normaliser: Literal["token_mean", "sequence_mean", "constant"] = setting("how the tokens of a minibatch weigh")
     kl_coef: NonNegativeFloat
-    outcome_weight: NonNegativeFloat
-    process_weight: NonNegativeFloat
     temperature: PositiveFloat
     max_new_tokens: PositiveInt
     max_grad_norm: PositiveFloat
     inner_epochs: PositiveInt
     minibatch_size: PositiveInt
+    eval_every: NonNegativeInt = setting(
+        "updates between evaluations on dev problems, of which the best policy is kept; 0 keeps the last")
+    eval_problems: PositiveInt
+    eval_samples: PositiveInt = setting("chains of each dev problem")
+    guard: GuardConfig
     checkpoint_every: PositiveInt
     log_every: PositiveInt
 
@@ -393,8 +439,14 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
             yield f"validate.{name}", f"from {low:g} to {high:g} there is nothing"
     if config.train_prm.solver == "convex" and config.train_prm.lora_rank:
         yield "train_prm.lora_rank", "trains the backbone, which solver convex leaves as it is: set one of them back"
-    if not config.train_policy.outcome_weight and not config.train_policy.process_weight:
-        yield "train_policy.outcome_weight", "is 0, and so is process_weight: nothing would be rewarded"
+    given = config.train_policy.advantages
+    if not given.outcome_weight and not given.process_weight:
+        yield "train_policy.advantages.outcome_weight", "is 0, and so is process_weight: nothing would be rewarded"
+    if max(given.late_weights) == 0:
+        yield "train_policy.advantages.late_weights", "are both 0: no step would be rewarded"
+    if given.chain_filter != "none" and not 0 < given.left_out < config.train_policy.group_size:
+        yield "train_policy.advantages.left_out", (f"is {given.left_out}, and chain_filter {given.chain_filter} leaves "
+                                                   "out at least 1 and fewer than group_size")
     if max(evaluate.best_of) > evaluate.samples:
         yield "evaluate.best_of", (f"{max(evaluate.best_of)} is more than evaluate.samples {evaluate.samples}: lower N "
                                    "or raise evaluate.samples")

@@ -24,6 +24,8 @@ FIGURES = {
     "oracle_at_{n}": ("test/oracle/accuracy_at_{n}", "any of {n} right"),
     "pass_at_1": ("test/policy_base/pass_at_1", "right answers, one chain of the base policy"),
     "pass_at_1_trained": ("test/policy_trained/pass_at_1", "right answers, one chain of the trained policy"),
+    "sound": ("test/policy_base/sound_accuracy", "right, and every step right, base policy"),
+    "sound_trained": ("test/policy_trained/sound_accuracy", "right, and every step right, trained policy"),
     "consistency": ("test/policy_base/process_consistency", "its right answers without a wrong step, base policy"),
     "consistency_trained": ("test/policy_trained/process_consistency", "the same, trained policy"),
     "shifted_first_error_f1": ("shifted/prm/first_error_f1", "F1 of the first wrong step, shifted problems"),

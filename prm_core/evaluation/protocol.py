@@ -190,7 +190,8 @@ def selection_accuracies(
 
 
 def _policy_statistics(chains: Sequence[Chain], problems: int) -> dict[str, Statistic]:
-    """pass@1, and where chains have gold verdicts, how right the right answers' steps are."""
+    """pass@1, and where chains have gold verdicts, the share that is right with every step right, and how many of the
+    right answers that are."""
     owner = [chain.problem for chain in chains]
     found = {
         "pass_at_1": metrics.share([chain.right for chain in chains], owner, problems),
@@ -201,8 +202,11 @@ def _policy_statistics(chains: Sequence[Chain], problems: int) -> dict[str, Stat
     if called:
         found["tool_call_accuracy"] = metrics.share([right for right, _ in called], [problem for _, problem in called],
                                                     problems)
-    solved = [chain for chain in chains if chain.right and chain.gold is not None]
-    if any(chain.gold is not None for chain in chains):
+    judged = [chain for chain in chains if chain.gold is not None]
+    solved = [chain for chain in judged if chain.right]
+    if judged:
+        found["sound_accuracy"] = metrics.share([chain.right and chain.gold_error < 0 for chain in judged],
+                                                [chain.problem for chain in judged], problems)
         clean, owner = np.array([chain.gold_error < 0 for chain in solved]), [chain.problem for chain in solved]
         found["process_consistency"] = metrics.share(clean, owner, problems)
         found["wrong_step_right_answer"] = metrics.share(1.0 - clean, owner, problems)

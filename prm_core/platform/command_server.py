@@ -54,7 +54,7 @@ MODULES = (
     "prm_core.domains",
     "prm_core.labeling.strategies",
     "prm_core.labeling.merging",
-    "prm_core.training.policy.estimators",
+    "prm_core.training.policy.advantages",
     "prm_core.search",
     "prm_core.stages.base",
     "prm_core.sampling.sampler",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prm_core.config import Config
 from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem
+
+# Of `train_policy.reward_model`: those of the chain itself.
+OWN = ("prm", "pav")
 
 
 def run(config: Config, io: StageIO) -> None:
@@ -15,39 +20,44 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.platform.tracking import stage_run
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import without_long
-    from prm_core.scoring.scorer import load_scorer
+    from prm_core.scoring.foreign import load_any_scorer
     from prm_core.training.policy.grpo import train_policy
 
     settings = config.train_policy
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
     problems = without_long(store.read_jsonl(Problem, io.inputs["problems"]), policy.encoder)
-    scorer = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
+    named = settings.reward_model
+    dev = without_long(store.read_jsonl(Problem, io.inputs["dev"]), policy.encoder)
+    scorer = load_any_scorer(str(io.inputs[named]) if named in OWN else model_path(io.workspace, named),
+                             device=config.models.device, batch_size=config.serve.batch_size)
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
-        history = train_policy(policy, scorer, DOMAINS, problems, settings, batch_size=config.generate.batch_size,
-                               seed=config.seed, work=io.work, report=tracked.log_metrics)
+        trained = train_policy(
+            policy, scorer, DOMAINS, problems, settings, dev=dev, batch_size=config.generate.batch_size,
+            seed=config.seed, work=io.work, report=tracked.log_metrics)
         save_language_model(policy.model, policy.encoder, io.outputs["policy"])
-        tail = history[-settings.log_every :]
-        metrics = {
+        # Where no later one was kept, of the updates up to the one that was.
+        tail = trained.history[: trained.kept][-settings.log_every :]
+        metrics: dict[str, Any] = {
             f"train/policy_trained/{name}": sum(record[name] for record in tail) / len(tail)
-            for name in history[0] if name != "update"
+            for name in trained.history[0] if name not in ("update", "tokens", "dev/outcome")
         }
+        metrics["train/policy_trained/kept_update"] = trained.kept
+        metrics["train/policy_trained/tokens"] = sum(record["tokens"] for record in trained.history)
         tracked.log_metrics(metrics)
-    store.write_json(io.outputs["history"], history)
+        if trained.alarm:
+            tracked.tag("alarm", trained.alarm)
+            metrics["train/policy_trained/alarm"] = trained.alarm
+    store.write_json(io.outputs["history"], trained.history)
     store.write_json(io.outputs["metrics"], metrics)
-
-
-def check(config: Config) -> None:
-    """Raises InputError for an advantage estimator that is not registered."""
-    from prm_core.training.policy.estimators import ESTIMATORS
-
-    _ = ESTIMATORS[config.train_policy.estimator]
 
 
 STAGE = Stage(
     inputs={
         "problems": "data/train.jsonl",
+        "dev": "data/dev.jsonl",
         "models": "artifacts/warmup/models",
         "prm": "artifacts/train_prm/prm",
+        "pav": "artifacts/train_prm/pav",
     },
     outputs={
         "policy": "artifacts/train_policy/policy",
@@ -56,5 +66,4 @@ STAGE = Stage(
     },
     params=("seed", "models", "encoder", "generate", "train_policy", "serve"),
     run=run,
-    check=check,
 )

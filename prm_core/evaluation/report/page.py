@@ -37,7 +37,8 @@ KINDS = (
     "wrong answer, a step doubted", "right answer, a step doubted", "wrong answer, no step doubted",
 )
 POLICY_ROWS = (
-    ("pass@1", "pass_at_1", "%.3f"), ("process consistency", "process_consistency", "%.3f"),
+    ("pass@1", "pass_at_1", "%.3f"), ("sound accuracy: right, and every step right", "sound_accuracy", "%.3f"),
+    ("process consistency", "process_consistency", "%.3f"),
     ("right answers with a wrong step", "wrong_step_right_answer", "%.3f"), ("mean PRM score", "prm_score", "%.3f"),
     ("steps a chain", "mean_steps", "%.2f"),
 )

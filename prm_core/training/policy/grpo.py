@@ -1,178 +1,46 @@
-"""GRPO with a hybrid reward: groups of chains per question, process rewards from a PRM, outcomes from the answers."""
+"""GRPO: groups of chains for each question, advantages from process and outcome rewards, clipped updates."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_core.config import PolicyTrainingConfig
 from prm_core.domains.base import Domain
 from prm_core.errors import InputError
-from prm_core.models.padding import pad
 from prm_core.platform import workers
 from prm_core.registry import Registry
-from prm_core.sampling.episodes import run_episodes
 from prm_core.sampling.policy import Policy
-from prm_core.sampling.rollouts import rollout_succeeds
 from prm_core.scoring.scorer import ChainScorer
 from prm_core.training import data_parallel
-from prm_core.training.checkpoint import Checkpoints
+from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.training.data_parallel import balanced
-from prm_core.training.policy.loss import clipped_surrogate, k3_kl, masked_mean
-from prm_core.types import Problem, Step
+from prm_core.training.policy.experience import (
+    Experience,
+    Rewarded,
+    lay_out,
+    sample_and_score,
+    sample_chains,
+    to_experience,
+    uniform_groups,
+)
+from prm_core.training.policy.guards import alarm
+from prm_core.training.policy.loss import SURROGATES, k3_kl
+from prm_core.types import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
+log = logging.getLogger(__name__)
 # Chains of like length, no two the same, that go through the model together.
 ROWS_PER_PASS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Experience:
-    """Sampled chains of one update, chains of a question next to each other. Shapes (chains, tokens) or as noted.
-
-    Attributes:
-        ids: prompt, sampled tokens and what was heard between them, right-padded.
-        sampled: True at sampled tokens.
-        old_logprobs: of the sampled tokens when they were sampled, 0 elsewhere.
-        advantages: 0 at tokens that were not sampled.
-        figures: means of the reward's components and of the chains, for logging.
-    """
-
-    ids: Tensor
-    sampled: Tensor
-    old_logprobs: Tensor
-    advantages: Tensor
-    figures: dict[str, float]
-
-    def take(self, rows: list[int]) -> Experience:
-        """These chains alone, without the figures."""
-        return Experience(self.ids[rows], self.sampled[rows], self.old_logprobs[rows], self.advantages[rows], {})
-
-
-@dataclass(frozen=True, slots=True)
-class Rewarded:
-    """A chain with its rewards. Lists are by token.
-
-    Attributes:
-        ids: prompt, and what was sampled and heard.
-        logprobs: of sampled tokens, None of all others.
-        steps: number of the step that a token belongs to, -1 for none.
-        outcome: 1 where it ends by itself as the problem wants it, else 0.
-        scores: of the steps that fit the scorer's context.
-        finished: whether it ended by itself.
-    """
-
-    ids: list[int]
-    logprobs: list[float | None]
-    steps: list[int]
-    outcome: float
-    scores: tuple[float, ...]
-    finished: bool
-
-
-def sample_and_score(
-    policy: Policy, scorer: ChainScorer, domains: Registry[Domain], problems: Sequence[Problem],
-    config: PolicyTrainingConfig, *, batch_size: int, seed: int,
-) -> list[Rewarded]:
-    """`group_size` chains for each problem, with their rewards."""
-    sample = _episodes if any(domains[problem.domain].environment for problem in problems) else _chains
-    drawn = sample(policy, domains, [problem for problem in problems for _ in range(config.group_size)],
-                   temperature=config.temperature, max_new_tokens=config.max_new_tokens, batch_size=batch_size,
-                   seed=seed)
-    owners = [problem for problem in problems for _ in range(config.group_size)]
-    # A chain without any step has nothing to score; its outcome alone speaks against it.
-    scores = iter(scorer.score([(owner.prompt, steps) for owner, (steps, _) in zip(owners, drawn, strict=True)
-                                if steps]))
-    return [replace(chain, scores=next(scores).step_scores if steps else ()) for steps, chain in drawn]
-
-
-def _chains(policy: Policy, domains: Registry[Domain], problems: Sequence[Problem], **sampling: Any
-            ) -> list[tuple[list[Step], Rewarded]]:
-    """A chain written in one go for each problem, without scores."""
-    from prm_core.sampling.sampler import Prefix
-
-    prompts = [policy.encoder.encode_prompt(problem.prompt) for problem in problems]
-    drawn = policy.continue_chains(prompts, [Prefix(row, len(ids)) for row, ids in enumerate(prompts)], **sampling)
-    found = []
-    for problem, prompt, one in zip(problems, prompts, drawn, strict=True):
-        split = policy.encoder.split_steps(one.ids)
-        places = [-1] * (len(prompt) + len(one.ids))
-        begin = len(prompt)
-        for number, (_, end) in enumerate(split):
-            places[begin : len(prompt) + end + 1] = [number] * (len(prompt) + end + 1 - begin)
-            begin = len(prompt) + end + 1
-        outcome = float(rollout_succeeds(policy, domains[problem.domain], problem, one))
-        found.append(([Step(text) for text, _ in split], Rewarded(
-            [*prompt, *one.ids], [*[None] * len(prompt), *one.logprobs], places, outcome, (), one.finished)))
-    return found
-
-
-def _episodes(policy: Policy, domains: Registry[Domain], problems: Sequence[Problem], **sampling: Any
-              ) -> list[tuple[list[Step], Rewarded]]:
-    """An episode for each problem, without scores; what was heard is no sampled token."""
-    found = []
-    ends = policy.encoder.turn_ends
-    for run in run_episodes(policy, domains, [(problem, ()) for problem in problems], **sampling):
-        encoded = policy.encoder.encode(run.problem.prompt, run.steps, may_be_empty=True)
-        ids = encoded.ids[: encoded.prompt_length]
-        logprobs: list[float | None] = [None] * len(ids)
-        places, start = [-1] * len(ids), len(ids)
-        for number, (end, written) in enumerate(zip(encoded.step_ends, run.written, strict=False)):
-            block = encoded.ids[start : end + 1]
-            # The tokens as they were sampled: a policy may spell a word in others than the encoder, and is to learn
-            # from those it chose. What was heard begins where the turn ends or waits.
-            heard = block[next(at for at, token in enumerate(block) if token in ends) :]
-            own, known = list(written.ids), list(written.logprobs)
-            if written.finished:
-                last, logprob = own.pop(), known.pop()
-                known.append(logprob if last == heard[0] else None)
-            ids += [*own, *heard]
-            logprobs += [*known, *[None] * (len(own) + len(heard) - len(known))]
-            places += [number] * (len(own) + len(heard))
-            start = end + 1
-        found.append((list(run.steps[: len(encoded.step_ends)]), Rewarded(
-            ids, logprobs, places, float(run.success), (), run.ended)))
-    return found
-
-
-def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig) -> Experience:
-    """The chains of an update, those of a problem next to each other, with their advantages."""
-    import torch
-
-    from prm_core.training.policy.estimators import ESTIMATORS, GroupRewards
-
-    outcomes = torch.tensor([chain.outcome for chain in chains])
-    width = max(1, *(step + 1 for chain in chains for step in chain.steps))
-    rewards, exists = torch.zeros(len(chains), width), torch.zeros(len(chains), width, dtype=torch.bool)
-    ids = pad([chain.ids for chain in chains], pad_id)
-    token_steps = torch.full(ids.shape, -1)
-    sampled = torch.zeros(ids.shape, dtype=torch.bool)
-    old = torch.zeros(ids.shape)
-    for row, chain in enumerate(chains):
-        rewards[row, : len(chain.scores)] = torch.tensor(chain.scores)
-        exists[row, : len(chain.scores)] = True
-        token_steps[row, : len(chain.ids)] = torch.tensor(chain.steps)
-        sampled[row, : len(chain.ids)] = torch.tensor([one is not None for one in chain.logprobs])
-        old[row, : len(chain.ids)] = torch.tensor([one or 0.0 for one in chain.logprobs])
-    advantages = ESTIMATORS[config.estimator](
-        GroupRewards(outcomes, rewards, exists, token_steps, sampled, config.group_size), config)
-    process = (rewards.sum() / exists.sum().clamp(min=1)).item()
-    figures = {
-        "reward/outcome": outcomes.mean().item(),
-        "reward/process": process,
-        "reward/hybrid": config.outcome_weight * outcomes.mean().item() + config.process_weight * process,
-        "chain/steps": exists.sum(1).float().mean().item(),
-        "chain/tokens": sampled.sum(1).float().mean().item(),
-        "chain/unfinished_share": sum(not chain.finished for chain in chains) / len(chains),
-    }
-    return Experience(ids, sampled, old, advantages, figures)
 
 
 def token_logprobs(model: Any, ids: Tensor, sampled: Tensor, temperature: float) -> Tensor:
@@ -188,22 +56,44 @@ def token_logprobs(model: Any, ids: Tensor, sampled: Tensor, temperature: float)
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a training.
+
+    Attributes:
+        history: a record an update; one that was evaluated has `dev/outcome`.
+        kept: number of updates of the policy that was kept.
+        alarm: why a guard stopped it, None where none did.
+    """
+
+    history: list[dict[str, Any]]
+    kept: int
+    alarm: str | None
+
+
 def train_policy(
     policy: Policy, scorer: ChainScorer, domains: Registry[Domain], problems: Sequence[Problem],
-    config: PolicyTrainingConfig, *, batch_size: int, seed: int, work: Path,
+    config: PolicyTrainingConfig, *, dev: Sequence[Problem], batch_size: int, seed: int, work: Path,
     report: Callable[[dict[str, float], int], None],
-) -> list[dict[str, Any]]:
-    """Trains the policy in place by GRPO. Returns one record an update.
+) -> Trained:
+    """Trains the policy in place by GRPO.
 
-    Source: Shao et al. 2024, "DeepSeekMath"; token-mean loss as in Yu et al. 2025, "DAPO".
+    Args:
+        problems: that it learns on.
+        dev: others, on which it is evaluated, where `eval_every` says so; the policy that does best there is kept.
+        report: receives figures and the number of updates done.
 
-    Raises InputError when the loss is not finite.
+    Source: Shao et al. 2024, "DeepSeekMath"; what is taken from later work stands with the settings.
+
+    Raises InputError when the loss is not finite, or there is nothing to evaluate on.
     """
     import torch
     from accelerate import Accelerator
 
     from prm_core.platform.progress import track
 
+    if config.eval_every and not dev:
+        raise InputError("no dev problem to evaluate the policy on; give some, or set train_policy.eval_every to 0")
     reference = copy.deepcopy(policy.model).requires_grad_(False)
     accelerator = Accelerator(cpu=policy.model.device.type == "cpu")
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
@@ -219,35 +109,71 @@ def train_policy(
         part, part_seed = item
         return sample_and_score(policy, scorer, domains, part, config, batch_size=batch_size, seed=part_seed)
 
-    def passes(item: tuple[Experience, int]) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        part, tokens = item
-        for rows in _passes(part):
-            share = (part.sampled[rows].sum() / tokens).item()
-            loss, found = _loss(model, reference, part, rows, config)
-            yield loss * share, {name: share * value for name, value in found.items()}
+    def judge(item: tuple[list[Problem], int]) -> list[float]:
+        part, part_seed = item
+        return [chain.outcome for chain in sample_chains(
+            policy, domains, part, temperature=config.temperature, max_new_tokens=config.max_new_tokens,
+            batch_size=batch_size, seed=part_seed)]
 
-    todo = range(position.update, config.updates)
+    def gather(update: int) -> tuple[list[Rewarded], int]:
+        """The chains of an update, and how many tokens were sampled for them and for questions that told nothing."""
+        rng = random.Random(f"grpo/{seed}/{update}")
+        order = rng.sample(list(problems), len(problems))
+        chains: list[Rewarded] = []
+        tokens = begin = 0
+        for attempt in range(config.resample + 1):
+            missing = config.problems_per_update - len(chains) // config.group_size
+            batch = order[begin : begin + missing]
+            if not batch:
+                break
+            begin += missing
+            parts = workers.shards(len(batch), -(-len(batch) // gradients.parts))
+            drawn = [chain for part in samplers.map([(batch[part], rng.getrandbits(31)) for part in parts])
+                     for chain in part]
+            tokens += sum(logprob is not None for chain in drawn for logprob in chain.logprobs)
+            if config.resample:
+                uniform = uniform_groups(lay_out(drawn, policy.encoder.pad_id, config.group_size), config)
+                # Where no question tells anything there is still an update, of KL alone.
+                spare = attempt == config.resample and not chains and all(uniform)
+                drawn = [chain for row, chain in enumerate(drawn) if spare or not uniform[row // config.group_size]]
+            chains += drawn
+        return chains, tokens
+
+    def dev_outcome() -> float:
+        asked = [problem for problem in dev[: config.eval_problems] for _ in range(config.eval_samples)]
+        parts = workers.shards(len(asked), -(-len(asked) // gradients.parts))
+        # The same seed each time: less of the difference is luck.
+        right = [found for part in judges.map([(asked[part], seed) for part in parts]) for found in part]
+        return sum(right) / len(right)
+
+    def passes(part: Experience) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        for rows in _passes(part):
+            yield _loss(model, reference, part, rows, config)
+
+    best = work / "best"
+    stopped = alarm(position.history, config.guard)
+    todo = range(position.update, position.update if stopped else config.updates)
     # The workers that sample see the weights that the gradients' context moves to shared memory.
     with (
         data_parallel.gradients(accelerator, model, passes) as gradients,
         workers.forked(draw, gradients.parts) as samplers,
+        workers.forked(judge, gradients.parts if config.eval_every else 1) as judges,
     ):
         for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
-            rng = random.Random(f"grpo/{seed}/{update}")
-            batch = rng.sample(list(problems), min(config.problems_per_update, len(problems)))
-            parts = workers.shards(len(batch), -(-len(batch) // gradients.parts))
-            drawn = samplers.map([(batch[part], rng.getrandbits(31)) for part in parts])
-            experience = to_experience([chain for part in drawn for chain in part], policy.encoder.pad_id, config)
+            chains, sampled_tokens = gather(update)
+            experience = to_experience(chains, policy.encoder.pad_id, config)
+            learned = experience.learned.any(1)
+            rng = random.Random(f"grpo/order/{seed}/{update}")
             losses: list[dict[str, float]] = []
             for _ in range(config.inner_epochs):
                 # By question, since a policy writes many a chain twice, and twins take one pass.
-                order = [row for start in rng.sample(range(0, len(experience.ids), config.group_size), len(batch))
-                         for row in range(start, start + config.group_size)]
+                starts = range(0, len(chains), config.group_size)
+                order = [row for start in rng.sample(starts, len(starts))
+                         for row in range(start, start + config.group_size) if learned[row]]
                 for start in range(0, len(order), config.minibatch_size):
-                    minibatch = experience.take(order[start : start + config.minibatch_size])
-                    tokens = int(minibatch.sampled.sum())
-                    figures = gradients.of([(minibatch.take(part), tokens)
-                                            for part in _parts(minibatch, gradients.parts)])
+                    minibatch = experience.take(order[start : start + config.minibatch_size]).weighed(
+                        config.normaliser, policy.encoder.config.max_length)
+                    figures = gradients.of([minibatch.take(part) for part in _parts(minibatch, gradients.parts)])
                     loss = figures["loss/policy"] + config.kl_coef * figures["kl"]
                     if not math.isfinite(loss):
                         raise InputError(f"the policy's loss is {loss} at update {update}; lower "
@@ -257,14 +183,43 @@ def train_policy(
                     losses.append(figures)
             schedule.step()
             means = {name: sum(one[name] for one in losses) / len(losses) for name in losses[0]}
-            record = {"update": update + 1, **experience.figures, **means}
+            record = {"update": update + 1, **experience.figures, **means, "tokens": float(sampled_tokens)}
             position.update = update + 1
             position.history.append(record)
-            if (update + 1) % config.log_every == 0:
+            stopped = alarm(position.history, config.guard)
+            last = stopped is not None or update + 1 == config.updates
+            if config.eval_every and ((update + 1) % config.eval_every == 0 or last):
+                record["dev/outcome"] = dev_outcome()
+                if _best(position.history) == update + 1:
+                    _save_weights(policy.model, best)
+            if (update + 1) % config.log_every == 0 or last:
                 report({name: value for name, value in record.items() if name != "update"}, update + 1)
             if (update + 1) % config.checkpoint_every == 0:
                 checkpoints.save(position)
-    return position.history
+            if stopped is not None:
+                log.warning("policy training stops after update %d: %s", update + 1, stopped)
+                break
+    kept = _best(position.history)
+    if kept != position.update:
+        _load_weights(policy.model, best)
+    return Trained(position.history, kept, stopped)
+
+
+def _best(history: Sequence[dict[str, Any]]) -> int:
+    """Number of updates of the policy with the best dev outcome, of equal ones the first; the last without any."""
+    known = [record for record in history if "dev/outcome" in record]
+    return int(max(known, key=lambda record: record["dev/outcome"])["update"] if known else history[-1]["update"])
+
+
+def _save_weights(model: PreTrainedModel, folder: Path) -> None:
+    written = folder.with_name(f".{folder.name}")
+    model.save_pretrained(written)
+    replace_folder(folder, written)
+
+
+def _load_weights(model: PreTrainedModel, folder: Path) -> None:
+    found = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(found.state_dict())
 
 
 def _distinct(ids: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -277,16 +232,16 @@ def _distinct(ids: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _parts(experience: Experience, count: int) -> list[list[int]]:
     """Its rows in parts of about equal work, twins together."""
-    _, sampled, which = _distinct(experience.ids, experience.sampled)
+    _, sampled, which = _distinct(experience.ids, experience.learned)
     return [_rows(which, part).tolist() for part in balanced(sampled.sum(1).tolist(), count)]
 
 
 def _passes(experience: Experience) -> list[Tensor]:
-    """Its rows in passes of like length (rows,), twins together: token means of the passes, weighted by their shares of
-    the sampled tokens, are those of the whole, with less padding."""
+    """Its rows in passes of like length (rows,), twins together: the losses of the passes add up to that of the whole,
+    with less padding."""
     import torch
 
-    _, sampled, which = _distinct(experience.ids, experience.sampled)
+    _, sampled, which = _distinct(experience.ids, experience.learned)
     lengths = (sampled * torch.arange(sampled.shape[1])).amax(1)
     return [_rows(which, chosen.tolist()) for chosen in lengths.argsort(stable=True).split(ROWS_PER_PASS)]
 
@@ -301,26 +256,27 @@ def _rows(which: Tensor, chosen: Sequence[int]) -> Tensor:
 def _loss(
     model: Any, reference: Any, experience: Experience, rows: Tensor, config: PolicyTrainingConfig
 ) -> tuple[Tensor, dict[str, float]]:
+    """The share of these rows in the loss of the minibatch, and in its figures."""
     import torch
 
     device = reference.device
-    ids, sampled = experience.ids[rows].to(device), experience.sampled[rows].to(device)
+    ids, learned = experience.ids[rows].to(device), experience.learned[rows].to(device)
     # Pads at the right of every chain of the pass cost time and nothing else.
-    width = int(sampled.any(0).nonzero().max()) + 1
-    ids, sampled = ids[:, :width], sampled[:, :width]
-    old = experience.old_logprobs[rows, :width].to(device)
-    advantages = experience.advantages[rows, :width].to(device)
-    *once, which = _distinct(ids, sampled)
+    width = int(learned.any(0).nonzero().max()) + 1
+    ids, learned = ids[:, :width], learned[:, :width]
+    old, advantages, weights = (values[rows, :width].to(device) for values in (
+        experience.old_logprobs, experience.advantages, experience.weights))
+    *once, which = _distinct(ids, learned)
     logprobs = token_logprobs(model, *once, config.temperature)[which]
     with torch.inference_mode():
         anchor = token_logprobs(reference, *once, config.temperature)[which]
-    surrogate, clipped = clipped_surrogate(logprobs, old, advantages, config.clip)
-    kl = masked_mean(k3_kl(logprobs, anchor.clone()), sampled)
-    policy_loss = masked_mean(surrogate, sampled)
+    surrogate, clipped = SURROGATES[config.surrogate](logprobs, old, advantages, *config.clip)
+    kl = (k3_kl(logprobs, anchor.clone()) * weights).sum()
+    policy_loss = (surrogate * weights).sum()
     figures = {
         "loss/policy": policy_loss.item(),
         "kl": kl.item(),
-        "clip_share": masked_mean(clipped.float(), sampled).item(),
-        "logprob": masked_mean(logprobs.detach(), sampled).item(),
+        "clip_share": (clipped * weights).sum().item(),
+        "logprob": (logprobs.detach() * weights).sum().item(),
     }
     return policy_loss + config.kl_coef * kl, figures

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from prm_core.sampling.policy import Policy
 from prm_core.sampling.sampler import Continuation, Prefix
 from prm_core.scoring.scorer import ChainScore
 from prm_core.training.policy import grpo
+from prm_core.training.policy.experience import Experience, sample_and_score, to_experience
 from prm_core.types import Problem, Step
 from tests.builders import errands
 from tests.builders.training import (
@@ -36,7 +38,9 @@ from tests.builders.training import (
 )
 
 ENCODER = make_encoder()
-SETTINGS = small_config().train_policy
+SETTINGS = small_config(train_policy={"advantages": {
+    "outcome_weight": 0.3, "process_weight": 0.7, "form": "sum", "credit": "to_go", "baseline": "step",
+    "scale": "group", "gate": False}}).train_policy
 
 
 class DigitScorer:
@@ -72,10 +76,10 @@ def scripted(*sampled: tuple[list[int], bool]):
     return SimpleNamespace(encoder=ENCODER, continue_chains=lambda *args, **kwargs: drawn)
 
 
-def collect(policy, scorer, problems: Sequence[Problem], group_size: int) -> grpo.Experience:
+def collect(policy, scorer, problems: Sequence[Problem], group_size: int) -> Experience:
     settings = dataclasses.replace(SETTINGS, group_size=group_size)
-    chains = grpo.sample_and_score(policy, scorer, DOMAINS, problems, settings, batch_size=8, seed=0)
-    return grpo.to_experience(chains, ENCODER.pad_id, settings)
+    chains = sample_and_score(policy, scorer, DOMAINS, problems, settings, batch_size=8, seed=0)
+    return to_experience(chains, ENCODER.pad_id, settings)
 
 
 # Collecting
@@ -107,15 +111,34 @@ def test_rewards_reach_the_tokens_of_their_step_and_those_before() -> None:
         begin, end = len(PROMPT), len(PROMPT) + len(chains[row][0])
         assert_close(found.advantages[row, begin:end], expected, atol=1e-4, rtol=0)
         assert found.ids[row, :end].tolist() == PROMPT + chains[row][0]
-        assert found.sampled[row].tolist() == [begin <= t < end for t in range(found.ids.shape[1])]
+        assert found.learned[row].tolist() == [begin <= t < end for t in range(found.ids.shape[1])]
         logprobs = [-0.1 * (i + 1) for i in range(end - begin)]
         assert found.old_logprobs[row, begin:end].tolist() == pytest.approx(logprobs)
         for outside in (found.advantages, found.old_logprobs):
-            assert not outside[row][~found.sampled[row]].any()
+            assert not outside[row][~found.learned[row]].any()
+    count = len(chains[0][0]) + len(chains[1][0])
     assert found.figures == pytest.approx({
-        "reward/outcome": 0.5, "reward/process": 3 / 5, "reward/hybrid": 0.3 * 0.5 + 0.7 * 0.6, "chain/steps": 2.5,
-        "chain/tokens": (len(chains[0][0]) + len(chains[1][0])) / 2, "chain/unfinished_share": 0.0,
+        "reward/outcome": 0.5, "reward/process": 3 / 5, "reward/lowest_step": 0.0, "reward/paid": (2 + 1) / 2,
+        "chain/steps": 2.5, "chain/tokens": count / 2, "chain/unfinished_share": 0.0, "chain/unjudged_share": 0.0,
+        "chain/repeated_share": 0.0, "chain/nothing_new_share": 0.0,
+        "entropy": sum(0.1 * (i + 1) for ids, _ in chains for i in range(len(ids))) / count,
     })
+
+
+def test_steps_that_repeat_or_say_nothing_are_counted() -> None:
+    filler = tokens("pens 7") + SEP
+    chains = [(tokens(TWO) + SEP + tokens(TWO) + SEP + filler + tokens(ONE) + SEP + EOS, True), (EOS, True)]
+    figures = collect(scripted(*chains), DigitScorer(), [PROBLEM], 2).figures
+    # Of four steps one is there twice, and two hold no word that was not there before.
+    assert figures["chain/repeated_share"] == pytest.approx(1 / 4)
+    assert figures["chain/nothing_new_share"] == pytest.approx(2 / 4)
+    assert figures["chain/unjudged_share"] == pytest.approx(1 / 2)
+
+
+def test_a_score_that_is_no_number_stops_before_anything_is_learned() -> None:
+    scorer = TableScorer({ONE: math.nan})
+    with pytest.raises(InputError, match=r"scores a step of problem p as \(nan,\): not a number; train it again, or"):
+        collect(scripted((tokens(ONE) + SEP + EOS, True)), scorer, [PROBLEM], 1)
 
 
 def test_a_chain_without_steps_has_an_outcome_only() -> None:
@@ -125,16 +148,23 @@ def test_a_chain_without_steps_has_an_outcome_only() -> None:
     values = [0.3 * math.sqrt(2), -0.3 * math.sqrt(0.5), -0.3 * math.sqrt(0.5)]
     for row, value in enumerate(values):
         expected = [value] * len(chains[row][0])
-        assert found.advantages[row][found.sampled[row]].tolist() == pytest.approx(expected, abs=1e-4)
+        assert found.advantages[row][found.learned[row]].tolist() == pytest.approx(expected, abs=1e-4)
     assert found.figures["chain/unfinished_share"] == pytest.approx(1 / 3)
     assert found.figures["reward/process"] == pytest.approx(0.9)
 
 
-def test_steps_beyond_the_scorer_s_context_have_no_reward() -> None:
-    chains = [(tokens(ONE) + SEP + tokens(TWO) + SEP + EOS, True), (tokens(WRONG) + SEP + EOS, True)]
-    found = collect(scripted(*chains), TableScorer({ONE: 1.0, WRONG: 0.0}), [PROBLEM], 2)
-    expected = [0.7] * (len(tokens(ONE)) + 1) + [0.0] * (len(tokens(TWO)) + 2)
-    assert found.advantages[0][found.sampled[0]].tolist() == pytest.approx(expected, abs=1e-4)
+def test_a_chain_that_outgrows_the_scorer_s_context_has_no_process_reward() -> None:
+    """What of it was scored says nothing of the rest."""
+    chains = [(tokens(ONE) + SEP + tokens(TWO) + SEP + EOS, True), (tokens(WRONG) + SEP + EOS, True),
+              (tokens(RIGHT) + SEP + EOS, True)]
+    found = collect(scripted(*chains), TableScorer({ONE: 1.0, WRONG: 0.0, RIGHT: 1.0}), [PROBLEM], 3)
+    # Outcomes 0, 0, 1; process rewards 0 and 1 of two chains.
+    low, high = -math.sqrt(0.5), math.sqrt(2)
+    for row, step, end in ((0, 0.3 * low, 0.3 * low), (1, 0.3 * low - 0.7, 0.3 * low),
+                           (2, 0.3 * high + 0.7, 0.3 * high)):
+        length = len(chains[row][0])
+        assert found.advantages[row][found.learned[row]].tolist() == pytest.approx(
+            [*[step] * (length - 1), end], abs=1e-4)
 
 
 def test_groups_are_of_one_problem_and_scored_with_its_question() -> None:
@@ -144,7 +174,7 @@ def test_groups_are_of_one_problem_and_scored_with_its_question() -> None:
     for row in range(12):
         prompt = ENCODER.encode_prompt(problems[row // 4].prompt)
         assert found.ids[row, : len(prompt)].tolist() == prompt
-    texts = [(problems[row // 4].prompt, ENCODER.decode_steps(found.ids[row][found.sampled[row]].tolist()))
+    texts = [(problems[row // 4].prompt, ENCODER.decode_steps(found.ids[row][found.learned[row]].tolist()))
              for row in range(12)]
     assert scorer.seen == [(prompt, steps) for prompt, steps in texts if steps]
 
@@ -173,11 +203,11 @@ def train(policy: Policy, work: Path, *, crash_after: int | None = None, setting
         if update == crash_after:
             raise Interrupted
 
-    return grpo.train_policy(policy, DigitScorer(), DOMAINS, PROBLEMS[:5], settings, batch_size=64, seed=seed,
-                             work=work, report=report)
+    return grpo.train_policy(policy, DigitScorer(), DOMAINS, PROBLEMS[:5], settings, dev=PROBLEMS[5:], batch_size=64,
+                             seed=seed, work=work, report=report).history
 
 
-def changed_settings(**values: float) -> PolicyTrainingConfig:
+def changed_settings(**values: Any) -> PolicyTrainingConfig:
     return dataclasses.replace(SETTINGS, **values)
 
 
@@ -245,10 +275,64 @@ def test_the_rate_warms_up_from_the_first_update_on(tmp_path, monkeypatch) -> No
 def test_equal_rewards_move_nothing(tmp_path) -> None:
     policy = make_policy(ENCODER)
     base = weights(policy.model)
-    settings = changed_settings(process_weight=0.0, kl_coef=0.0)
+    settings = changed_settings(kl_coef=0.0, advantages=dataclasses.replace(SETTINGS.advantages, process_weight=0.0))
     history = train(policy, tmp_path, settings=settings)
     assert {record["reward/outcome"] for record in history} == {0.0}
     assert_same_weights(weights(policy.model), base)
+
+
+def run(policy: Policy, work: Path, monkeypatch, outcomes: Sequence[float], **values: Any) -> grpo.Trained:
+    """A training whose evaluations find these outcomes, one after the other."""
+    # The dev problems are asked in two parts.
+    found = iter([value for value in outcomes for _ in range(2)])
+    plain = grpo.sample_chains
+    monkeypatch.setattr(grpo, "sample_chains", lambda policy, domains, problems, **rest: [
+        dataclasses.replace(chain, outcome=value) for value in [next(found)] for chain in plain(
+            policy, domains, problems, **rest)])
+    return grpo.train_policy(policy, DigitScorer(), DOMAINS, PROBLEMS[:5], changed_settings(**values),
+                             dev=PROBLEMS[5:7], batch_size=64, seed=0, work=work, report=lambda *given: None)
+
+
+def test_the_policy_that_does_best_on_dev_problems_is_kept(tmp_path, monkeypatch) -> None:
+    policy, last = make_policy(ENCODER), make_policy(ENCODER)
+    trained = run(policy, tmp_path / "a", monkeypatch, [0.2, 0.6, 0.6, 0.4], eval_every=1)
+    monkeypatch.undo()
+    assert trained.kept == 2
+    assert [record["dev/outcome"] for record in trained.history] == [0.2, 0.6, 0.6, 0.4]
+    history = train(last, tmp_path / "b", settings=changed_settings(updates=2))
+    assert history[-1]["loss/policy"] == trained.history[1]["loss/policy"]
+    assert_same_weights(weights(policy.model), weights(last.model))
+
+
+def test_an_alarm_ends_training_and_says_why(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(grpo, "alarm", lambda history, settings: "it is hacked" if len(history) == 3 else None)
+    policy = make_policy(ENCODER)
+    trained = run(policy, tmp_path, monkeypatch, [0.5, 0.4], eval_every=2, updates=9)
+    assert (len(trained.history), trained.kept, trained.alarm) == (3, 2, "it is hacked")
+    assert "policy training stops after update 3: it is hacked" in caplog.text
+
+
+def test_without_dev_problems_nothing_begins(tmp_path) -> None:
+    with pytest.raises(InputError, match="no dev problem to evaluate the policy on; give some, or set"):
+        grpo.train_policy(make_policy(ENCODER), DigitScorer(), DOMAINS, PROBLEMS[:5], changed_settings(eval_every=1),
+                          dev=[], batch_size=64, seed=0, work=tmp_path, report=lambda *given: None)
+
+
+def test_questions_that_tell_nothing_are_replaced(tmp_path, monkeypatch) -> None:
+    """All questions but one are made to; others take their places while there are attempts left."""
+    plain = grpo.sample_and_score
+    dull = {problem.id for problem in PROBLEMS[:5]} - {PROBLEMS[0].id}
+
+    def scored(*args: Any, **kwargs: Any) -> list[Any]:
+        return [dataclasses.replace(chain, outcome=0.0, scores=tuple(0.5 for _ in chain.scores) and (0.5,),
+                                    steps=chain.steps[:1] or (Step("x"),)) if chain.problem in dull else
+                dataclasses.replace(chain, outcome=float(at % 2)) for at, chain in enumerate(plain(*args, **kwargs))]
+
+    monkeypatch.setattr(grpo, "sample_and_score", scored)
+    plain_tokens, tokens = (
+        train(make_policy(ENCODER), tmp_path / str(resample), settings=changed_settings(
+            updates=1, resample=resample, problems_per_update=2))[0]["tokens"] for resample in (0, 4))
+    assert tokens > plain_tokens
 
 
 @pytest.fixture(scope="module")
@@ -289,21 +373,20 @@ def test_passes_of_like_length_have_the_gradient_and_figures_of_the_whole_miniba
     policy = make_policy(ENCODER)
     reference = make_policy(ENCODER, seed=1).model
     experience = collect(policy, DigitScorer(), PROBLEMS[:5], 4)
-    experience.sampled[3, 70:] = False
+    experience.learned[3, 70:] = False
     # Twins: the model reads them once, whatever their advantages.
-    experience.ids[5], experience.sampled[5] = experience.ids[7], experience.sampled[7]
-    rows = torch.tensor([7, 3, 12, 0, 19, 5, 11])
+    experience.ids[5], experience.learned[5] = experience.ids[7], experience.learned[7]
+    experience = experience.take([7, 3, 12, 0, 19, 5, 11]).weighed("token_mean", 256)
     monkeypatch.setattr(grpo, "ROWS_PER_PASS", 3)
-    whole, figures = grpo._loss(policy.model, reference, experience, rows, SETTINGS)
+    whole, figures = grpo._loss(policy.model, reference, experience, torch.arange(7), SETTINGS)
     whole.backward()
     expected = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
     policy.model.zero_grad()
-    experience = experience.take(rows.tolist())
     passes = grpo._passes(experience)
     assert sorted(map(len, passes)) == [3, 4]
     assert sorted(row for part in passes for row in part.tolist()) == list(range(7))
     assert any({0, 5} <= set(part.tolist()) for part in passes)
-    first, second = ([int(experience.sampled[row].nonzero().max()) for row in part] for part in passes)
+    first, second = ([int(experience.learned[row].nonzero().max()) for row in part] for part in passes)
     assert max(first) <= min(second)
     read = []
     plain = grpo.token_logprobs
@@ -311,10 +394,9 @@ def test_passes_of_like_length_have_the_gradient_and_figures_of_the_whole_miniba
         read.append(len(ids)), plain(model, ids, *rest))[1])
     found = dict.fromkeys(figures, 0.0)
     for part in passes:
-        share = (experience.sampled[part].sum() / experience.sampled.sum()).item()
         loss, own = grpo._loss(policy.model, reference, experience, part, SETTINGS)
-        (loss * share).backward()
-        found = {name: value + share * own[name] for name, value in found.items()}
+        loss.backward()
+        found = {name: value + own[name] for name, value in found.items()}
     # By the policy and by the reference.
     assert read == [3, 3] * 2
     assert found == pytest.approx(figures, abs=1e-5)
@@ -347,11 +429,11 @@ def test_an_episode_is_learned_from_in_the_tokens_that_the_policy_chose() -> Non
         Continuation(ids := next(turns), [-0.5] * len(ids), True)])
     settings = dataclasses.replace(SETTINGS, group_size=1)
     scorer = SimpleNamespace(score=lambda chains: [ChainScore((0.5,) * len(one), (), 0) for _, one in chains])
-    [chain] = grpo.sample_and_score(policy, scorer, DOMAINS, [of], settings, batch_size=8, seed=0)
+    [chain] = sample_and_score(policy, scorer, DOMAINS, [of], settings, batch_size=8, seed=0)
 
     sampled = [token for token, logprob in zip(chain.ids, chain.logprobs, strict=True) if logprob is not None]
     assert sampled == [token for ids in drawn for token in ids]
     assert chain.outcome == 1.0
     assert len(chain.scores) == len(heard)
-    assert chain.steps[-1] == len(heard) - 1
+    assert chain.slots[-1] == len(heard) - 1
     assert chain.ids.count(encoder.separator_id) == 1 + len(heard)

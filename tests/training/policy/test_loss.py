@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import tensor
 from torch.testing import assert_close
 
-from prm_core.training.policy.loss import clipped_surrogate, k3_kl, masked_mean
+from prm_core.training.policy.loss import cispo, clipped_surrogate, k3_kl, token_weights
 
 
 def close(found, expected) -> None:
@@ -40,7 +40,7 @@ def test_k3_is_an_unbiased_estimate_of_the_kl() -> None:
 def test_the_clip_by_hand() -> None:
     ratios = tensor([1.5, 1.5, 0.5, 0.5, 1.1, 1.0])
     advantages = tensor([1.0, -1.0, 1.0, -1.0, 2.0, 3.0])
-    loss, clipped = clipped_surrogate(ratios.log(), torch.zeros(6), advantages, 0.2)
+    loss, clipped = clipped_surrogate(ratios.log(), torch.zeros(6), advantages, 0.2, 0.2)
     # A gain is cut at 1.2, a loss that grew is not; the other way round below 1.
     close(loss, [-1.2, 1.5, -0.5, 0.8, -2.2, -3.0])
     assert clipped.tolist() == [True, False, False, True, False, False]
@@ -51,11 +51,33 @@ def test_the_clip_by_hand() -> None:
 ])
 def test_where_the_clip_is_active_no_gradient_flows(ratio: float, advantage: float, moves: bool) -> None:
     logprobs = tensor([math.log(ratio)], requires_grad=True)
-    clipped_surrogate(logprobs, torch.zeros(1), tensor([advantage]), 0.2)[0].sum().backward()
+    clipped_surrogate(logprobs, torch.zeros(1), tensor([advantage]), 0.2, 0.2)[0].sum().backward()
     close(logprobs.grad, [-ratio * advantage if moves else 0.0])
 
 
-def test_tokens_weigh_alike_in_long_and_short_chains() -> None:
-    values, mask = tensor([[1.0, 1.0, 1.0], [5.0, 9.0, 9.0]]), tensor([[True, True, True], [True, False, False]])
-    assert masked_mean(values, mask).item() == 2.0
-    assert masked_mean(values, torch.zeros(2, 3, dtype=torch.bool)).item() == 0.0
+def test_a_clip_may_be_higher_above() -> None:
+    ratios, gain = tensor([1.25, 1.5, 0.5]), torch.ones(3)
+    loss, clipped = clipped_surrogate(ratios.log(), torch.zeros(3), gain, 0.2, 0.28)
+    close(loss, [-1.25, -1.28, -0.5])
+    assert clipped.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("ratio", "weight"), [(1.1, 1.1), (3.0, 1.28), (0.2, 0.2)])
+def test_cispo_cuts_the_weight_of_a_token_and_never_its_gradient(ratio: float, weight: float) -> None:
+    logprobs = tensor([math.log(ratio)], requires_grad=True)
+    loss, cut = cispo(logprobs, torch.zeros(1), tensor([2.0]), 0.2, 0.28)
+    loss.sum().backward()
+    close(logprobs.grad, [-2.0 * weight])
+    assert cut.tolist() == [ratio > 1.28]
+
+
+MASK = tensor([[True, True, True], [True, False, False]])
+
+
+@pytest.mark.parametrize(("normaliser", "expected"), [
+    ("token_mean", [[1 / 4, 1 / 4, 1 / 4], [1 / 4, 0.0, 0.0]]),
+    ("sequence_mean", [[1 / 6, 1 / 6, 1 / 6], [1 / 2, 0.0, 0.0]]),
+    ("constant", [[1 / 20, 1 / 20, 1 / 20], [1 / 20, 0.0, 0.0]])])
+def test_how_tokens_weigh(normaliser: str, expected: list[list[float]]) -> None:
+    close(token_weights(MASK, normaliser, 10), expected)
+    assert not token_weights(torch.zeros(2, 3, dtype=torch.bool), normaliser, 10).any()

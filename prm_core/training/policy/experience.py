@@ -1,0 +1,255 @@
+"""What a policy learns from: chains sampled in groups, scored, and laid out with an advantage for each token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from prm_core import turns
+from prm_core.config import PolicyTrainingConfig
+from prm_core.domains.base import Domain
+from prm_core.errors import InputError
+from prm_core.models.padding import pad
+from prm_core.registry import Registry
+from prm_core.sampling.episodes import run_episodes
+from prm_core.sampling.policy import Policy
+from prm_core.sampling.rollouts import rollout_succeeds
+from prm_core.scoring.scorer import ChainScore, ChainScorer
+from prm_core.training.policy.advantages import FILTERS, GroupRewards, advantages
+from prm_core.training.policy.advantages.compose import EPSILON, process_rewards
+from prm_core.training.policy.loss import token_weights
+from prm_core.types import Problem, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """A chain with its rewards. Lists are by token.
+
+    Attributes:
+        ids: prompt, and what was sampled and heard.
+        logprobs: of sampled tokens, None of all others.
+        slots: number of the step that a token belongs to, the number of steps for what was sampled after the last, -1
+            for none.
+        problem: its question's id.
+        steps: as they were scored.
+        outcome: 1 where it ends by itself as the problem wants it, else 0.
+        finished: whether it ended by itself.
+        scores: of the steps that fit the scorer's context.
+        start: the scorer's value of the bare question, None of scorers that say nothing of it.
+    """
+
+    ids: list[int]
+    logprobs: list[float | None]
+    slots: list[int]
+    problem: str
+    steps: tuple[Step, ...]
+    outcome: float
+    finished: bool
+    scores: tuple[float, ...] = ()
+    start: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """Sampled chains of one update, chains of a question next to each other. Shapes (chains, tokens) or as noted.
+
+    Attributes:
+        ids: prompt, sampled tokens and what was heard between them, right-padded.
+        learned: True at sampled tokens of chains that are learned from.
+        old_logprobs: of the sampled tokens when they were sampled, 0 elsewhere.
+        advantages: 0 at tokens that were not sampled.
+        weights: how much each token's loss counts in its minibatch.
+        figures: means of the reward's components and of the chains, for logging.
+    """
+
+    ids: Tensor
+    learned: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor
+    weights: Tensor
+    figures: dict[str, float]
+
+    def take(self, rows: list[int]) -> Experience:
+        """These chains alone, without the figures."""
+        return Experience(*(values[rows] for values in (
+            self.ids, self.learned, self.old_logprobs, self.advantages, self.weights)), {})
+
+    def weighed(self, normaliser: str, longest: int) -> Experience:
+        """With the weights of these chains as one minibatch; see `token_weights`."""
+        return replace(self, weights=token_weights(self.learned, normaliser, longest))
+
+
+def sample_and_score(
+    policy: Policy, scorer: ChainScorer, domains: Registry[Domain], problems: Sequence[Problem],
+    config: PolicyTrainingConfig, *, batch_size: int, seed: int,
+) -> list[Rewarded]:
+    """`group_size` chains for each problem, with their rewards. Raises InputError for a score that is no number."""
+    drawn = sample_chains(policy, domains, [problem for problem in problems for _ in range(config.group_size)],
+                          temperature=config.temperature, max_new_tokens=config.max_new_tokens, batch_size=batch_size,
+                          seed=seed)
+    prompts = {problem.id: problem.prompt for problem in problems}
+    # A chain without any step has nothing to score; its outcome alone speaks against it.
+    scores = iter(scorer.score([(prompts[chain.problem], chain.steps) for chain in drawn if chain.steps]))
+    return [_rewarded(chain, next(scores)) if chain.steps else chain for chain in drawn]
+
+
+def sample_chains(
+    policy: Policy, domains: Registry[Domain], problems: Sequence[Problem], **sampling: Any
+) -> list[Rewarded]:
+    """A chain for each problem, in order, with its outcome and without scores."""
+    sample = _episodes if any(domains[problem.domain].environment for problem in problems) else _chains
+    return sample(policy, domains, problems, **sampling)
+
+
+def _rewarded(chain: Rewarded, score: ChainScore) -> Rewarded:
+    known = (*score.step_scores, *(() if score.prompt_score is None else (score.prompt_score,)))
+    if not all(map(math.isfinite, known)):
+        raise InputError(f"the reward model scores a step of problem {chain.problem} as {known}: not a number; train "
+                         "it again, or name another in train_policy.reward_model")
+    return replace(chain, scores=score.step_scores, start=score.prompt_score)
+
+
+def _chains(policy: Policy, domains: Registry[Domain], problems: Sequence[Problem], **sampling: Any) -> list[Rewarded]:
+    """A chain written in one go for each problem, without scores."""
+    from prm_core.sampling.sampler import Prefix
+
+    prompts = [policy.encoder.encode_prompt(problem.prompt) for problem in problems]
+    drawn = policy.continue_chains(prompts, [Prefix(row, len(ids)) for row, ids in enumerate(prompts)], **sampling)
+    found = []
+    for problem, prompt, one in zip(problems, prompts, drawn, strict=True):
+        split = policy.encoder.split_steps(one.ids)
+        # What comes after the last step, the end token, is a choice of its own.
+        slots = [-1] * len(prompt) + [len(split)] * len(one.ids)
+        begin = len(prompt)
+        for number, (_, end) in enumerate(split):
+            slots[begin : len(prompt) + end + 1] = [number] * (len(prompt) + end + 1 - begin)
+            begin = len(prompt) + end + 1
+        outcome = float(rollout_succeeds(policy, domains[problem.domain], problem, one))
+        found.append(Rewarded([*prompt, *one.ids], [*[None] * len(prompt), *one.logprobs], slots, problem.id,
+                              tuple(Step(text) for text, _ in split), outcome, one.finished))
+    return found
+
+
+def _episodes(
+    policy: Policy, domains: Registry[Domain], problems: Sequence[Problem], **sampling: Any
+) -> list[Rewarded]:
+    """An episode for each problem, without scores; what was heard is no sampled token."""
+    found = []
+    ends = policy.encoder.turn_ends
+    for run in run_episodes(policy, domains, [(problem, ()) for problem in problems], **sampling):
+        encoded = policy.encoder.encode(run.problem.prompt, run.steps, may_be_empty=True)
+        ids = encoded.ids[: encoded.prompt_length]
+        logprobs: list[float | None] = [None] * len(ids)
+        slots, start = [-1] * len(ids), len(ids)
+        for number, (end, written) in enumerate(zip(encoded.step_ends, run.written, strict=False)):
+            block = encoded.ids[start : end + 1]
+            # The tokens as they were sampled: a policy may spell a word in others than the encoder, and is to learn
+            # from those it chose. What was heard begins where the turn ends or waits.
+            heard = block[next(at for at, token in enumerate(block) if token in ends) :]
+            own, known = list(written.ids), list(written.logprobs)
+            if written.finished:
+                last, logprob = own.pop(), known.pop()
+                known.append(logprob if last == heard[0] else None)
+            ids += [*own, *heard]
+            logprobs += [*known, *[None] * (len(own) + len(heard) - len(known))]
+            slots += [number] * (len(own) + len(heard))
+            start = end + 1
+        found.append(Rewarded(ids, logprobs, slots, run.problem.id, run.steps[: len(encoded.step_ends)],
+                              float(run.success), run.ended))
+    return found
+
+
+def lay_out(chains: Sequence[Rewarded], pad_id: int, group_size: int) -> GroupRewards:
+    """The rewards of chains, those of a problem next to each other, as tensors."""
+    import torch
+
+    # A chain that stops at once has the slot of that choice.
+    counts = [max([1, len(chain.steps), *(slot + 1 for slot in chain.slots)]) for chain in chains]
+    shape = (len(chains), max(counts))
+    scores = torch.zeros(shape)
+    steps, slots = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    agents, states = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    ids = pad([chain.ids for chain in chains], pad_id)
+    token_slots, sampled = torch.full(ids.shape, -1), torch.zeros(ids.shape, dtype=torch.bool)
+    names: dict[str, int] = {}
+    begins: dict[tuple[str, str], int] = {}
+    for row, (chain, count) in enumerate(zip(chains, counts, strict=True)):
+        scores[row, : len(chain.scores)] = torch.tensor(chain.scores)
+        steps[row, : len(chain.steps)], slots[row, :count] = True, True
+        for at, step in enumerate(chain.steps):
+            agents[row, at] = names.setdefault(step.agent, len(names))
+        read = turns.identity(chain.steps)
+        for at in range(count):
+            states[row, at] = begins.setdefault((chain.problem, repr(read[:at])), len(begins))
+        token_slots[row, : len(chain.ids)] = torch.tensor(chain.slots)
+        sampled[row, : len(chain.ids)] = torch.tensor([one is not None for one in chain.logprobs])
+    return GroupRewards(
+        torch.tensor([chain.outcome for chain in chains]), scores,
+        torch.tensor([math.nan if chain.start is None else chain.start for chain in chains]), steps, slots,
+        torch.tensor([0 < len(chain.steps) == len(chain.scores) for chain in chains]), agents, states, ids, token_slots,
+        sampled, group_size)
+
+
+def uniform_groups(rewards: GroupRewards, config: PolicyTrainingConfig) -> list[bool]:
+    """Of each group, whether all of its chains are worth the same."""
+    import torch
+
+    worth = config.advantages.outcome_weight * rewards.outcomes
+    if config.advantages.process_weight:
+        worth = torch.stack([worth, process_rewards(rewards, config.advantages).sum(1)], 1)
+    grouped = worth.reshape(-1, rewards.group_size, worth[0].numel())
+    return ((grouped.amax(1) - grouped.amin(1)).amax(1) <= EPSILON).tolist()
+
+
+def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig) -> Experience:
+    """The chains of an update, those of a problem next to each other, with their advantages."""
+    import torch
+
+    rewards = lay_out(chains, pad_id, config.group_size)
+    kept = FILTERS[config.advantages.chain_filter](rewards, config.advantages)
+    old = torch.zeros(rewards.ids.shape)
+    for row, chain in enumerate(chains):
+        old[row, : len(chain.ids)] = torch.tensor([one or 0.0 for one in chain.logprobs])
+    learned = rewards.token_mask & kept[:, None]
+    return Experience(rewards.ids, learned, old, advantages(rewards, kept, config.advantages), torch.zeros(old.shape),
+                      _figures(chains, rewards, old, config))
+
+
+def _figures(
+    chains: Sequence[Rewarded], rewards: GroupRewards, old: Tensor, config: PolicyTrainingConfig
+) -> dict[str, float]:
+    judged = rewards.judged
+    worth = process_rewards(rewards, config.advantages).sum(1)[judged]
+    lowest = rewards.scores.where(rewards.steps, 1.0).amin(1)[judged]
+    steps = max(1, sum(len(chain.steps) for chain in chains))
+    return {
+        "reward/outcome": rewards.outcomes.mean().item(),
+        "reward/process": sum(sum(chain.scores) for chain in chains) / max(1, sum(len(one.scores) for one in chains)),
+        "reward/lowest_step": lowest.mean().item() if len(lowest) else 0.0,
+        "reward/paid": worth.mean().item() if len(worth) else 0.0,
+        "chain/steps": steps / len(chains),
+        "chain/tokens": rewards.token_mask.sum(1).float().mean().item(),
+        "chain/unfinished_share": sum(not chain.finished for chain in chains) / len(chains),
+        "chain/unjudged_share": 1 - judged.float().mean().item(),
+        "chain/repeated_share": sum(len(chain.steps) - len({repr(one) for one in turns.identity(chain.steps)})
+                                    for chain in chains) / steps,
+        "chain/nothing_new_share": sum(_nothing_new(chain.steps) for chain in chains) / steps,
+        # On the policy's own tokens the mean of -log-probability is its entropy.
+        "entropy": -(old.sum() / rewards.token_mask.sum().clamp(min=1)).item(),
+    }
+
+
+def _nothing_new(steps: Sequence[Step]) -> int:
+    """Steps of a chain that hold no word which no step before them holds."""
+    seen: set[str] = set()
+    count = 0
+    for step in steps:
+        words = set(turns.written(step).split())
+        count += words <= seen
+        seen |= words
+    return count
