@@ -387,7 +387,7 @@ def test_train_policy_writes_a_policy_that_moved(trained, tmp_path, tracked) -> 
     metrics = store.read_json(root / "artifacts/train_policy/metrics.json")
     assert [record["update"] for record in history] == [1, 2, 3, 4]
     assert metrics["train/policy_trained/reward/process"] == history[-1]["reward/process"]
-    assert {"reward/outcome", "reward/process", "reward/hybrid", "kl"} <= set(tracked.metrics)
+    assert {"reward/outcome", "reward/process", "reward/paid", "kl"} <= set(tracked.metrics)
 
 
 def test_warmup_trains_the_two_models_from_data(tmp_path, tracked) -> None:

@@ -38,9 +38,7 @@ from tests.builders.training import (
 )
 
 ENCODER = make_encoder()
-SETTINGS = small_config(train_policy={"advantages": {
-    "outcome_weight": 0.3, "process_weight": 0.7, "form": "sum", "credit": "to_go", "baseline": "step",
-    "scale": "group", "gate": False}}).train_policy
+SETTINGS = small_config().train_policy
 
 
 class DigitScorer:
