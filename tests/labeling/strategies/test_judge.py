@@ -574,11 +574,11 @@ def test_chat_templates_with_and_without_a_system_role(tmp_path, template, roles
     strategy = judge("", model=save_judge(tmp_path, template=template))
     messages = (Message("system", "Judge."), Message("user", "{}"))
     texts = []
-    tokenizer = strategy.client.tokenizer
+    tokenizer = strategy.judge.client.tokenizer
     genuine = tokenizer.encode
     tokenizer.encode = lambda text, **settings: texts.append((text, settings)) or genuine(text, **settings)
 
-    strategy.client._encode(Request(messages, schema(1)))
+    strategy.judge.client._encode(Request(messages, schema(1)))
 
     ((text, settings),) = texts
     assert re.findall(r"<(system|user)>", text) == roles
