@@ -30,10 +30,7 @@ def read(path: Path, format_name: str, tag: str) -> list[Case]:
 
     Raises InputError where nothing is found, naming what is missing.
     """
-    cases = of_workspace(path, tag) if path.is_dir() else of_file(path, format_name)
-    if not cases:
-        raise InputError(f"{path}: no trajectory with a judged step is left to compare judges on")
-    return cases
+    return of_workspace(path, tag) if path.is_dir() else of_file(path, format_name)
 
 
 def of_file(path: Path, format_name: str) -> list[Case]:
@@ -49,6 +46,8 @@ def of_file(path: Path, format_name: str) -> list[Case]:
                           chain.asked, chain.tools, chain.steps, gold))
     if unlabelled:
         log.warning("%s: %d chains without any label left out", path, unlabelled)
+    if not found:
+        raise InputError(f"{path}: none of its {unlabelled} chains has a label; name a file with step labels")
     return found
 
 
@@ -62,8 +61,9 @@ def of_workspace(folder: Path, tag: str) -> list[Case]:
             raise InputError(f"{folder}: has no {path.relative_to(folder)}; name a file of labelled chains, or a "
                              "workspace whose stage evaluate has run")
     problems = {problem.id: problem for problem in store.read_jsonl(Problem, problems_file)}
-    found, empty = [], 0
+    found, empty, tags = [], 0, set()
     for run in store.read_shards(Trajectory, shards):
+        tags.add(run.id.split("/")[0])
         if not run.id.startswith(f"{tag}/"):
             continue
         problem = problems.get(run.problem_id)
@@ -76,6 +76,8 @@ def of_workspace(folder: Path, tag: str) -> list[Case]:
         empty += not run.steps
     if empty:
         log.warning("%s: %d trajectories without a step left out", folder, empty)
+    if not found:
+        raise InputError(f"{folder}: has no trajectories {tag} with a step; there are {', '.join(sorted(tags))}")
     return found
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from prm_core.evaluation.judges.comparison import ALWAYS_RIGHT, GUESS
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -30,7 +32,8 @@ def _table(title: str, headers: list[str]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    table.add_column("judge", overflow="fold")
+    # The floors' names in one line, however narrow the terminal.
+    table.add_column("judge", overflow="fold", min_width=max(map(len, (ALWAYS_RIGHT, GUESS))))
     for header in headers:
         table.add_column(header, justify="right")
     return table
