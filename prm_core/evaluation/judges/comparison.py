@@ -27,7 +27,7 @@ SLOW = 0.95
 WORST = 10
 LENGTHS = (50, 200, 800)
 POSITIONS = (1, 2, 3, 6)
-ALWAYS_RIGHT, GUESS = "always right", "a uniform guess"
+ALWAYS_RIGHT, GUESS = "always right", "guess"
 
 
 @dataclass(frozen=True, slots=True)

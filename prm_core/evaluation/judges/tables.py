@@ -19,19 +19,15 @@ SHOWN = 3
 def _percent(estimate: Mapping[str, float] | None, sign: str = "") -> str:
     if estimate is None:
         return "-"
-    value, low, high = (100 * estimate[part] for part in ("value", "low", "high"))
-    return f"{value:{sign}.1f}\n{low:{sign}.1f}{' to ' if sign else '-'}{high:{sign}.1f}"
-
-
-def _time(estimate: Mapping[str, float]) -> str:
-    return f"{1000 * estimate['value']:.3g} ms"
+    value, low, high = (f"{100 * estimate[part]:{sign}.1f}" for part in ("value", "low", "high"))
+    return f"{value}\n{low}{', ' if sign else '-'}{high}"
 
 
 def _table(title: str, headers: list[str]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1))
     # The floors' names in one line, however narrow the terminal.
     table.add_column("judge", overflow="fold", min_width=max(map(len, (ALWAYS_RIGHT, GUESS))))
     for header in headers:
@@ -44,25 +40,24 @@ def tables(found: Mapping[str, Any]) -> Iterator[Table]:
     judges = found["judges"]
     right = _table("How right, per cent (95 % interval)", [*HEADERS.values(), "judged"])
     for name, one in (*judges.items(), *((name, {"figures": row}) for name, row in found["floors"].items())):
-        right.add_row(name, *(_percent(one["figures"].get(key)) for key in (*HEADERS, "judged")))
+        judged = one["figures"].get("judged")
+        right.add_row(name, *(_percent(one["figures"].get(key)) for key in HEADERS),
+                      "-" if judged is None else f"{100 * judged['value']:.1f}")
     yield right
-    cost = _table("How steady, how dear and how fast, a trajectory", [
-        "verdicts kept", "alpha", "tokens read", "written", "price", "median", "p95"])
+    cost = _table("How steady over repeats; tokens, price and ms of a trajectory", [
+        "kept", "alpha", "read", "written", "price", "median", "p95"])
     for name, one in judges.items():
         steady = [one["agreement"]["kept"], one["agreement"]["alpha"]]
         cost.add_row(name, *("-" if value is None else f"{value:.3f}" for value in steady),
                      *(f"{one['cost'][what]['value']:.0f}" for what in ("tokens_read", "tokens_written")),
-                     f"{one['cost']['price']['value']:.3g}", _time(one["latency"]["median"]),
-                     _time(one["latency"]["p95"]))
+                     f"{one['cost']['price']['value']:.3g}",
+                     *(f"{1000 * one['latency'][what]['value']:.3g}" for what in ("median", "p95")))
     yield cost
     others = {name: one for name, one in judges.items() if "minus_first" in one}
     if others:
-        beside = _table(f"Minus {found['first']}, points (95 % interval)", [*HEADERS.values(), "it alone right",
-                                                                           f"{found['first']} alone", "both wrong"])
+        beside = _table(f"Minus {found['first']}, points (95 % interval)", [*HEADERS.values()])
         for name, one in others.items():
-            lost = one["first_loses"]
-            beside.add_row(name, *(_percent(one["minus_first"].get(key), "+") for key in HEADERS),
-                           *(str(lost[what]) for what in ("lost", "won", "both_wrong")))
+            beside.add_row(name, *(_percent(one["minus_first"].get(key), "+") for key in HEADERS))
         yield beside
 
 
@@ -73,7 +68,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         lost = one.get("first_loses")
         if not lost or not lost["lost"]:
             continue
-        yield f"Where {first} is wrong and {name} right: {lost['lost']} of {lost['steps']} steps"
+        yield (f"Where {first} is wrong and {name} right: {lost['lost']} of {lost['steps']} steps (the other way round "
+               f"{lost['won']}, both wrong {lost['both_wrong']})")
         for kind, values in lost["by_kind"].items():
             most = [f"{value} {counts['lost']} of {counts['steps']}" for value, counts in values.items()
                     if counts["lost"]][:SHOWN]
