@@ -85,7 +85,8 @@ def compare(
     per_problem: Annotated[int | None, typer.Option(min=0, help="At most so many trajectories of a problem, 0 for all; "
                                                     "default: 4 of a workspace's, all of a file's.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many in all; 0: all.")] = 0,
-    threshold: Annotated[float, typer.Option(help="A score below it says wrong, where none is chosen.")] = 0.5,
+    threshold: Annotated[float | None, typer.Option(help="A score below it says wrong, for every reward model; default: "
+                                                    "chosen, or 0.5 where there is nothing to choose it on.")] = None,
     threshold_from: Annotated[Path | None, typer.Option(help="Choose each reward model's threshold on this file or "
                                                         "workspace; default: the workspace's dev problems.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Times that every trajectory is judged.")] = 1,
@@ -121,6 +122,8 @@ def compare(
     from prm_core.platform import environment, store
     from prm_core.serving.model_registry import reward_model_folder
 
+    if threshold is not None and threshold_from is not None:
+        raise InputError("--threshold and --threshold-from: give one of them")
     config = configuration.parse(configuration.resolve(
         environment.project_root() / configuration.PARAMS_FILE, profile), f"profile {profile}")
     if endpoint is not None:
@@ -129,12 +132,12 @@ def compare(
     # Names and prices before anything is read, and trajectories before a model loads.
     read_prices(price or (), list(judge_names(specs)))
     cases = read_cases(trajectories, from_format, which, limit, per_problem)
-    source = threshold_from or (trajectories if trajectories.is_dir() else None)
+    source = threshold_from or (trajectories if trajectories.is_dir() and threshold is None else None)
     dev = [] if source is None else read_cases(source, from_format, DEV, 0, per_problem)
     judges = make_judges(specs, price or (), Setup(config, lambda uri: reward_model_folder(uri, workspace)))
     judged = comparison.judge_cases(
         judges, cases, dev, dev_name=f"{source} {DEV}" if source and source.is_dir() else str(source),
-        threshold=threshold, repeats=repeats, seed=seed)
+        threshold=0.5 if threshold is None else threshold, repeats=repeats, seed=seed)
     found = {"trajectories_of": str(trajectories), "repeats": repeats, "seed": seed, "resamples": resamples,
              **comparison.compare(cases, judged, resamples, seed)}
     if out is not None:

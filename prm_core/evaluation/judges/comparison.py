@@ -22,11 +22,14 @@ from prm_core.turns import written
 
 # Of each judge, and of its difference to the first.
 FIGURES = ("step_accuracy", "balanced_accuracy", "first_error_accuracy", "first_error_f1")
-# Its time and cost have no difference that would say more.
+# Of latencies, beside the median.
 SLOW = 0.95
+# Examples that are listed of the steps that the first judge loses.
 WORST = 10
+# Ends of the bands that steps are counted in: characters written, and position from 1.
 LENGTHS = (50, 200, 800)
 POSITIONS = (1, 2, 3, 6)
+# What stands beside the judges.
 ALWAYS_RIGHT, GUESS = "always right", "guess"
 
 

@@ -83,6 +83,7 @@ def test_threshold_of_the_file_itself(files) -> None:
     (["--price", "prm=1"], r"--price prm=1: expected JUDGE=READ,WRITTEN"),
     (["--format", "nothing"], "unknown format 'nothing'"),
     (["--threshold-from", "missing.jsonl"], "missing.jsonl"),
+    (["--threshold-from", "runs.jsonl", "--threshold", "0.4"], "--threshold and --threshold-from: give one of them"),
 ])
 def test_refused(files, args, message) -> None:
     done = run(*args)
