@@ -85,8 +85,9 @@ def compare(
     per_problem: Annotated[int | None, typer.Option(min=0, help="At most so many trajectories of a problem, 0 for all; "
                                                     "default: 4 of a workspace's, all of a file's.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many in all; 0: all.")] = 0,
-    threshold: Annotated[float | None, typer.Option(help="A score below it says wrong, for every reward model; default: "
-                                                    "chosen, or 0.5 where there is nothing to choose it on.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="A score below it says wrong, for every reward model; "
+                                                    "default: chosen, or 0.5 where there is nothing to choose it on.")
+                         ] = None,
     threshold_from: Annotated[Path | None, typer.Option(help="Choose each reward model's threshold on this file or "
                                                         "workspace; default: the workspace's dev problems.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Times that every trajectory is judged.")] = 1,
