@@ -21,9 +21,10 @@ Rule = Callable[[Case, int], str | None]
 RULES: Registry[Rule] = Registry("rule")
 NAME = "rules"
 # With commas between thousands. No part of a word, of a date or of a version.
-NUMBER = re.compile(r"(?<![\w.,/:-])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w/:-]|[.,]\d)")
+NUMBER = re.compile(r"(?<![\w.,/:-])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?![\w/:-]|[.,][0-9])")
 # The number of a list's item says nothing.
-ITEM = re.compile(r"(?m)^\s*\d+[.)]\s")
+ITEM = re.compile(r"(?m)^\s*[0-9]+[.)]\s")
+DIGITS = re.compile(r"[0-9]+")
 UNREADABLE = object()
 
 
@@ -43,8 +44,9 @@ def _offered(tools: str) -> dict[str, Any]:
     """
     found = {}
     for tool in json.loads(tools) if tools else ():
-        definition = tool.get("function", tool)
-        found[definition.get("name", "")] = _validator(definition.get("parameters") or definition.get("input_schema"))
+        definition = tool["function"] if isinstance(tool.get("function"), dict) else tool
+        if isinstance(definition.get("name"), str):
+            found[definition["name"]] = _validator(definition.get("parameters") or definition.get("input_schema"))
     return found
 
 
@@ -121,11 +123,12 @@ def unknown_tool(case: Case, index: int) -> str | None:
 
 
 def numbers(text: str) -> Iterator[str]:
-    """The numbers in a text, each written one way: without commas, closing zeros and a plus."""
+    """The numbers in a text without their signs, each written one way: without commas, leading and closing zeros."""
     for found in NUMBER.findall(ITEM.sub(" ", text)):
-        whole, _, part = found.replace(",", "").partition(".")
+        whole, _, part = found.lstrip("-").replace(",", "").partition(".")
         part = part.rstrip("0")
-        yield str(int(whole)) + (f".{part}" if part else "")
+        # No int: a run of digits may be longer than Python reads.
+        yield (whole.lstrip("0") or "0") + (f".{part}" if part else "")
 
 
 @RULES.register("unheard_number")
@@ -134,9 +137,9 @@ def unheard_number(case: Case, index: int) -> str | None:
     steps = case.steps
     if index < len(steps) - 1 or steps[index].calls or not any(heard(step) for step in steps[:index]):
         return None
-    known = {number.lstrip("-") for text in (case.prompt, *map(heard, steps[:index])) for number in _loose(text)}
+    known = {number for text in (case.prompt, *map(heard, steps[:index])) for number in _loose(text)}
     for number in numbers(steps[index].text):
-        if number.lstrip("-") not in known:
+        if number not in known:
             return f"nobody told the number {number}"
     return None
 
@@ -144,8 +147,8 @@ def unheard_number(case: Case, index: int) -> str | None:
 def _loose(text: str) -> Iterator[str]:
     """All runs of digits in what was heard: as numbers, and inside of words and dates too, which may be quoted."""
     yield from numbers(text)
-    for run in re.findall(r"\d+", text):
-        yield str(int(run))
+    for run in DIGITS.findall(text):
+        yield run.lstrip("0") or "0"
 
 
 @RULES.register("empty_turn")

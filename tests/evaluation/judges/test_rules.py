@@ -58,6 +58,7 @@ def test_without_definitions_no_tool_is_unknown_and_any_object_fits() -> None:
     assert broken(steps, tools="") == ["", ""]
     bare = json.dumps([{"name": "look", "input_schema": {"required": ["item"]}}])
     assert broken([look(boxes=2), SAID], tools=bare) == ["bad_arguments", ""]
+    assert broken(steps, tools='[{"function": "buy"}, {"name": ["buy"]}]') == ["", ""]
 
 
 def test_what_others_say_is_heard() -> None:
@@ -97,4 +98,6 @@ def test_any_turns_are_judged(steps) -> None:
 
 def test_numbers() -> None:
     assert [*numbers("1,200 and 3.50, -7; v1.2.3 2024-05-01 x9 10% (12) 0.0 5.")] == [
-        "1200", "3.5", "-7", "10", "12", "0", "5"]
+        "1200", "3.5", "7", "10", "12", "0", "5"]
+    # Longer than Python reads as an int.
+    assert [*numbers("0" + "7" * 5000)] == ["7" * 5000]
