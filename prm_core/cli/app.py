@@ -17,6 +17,7 @@ from prm_core.cli.report import report
 from prm_core.cli.review import app as review_app
 from prm_core.cli.run import run
 from prm_core.cli.scoring.adversarial import adversarial
+from prm_core.cli.scoring.compare import compare
 from prm_core.cli.scoring.evaluate import evaluate
 from prm_core.cli.scoring.judge import judge
 from prm_core.cli.scoring.score import score
@@ -40,6 +41,7 @@ app.command("stage")(stage)
 app.add_typer(data_app, name="data")
 app.add_typer(review_app, name="review")
 app.command("evaluate")(evaluate)
+app.command("compare")(compare)
 app.command("promote")(promote)
 app.command("report")(report)
 app.command("score")(score)

@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises
 
 # Short name → key of metrics.json and what it says. {n} is how many chains are chosen from.
 FIGURES = {
@@ -93,3 +96,38 @@ def figure_table(table: Mapping[str, Any]) -> str:
         interval = f"{figure.low:.{DIGITS}f} to {figure.high:.{DIGITS}f}" if known else ""
         lines.append(f"| {figure.says} | {shown} | {interval} |")
     return "\n".join(lines) if lines[2:] else ""
+
+
+def promise_lines(promises: Promises, table: Mapping[str, Any]) -> list[str]:
+    """What an alarm and a clean prefix promise and how that was kept on test problems, a sentence or two each.
+
+    Args:
+        table: metrics.json of the evaluate stage.
+    """
+    def share(name: str) -> str:
+        value, low, high = (table.get(f"test/prm/{name}{part}") for part in ("", "_low", "_high"))
+        if value is None:
+            return "none can be measured"
+        interval = "" if low is None or high is None else f" (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+        return f"{100 * value:.1f} %{interval}"
+
+    def held(promise: Alarm | CleanPrefix) -> str:
+        return f"with confidence {100 * promise.confidence:g} %, fitted on {promise.runs} dev problems"
+
+    alarm, prefix = promises.alarm, promises.prefix
+    lines = [f"No {what} was fitted: {table.get(f'dev/prm/{name}_left_out', 'the evaluation does not say why')}."
+             for name, what, made in (("alarm", "alarm", alarm), ("prefix", "clean prefix", prefix)) if made is None]
+    if alarm is not None:
+        lines.append(
+            f"Alarm: a run is to stop after the first step that scores below {alarm.threshold:.4g}. Of runs without a "
+            f"wrong step it stops at most {100 * alarm.alpha:g} %, {held(alarm)}; of those on test problems it stopped "
+            f"{share('alarm_false')}, and of runs with a wrong step {share('alarm_stopped')}, before their last third "
+            f"{share('alarm_stopped_early')}.")
+    if prefix is not None:
+        until = ("all steps" if prefix.threshold is None else
+                 f"the steps before the first that scores {prefix.threshold:.4g} or less")
+        lines.append(
+            f"Clean prefix: {until} are promised to be right. At most {100 * prefix.alpha:g} % of runs have a wrong "
+            f"one among them, {held(prefix)}; on test problems it was {share('prefix_broken')}. Of the steps before "
+            f"first errors {share('prefix_steps_kept')} are promised.")
+    return lines

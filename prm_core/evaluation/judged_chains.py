@@ -215,7 +215,7 @@ def score_with_both(
     work: Path, shard_size: int = 1024,
 ) -> list[Chain]:
     """What `score_with_prm` and `score_with_orm` give, in half the time; the models share a pass."""
-    found = _score_shards(lambda pairs: prm.score_with(orm, pairs), _pairs(chains, problems), work, shard_size)
+    found = _score_shards(lambda pairs: prm.score_with([orm], pairs), _pairs(chains, problems), work, shard_size)
     return [_with_orm(_with_prm(chain, first, aggregate), second)
             for chain, (first, second) in zip(chains, found, strict=True)]
 

@@ -8,7 +8,7 @@ too wide with more, and unlike a bootstrap's it says what a count of none leaves
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,6 +158,11 @@ def figures(promises: Promises, chains: Sequence[Chain], split: str) -> dict[str
             "": found.value, "_low": found.low, "_high": found.high}
         table |= {f"{split}/prm/{name}{part}": value for part, value in parts.items() if math.isfinite(value)}
     return table
+
+
+def left_out(reasons: Mapping[str, str]) -> dict[str, str]:
+    """The keys of metrics.json that say why there is no alarm or no prefix, of what `fit` says."""
+    return {f"dev/prm/{name}_left_out": why for name, why in reasons.items()}
 
 
 def measure_alarm(alarm: Alarm, runs: Runs) -> AlarmFigures:

@@ -202,7 +202,7 @@ def mean_states(model: RewardModel, encoder: Encoder, chains: Sequence[EncodedCh
     for start in range(0, len(chains), BATCH):
         batch = collate(chains[start : start + BATCH], encoder.pad_id).to(model.device)
         with torch.inference_mode():
-            found.append(model.judge(batch).states.cpu().numpy())
+            found.append(model.states(batch).cpu().numpy())
     return np.concatenate(found)
 
 

@@ -165,6 +165,10 @@ class RewardModel(nn.Module):
         committee = self.heads.committee_logits(_joined(ends, step)) if len(self.heads.committee) else None
         return Reading(logits, states, self.heads.outcome_logits(_joined(ends, chain)), committee)
 
+    def states(self, batch: ChainBatch) -> Tensor:
+        """The `states` of `judge` alone, which need no vocabulary: (batch, width)."""
+        return mean_over_chain(self.hidden(batch), batch)
+
     def _logits(self, ends: Tensor, surprisal: Tensor | None) -> Tensor:
         """From states at the steps' ends, and their surprisal's features."""
         wrong, right = self.head(ends).float().unbind(-1)

@@ -138,16 +138,15 @@ class RewardScorer:
         return self._read(encoded, (self,))[0]
 
     def score_with(
-        self, other: RewardScorer, chains: Sequence[tuple[str, Sequence[Step]]]
-    ) -> tuple[list[ChainScore], list[ChainScore]]:
-        """What this scorer's `score` and another's give, from one pass of the backbone they share.
+        self, others: Sequence[RewardScorer], chains: Sequence[tuple[str, Sequence[Step]]]
+    ) -> list[list[ChainScore]]:
+        """What this scorer's `score` gives and then each other's, from one pass of the backbone they share.
 
         Args:
-            other: `shares_pass` says yes to it.
+            others: `shares_pass` says yes to each.
         """
         encoded = [self.encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains]
-        mine, theirs = self._read(encoded, (self, other))
-        return mine, theirs
+        return self._read(encoded, (self, *others))
 
     def shares_pass(self, other: RewardScorer) -> bool:
         """Whether one pass of the backbone over a batch serves both."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prm_core.evaluation.headline import figure_table
+from prm_core.evaluation.headline import figure_table, promise_lines
 from prm_core.platform.tracking.datasets import DataRef
+from prm_core.scoring.conformal import Promises
 
 # What is told of the registered model as a whole, where nobody has written anything.
 MODEL = """Process reward models: the calibrated probability of each step of a solution that it is right.
@@ -25,6 +26,7 @@ class ModelCard:
         tags: data hash, git commit, profile and precision.
         backbone: the model it was trained from.
         runs: stage → (experiment id, run id) of the run that made its part, where this store knows it.
+        promises: the alarm and the clean prefix that lie in its folder.
     """
 
     name: str
@@ -34,6 +36,7 @@ class ModelCard:
     tags: Mapping[str, str]
     backbone: str
     runs: Mapping[str, tuple[str, str]]
+    promises: Promises
 
     def render(self) -> str:
         """The card as Markdown."""
@@ -43,6 +46,8 @@ class ModelCard:
                 for stage, (experiment, run) in self.runs.items()]
         parts = [
             figure_table(self.metrics),
+            "\n".join(["**While a run goes on**", "",
+                       *(f"- {line}" for line in promise_lines(self.promises, self.metrics))]),
             "\n".join([f"**Data** (`data/` is `{self.tags['data_hash']}`)", "", *data]),
             "\n".join([f"**Made by** profile {self.tags['profile']}, commit `{self.tags['git_commit']}`, "
                        f"from `{self.backbone}`, trained in {self.tags['precision']}", "", *runs]),

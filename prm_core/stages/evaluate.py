@@ -227,6 +227,8 @@ def _report(
     evaluations: Mapping[str, Evaluation], reason: str | None, trees: TreeSection, labels: LabelQuality,
     made_by: tuple[str, str],
 ) -> str:
+    from prm_core.evaluation import stopping
+    from prm_core.evaluation.headline import promise_lines
     from prm_core.evaluation.judged_chains import first_per_problem
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.evaluation.report.page import ReportData, render
@@ -251,9 +253,12 @@ def _report(
     ]
     note = (f"The threshold was chosen once, for the best F1 on {len(problems['dev'])} dev problems." if reason is None
             else f"Threshold: {reason}.")
+    promises, missing = stopping.fit(chains["dev-base"])
+    kept = stopping.figures(promises, chains["test-base"], "test") | stopping.left_out(missing)
     return render(ReportData(
         title="Evaluation on held-out problems", facts=facts, evaluation=evaluation, chains=base, trained=trained,
         shifted=evaluations.get("shifted"), problems=problems["test"], threshold_note=note,
+        promises=promise_lines(promises, kept),
         training=training, labels=labels,
         shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
         max_ece=config.promote.max_ece, trees=trees, seed=config.seed,
@@ -301,7 +306,7 @@ def run(config: Config, io: StageIO) -> None:
         promises, missing = stopping.fit(chains["dev-base"])
         for name, why in missing.items():
             log.warning("no %s is fitted: %s", name, why)
-            table[f"dev/prm/{name}_left_out"] = why
+        table |= stopping.left_out(missing)
         for split, evaluation in evaluations.items():
             table |= evaluation.flat(split) | stopping.figures(promises, chains[f"{split}-base"], split)
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})

@@ -54,14 +54,16 @@ def run(config: Config, io: StageIO) -> None:
     tags = {**version_tags(metrics, config, io.workspace), "precision": precision}
     with stage_run(io.workspace, "register", config, io.inputs) as tracked:
         client = connect(io.workspace)
+        promises = Promises.read(io.inputs["promises"])
         model_id = model_registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve,
-                                                   Promises.read(io.inputs["promises"]))
+                                                   promises)
         data = datasets.find_data(io.workspace, io.inputs)
         measured_on = next(one for one in data if one.role == "test")
         tracked.log_metrics(numbers, model_id=model_id, data=measured_on)
         runs = model_registry.link_runs(io.workspace, model_id, trained=io.inputs["prm"], measured=io.inputs["metrics"])
         version = model_registry.add_version(io.workspace, name, model_id, tags)
-        card = ModelCard(name, str(version.version), metrics, data, tags, config.models.reward_backbone, runs)
+        card = ModelCard(name, str(version.version), metrics, data, tags, config.models.reward_backbone, runs,
+                         promises)
         model_registry.describe(client, version, card)
         client.set_registered_model_alias(name, config.promote.challenger_alias, version.version)
         log.info("registered %s version %s as %s", name, version.version, config.promote.challenger_alias)

@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from prm_core.evaluation.headline import promise_lines
 from prm_core.evaluation.judged_chains import Chain
 from prm_core.evaluation.stopping import (
     Runs,
     before_last_third,
+    figures,
     fit,
     judged_runs,
+    left_out,
     measure_alarm,
     measure_prefix,
     share_of_runs,
@@ -108,3 +111,20 @@ def test_chains_of_too_few_problems_promise_what_they_can():
     assert list(reasons) == ["alarm"]
     assert "44 calibration runs that do not fail" in reasons["alarm"]
     assert list(fit([])[1]) == ["alarm", "prefix"]
+
+
+def test_what_is_promised_is_told_beside_how_it_was_kept():
+    runs = [chain(number, scores, [index != error for index in range(len(scores))])
+            for number, (scores, error) in enumerate(zip(RUNS.scores, RUNS.first_errors, strict=True))]
+    both = Promises(ALARM, PREFIX)
+    alarm, prefix = promise_lines(both, figures(both, runs, "test"))
+    assert alarm.startswith(
+        "Alarm: a run is to stop after the first step that scores below 0.5. Of runs without a wrong step it stops at "
+        "most 5 %, with confidence 90 %, fitted on 99 dev problems; of those on test problems it stopped 50.0 % (95 % "
+        "interval 1.3 to 98.7), and of runs with a wrong step 66.7 % (")
+    assert "on test problems it was 40.0 % (" in prefix
+    assert prefix.endswith("Of the steps before first errors 50.0 % are promised.")
+    assert promise_lines(Promises(), left_out({"alarm": "too few", "prefix": "fewer"})) == [
+        "No alarm was fitted: too few.", "No clean prefix was fitted: fewer."]
+    assert promise_lines(Promises(prefix=CleanPrefix(0.1, 0.9, 9, None)), {})[1].startswith(
+        "Clean prefix: all steps are promised to be right.")

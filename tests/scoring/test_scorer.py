@@ -136,7 +136,7 @@ def test_two_models_on_one_backbone_share_its_pass(tmp_path) -> None:
         next(other.backbone.parameters()).view(-1)[-1] += 1e-3
     prm, orm, apart = (RewardScorer(model, ENCODER, PLATT, "", 2) for model in (process, outcome, other))
     assert prm.shares_pass(orm)
-    assert prm.score_with(orm, CHAINS) == (prm.score(CHAINS), orm.score(CHAINS))
+    assert prm.score_with([orm], CHAINS) == [prm.score(CHAINS), orm.score(CHAINS)]
     assert not prm.shares_pass(apart)
     # The bare prompt has a slot of its own there, which shifts the others.
     values = RewardScorer(save(tmp_path / "d", "advantage"), ENCODER, IDENTITY, "", 2)

@@ -127,6 +127,7 @@ def test_a_version_says_first_how_good_it_is_and_what_it_was_made_of(workspace, 
         "| expected calibration error of single steps | **0.0300** |  |",
     ]
     text = "\n".join(card)
+    assert "- Alarm: a run is to stop after the first step that scores below 0.5. Of runs" in text
     assert "artifacts/calibrate/training_set`, 2 rows" in text
     assert f"commit `{tracking.code_version()}`" in text
     assert ", trained in float32" in text

@@ -27,7 +27,7 @@ class GoldChain:
 
     Attributes:
         name: unique; the random numbers its edits are drawn with depend on it alone.
-        prompt: the question; chains of one question count as one problem.
+        prompt: the question as a model reads it; chains of one question count as one problem.
         steps: at least one.
         first_error: index of the first wrong step, -1 when the chain is sound.
         problem: the problem where its domain has an oracle, which then judges every edited chain; else None.
@@ -57,7 +57,7 @@ def from_labelled(chains: Iterable[LabelledChain], name: str) -> list[GoldChain]
         if chain.first_error is None:
             dropped += 1
         else:
-            kept.append(GoldChain(f"{name}/{number}", chain.prompt, chain.steps, chain.first_error))
+            kept.append(GoldChain(f"{name}/{number}", chain.asked, chain.steps, chain.first_error))
     if dropped:
         log.warning("%s: %d chains dropped, a step before their first known error has no label", name, dropped)
     return kept

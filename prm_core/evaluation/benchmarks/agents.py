@@ -24,9 +24,9 @@ from prm_core.formats import FORMATS, LabelledChain
 log = logging.getLogger(__name__)
 
 
-def _problem(chain: LabelledChain) -> str:
+def problem_of(chain: LabelledChain) -> str:
     """What the (five) trajectories of one task share."""
-    fields: Mapping[str, Any] = chain.meta["rest"]
+    fields: Mapping[str, Any] = chain.meta.get("rest", {})
     if fields.get("query_index") is not None:
         return f"{fields.get('data_source', '')}:{fields['query_index']}"
     return str(fields.get("question") or chain.prompt)
@@ -55,7 +55,7 @@ def read(path: Path) -> list[BenchmarkChain]:
         rated = sum(rating is not None for rating in given.values())
         chains.append(BenchmarkChain(
             chain.asked, chain.steps, tuple(None if value is None else value >= 0.5 for value in chain.labels),
-            None if None in before else label, chain.outcome, _problem(chain), ratings=ratings,
+            None if None in before else label, chain.outcome, problem_of(chain), ratings=ratings,
             hidden=rated - sum(rating is not None for rating in ratings)))
     if not chains:
         raise InputError(f"{path}: nobody rated any message of its {unrated} trajectories; name one with step_labels")

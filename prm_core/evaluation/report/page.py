@@ -94,6 +94,7 @@ class ReportData:
         trained: the same of the trained policy.
         problems: the split.
         threshold_note: where the threshold comes from.
+        promises: what the alarm and the clean prefix promise, and how that was kept.
         training: stage → its curves.
         labels: quality of the labels behind the reward models.
         shown: how many trajectories.
@@ -111,6 +112,7 @@ class ReportData:
     trained: Sequence[Chain]
     problems: Sequence[Problem]
     threshold_note: str
+    promises: Sequence[str]
     training: Mapping[str, Sequence[Curve]]
     labels: LabelQuality
     shown: int
@@ -333,7 +335,8 @@ def render(data: ReportData) -> str:
     evaluation = data.evaluation
     contents = [("sanity", "Sanity"), ("choosing", "Choosing among chains"),
                 *([("errors", "Finding wrong steps")] if evaluation.steps is not None else []),
-                ("policy", "The policy"), *([("shifted", "Shifted problems")] if data.shifted is not None else []),
+                ("stopping", "Stopping a run"), ("policy", "The policy"),
+                *([("shifted", "Shifted problems")] if data.shifted is not None else []),
                 ("labels", "Labels"), *([("training", "Training")] if data.training else []),
                 ("trees", "Search trees"), ("trajectories", "Trajectories")]
     return environment.get_template("report.html.j2").render(
@@ -349,7 +352,7 @@ def render(data: ReportData) -> str:
         reasons=_by_reason(evaluation.reasons), lengths=evaluation.lengths, cards=cards, threshold=threshold,
         training={stage: [(curve, charts.curve_chart(curve)) for curve in curves]
                   for stage, curves in data.training.items()},
-        threshold_note=data.threshold_note, step_chains=STEP_CHAINS, percent=charts.percent,
+        threshold_note=data.threshold_note, promises=data.promises, step_chains=STEP_CHAINS, percent=charts.percent,
         policy_rows=POLICY_ROWS, shifted=_shifted_section(evaluation, data.shifted), trees=data.trees,
         scale=[(score / 10, charts.step_colours(score / 10)) for score in range(11)],
     )

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prm_core.config import JudgeConfig, ModelsConfig
 from prm_core.labeling.strategies.base import FAILED, STRATEGIES, Chain, LabelingTools, Strategy
 from prm_core.labeling.strategies.judge_clients import Message, Request, make_client
 from prm_core.platform import store
@@ -147,8 +148,8 @@ def spread(tokens: int, steps: int) -> list[int]:
     return [share + (index < rest) for index in range(steps)]
 
 
-class JudgeLabeler(Strategy):
-    """Labels steps by the verdicts of a language model: any OpenAI-compatible endpoint, or a local one.
+class ChainJudge:
+    """Asks a language model about whole chains: any OpenAI-compatible endpoint, or a local one.
 
     An answer that makes no sense is asked for again, with what is wrong with it, up to `retries` times; then the chain
     gets no verdict, and its reasoning says why. A chain on which the server fails is a failure that counts.
@@ -157,26 +158,13 @@ class JudgeLabeler(Strategy):
     is none.
     """
 
-    version = 2
-    # `concurrency` bounds the requests that wait at once.
-    parallel = False
-
-    def __init__(self, tools: LabelingTools) -> None:
-        super().__init__(tools)
-        self.settings = tools.config.label.judge
-        self.client = make_client(self.settings, tools.config.models)
+    def __init__(self, settings: JudgeConfig, models: ModelsConfig) -> None:
+        self.settings = settings
+        self.client = make_client(settings, models)
         self.usage = Usage()
 
-    @property
-    def model(self) -> str:
-        return self.client.version
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return {name: value for name, value in dataclasses.asdict(self.settings).items() if name not in _NOT_IN_LABELS}
-
     def label(self, chains: Sequence[Chain], seed: int) -> list[StepLabel]:
-        """See `Strategy.label`; the same as long as the model behind the endpoint answers the same."""
+        """A label for each step, in order; `usage` then says what they cost."""
         self.usage = Usage(chains=len(chains))
         cases = [_Case(chain, ask_about(chain)) for chain in chains]
         for attempt in range(self.settings.retries + 1):
@@ -190,12 +178,7 @@ class JudgeLabeler(Strategy):
         usage.failed_chains = sum(case.failed for case in cases)
         usage.abstained_chains = sum(not case.verdicts and not case.failed for case in cases)
         usage.undecided_steps = sum(verdict.correct is None for case in cases for verdict in case.verdicts)
-        log.info("%s: %s", NAME, ", ".join(f"{key} {value:g}" for key, value in asdict(usage).items()))
         return [label for case in cases for label in self._labels(case)]
-
-    def keep_evidence(self, folder: Path, shard: int) -> None:
-        """Writes what the last call of `label` cost, the fields of `Usage`, to `judge-00000.json`."""
-        store.write_json(folder / f"{NAME}-{shard:05d}.json", asdict(self.usage))
 
     def _ask(self, cases: Sequence[_Case], seed: int) -> None:
         requests = [Request(tuple(case.messages), schema(len(case.chain.trajectory.steps))) for case in cases]
@@ -240,6 +223,42 @@ class JudgeLabeler(Strategy):
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= MAX_REASON else f"{line[: MAX_REASON - 3]}..."
+
+
+class JudgeLabeler(Strategy):
+    """Labels steps by the verdicts of a language model. Raises InputError as `ChainJudge` does."""
+
+    version = 2
+    # `concurrency` bounds the requests that wait at once.
+    parallel = False
+
+    def __init__(self, tools: LabelingTools) -> None:
+        super().__init__(tools)
+        self.judge = ChainJudge(tools.config.label.judge, tools.config.models)
+
+    @property
+    def model(self) -> str:
+        return self.judge.client.version
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        settings = dataclasses.asdict(self.judge.settings)
+        return {name: value for name, value in settings.items() if name not in _NOT_IN_LABELS}
+
+    @property
+    def usage(self) -> Usage:
+        """What the last call of `label` cost."""
+        return self.judge.usage
+
+    def label(self, chains: Sequence[Chain], seed: int) -> list[StepLabel]:
+        """See `Strategy.label`; the same as long as the model behind the endpoint answers the same."""
+        labels = self.judge.label(chains, seed)
+        log.info("%s: %s", NAME, ", ".join(f"{key} {value:g}" for key, value in asdict(self.usage).items()))
+        return labels
+
+    def keep_evidence(self, folder: Path, shard: int) -> None:
+        """Writes what the last call of `label` cost, the fields of `Usage`, to `judge-00000.json`."""
+        store.write_json(folder / f"{NAME}-{shard:05d}.json", asdict(self.usage))
 
 
 STRATEGIES.register(NAME)(JudgeLabeler)

@@ -53,7 +53,7 @@ def data(chains):
     return page.ReportData(
         title="Evaluation", facts=[("profile", "default")], evaluation=evaluation, shifted=None,
         chains=first_per_problem(chains["base"], 4), trained=first_per_problem(chains["trained"], 4),
-        problems=PROBLEMS, threshold_note="Chosen on dev.", labels=LABELS,
+        problems=PROBLEMS, threshold_note="Chosen on dev.", promises=["Alarm: <5 %."], labels=LABELS,
         training={"policy": [Curve("kl", [(1, 0.1), (2, 0.2)], (2, 0.2))]},
         shown=12, bars=True, max_ece=0.1, trees=TreeSection([], "No trees <here>."), seed=0)
 
@@ -96,6 +96,8 @@ def test_page_is_well_formed_and_fetches_nothing(data):
     html = page.render(data)
     checker = parse(html)
     assert checker.fetches == []
+    # What is promised of a run that goes on.
+    assert "<li>Alarm: &lt;5 %.</li>" in html
     # The contents name every section.
     assert set(checker.targets) == checker.anchors
     assert "script" not in checker.tags
