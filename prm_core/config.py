@@ -294,6 +294,20 @@ class PolicyTrainingConfig:
 
 
 @section
+class SearchConfig:
+    candidates: int = setting("chains to choose among; of methods that work on steps, next steps of each beam", ge=1)
+    width: int = setting("beams that are kept, or trees", ge=1)
+    granularity: int = setting("steps between two choices of `blocks`", ge=1)
+    threshold: Share = setting("of step_best_of_n: a step that scores as much is taken before all are drawn; 1 draws "
+                               "nearly always all")
+    back_offs: int = setting("times a problem that step_best_of_n gives up a step after which none reaches it", ge=0)
+    gain: Share = setting("of adaptive_best_of_n: goes on while another chain may add as much to P(right)")
+    temperature: NonNegativeFloat
+    step_aggregate: str = setting("step scores so far to a beam's: min, prod, mean, last", registry=AGGREGATIONS)
+    chain_aggregate: str = setting("step scores to a chain's", registry=AGGREGATIONS)
+
+
+@section
 class EvaluateConfig:
     samples: int = setting("chains per problem; N of best-of-N goes up to it", ge=1)
     best_of: list[PositiveInt] = setting("the N of best-of-N that are reported", min_length=1)
@@ -344,6 +358,7 @@ class Config:
     train_prm: RewardTrainingConfig
     train_policy: PolicyTrainingConfig
     evaluate: EvaluateConfig
+    search: SearchConfig
     register: RegisterConfig
     promote: PromoteConfig
     serve: ServeConfig

@@ -1,0 +1,38 @@
+"""Every search method by name, and the one way a search is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prm_core.errors import InputError
+
+# Imported for their registration.
+from prm_core.search import steps as steps
+from prm_core.search import whole as whole
+from prm_core.search.base import METHODS, Found, Tools
+from prm_core.types import Problem
+
+__all__ = ["METHODS", "search"]
+
+
+def search(method: str, problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
+    """The chain that a method chooses for each problem, in order.
+
+    Raises InputError for an unknown method, one that needs what the reward model or the domain has not, or problems of
+    one id.
+    """
+    chosen = METHODS[method]
+    if chosen.scores and tools.session is None:
+        raise InputError(f"the search method {method} needs a reward model; name one")
+    if chosen.scores == "steps" and tools.session is not None and tools.session.kind == "outcome":
+        raise InputError(f"the search method {method} chooses among steps, which an outcome reward model does not "
+                         "score; name a process reward model")
+    if len({problem.id for problem in problems}) < len(problems):
+        raise InputError("two problems have one id; give each its own")
+    replied = sorted({problem.domain for problem in problems if tools.domains[problem.domain].environment})
+    if replied and not chosen.environments:
+        able = ", ".join(name for name in METHODS if METHODS[name].environments)
+        raise InputError(f"the search method {method} goes back to earlier steps or writes several at once, which the "
+                         f"environment of domain {replied[0]!r} does not let it do; use one of: {able}")
+    with tools.policy.keeping_prefixes():
+        return chosen.run(problems, tools, seed)
