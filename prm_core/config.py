@@ -298,8 +298,7 @@ class SearchConfig:
     candidates: int = setting("chains to choose among; of methods that work on steps, next steps of each beam", ge=1)
     width: int = setting("beams that are kept, or trees", ge=1)
     granularity: int = setting("steps between two choices of `blocks`", ge=1)
-    threshold: Share = setting("of step_best_of_n: a step that scores as much is taken before all are drawn; 1 draws "
-                               "nearly always all")
+    threshold: Share = setting("of step_best_of_n: the first step that scores as much is taken; 1: the best of all")
     back_offs: int = setting("times a problem that step_best_of_n gives up a step after which none reaches it", ge=0)
     gain: Share = setting("of adaptive_best_of_n: goes on while another chain may add as much to P(right)")
     temperature: NonNegativeFloat

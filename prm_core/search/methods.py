@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from prm_core.errors import InputError
+from prm_core.platform import workers
 
 # Imported for their registration.
 from prm_core.search import steps as steps
@@ -12,15 +14,15 @@ from prm_core.search import whole as whole
 from prm_core.search.base import METHODS, Found, Tools
 from prm_core.types import Problem
 
-__all__ = ["METHODS", "search"]
+__all__ = ["METHODS", "search", "search_all"]
+
+# Problems that are searched together: many fill batches, fewer bound what is kept of their prefixes.
+TOGETHER = 150
 
 
-def search(method: str, problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
-    """The chain that a method chooses for each problem, in order.
-
-    Raises InputError for an unknown method, one that needs what the reward model or the domain has not, or problems of
-    one id.
-    """
+def check(method: str, problems: Sequence[Problem], tools: Tools) -> None:
+    """Raises InputError for an unknown method, one that needs what the reward model or the domain has not, or problems
+    of one id."""
     chosen = METHODS[method]
     if chosen.scores and tools.session is None:
         raise InputError(f"the search method {method} needs a reward model; name one")
@@ -34,5 +36,23 @@ def search(method: str, problems: Sequence[Problem], tools: Tools, seed: int) ->
         able = ", ".join(name for name in METHODS if METHODS[name].environments)
         raise InputError(f"the search method {method} goes back to earlier steps or writes several at once, which the "
                          f"environment of domain {replied[0]!r} does not let it do; use one of: {able}")
+
+
+def search(method: str, problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
+    """The chain that a method chooses for each problem, in order; the same for the same arguments. Raises InputError as
+    `check` does."""
+    check(method, problems, tools)
     with tools.policy.keeping_prefixes():
-        return chosen.run(problems, tools, seed)
+        return METHODS[method].run(problems, tools, seed)
+
+
+def search_all(method: str, problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
+    """What `search` gives for many problems, some at a time, shared out among processes, its progress shown."""
+    check(method, problems, tools)
+    parts = workers.shards(len(problems), min(TOGETHER, -(-len(problems) // workers.PARTS)))
+
+    def run(part: slice) -> list[Found]:
+        return search(method, problems[part], tools, random.Random(f"{seed}/{part.start}").getrandbits(31))
+
+    with workers.forked(run, len(parts)) as pool:
+        return [found for group in pool.map(parts, f"search {method}", "part") for found in group]

@@ -27,7 +27,7 @@ class Shape:
         width: beams that a tree keeps.
         candidates: of each beam in a round.
         granularity: steps that a candidate is longer than its beam.
-        threshold: a candidate worth as much is taken before all are drawn; above 1 all are drawn.
+        threshold: a candidate worth as much is taken before all are drawn; None draws all. For trees of one beam.
         back_offs: how often in a problem, where no candidate reaches the threshold, its beam is given up for the one
             before.
     """
@@ -36,7 +36,7 @@ class Shape:
     width: int = 1
     candidates: int = 1
     granularity: int = 1
-    threshold: float = 2.0
+    threshold: float | None = None
     back_offs: int = 0
 
 
@@ -102,8 +102,7 @@ def grow(problems: Sequence[Problem], tools: Tools, seed: int, shape: Shape) -> 
 def _count(tree: _Tree, shape: Shape) -> int:
     """Candidates of each open beam to be drawn now. A tree's first beam stands for as many as the tree keeps."""
     limit = shape.candidates * (shape.width if tree.open[0].parent is None else 1)
-    # Where there may be an early end there is one beam.
-    return choosing.next_draw(len(tree.pending), limit) if shape.threshold <= 1 else limit
+    return choosing.next_draw(len(tree.pending), limit) if shape.threshold is not None else limit
 
 
 def _expand(
@@ -159,9 +158,8 @@ def _choose(tree: _Tree, shape: Shape) -> None:
     """Keeps the tree's best beams of those that ended and the candidates, draws on, or goes back."""
     values = [beam.value + WORTHLESS * (beam.steps in tree.barred) for beam in tree.pending]
     beam = tree.open[0]
-    if shape.threshold <= 1 and max(values) < shape.threshold:
-        limit = shape.candidates * (shape.width if beam.parent is None else 1)
-        if len(tree.pending) < limit:
+    if shape.threshold is not None and max(values) < shape.threshold:
+        if len(tree.pending) < shape.candidates:
             return
         if tree.back_offs and beam.parent is not None:
             tree.back_offs -= 1
@@ -185,12 +183,15 @@ def _found(trees: Sequence[_Tree], tools: Tools, seed: int) -> Found:
 
 
 def step_best_of_n(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
-    """Each step the best of up to `search.candidates`, the first that reaches `search.threshold` at once; where none
-    does, the step before is given up, `search.back_offs` times a problem. In an environment all candidates of a turn
-    are written, and the best is executed: what was executed is not taken back."""
+    """Each step the first of up to `search.candidates` that reaches `search.threshold`; where none does, the step
+    before is given up, `search.back_offs` times a problem, and then the best is taken. A threshold of 1 draws all of
+    them and takes the best. So does an environment, whose turns are chosen before they are executed and not taken back.
+    """
     settings = tools.settings
     if any(tools.domains[problem.domain].environment for problem in problems):
         return _turns(problems, tools, seed)
+    if settings.threshold == 1:
+        return grow(problems, tools, seed, Shape(candidates=settings.candidates))
     return grow(problems, tools, seed, Shape(candidates=settings.candidates, threshold=settings.threshold,
                                              back_offs=settings.back_offs))
 

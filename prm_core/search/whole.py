@@ -185,6 +185,6 @@ METHODS.register("best_of_n")(Method(
 METHODS.register("weighted_majority")(Method(
     _all_at_once(choose_weighted, True), "chains", True, "the answer whose chains' scores sum to most"))
 METHODS.register("self_consistency_prm")(Method(
-    _all_at_once(choose_supported, True), "chains", True, "the answer with the most votes times its best chain's score"))
+    _all_at_once(choose_supported, True), "chains", True, "the answer with most votes times its best chain's score"))
 METHODS.register("adaptive_best_of_n")(Method(
     adaptive, "chains", True, "best of as many chains as another is expected to gain something, up to N"))
