@@ -59,7 +59,8 @@ class PrefixStates:
     @torch.inference_mode()
     def read(self, texts: Sequence[Sequence[int]]) -> list[tuple[State, int]]:
         """The state of each text of at least one token, in order, and how many tokens were computed for it: those that
-        no text before it, in this call or another, began with."""
+        no text of an earlier call began with, and of what several texts of this one have up to the first boundary, the
+        first alone."""
         keys = [tuple(text) for text in texts]
         found: dict[Key, State] = {}
         # What several of them begin with is computed once, for the first of them.

@@ -7,7 +7,6 @@ The methods are in `whole.py` (whole chains) and `steps.py` (steps, while a chai
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from prm_core.domains.base import Domain
 from prm_core.registry import Registry
 from prm_core.scoring.scorer import ChainScore
 from prm_core.scoring.session import ScoringSession
+from prm_core.search import choosing
 from prm_core.search.aggregate import AGGREGATIONS, chain_value
 from prm_core.types import Problem, Step, Trajectory
 
@@ -123,12 +123,17 @@ class Tools:
             return score.step_scores[-1]
         return AGGREGATIONS[self.settings.step_aggregate](score.step_scores)
 
-    def doubt(self, score: ChainScore) -> float:
-        """How far the committee is apart over a chain's value, a standard deviation; 0 without a committee."""
-        if not score.members or score.truncated_steps:
-            return 0.0
-        aggregate = AGGREGATIONS[self.settings.chain_aggregate]
-        return statistics.pstdev(aggregate(steps) for steps in zip(*score.members, strict=True))
+    def surety(self, score: ChainScore) -> float:
+        """Probability that a whole chain is right, cautiously: of a process model its weakest step's, less the standard
+        deviation of what the members of the committee say of it, where there is one; of other kinds the chain's value.
+
+        The weakest step says better when to stop than what chains are chosen by, which a chain with one doubtful step
+        among many scores nearly as high in as one without (measured on development seeds).
+        """
+        assert self.session is not None
+        if score.truncated_steps or self.session.kind != "process":
+            return self.chain_value(score)
+        return min(choosing.cautious(score.step_scores, score.members))
 
 
 def count_sampled(meter: Meter, continuations: Sequence[Continuation], prefixes: Sequence[int]) -> None:

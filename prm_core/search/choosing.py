@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -41,18 +42,28 @@ def supported(groups: Sequence[int], values: Sequence[float]) -> list[float]:
     return [value * votes[group] if group >= 0 else 0.0 for group, value in zip(groups, values, strict=True)]
 
 
-def expected_gain(value: float, doubt: float, drawn: int) -> float:
+def cautious(scores: Sequence[float], members: Sequence[Sequence[float]]) -> list[float]:
+    """Each step's score less the standard deviation of what the members of a committee say of it.
+
+    Args:
+        members: of each step, what each member says; empty without a committee.
+    """
+    if not members:
+        return list(scores)
+    return [score - statistics.pstdev(said) for score, said in zip(scores, members, strict=True)]
+
+
+def expected_gain(surety: float, drawn: int) -> float:
     """What one more chain can be expected to add to the probability that the chosen chain is right, at most.
 
     Chains of one policy are exchangeable: the next is the best of drawn + 1 with probability 1 / (drawn + 1), and then
     adds no more than the chosen one lacks.
 
     Args:
-        value: probability that the chosen chain is right.
-        doubt: standard deviation of that, by which the chosen chain may be worse.
+        surety: probability that the chosen chain is right, cautiously.
         drawn: chains so far, at least one.
     """
-    return (1 - min(max(value - doubt, 0.0), 1.0)) / (drawn + 1)
+    return (1 - min(max(surety, 0.0), 1.0)) / (drawn + 1)
 
 
 def keep_best(values: Sequence[float], alike: Sequence[object], width: int) -> list[int]:

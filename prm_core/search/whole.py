@@ -174,8 +174,9 @@ def adaptive(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found
 def _settled(pool: Pool, tools: Tools) -> bool:
     place, value = choose_best(pool, tools)
     score = pool.scores[place]
-    doubt = 0.0 if score is None else tools.doubt(score)
-    return choosing.expected_gain(value, doubt, len(pool.chains)) < tools.settings.gain
+    # A chain without an answer is no choice, however right its steps are.
+    surety = 0.0 if score is None or value < 0 else tools.surety(score)
+    return choosing.expected_gain(surety, len(pool.chains)) < tools.settings.gain
 
 
 METHODS.register("majority")(Method(
