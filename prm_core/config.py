@@ -41,6 +41,7 @@ PARAMS_FILE = "params.yaml"
 EXTENDS = "extends"
 STRATEGIES = "prm_core.labeling.strategies:STRATEGIES"
 MERGES = "prm_core.labeling.merging.merge:MERGES"
+SEARCHES = "prm_core.search.methods:METHODS"
 AGGREGATIONS = "prm_core.search.aggregate:AGGREGATIONS"
 
 
@@ -312,6 +313,7 @@ class EvaluateConfig:
     best_of: list[PositiveInt] = setting("the N of best-of-N that are reported", min_length=1)
     temperature: NonNegativeFloat
     aggregate: str = setting("step scores to a chain's: min, prod, mean, last", registry=AGGREGATIONS)
+    search: list[str] = setting("methods tried on the test problems, compared at equal tokens", registry=SEARCHES)
     bootstrap: int = setting(ge=100)
     bins: int = setting(ge=2)
     shown_trajectories: int = setting(ge=10)

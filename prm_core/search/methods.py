@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from prm_core.domains.base import Domain
 from prm_core.errors import InputError
 from prm_core.platform import workers
+from prm_core.registry import Registry
 
 # Imported for their registration.
 from prm_core.search import steps as steps
@@ -31,11 +33,17 @@ def check(method: str, problems: Sequence[Problem], tools: Tools) -> None:
                          "score; name a process reward model")
     if len({problem.id for problem in problems}) < len(problems):
         raise InputError("two problems have one id; give each its own")
-    replied = sorted({problem.domain for problem in problems if tools.domains[problem.domain].environment})
-    if replied and not chosen.environments:
+    check_environment(method, sorted({problem.domain for problem in problems}), tools.domains)
+
+
+def check_environment(method: str, names: Sequence[str], domains: Registry[Domain]) -> None:
+    """Raises InputError for an unknown method, or one that an environment of these domains does not let work."""
+    replied = [name for name in names if domains[name].environment]
+    if replied and not METHODS[method].environments:
         able = ", ".join(name for name in METHODS if METHODS[name].environments)
         raise InputError(f"the search method {method} goes back to earlier steps or writes several at once, which the "
                          f"environment of domain {replied[0]!r} does not let it do; use one of: {able}")
+
 
 
 def search(method: str, problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
