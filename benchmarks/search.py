@@ -29,6 +29,7 @@ from benchmarks.report import Bar, write_as
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
+from prm_core.evaluation.search_costs import at_tokens
 from prm_core.platform import store
 from prm_core.sampling.policy import Policy, load_policy
 from prm_core.scoring.scorer import RewardScorer, load_scorer
@@ -41,7 +42,8 @@ from prm_core.types import Problem
 
 SAMPLES, RESAMPLES, DRAWS = 16, 2000, 64
 NS = (1, 2, 4, 8, 16)
-MODELS = {"prm": "process model", "orm": "outcome model", "pav": "advantage model"}
+# Process, outcome and advantage model.
+MODELS = ("prm", "orm", "pav")
 # Of methods that decide while they sample: name of the curve, method, model, settings of its points.
 RUNS: tuple[tuple[str, str, str, tuple[dict[str, float], ...]], ...] = (
     ("adaptive_best_of_n, prm", "adaptive_best_of_n", "prm",
@@ -179,26 +181,21 @@ def _run(
                  time.perf_counter() - start)
 
 
-def at_tokens(curve: Sequence[Point], tokens: float) -> np.ndarray:
-    """Accuracy of a curve on each problem at so many tokens a problem, between its points by the logarithm."""
-    points = sorted(curve, key=lambda point: point.tokens.mean())
-    ends = [math.log(point.tokens.mean()) for point in points]
-    wanted = min(max(math.log(tokens), ends[0]), ends[-1])
-    place = min(max(int(np.searchsorted(ends, wanted)), 1), len(ends) - 1)
-    share = (wanted - ends[place - 1]) / (ends[place] - ends[place - 1])
-    return (1 - share) * points[place - 1].right + share * points[place].right
-
-
 def tokens_for(curve: Sequence[Point], accuracy: float, rows: np.ndarray) -> float:
     """Tokens a problem at which a curve reaches an accuracy on these problems; its dearest where it does not."""
-    points = sorted(curve, key=lambda point: point.tokens.mean())
-    reached = np.maximum.accumulate([point.right[rows].mean() for point in points])
-    return float(np.exp(np.interp(accuracy, reached, [math.log(point.tokens[rows].mean()) for point in points])))
+    better: list[tuple[float, float]] = []
+    for point in sorted(curve, key=lambda point: point.tokens.mean()):
+        reached = float(point.right[rows].mean())
+        # What costs more and gives no more is nobody's choice.
+        if not better or reached > better[-1][0]:
+            better.append((reached, math.log(point.tokens[rows].mean())))
+    return float(np.exp(np.interp(accuracy, *zip(*better, strict=True))))
 
 
 def difference(point: Point, rival: Sequence[Point], seed: int) -> tuple[float, float, float]:
     """Points by which it is better at equal total tokens, and the 95 % interval over problems."""
-    gaps = 100 * (point.right - at_tokens(rival, point.tokens.mean()))
+    theirs = at_tokens([(float(one.tokens.mean()), one.right) for one in rival], float(point.tokens.mean()))
+    gaps = 100 * (point.right - theirs)
     drawn = np.random.default_rng(seed).integers(len(gaps), size=(RESAMPLES, len(gaps)))
     low, high = np.percentile(gaps[drawn].mean(1), (2.5, 97.5))
     return float(gaps.mean()), float(low), float(high)
