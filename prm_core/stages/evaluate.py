@@ -244,7 +244,7 @@ def render_again(config: Config, workspace: Path) -> str:
 
     inputs, outputs = ({key: workspace / path for key, path in paths.items()} for paths in (STAGE.inputs,
                                                                                           STAGE.outputs))
-    for path in (*inputs.values(), *(outputs[name] for name in ("trajectories", "scores", "search", "metrics"))):
+    for path in (*inputs.values(), *(outputs[name] for name in ("trajectories", "scores", "searches", "metrics"))):
         if not path.exists():
             raise InputError(f"the report needs {path.relative_to(workspace)}, which is not there; run the chain up to "
                              "the stage evaluate (`prm run`)")
@@ -261,7 +261,7 @@ def render_again(config: Config, workspace: Path) -> str:
     evaluations, reason = _measure(config, chains, problems, of_the_model)
     io = StageIO(inputs, outputs, workspace, workspace)
     made_by = table["commit"], table["committed"]
-    searches = [SearchRow.from_record(row) for row in store.read_json(outputs["search"])]
+    searches = [SearchRow.from_record(row) for row in store.read_json(outputs["searches"])]
     return _report(config, io, problems, chains, evaluations, reason, tree_section(inputs["evidence"]),
                    _measure_labels(inputs), searches, made_by)
 
@@ -334,7 +334,7 @@ def run(config: Config, io: StageIO) -> None:
         evaluations, reason = _measure(config, chains, problems, of_the_model)
         searched = _search(config, io, problems["test"])
         searches = _compare_searches(config, problems["test"], chains["test-base"], searched, encoder)
-        store.write_json(io.outputs["search"], [asdict(row) for row in searches])
+        store.write_json(io.outputs["searches"], [asdict(row) for row in searches])
         rows: list[Trajectory] = [chain.trajectory for group in chains.values() for chain in group]
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
@@ -401,7 +401,7 @@ STAGE = Stage(
         "report": "artifacts/evaluate/report.html",
         "trajectories": "artifacts/evaluate/trajectories",
         "scores": "artifacts/evaluate/scores.jsonl",
-        "search": "artifacts/evaluate/search.json",
+        "searches": "artifacts/evaluate/searches.json",
         "plots": "artifacts/evaluate/plots",
         "promises": "artifacts/evaluate/promises.json",
         "metrics": "artifacts/evaluate/metrics.json",
