@@ -207,7 +207,8 @@ def ratio(point: Point, rival: Sequence[Point], seed: int) -> tuple[float, float
     found = []
     for rows in (every, *(rng.integers(len(every), size=len(every)) for _ in range(RESAMPLES // 4))):
         found.append(point.tokens[rows].mean() / tokens_for(rival, point.right[rows].mean(), rows))
-    return found[0], *map(float, np.percentile(found[1:], (2.5, 97.5)))
+    low, high = np.percentile(found[1:], (2.5, 97.5))
+    return float(found[0]), float(low), float(high)
 
 
 def bars(curves: Mapping[str, Curves]) -> list[Bar]:
@@ -227,8 +228,8 @@ def bars(curves: Mapping[str, Curves]) -> list[Bar]:
         middle = statistics.median(row[0] for row in each)
         text = f"{'>=' if sign > 0 else '<='} {least:g}"
         found += [Bar(f"{name}, median of {len(each)}", middle, min(row[0] for row in each),
-                      max(row[0] for row in each), text, sign * middle >= sign * least),
-                  Bar(f"{name}, worst, 95 % over problems", *worst, text, sign * worst[0] >= sign * least)]
+                      max(row[0] for row in each), text, bool(sign * middle >= sign * least)),
+                  Bar(f"{name}, worst, 95 % over problems", *worst, text, bool(sign * worst[0] >= sign * least))]
     return found
 
 
