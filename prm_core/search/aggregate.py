@@ -55,8 +55,9 @@ NO_EVIDENCE = 0.0
 
 
 def chain_value(score: ChainScore, kind: str, aggregate: str) -> float:
-    """What a whole chain is chosen by: of a process model the mean of its steps' aggregate and the probability that it
-    ends right, where the model gives one; of other kinds the last score. NO_EVIDENCE where not all of it was read.
+    """What a whole chain is chosen by: the aggregate of its steps' scores or values, and where a model gives the
+    probability that the chain ends right, the mean of both; of an outcome model its score. NO_EVIDENCE where not all of
+    the chain was read.
 
     Args:
         kind: of the model, as a scorer has it.
@@ -64,7 +65,7 @@ def chain_value(score: ChainScore, kind: str, aggregate: str) -> float:
     """
     if score.truncated_steps:
         return NO_EVIDENCE
-    if kind != "process":
+    if kind == "outcome":
         return score.step_scores[-1]
     value = AGGREGATIONS[aggregate](score.step_scores)
     return value if score.outcome_score is None else (value + score.outcome_score) / 2

@@ -16,7 +16,7 @@ from prm_core.registry import Registry
 from prm_core.scoring.scorer import ChainScore
 from prm_core.scoring.session import ScoringSession
 from prm_core.search import choosing
-from prm_core.search.aggregate import AGGREGATIONS, chain_value
+from prm_core.search.aggregate import AGGREGATIONS, NO_EVIDENCE, chain_value
 from prm_core.types import Problem, Step, Trajectory
 
 if TYPE_CHECKING:
@@ -116,12 +116,7 @@ class Tools:
 
     def step_value(self, score: ChainScore) -> float:
         """What a chain is worth that goes on, or ends, with the step it has now; 0 where not all of it was read."""
-        assert self.session is not None
-        if score.truncated_steps:
-            return 0.0
-        if self.session.kind == "advantage":
-            return score.step_scores[-1]
-        return AGGREGATIONS[self.settings.step_aggregate](score.step_scores)
+        return NO_EVIDENCE if score.truncated_steps else AGGREGATIONS[self.settings.step_aggregate](score.step_scores)
 
     def surety(self, score: ChainScore) -> float:
         """Probability that a whole chain is right, cautiously: of a process model its weakest step's, less the standard
