@@ -42,8 +42,8 @@ class Episode:
     success: bool
     tokens: int
     written: tuple[Continuation, ...] = field(default=(), compare=False, repr=False)
-    read: int = 0
-    prefixes: int = 0
+    read: int = field(default=0, compare=False)
+    prefixes: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -47,7 +47,7 @@ class Continuation:
     ids: list[int]
     logprobs: list[float]
     finished: bool
-    read: int = 0
+    read: int = field(default=0, compare=False)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -183,8 +183,7 @@ class _PaddedDecoder:
     """Left-padded rows with the model's own kind of cache, as in `generate`: slower, right for every causal LM."""
 
     def __init__(
-        self, model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int,
-        states: PrefixStates | None,
+        self, model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int
     ) -> None:
         self.model = model
         parameters = inspect.signature(model.forward).parameters
@@ -293,7 +292,8 @@ def _decode_all(
     def decode(batch: Sequence[_Row], first: int) -> Sequence[_Row]:
         leave = int(POOL_SHARE * len(batch)) if len(batch) < len(waiting) else 0
         starts = [row.start for row in batch]
-        decoder = (_SharedDecoder if shared else _PaddedDecoder)(model, texts, starts, sampling.pad_id, states)
+        decoder = (_SharedDecoder(model, texts, starts, sampling.pad_id, states) if shared
+                   else _PaddedDecoder(model, texts, starts, sampling.pad_id))
         # Rows are written to when their batch is through, so nothing is kept of one that ran out of memory.
         sampling.decode(decoder, batch, model.device, leave)
         for row, read in zip(batch, decoder.read, strict=True):

@@ -127,6 +127,6 @@ def test_no_file_is_left_where_the_models_do_not_load(workspace, tmp_path):
     broken = tmp_path / "prm"
     shutil.copytree(workspace / "prm", broken)
     (broken / "calibrator.json").write_text("{}")
-    with pytest.raises(InputError, match="calibrator.json: its bytes are not those"):
+    with pytest.raises(InputError, match=r"calibrator\.json: its bytes are not those"):
         run(workspace, "best_of_n", "--model", str(broken), "--out", str(tmp_path / "out.jsonl"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prm"]
