@@ -41,6 +41,7 @@ PARAMS_FILE = "params.yaml"
 EXTENDS = "extends"
 STRATEGIES = "prm_core.labeling.strategies:STRATEGIES"
 MERGES = "prm_core.labeling.merging.merge:MERGES"
+SEARCHES = "prm_core.search.methods:METHODS"
 AGGREGATIONS = "prm_core.search.aggregate:AGGREGATIONS"
 ADVANTAGES = "prm_core.training.policy.advantages"
 
@@ -340,11 +341,25 @@ class PolicyTrainingConfig:
 
 
 @section
+class SearchConfig:
+    candidates: int = setting("chains to choose among; of methods that work on steps, next steps of each beam", ge=1)
+    width: int = setting("beams that are kept, or trees", ge=1)
+    granularity: int = setting("steps between two choices of `blocks`", ge=1)
+    threshold: Share = setting("of step_best_of_n: the first step that scores as much is taken; 1: the best of all")
+    back_offs: int = setting("times a problem that step_best_of_n gives up a step after which none reaches it", ge=0)
+    gain: Share = setting("of adaptive_best_of_n: goes on while another chain may add as much to P(right)")
+    temperature: NonNegativeFloat
+    step_aggregate: str = setting("step scores so far to a beam's: min, prod, mean, last", registry=AGGREGATIONS)
+    chain_aggregate: str = setting("step scores to a chain's", registry=AGGREGATIONS)
+
+
+@section
 class EvaluateConfig:
     samples: int = setting("chains per problem; N of best-of-N goes up to it", ge=1)
     best_of: list[PositiveInt] = setting("the N of best-of-N that are reported", min_length=1)
     temperature: NonNegativeFloat
     aggregate: str = setting("step scores to a chain's: min, prod, mean, last", registry=AGGREGATIONS)
+    search: list[str] = setting("methods tried on the test problems, compared at equal tokens", registry=SEARCHES)
     bootstrap: int = setting(ge=100)
     bins: int = setting(ge=2)
     shown_trajectories: int = setting(ge=10)
@@ -390,6 +405,7 @@ class Config:
     train_prm: RewardTrainingConfig
     train_policy: PolicyTrainingConfig
     evaluate: EvaluateConfig
+    search: SearchConfig
     register: RegisterConfig
     promote: PromoteConfig
     serve: ServeConfig

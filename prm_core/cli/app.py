@@ -21,6 +21,7 @@ from prm_core.cli.scoring.compare import compare
 from prm_core.cli.scoring.evaluate import evaluate
 from prm_core.cli.scoring.judge import judge
 from prm_core.cli.scoring.score import score
+from prm_core.cli.scoring.search import search
 from prm_core.cli.scoring.serve import serve
 from prm_core.cli.stage import stage
 from prm_core.cli.train import train
@@ -45,6 +46,7 @@ app.command("compare")(compare)
 app.command("promote")(promote)
 app.command("report")(report)
 app.command("score")(score)
+app.command("search")(search)
 app.command("serve")(serve)
 app.command("judge")(judge)
 app.command("train")(train)

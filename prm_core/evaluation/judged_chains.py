@@ -16,14 +16,11 @@ from prm_core.errors import InputError
 from prm_core.platform import store, workers
 from prm_core.sampling.rollouts import sample_trajectories
 from prm_core.scoring.scorer import ChainScore, ChainScorer, RewardScorer
-from prm_core.search.aggregate import AGGREGATIONS
+from prm_core.search.aggregate import AGGREGATIONS, NO_EVIDENCE, chain_value
 from prm_core.types import Problem, Step, Trajectory
 
 if TYPE_CHECKING:
     from prm_core.sampling.policy import SampledChain
-
-# A chain none or not all of whose steps were scored has no evidence for its end: it ranks last.
-NO_EVIDENCE = 0.0
 
 
 class Sampler(Protocol):
@@ -222,7 +219,7 @@ def score_with_both(
 
 def _with_prm(chain: Chain, said: ChainScore, aggregate: str) -> Chain:
     score = NO_EVIDENCE if said.truncated_steps else AGGREGATIONS[aggregate](said.step_scores)
-    combined = score if said.outcome_score is None else (score + said.outcome_score) / 2
+    combined = chain_value(said, "process", aggregate)
     return replace(chain, step_scores=said.step_scores, prm_score=score, combined_score=combined,
                    out_of_domain=said.out_of_domain, members=said.members)
 

@@ -32,6 +32,8 @@ class Episode:
         success: whether it ended as the problem wants it.
         tokens: that the policy wrote.
         written: what it wrote of each of its own turns, as sampled; a turn that was empty is the last.
+        read: tokens that the policy computed to go on from what was there, at every turn.
+        prefixes: the same if nothing were kept from turn to turn.
     """
 
     problem: Problem
@@ -40,6 +42,8 @@ class Episode:
     success: bool
     tokens: int
     written: tuple[Continuation, ...] = field(default=(), compare=False, repr=False)
+    read: int = field(default=0, compare=False)
+    prefixes: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -52,6 +56,8 @@ class _Run:
     ended: bool = False
     stopped: bool = False
     tokens: int = 0
+    read: int = 0
+    prefixes: int = 0
     written: list[Continuation] = field(default_factory=list)
     # Up to where the policy goes on.
     ids: list[int] = field(default_factory=list)
@@ -87,7 +93,8 @@ def run_episodes(
         for run, continuation in zip(waiting, _chosen(policy, waiting, drawn, candidates, worth), strict=True):
             _go_on(policy, run, continuation)
     return [Episode(run.problem, tuple(run.steps), run.ended, run.ended and
-                    run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written)) for run in runs]
+                    run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written), run.read,
+                    run.prefixes) for run in runs]
 
 
 def _environment(domains: Registry[Domain], problem: Problem) -> Environment:
@@ -131,6 +138,8 @@ def _chosen(
     """Of each run's candidates the one that is worth most, of equal ones the first; an empty turn is worth nothing."""
     for run, start in zip(runs, range(0, len(drawn), candidates), strict=True):
         run.tokens += sum(len(one.ids) for one in drawn[start : start + candidates])
+        run.read += sum(one.read for one in drawn[start : start + candidates])
+        run.prefixes += len(run.ids) - 1
     if candidates == 1:
         return list(drawn)
     assert worth is not None, "candidates are chosen among by their worth"

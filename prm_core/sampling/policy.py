@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from prm_core.types import Step
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from prm_core.models.prefix_states import PrefixStates
     from prm_core.sampling.sampler import Continuation, Prefix
 
 
@@ -45,6 +47,19 @@ class Policy:
         self.encoder = encoder
         self.version = version
         self.sampling_memory = sampling_memory
+        self._states: PrefixStates | None = None
+
+    @contextmanager
+    def keeping_prefixes(self) -> Iterator[None]:
+        """Within the block what was computed of a prefix is kept for calls that go on from it: for those who continue
+        the same chains step by step. Changes no sample but by rounding."""
+        from prm_core.models.prefix_states import PrefixStates
+
+        self._states = PrefixStates(self.model.base_model, self.encoder.separator_id)
+        try:
+            yield
+        finally:
+            self._states = None
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
@@ -60,7 +75,7 @@ class Policy:
         return sample_continuations(
             self.model, chains, prefixes, end_id=self.encoder.eos_id, pad_id=self.encoder.pad_id,
             temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed,
-            stop_ids=stop_ids,
+            stop_ids=stop_ids, states=self._states,
         )
 
     def sample(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from prm_core.models.batching import in_batches
 from prm_core.models.padding import pad
+from prm_core.models.prefix_states import PrefixStates
 from prm_core.sampling import shared_attention
 
 # Rows are compacted when this share of a batch has finished.
@@ -39,12 +40,14 @@ class Prefix:
 class Continuation:
     """Sampled token ids (with the end token where there is one), their log-probabilities, and whether they ended.
 
-    `logprobs` are under the model at the sampling temperature, one for each id.
+    `logprobs` are under the model at the sampling temperature, one for each id. `read` are the tokens of prefixes that
+    were computed for it, none where another's or an earlier call's could be used.
     """
 
     ids: list[int]
     logprobs: list[float]
     finished: bool
+    read: int = field(default=0, compare=False)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -93,7 +96,13 @@ def survivors(alive: Tensor) -> Tensor:
 
 
 class _Decoder(Protocol):
-    """Rows that are decoded together. All hold one more token after each `step`."""
+    """Rows that are decoded together. All hold one more token after each `step`.
+
+    Attributes:
+        read: tokens computed of the prefix of each row, before the first step.
+    """
+
+    read: list[int]
 
     def step(self, tokens: Tensor | None) -> Tensor:
         """Logits (rows, vocabulary) after these tokens (rows,); None the first time, for those after the prefixes."""
@@ -108,7 +117,8 @@ class _SharedDecoder:
     """Chains are encoded and stored once, however many prefixes and rows read them."""
 
     def __init__(
-        self, model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int
+        self, model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int,
+        states: PrefixStates | None,
     ) -> None:
         self.model = model
         # The last token of a prefix is the first that its rows decode, so that encoding need not compute logits.
@@ -117,15 +127,21 @@ class _SharedDecoder:
             needed[prefix.chain] = max(needed.get(prefix.chain, 1), prefix.length - 1)
         order = {chain: row for row, chain in enumerate(needed)}
         device = model.device
-        layers = self._encode([chains[chain][:length] for chain, length in needed.items()], pad_id)
+        texts = [chains[chain][:length] for chain, length in needed.items()]
+        layers, computed = self._encode(texts, pad_id) if states is None else _kept(states, texts)
+        left = dict(zip(needed, computed, strict=True))
+        self.read = [left.pop(prefix.chain, 0) for prefix in prefixes]
         self.positions = torch.tensor([prefix.length - 1 for prefix in prefixes], device=device)
         self.last = torch.tensor([chains[prefix.chain][prefix.length - 1] for prefix in prefixes], device=device)
         groups = torch.tensor([order[prefix.chain] for prefix in prefixes], device=device)
         self.cache = shared_attention.suffix_cache(layers)
         self.prefix = shared_attention.SharedPrefix(layers, groups, self.positions)
 
-    def _encode(self, texts: list[Sequence[int]], pad_id: int) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer (texts, heads, longest, width), computed in slices of bounded size."""
+    def _encode(
+        self, texts: list[Sequence[int]], pad_id: int
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+        """Keys and values of each layer (texts, heads, longest, width), computed in slices of bounded size; and how
+        many tokens of each text that took."""
         longest = max(map(len, texts))
         rows = max(ENCODE_TOKENS // longest, 1)
         slices = []
@@ -134,7 +150,8 @@ class _SharedDecoder:
             states = shared_attention.encode(self.model, ids.to(self.model.device))
             room = (0, 0, 0, longest - ids.shape[1])
             slices.append([tuple(torch.nn.functional.pad(state, room) for state in layer) for layer in states])
-        return [tuple(torch.cat(parts) for parts in zip(*layer, strict=True)) for layer in zip(*slices, strict=True)]
+        layers = [tuple(torch.cat(parts) for parts in zip(*layer, strict=True)) for layer in zip(*slices, strict=True)]
+        return layers, [len(text) for text in texts]
 
     def step(self, tokens: Tensor | None) -> Tensor:
         if tokens is None:
@@ -150,6 +167,18 @@ class _SharedDecoder:
             layer.keep(rows)
 
 
+def _kept(states: PrefixStates, texts: list[Sequence[int]]) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+    """What `_SharedDecoder._encode` gives, where it is not computed yet."""
+    found = states.read(texts)
+    longest = max(map(len, texts))
+    layers = []
+    for parts in zip(*(state.layers for state, _ in found), strict=True):
+        layers.append(tuple(
+            torch.stack([torch.nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
+            for rows in zip(*parts, strict=True)))
+    return layers, [computed for _, computed in found]
+
+
 class _PaddedDecoder:
     """Left-padded rows with the model's own kind of cache, as in `generate`: slower, right for every causal LM."""
 
@@ -162,6 +191,9 @@ class _PaddedDecoder:
         self.cache_name = "past_key_values" if "past_key_values" in parameters else "cache_params"
         self.extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         order = {prefix: row for row, prefix in enumerate(dict.fromkeys(prefixes))}
+        # All but the last token, which counts as the first that is decoded.
+        left = {prefix: prefix.length - 1 for prefix in order}
+        self.read = [left.pop(prefix, 0) for prefix in prefixes]
         texts = [chains[prefix.chain][: prefix.length] for prefix in order]
         # Reversed twice, right padding is left padding.
         self.ids = pad([text[::-1] for text in texts], pad_id).flip(1).to(model.device)
@@ -204,6 +236,7 @@ class _Row:
     ids: list[int]
     logprobs: list[float]
     done: bool = False
+    read: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,16 +285,19 @@ class _Sampling:
 
 def _decode_all(
     model: PreTrainedModel, sampling: _Sampling, texts: Sequence[Sequence[int]], waiting: list[_Row], batch_size: int,
-    shared: bool,
+    shared: bool, states: PrefixStates | None,
 ) -> None:
     """Decodes the rows in batches. Where there are several, the last few rows of each are left before they are done."""
 
     def decode(batch: Sequence[_Row], first: int) -> Sequence[_Row]:
         leave = int(POOL_SHARE * len(batch)) if len(batch) < len(waiting) else 0
         starts = [row.start for row in batch]
-        decoder = (_SharedDecoder if shared else _PaddedDecoder)(model, texts, starts, sampling.pad_id)
+        decoder = (_SharedDecoder(model, texts, starts, sampling.pad_id, states) if shared
+                   else _PaddedDecoder(model, texts, starts, sampling.pad_id))
         # Rows are written to when their batch is through, so nothing is kept of one that ran out of memory.
         sampling.decode(decoder, batch, model.device, leave)
+        for row, read in zip(batch, decoder.read, strict=True):
+            row.read += read
         return batch
 
     in_batches(waiting, batch_size, decode, "sampling")
@@ -280,6 +316,7 @@ def sample_continuations(
     batch_size: int,
     seed: int,
     stop_ids: Sequence[int] = (),
+    states: PrefixStates | None = None,
 ) -> list[Continuation]:
     """One sampled continuation for each prefix, in order; name a prefix K times for K samples.
 
@@ -300,6 +337,7 @@ def sample_continuations(
         batch_size: rows decoded together; bounds memory. Halved as often as they do not fit.
         seed: of the samples.
         stop_ids: tokens that end a continuation as `end_id` does: where somebody else goes on.
+        states: what is known of the prefixes, where the model's attention allows it; None to keep nothing.
     """
     sampling = _Sampling((end_id, *stop_ids), pad_id, temperature, max_new_tokens, seed)
     texts: list[Sequence[int]] = list(chains)
@@ -311,7 +349,7 @@ def sample_continuations(
     waiting = sorted(rows, key=lambda row: (len(texts[row.start.chain]), row.start.chain, row.start.length))
     with shared_attention.switched_on(model) if shared else nullcontext():
         while waiting:
-            _decode_all(model, sampling, texts, waiting, batch_size, shared)
+            _decode_all(model, sampling, texts, waiting, batch_size, shared, states)
             # What the rows left over wrote becomes part of their prefixes, encoded in one pass.
             waiting, texts = [row for row in waiting if not row.done], []
             for number, row in enumerate(waiting):
@@ -319,4 +357,4 @@ def sample_continuations(
                 texts.append([*chains[origin.chain][: origin.length], *row.ids])
                 row.start = Prefix(number, len(texts[number]))
             waiting.sort(key=lambda row: row.start.length)
-    return [Continuation(row.ids, row.logprobs, row.ids[-1] in sampling.end_ids) for row in rows]
+    return [Continuation(row.ids, row.logprobs, row.ids[-1] in sampling.end_ids, row.read) for row in rows]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from prm_core.errors import InputError
 from prm_core.registry import Registry
+
+if TYPE_CHECKING:
+    from prm_core.scoring.scorer import ChainScore
 
 Aggregation = Callable[[Sequence[float]], float]
 
@@ -44,3 +48,24 @@ def aggregate_mean(step_scores: Sequence[float]) -> float:
 def aggregate_last(step_scores: Sequence[float]) -> float:
     """The last step's score."""
     return _checked(step_scores)[-1]
+
+
+# A chain none or not all of whose steps were scored has no evidence for its end: it ranks last.
+NO_EVIDENCE = 0.0
+
+
+def chain_value(score: ChainScore, kind: str, aggregate: str) -> float:
+    """What a whole chain is chosen by: the aggregate of its steps' scores or values, and where a model gives the
+    probability that the chain ends right, the mean of both; of an outcome model its score. NO_EVIDENCE where not all of
+    the chain was read.
+
+    Args:
+        kind: of the model, as a scorer has it.
+        aggregate: name of the aggregation of step scores.
+    """
+    if score.truncated_steps:
+        return NO_EVIDENCE
+    if kind == "outcome":
+        return score.step_scores[-1]
+    value = AGGREGATIONS[aggregate](score.step_scores)
+    return value if score.outcome_score is None else (value + score.outcome_score) / 2

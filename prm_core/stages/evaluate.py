@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from prm_core.evaluation.protocol import Evaluation
     from prm_core.evaluation.report.charts import Curve
     from prm_core.evaluation.report.tree_drawing import TreeSection
+    from prm_core.evaluation.search_costs import Searched, SearchRow
+    from prm_core.models.encoder import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +117,46 @@ def _score(
     return found
 
 
+def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Searched]:
+    """What each method of `evaluate.search` finds on the test problems with the base policy and the PRM."""
+    from prm_core.domains import DOMAINS
+    from prm_core.evaluation.search_costs import Searched
+    from prm_core.sampling.policy import load_policy
+    from prm_core.scoring.scorer import load_scorer
+    from prm_core.scoring.session import ScoringSession
+    from prm_core.search.base import Tools
+    from prm_core.search.methods import search_all
+
+    if not config.evaluate.search:
+        return []
+    policy = load_policy(model_path(io.workspace, config.models.policy), config)
+    prm = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
+    tools = Tools(policy, ScoringSession(prm, policy.encoder), DOMAINS, config.search, config.generate.max_new_tokens,
+                  config.generate.batch_size)
+    rows = []
+    for method in config.evaluate.search:
+        found = search_all(method, problems, tools, config.seed)
+        rows.append(Searched(method, [bool(one.trajectory.outcome) for one in found],
+                             [one.meter.total for one in found]))
+    return rows
+
+
+def _compare_searches(
+    config: Config, problems: Sequence[Problem], chains: Sequence[Chain], searched: Sequence[Searched], encoder: Encoder
+) -> list[SearchRow]:
+    """Whether each method beats weighted majority at equal total tokens, which are counted in the policy's."""
+    from prm_core.evaluation import search_costs
+    from prm_core.evaluation.protocol import selection_accuracies
+
+    settings = config.evaluate
+    accuracies = selection_accuracies(chains, problems, settings.best_of, config.seed)
+    tokens = {models: search_costs.whole_tokens(
+        chains, problems, lambda prompt, steps: len(encoder.encode(prompt, steps, may_be_empty=True).ids),
+        settings.best_of, models) for models in sorted(set(search_costs.WHOLE.values()))}
+    n = 8 if 8 in settings.best_of else max(settings.best_of)
+    return search_costs.compare(accuracies, tokens, n, searched, settings.bootstrap, config.seed)
+
+
 def _measured(problems: Mapping[str, Sequence[Problem]]) -> list[str]:
     return [split for split in SPLITS if split in problems]
 
@@ -198,10 +240,11 @@ def render_again(config: Config, workspace: Path) -> str:
     """
     from prm_core.evaluation.judged_chains import load_chains
     from prm_core.evaluation.report.tree_drawing import tree_section
+    from prm_core.evaluation.search_costs import SearchRow
 
     inputs, outputs = ({key: workspace / path for key, path in paths.items()} for paths in (STAGE.inputs,
                                                                                           STAGE.outputs))
-    for path in (*inputs.values(), *(outputs[name] for name in ("trajectories", "scores", "metrics"))):
+    for path in (*inputs.values(), *(outputs[name] for name in ("trajectories", "scores", "searches", "metrics"))):
         if not path.exists():
             raise InputError(f"the report needs {path.relative_to(workspace)}, which is not there; run the chain up to "
                              "the stage evaluate (`prm run`)")
@@ -218,14 +261,15 @@ def render_again(config: Config, workspace: Path) -> str:
     evaluations, reason = _measure(config, chains, problems, of_the_model)
     io = StageIO(inputs, outputs, workspace, workspace)
     made_by = table["commit"], table["committed"]
+    searches = [SearchRow.from_record(row) for row in store.read_json(outputs["searches"])]
     return _report(config, io, problems, chains, evaluations, reason, tree_section(inputs["evidence"]),
-                   _measure_labels(inputs), made_by)
+                   _measure_labels(inputs), searches, made_by)
 
 
 def _report(
     config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem]], chains: Mapping[str, list[Chain]],
     evaluations: Mapping[str, Evaluation], reason: str | None, trees: TreeSection, labels: LabelQuality,
-    made_by: tuple[str, str],
+    searches: Sequence[SearchRow], made_by: tuple[str, str],
 ) -> str:
     from prm_core.evaluation import stopping
     from prm_core.evaluation.headline import promise_lines
@@ -259,7 +303,7 @@ def _report(
         title="Evaluation on held-out problems", facts=facts, evaluation=evaluation, chains=base, trained=trained,
         shifted=evaluations.get("shifted"), problems=problems["test"], threshold_note=note,
         promises=promise_lines(promises, kept),
-        training=training, labels=labels,
+        training=training, labels=labels, searches=searches,
         shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
         max_ece=config.promote.max_ece, trees=trees, seed=config.seed,
     ))
@@ -270,6 +314,8 @@ def run(config: Config, io: StageIO) -> None:
 
     Raises InputError when a best-of-N asks for more chains than are sampled.
     """
+    from dataclasses import asdict
+
     from prm_core.evaluation import stopping
     from prm_core.evaluation.headline import headline
     from prm_core.evaluation.judged_chains import save_scores
@@ -291,6 +337,9 @@ def run(config: Config, io: StageIO) -> None:
         chains = _sample(config, io, problems)
         of_the_model = _score(config, io, problems, chains)
         evaluations, reason = _measure(config, chains, problems, of_the_model)
+        searched = _search(config, io, problems["test"])
+        searches = _compare_searches(config, problems["test"], chains["test-base"], searched, encoder)
+        store.write_json(io.outputs["searches"], [asdict(row) for row in searches])
         rows: list[Trajectory] = [chain.trajectory for group in chains.values() for chain in group]
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):
             store.write_shard(io.outputs["trajectories"], index, Trajectory, rows[start : start + ROWS_PER_SHARD])
@@ -298,7 +347,7 @@ def run(config: Config, io: StageIO) -> None:
         write_plots(evaluations["test"], io.outputs["plots"])
         made_by = code_version(), code_date()
         store.write_text(io.outputs["report"], _report(config, io, problems, chains, evaluations, reason, trees, labels,
-                                                       made_by))
+                                                       searches, made_by))
         table: dict[str, Any] = {
             "commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(problems["dev"]),
             **{f"{split}/n_dropped_long": len(group) - len(problems[split]) for split, group in given.items()},
@@ -309,6 +358,8 @@ def run(config: Config, io: StageIO) -> None:
         table |= stopping.left_out(missing)
         for split, evaluation in evaluations.items():
             table |= evaluation.flat(split) | stopping.figures(promises, chains[f"{split}-base"], split)
+        for row in searches:
+            table |= {f"test/{key}": value for key, value in row.flat().items()}
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):
             tracked.log_artifact(io.outputs[output])
@@ -319,12 +370,17 @@ def run(config: Config, io: StageIO) -> None:
 
 
 def check(config: Config) -> None:
-    """Raises InputError for an N of best-of-N beyond the samples, or an aggregation that is not registered."""
+    """Raises InputError for an N of best-of-N beyond the samples, an aggregation that is not registered, or a search
+    method that the domain's environment does not let work."""
+    from prm_core.domains import DOMAINS
     from prm_core.evaluation.protocol import check_best_of
     from prm_core.search.aggregate import AGGREGATIONS
+    from prm_core.search.methods import check_environment
 
     check_best_of(config.evaluate.best_of, config.evaluate.samples)
     _ = AGGREGATIONS[config.evaluate.aggregate], AGGREGATIONS[config.serve.aggregate]
+    for method in config.evaluate.search:
+        check_environment(method, [config.domain], DOMAINS)
 
 
 STAGE = Stage(
@@ -350,12 +406,13 @@ STAGE = Stage(
         "report": "artifacts/evaluate/report.html",
         "trajectories": "artifacts/evaluate/trajectories",
         "scores": "artifacts/evaluate/scores.jsonl",
+        "searches": "artifacts/evaluate/searches.json",
         "plots": "artifacts/evaluate/plots",
         "promises": "artifacts/evaluate/promises.json",
         "metrics": "artifacts/evaluate/metrics.json",
         "headline": "artifacts/evaluate/headline.json",
     },
-    params=("profile", "seed", "models", "encoder", "generate", "evaluate", "serve", "promote"),
+    params=("profile", "seed", "models", "encoder", "generate", "evaluate", "search", "serve", "promote"),
     run=run,
     check=check,
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class ScriptedPolicy(Policy):
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
-        batch_size: int, seed: int,
+        batch_size: int, seed: int, stop_ids: Sequence[int] = (),
     ) -> list[Continuation]:
         drawn: Counter[Prefix] = Counter()
         result = []
@@ -128,10 +129,20 @@ class ScriptedPolicy(Policy):
             self.asked[-1].append(steps)
             texts, finished = self.script(steps, drawn[prefix])
             drawn[prefix] += 1
+            if stop_ids and texts:
+                # Up to the first boundary.
+                texts, finished, stopped = texts[:1], False, True
+            else:
+                stopped = False
             new = [token for block in self.encoder.encode_steps(texts) for token, _ in block]
             new += [self.encoder.eos_id] if finished else []
-            result.append(Continuation(new, [0.0] * len(new), finished))
+            result.append(Continuation(new, [0.0] * len(new), finished or stopped, len(ids) - 1))
         return result
+
+    @contextmanager
+    def keeping_prefixes(self) -> Iterator[None]:
+        """Nothing: it reads none."""
+        yield
 
 
 def make_tools(policy: Policy, backbone: Policy | None = None, **label: Any) -> LabelingTools:

@@ -174,3 +174,14 @@ def test_a_turn_is_the_candidate_that_is_worth_most_before_it_is_executed():
     assert len(written) == 3 * len(errands.WORKED)
     assert episode.tokens > sum(len(turn(step)) for step in errands.WORKED)
     assert all(call.result is None for step in asked for call in step.calls)
+
+
+def test_what_was_computed_of_a_run_is_kept_from_turn_to_turn():
+    policy = tiny.make_policy()
+    starts = [(errands.problem(), ())]
+    plain = run_episodes(policy, DOMAINS, starts, **{**SETTINGS, "max_new_tokens": 10})
+    with policy.keeping_prefixes():
+        kept = run_episodes(policy, DOMAINS, starts, **{**SETTINGS, "max_new_tokens": 10})
+    assert kept[0].steps == plain[0].steps
+    assert plain[0].read == plain[0].prefixes == kept[0].prefixes
+    assert kept[0].read <= plain[0].read

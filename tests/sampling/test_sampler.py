@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from prm_core.models.prefix_states import PrefixStates
 from prm_core.sampling import sampler, shared_attention
 from prm_core.sampling.sampler import Prefix, draw, sample_continuations, survivors, uniforms
 
@@ -56,9 +57,11 @@ def _model(kind: str, extra: dict, seed: int = 0) -> transformers.PreTrainedMode
     return model
 
 
-def _sample(model: transformers.PreTrainedModel, prefixes: list[Prefix] = PREFIXES, **changes) -> list:
+def _sample(
+    model: transformers.PreTrainedModel, prefixes: list[Prefix] = PREFIXES, chains: list[list[int]] = CHAINS, **changes
+) -> list:
     settings = {"end_id": END, "pad_id": PAD, "temperature": 1.0, "max_new_tokens": 40, "batch_size": 8, "seed": 5}
-    return sample_continuations(model, CHAINS, prefixes, **{**settings, **changes})
+    return sample_continuations(model, chains, prefixes, **{**settings, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +162,12 @@ def _full_above(monkeypatch: pytest.MonkeyPatch, decoder: type, rows: int, place
     sizes: list[int] = []
     made, stepped = decoder.__init__, decoder.step
 
-    def make(self, model, chains, prefixes, pad_id) -> None:
+    def make(self, model, chains, prefixes, pad_id, *more) -> None:
         sizes.append(len(prefixes))
         self.wanted, self.steps = len(prefixes), 0
         if place == "encoding" and self.wanted > rows:
             raise error
-        made(self, model, chains, prefixes, pad_id)
+        made(self, model, chains, prefixes, pad_id, *more)
 
     def step(self, tokens):
         self.steps += 1
@@ -279,6 +282,25 @@ def test_a_chain_is_stored_once(llama: transformers.PreTrainedModel, monkeypatch
     monkeypatch.setattr(shared_attention.SharedPrefix, "__init__", record)
     _sample(llama, [Prefix(chain, length) for chain in (0, 3) for length in (2, 5, 7) for _ in range(4)], batch_size=24)
     assert stored[-1] == (24, 2)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_kept_prefixes_change_no_sample_and_are_computed_once(name: str) -> None:
+    model = _model(*SHARED[name])
+    states = PrefixStates(model.base_model, boundary=4)
+    plain = _sample(model, seed=3)
+    # Of each chain the first that goes on from it reads it, up to its last token but one at most.
+    assert sum(one.read for one in plain) == 6 + 11 + 2 + 1
+    first, again = _sample(model, seed=3, states=states), _sample(model, seed=3, states=states)
+    for kept in (first, again):
+        assert [one.ids for one in kept] == [one.ids for one in plain]
+        assert [one.logprobs for one in kept] == [pytest.approx(one.logprobs, abs=1e-4) for one in plain]
+    assert [sum(one.read for one in kept) for kept in (first, again)] == [6 + 11 + 2 + 1, 0]
+    # The longest chain with more after it: its first eleven tokens, up to a boundary, are there.
+    longer = [[*CHAINS[3], 4, 5, 6, 4, 7]]
+    [further] = _sample(model, [Prefix(0, 17)], longer, states=states)
+    assert further.read == 17 - 1 - 11
+    assert further.ids == _sample(model, [Prefix(0, 17)], longer)[0].ids
 
 
 def test_own_attention_is_back_after_an_error(llama: transformers.PreTrainedModel) -> None:

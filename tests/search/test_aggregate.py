@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core.errors import InputError
-from prm_core.search.aggregate import AGGREGATIONS
+from prm_core.scoring.scorer import ChainScore
+from prm_core.search.aggregate import AGGREGATIONS, chain_value
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -40,3 +41,12 @@ def test_order_of_aggregations(chain):
 @given(st.floats(0, 1), st.sampled_from(["min", "prod", "mean", "last"]))
 def test_a_single_step_is_its_own_aggregate(score, name):
     assert AGGREGATIONS[name]((score,)) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(("kind", "outcome", "truncated", "value"), [
+    ("process", None, 0, 0.5), ("process", 0.9, 0, 0.7), ("advantage", None, 0, 0.5), ("outcome", None, 0, 0.7),
+    ("process", 0.9, 1, 0.0), ("outcome", None, 2, 0.0),
+])
+def test_what_a_chain_is_chosen_by(kind, outcome, truncated, value):
+    score = ChainScore((0.3, 0.7), (0.3, 0.7), truncated, outcome_score=outcome)
+    assert chain_value(score, kind, "mean") == pytest.approx(value)

@@ -25,6 +25,7 @@ from prm_core.platform import store
 from prm_core.platform.tracking import code_date, code_version
 from prm_core.scoring.conformal import Promises
 from prm_core.scoring.scorer import ChainScore
+from prm_core.search.base import Found, Meter
 from prm_core.stages import evaluate as stage
 from prm_core.stages.base import StageIO
 from prm_core.types import Problem, Step, StepLabel, Trajectory
@@ -41,7 +42,8 @@ HISTORY = [{"update": 5, "loss": 0.7, "note": "text"}, {"update": 10, "loss": 0.
 @pytest.fixture(scope="module")
 def config():
     raw = configuration.read_yaml(PARAMS)
-    small = {"evaluate": {"samples": 8, "best_of": [1, 4, 8], "bootstrap": 200, "latency_repeats": 2},
+    small = {"evaluate": {"samples": 8, "best_of": [1, 4, 8], "bootstrap": 200, "latency_repeats": 2,
+                          "search": []},
              "generate": {"shard_size": 10}}
     return configuration.parse(configuration.merge(raw, small), "test")
 
@@ -213,7 +215,8 @@ def test_shifted_problems_get_the_same_figures_at_the_same_threshold(world, conf
     found, test = ({key.removeprefix(f"{split}/").removesuffix("_left_out") for key in table
                     if key.startswith(f"{split}/") and not key.endswith(("_low", "_high"))}
                    for split in ("shifted", "test"))
-    assert found == test
+    # Searches are compared on the usual problems alone.
+    assert found == {key for key in test if not key.startswith("search/")}
     assert table["shifted/prm/threshold"] == table["test/prm/threshold"]
     assert (table["shifted/n_problems"], table["shifted/policy_base/n_chains"], table["shifted/n_step_chains"],
             table["shifted/policy_trained/n_chains"]) == (12, 12 * 8, 12 * 4, 12 * 4)
@@ -438,3 +441,34 @@ def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/n_problems"] == 4
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"plots", "report.html"}
+
+
+def test_methods_that_search_are_compared_at_equal_tokens(world, config, tmp_path, monkeypatch):
+    asked = []
+
+    def search_all(method, problems, tools, seed):
+        asked.append((method, [problem.id for problem in problems], tools.settings, seed))
+        return [Found(Trajectory(f"search/{problem.id}/0", problem.id, "p", (), None, index % 2 == 0, 0), 0.5, 1,
+                      Meter(generated=100 + index)) for index, problem in enumerate(problems)]
+
+    monkeypatch.setattr("prm_core.search.methods.search_all", search_all)
+    monkeypatch.setattr(fakes.FakePolicy, "encoder", None, raising=False)
+    config = replace(config, evaluate=replace(config.evaluate, search=["step_best_of_n"]))
+    io = make_io(tmp_path)
+    stage.run(config, io)
+    assert asked == [("step_best_of_n", [problem.id for problem in TEST], config.search, config.seed)]
+    rows = {row["method"]: row for row in store.read_json(io.outputs["searches"])}
+    assert set(rows) == {"majority", "orm_best_of_n", "prm_best_of_n", "combined_best_of_n", "step_best_of_n"}
+    assert (rows["step_best_of_n"]["tokens"], rows["step_best_of_n"]["accuracy"]["value"]) == (114.5, 0.5)
+    # As many chains, as many tokens: the rival at its own N.
+    table = store.read_json(io.outputs["metrics"])
+    for method in ("orm_best_of_n", "prm_best_of_n"):
+        assert rows[method]["rival"]["value"] == pytest.approx(table["test/weighted_majority/accuracy_at_8"])
+        assert table[f"test/search/{method}/accuracy"] == pytest.approx(table[f"test/{method}/accuracy_at_8"])
+    assert stage.render_again(config, tmp_path) == io.outputs["report"].read_text()
+
+
+def test_a_search_that_the_environment_does_not_let_work_is_refused_before_the_run(config):
+    changed = replace(config, domain="errands", evaluate=replace(config.evaluate, search=["beam"]))
+    with pytest.raises(InputError, match="the search method beam goes back"):
+        stage.check(changed)

@@ -18,6 +18,7 @@ from prm_core.evaluation.report import charts, verdict
 from prm_core.evaluation.report.charts import Curve, Series
 from prm_core.evaluation.report.tree_drawing import TreeSection
 from prm_core.evaluation.report.verdict import Gate
+from prm_core.evaluation.search_costs import SearchRow
 from prm_core.turns import heard, written
 from prm_core.types import Problem
 
@@ -97,6 +98,7 @@ class ReportData:
         promises: what the alarm and the clean prefix promise, and how that was kept.
         training: stage → its curves.
         labels: quality of the labels behind the reward models.
+        searches: every way to choose against weighted majority at equal total tokens.
         shown: how many trajectories.
         bars: whether the bars of the default profile apply.
         max_ece: the promotion gate's limit.
@@ -115,6 +117,7 @@ class ReportData:
     promises: Sequence[str]
     training: Mapping[str, Sequence[Curve]]
     labels: LabelQuality
+    searches: Sequence[SearchRow]
     shown: int
     bars: bool
     max_ece: float
@@ -344,6 +347,7 @@ def render(data: ReportData) -> str:
         title=data.title, facts=data.facts, headlines=headlines(data),
         verdict=verdict.judge(evaluation, data.max_ece), titles=verdict.titles(evaluation),
         alarms=[(message, verdict.REMEDIES[name]) for name, message in evaluation.alarms.items()],
+        searches=[(NAMES[row.method][0] if row.method in NAMES else row.method, row) for row in data.searches],
         labels=data.labels, claims=[_claims(data.labels, population) for population in ("policy", "other")],
         agreement={(a, b): one for one in data.labels.agreement
                                        for a, b in ((one.a, one.b), (one.b, one.a))},

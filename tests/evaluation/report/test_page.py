@@ -18,6 +18,7 @@ from prm_core.evaluation.metrics import Estimate
 from prm_core.evaluation.report import charts, page, verdict
 from prm_core.evaluation.report.charts import Curve
 from prm_core.evaluation.report.tree_drawing import TreeSection, tree_section
+from prm_core.evaluation.search_costs import SearchRow
 from prm_core.types import Problem, Step, Trajectory
 from tests.builders import evaluation as fakes
 
@@ -54,6 +55,10 @@ def data(chains):
         title="Evaluation", facts=[("profile", "default")], evaluation=evaluation, shifted=None,
         chains=first_per_problem(chains["base"], 4), trained=first_per_problem(chains["trained"], 4),
         problems=PROBLEMS, threshold_note="Chosen on dev.", promises=["Alarm: <5 %."], labels=LABELS,
+        searches=[SearchRow("prm_best_of_n", 8, 800.4, Estimate(0.7, 0.6, 0.8), Estimate(0.6, 0.5, 0.7),
+                            Estimate(0.1, 0.02, 0.2)),
+                  SearchRow("step_best_of_n", None, 300.0, Estimate(0.5, 0.4, 0.6), Estimate(0.55, 0.5, 0.6),
+                            Estimate(-0.05, -0.1, 0.01))],
         training={"policy": [Curve("kl", [(1, 0.1), (2, 0.2)], (2, 0.2))]},
         shown=12, bars=True, max_ece=0.1, trees=TreeSection([], "No trees <here>."), seed=0)
 
@@ -399,3 +404,12 @@ def test_labels_do_not_overlap():
     ordered = sorted(placed)
     assert all(b - a >= 15 - 1e-9 for a, b in pairwise(ordered))
     assert max(placed) <= 310
+
+
+def test_says_of_each_method_whether_it_is_worth_its_tokens(data):
+    html = page.render(data)
+    rows = re.findall(r"<tr><td>(best by PRM, N = 8|step_best_of_n)</td>(.*?)</tr>", html, re.DOTALL)
+    assert [(name, re.sub(r"<[^>]+>|\s+", " ", cells).split()) for name, cells in rows] == [
+        ("best by PRM, N = 8", ["800", "70.0", "60.0", "to", "80.0", "60.0", "+10.0", "+2.0", "to", "+20.0", "yes"]),
+        ("step_best_of_n", ["300", "50.0", "40.0", "to", "60.0", "55.0", "-5.0", "-10.0", "to", "+1.0", "no"])]
+    assert "Is it worth its tokens?" not in page.render(replace(data, searches=[]))

@@ -1,0 +1,148 @@
+"""Whether a way to choose is worth its tokens: every method against weighted majority at equal total tokens.
+
+Whole-chain methods are read off the chains that the evaluation sampled anyway; what a method that decides while it
+samples found is given. How methods search is in `prm_core/search`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prm_core.evaluation import metrics
+from prm_core.evaluation.judged_chains import Chain
+from prm_core.evaluation.metrics import Bootstrap, Estimate
+from prm_core.search import selection
+from prm_core.types import Problem, Step
+
+Floats = NDArray[np.float64]
+RIVAL = "weighted_majority"
+# Of those that are read off the evaluation's chains, with the models that they ask for every chain.
+WHOLE = {"majority": 0, RIVAL: 1, "orm_best_of_n": 1, "prm_best_of_n": 1, "combined_best_of_n": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search found on a split's problems, in order.
+
+    Attributes:
+        method: its name.
+        right: whether the chosen answer is right, (problems,).
+        tokens: of policy and reward model together, (problems,).
+    """
+
+    method: str
+    right: Sequence[bool]
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRow:
+    """A line of the comparison.
+
+    Attributes:
+        method: its name.
+        n: chains that are chosen among, None of a method that decides while it samples.
+        tokens: of policy and reward model together, a problem.
+        accuracy: share of right answers.
+        rival: weighted majority's at as many tokens; at its dearest, or cheapest, where it has no such point.
+        gain: the difference.
+    """
+
+    method: str
+    n: int | None
+    tokens: float
+    accuracy: Estimate
+    rival: Estimate
+    gain: Estimate
+
+    @property
+    def beats(self) -> bool:
+        """Whether the interval of the difference is above 0."""
+        return self.gain.low > 0
+
+    def flat(self) -> dict[str, float]:
+        """Its keys in metrics.json, without the split."""
+        figures = {"accuracy": self.accuracy, "over_weighted_majority": self.gain}
+        return {f"search/{self.method}/tokens": self.tokens, **{
+            f"search/{self.method}/{name}{end}": number for name, estimate in figures.items()
+            for end, number in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high))}}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> SearchRow:
+        """The row whose `dataclasses.asdict` was written as JSON."""
+        estimates = {name: Estimate(**record[name]) for name in ("accuracy", "rival", "gain")}
+        return cls(**{**record, **estimates})
+
+
+def whole_tokens(
+    chains: Sequence[Chain], problems: Sequence[Problem], length: Callable[[str, Sequence[Step]], int],
+    ns: Sequence[int], models: int,
+) -> dict[int, float]:
+    """N → tokens a problem of choosing among N chains: the prompt once for each model, the chains, and for a reward
+    model of equal ones one.
+
+    Args:
+        length: tokens of a prompt with steps.
+        models: reward models that read every chain.
+    """
+    groups: list[list[Chain]] = [[] for _ in problems]
+    for chain in chains:
+        groups[chain.problem].append(chain)
+    totals = dict.fromkeys(ns, 0.0)
+    for problem, group in zip(problems, groups, strict=True):
+        prompt = length(problem.prompt, ())
+        texts = [chain.trajectory.steps for chain in group]
+        sizes = {steps: length(problem.prompt, steps) - prompt for steps in set(texts)}
+        # With the token that ends a chain.
+        written = sum(sizes[steps] + 1 for steps in texts) / len(texts)
+        for n in ns:
+            read = sum(size * selection.oracle_at_n([text == steps for text in texts], n)
+                       for steps, size in sizes.items())
+            totals[n] += prompt + n * written + models * (prompt + read)
+    return {n: total / len(problems) for n, total in totals.items()}
+
+
+def at_tokens(curve: Sequence[tuple[float, Floats]], tokens: float) -> Floats:
+    """Accuracy of each problem at so many tokens: between a curve's (tokens, accuracies) straight in the logarithm of
+    tokens, at its ends beyond them."""
+    points = sorted(curve, key=lambda point: point[0])
+    ends = [math.log(cost) for cost, _ in points]
+    wanted = min(max(math.log(tokens), ends[0]), ends[-1])
+    above = min(int(np.searchsorted(ends, wanted)), len(points) - 1)
+    if above == 0 or ends[above] == wanted:
+        return points[above][1]
+    share = (wanted - ends[above - 1]) / (ends[above] - ends[above - 1])
+    return (1 - share) * points[above - 1][1] + share * points[above][1]
+
+
+def compare(
+    accuracies: Mapping[tuple[str, int], Floats], tokens: Mapping[int, Mapping[int, float]], n: int,
+    searched: Sequence[Searched], resamples: int, seed: int,
+) -> list[SearchRow]:
+    """Every method against weighted majority at equal total tokens.
+
+    Args:
+        accuracies: (method, N) → expected accuracy of each problem, as `protocol.selection_accuracies` gives them.
+        tokens: reward models that are asked → N → tokens a problem.
+        n: of whole chains.
+        searched: on the same problems.
+        resamples, seed: of the bootstrap over problems.
+    """
+    rival = [(cost, accuracies[RIVAL, many]) for many, cost in tokens[WHOLE[RIVAL]].items()]
+    points = [(method, n, tokens[models][n], accuracies[method, n]) for method, models in WHOLE.items()
+              if method != RIVAL]
+    points += [(one.method, None, float(np.mean(one.tokens)), np.asarray(one.right, dtype=np.float64))
+               for one in searched]
+    bootstrap = Bootstrap(len(points[0][3]), resamples, seed)
+    rows = []
+    for method, many, cost, right in points:
+        mine, theirs = metrics.mean(right), metrics.mean(at_tokens(rival, cost))
+        rows.append(SearchRow(method, many, cost, *map(bootstrap.estimate, (
+            mine, theirs, metrics.difference(mine, theirs)))))
+    return rows
