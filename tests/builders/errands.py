@@ -46,3 +46,8 @@ CONVERT, PACK = call("convert", 2, "dozen"), call("pack", 24, 6)
 MULTIPLY, ORDER = call("multiply", 4, 4), call("order", RED, 4)
 DONE, IMPOSSIBLE = Step("Done."), Step("Not possible.")
 WORKED = (ASK, SEARCH, LOOK, CONVERT, PACK, MULTIPLY, ORDER, DONE)
+# A team's: the planner asks and plans, the worker does it, the checker lets it end or sends it back.
+PLAN = Step('Order 2 dozen "pens red", else "pens blue", at most 30 coins.')
+ACCEPT, SEND_BACK = Step("Right."), Step("Wrong.")
+TEAM_WORKED = (ASK, PLAN, *WORKED[1:], ACCEPT)
+SPEAKERS = (*["planner"] * 2, *["worker"] * 7, "checker")
