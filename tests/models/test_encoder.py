@@ -329,4 +329,4 @@ def test_a_name_opens_a_turn_and_is_none_of_it(encoder):
     assert encoder.turn(encoded.ids[start:-1]) == said
     assert encoder.opening("") == []
     # The first renderer reads no names.
-    assert tiny.make_encoder(**OLD).opening("worker") == []
+    assert Encoder(train_tokenizer([PROMPT], ["\n"]), EncoderConfig(**OLD, max_length=64)).opening("worker") == []
