@@ -23,7 +23,7 @@ _NAME = '"([a-z]+) ([a-z]+)"'
 _PLANS = {
     "order": re.compile(rf"Order {_AMOUNT} {_NAME}(?:, else {_NAME})?(?:, at most ([1-9]\d{{0,4}}) coins)?\."),
     "price": re.compile(rf"Price of {_AMOUNT} {_NAME}\."),
-    "unit": re.compile(rf"Count {_AMOUNT} ([a-z]+)\."),
+    "unit": re.compile(rf"Count {_AMOUNT}\."),
 }
 
 
@@ -31,7 +31,7 @@ def write_plan(task: Task) -> str:
     """The plan that says what the task wants."""
     amount, first = task.said_amount, f'"{task.thing} {task.colors[0]}"'
     if task.goal == "unit":
-        return f"Count {amount} {task.thing}."
+        return f"Count {amount}."
     if task.goal == "price":
         return f"Price of {amount} {first}."
     others = "".join(f', else "{task.thing} {color}"' for color in task.colors[1:])
@@ -45,13 +45,14 @@ def read_plan(task: Task, text: str) -> Task | None:
                        ("", None))
     if found is None:
         return None
-    amount, unit, thing, *more = found.groups()
-    planned = replace(task, goal=goal, amount=int(amount), unit=unit or "", thing=thing, limit=None, open=())
+    amount, unit, *named = found.groups()
+    planned = replace(task, goal=goal, amount=int(amount), unit=unit or "", limit=None, open=())
     if goal == "unit":
-        return replace(planned, colors=task.colors[:1])
-    color, *more = more
+        return planned
+    thing, color, *more = named
+    planned = replace(planned, thing=thing, colors=(color,))
     if goal == "price":
-        return replace(planned, colors=(color,))
+        return planned
     other_thing, other, limit = more
     if other is not None and (other_thing != thing or other == color):
         return None

@@ -112,10 +112,9 @@ class World:
 
     def _call(self, call: Call) -> Outcome:
         self.calls += 1
-        if self.speaker and call.name not in DUTIES[self.speaker]:
-            self.busy = False
-            return Outcome(call.name, None, NOT_YOURS, failed=True)
         arguments = read_call(call)
+        if self.speaker and not isinstance(arguments, str) and call.name not in DUTIES[self.speaker]:
+            arguments = NOT_YOURS
         if isinstance(arguments, str):
             self.busy = False
             return Outcome(call.name, None, arguments, failed=True)

@@ -95,7 +95,7 @@ def test_a_run_of_a_team_is_over_after_its_last_turn():
     assert not reply(problem(), [ASK] * (TEAM_TURNS - 1)).ended
     assert reply(problem(), [ASK] * TEAM_TURNS).ended
     assert not succeeded(problem(goal="unit", **TOLD), [
-        *[ASK] * (TEAM_TURNS - 3), Step("Count 2 dozen pens."), CONVERT, Step("The answer is 24.")])
+        *[ASK] * (TEAM_TURNS - 3), Step("Count 2 dozen."), CONVERT, Step("The answer is 24.")])
 
 
 @pytest.mark.parametrize("role", [PLANNER, WORKER, CHECKER])
@@ -115,7 +115,7 @@ def test_each_role_has_its_own_tools(role):
     ({}, PLAN.text), ({"limit": None}, 'Order 2 dozen "pens red", else "pens blue".'),
     ({"colors": ("red",)}, 'Order 2 dozen "pens red", at most 30 coins.'),
     ({"colors": ("red",), "limit": None, "unit": "", "amount": 7}, 'Order 7 "pens red".'),
-    (PRICE, PRICED.text), ({"goal": "unit", "limit": None, **TOLD}, "Count 2 dozen pens."),
+    (PRICE, PRICED.text), ({"goal": "unit", "limit": None, **TOLD}, "Count 2 dozen."),
 ])
 def test_a_plan_says_what_is_wanted(changes, text):
     task = task_of(problem(**changes))
@@ -132,7 +132,7 @@ def test_a_plan_says_what_is_wanted(changes, text):
     "", "Order pens.", 'Order 2 dozen "pens red"', 'Order 0 "pens red".', 'Order 2 boxes "pens red".',
     'Order 2 "pens red", else "cups red".', 'Order 2 "pens red", else "pens red".',
     'Order 2 "pens red", at most 0 coins.', 'Price of 2 "pens red", at most 3 coins.',
-    "Count dozen pens.", "Done.", 'order 2 "pens red".',
+    "Count dozen.", "Count 2 dozen pens.", "Done.", 'order 2 "pens red".',
 ])
 def test_what_is_no_plan(text):
     assert read_plan(errands.TASK, text) is None
