@@ -56,7 +56,7 @@ class DataConfig:
         "held-out problems unlike all others in their names, phrases or lengths; made where the domain has such",
         default=0, ge=0)
     level: Text = setting(
-        "level of difficulty of made problems; domain arithmetic: standard, hard; errands: standard",
+        "level of difficulty of made problems; domain arithmetic: standard, hard; errands: standard, team",
         default="standard")
     human_chains: int = setting(
         "corrupted solutions with a human label for each step, which are measured and change no label; made for the "

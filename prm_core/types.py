@@ -18,7 +18,8 @@ class Problem:
         domain: name of the registered domain that knows how to read answers (and, where it can, judge steps).
         prompt: the question as the policy sees it.
         answer: the reference answer, compared by value.
-        meta: anything else; `meta["solution"]` is a worked solution (list of step texts) where there is one.
+        meta: anything else; `meta["solution"]` is a worked solution (list of steps) where there is one, and
+            `meta["mistakes"]` the indices of its steps that go wrong and are put right, which nobody is to learn.
     """
 
     id: str

@@ -36,11 +36,14 @@ class Environment:
         reply: what came of the last of the steps, at least one; the state is rebuilt by replaying what the agent wrote
             in all of them. What an agent wrote never raises: a call that means nothing has a failed result.
         succeeded: whether the steps end a run as the problem wants it.
+        speaker: the name of the agent who is next after the steps, which are none or a run that has not ended; empty
+            where one agent does it all.
     """
 
     tools: str
     reply: Callable[[Problem, Sequence[Step]], Reply]
     succeeded: Callable[[Problem, Sequence[Step]], bool]
+    speaker: Callable[[Problem, Sequence[Step]], str] = lambda problem, steps: ""
 
 
 @dataclass(frozen=True, slots=True)

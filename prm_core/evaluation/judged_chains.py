@@ -15,6 +15,7 @@ from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
 from prm_core.platform import store, workers
 from prm_core.sampling.rollouts import sample_trajectories
+from prm_core.scoring.domain import unmoderated
 from prm_core.scoring.scorer import ChainScore, ChainScorer, RewardScorer
 from prm_core.search.aggregate import AGGREGATIONS, NO_EVIDENCE, chain_value
 from prm_core.types import Problem, Step, Trajectory
@@ -132,6 +133,12 @@ def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: 
 def judge(problem: Problem, steps: Sequence[Step]) -> tuple[bool, ...] | None:
     """The oracle's verdict on each step, None where the problem's domain has no oracle."""
     return tuple(ORACLES[problem.domain](problem, steps)) if problem.domain in ORACLES else None
+
+
+def compared(chain: Chain, scores: Sequence[float]) -> tuple[float, ...]:
+    """Scores of its steps as a threshold is held against them: a chain out of the model's domain as if it were in it.
+    """
+    return tuple(unmoderated(scores) if chain.out_of_domain else scores)
 
 
 def first_per_problem(chains: Sequence[Chain], count: int) -> list[Chain]:

@@ -15,11 +15,10 @@ import numpy as np
 
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
-from prm_core.evaluation import metrics
-from prm_core.evaluation.judged_chains import Chain, counts, first_per_problem
+from prm_core.evaluation import blame, metrics
+from prm_core.evaluation.judged_chains import Chain, compared, counts, first_per_problem
 from prm_core.evaluation.metrics import Bootstrap, Estimate, JudgedSteps, Statistic
 from prm_core.scoring.calibration import ReliabilityBin, reliability_curve
-from prm_core.scoring.domain import unmoderated
 from prm_core.search import selection
 from prm_core.types import Problem
 
@@ -112,14 +111,10 @@ def step_table(chains: Sequence[Chain]) -> StepTable:
     """The columns of the chains that have both gold verdicts and step scores."""
     kept = [chain for chain in chains if chain.gold is not None and chain.step_scores]
     return StepTable([chain.step_scores or () for chain in kept],
-                     [_compared(chain, chain.step_scores or ()) for chain in kept],
+                     [compared(chain, chain.step_scores or ()) for chain in kept],
                      [len(chain.trajectory.steps) for chain in kept],
                      [chain.gold_error for chain in kept], [chain.right for chain in kept],
                      [chain.problem for chain in kept])
-
-
-def _compared(chain: Chain, scores: Sequence[float]) -> tuple[float, ...]:
-    return tuple(unmoderated(scores) if chain.out_of_domain else scores)
 
 
 def choose_threshold(dev: Sequence[Chain], default: float) -> tuple[float, str | None]:
@@ -147,7 +142,7 @@ def f1_spread(chains: Sequence[Chain], problems: int, threshold: float) -> float
     columns = ([chain.gold_error for chain in kept], [chain.problem for chain in kept], problems)
     found = []
     for member in range(len(kept[0].members[0])):
-        scores = [_compared(chain, [step[member] for step in chain.members]) for chain in kept]
+        scores = [compared(chain, [step[member] for step in chain.members]) for chain in kept]
         found.append(float(metrics.prm_tally(scores, *columns, threshold).f1(np.ones((1, problems)))[0]))
     spread = float(np.std(found, ddof=1)) if len(found) > 1 else float("nan")
     return None if np.isnan(spread) else spread
@@ -346,6 +341,8 @@ def measure(
     bootstrap = Bootstrap(count, resamples, seed)
     step_chains = first_per_problem(base, STEP_CHAINS)
     statistics = _comparisons(base, trained, problems, best_of, seed) | _chain_statistics(step_chains, count)
+    statistics |= blame.agent_statistics(step_chains, count)
+    statistics |= blame.naming_statistics(blame.failed_runs(step_chains), count, threshold)
     table, steps, reasons = step_table(step_chains), None, {}
     if table.gold:
         statistics |= _step_statistics(table, count, threshold)

@@ -164,7 +164,9 @@ def _chain(run: _Run, noted: Counter[str]) -> tuple[str, tuple[Step, ...]]:
         calls, reply = _results(step, _calls(step, where), where, noted)
         message = _text(step.get("message"), f"{where}: message", noted)
         thought = get({"reasoning_content": None, **step}, "reasoning_content", (str, type(None)), where) or ""
-        said = Step(message, reply, _ours(step, "agent") or "", thought, calls, ref=str(number))
+        actor = _extra(step, SHARED).get("actor")
+        agent = _ours(step, "agent") or (actor if isinstance(actor, str) else "")
+        said = Step(message, reply, agent, thought, calls, ref=str(number))
         copied = bool(step.get("is_copied_context"))
         if source == "agent" and not copied and step.get("llm_call_count") != 0 and not is_empty(said):
             turns.say(said)

@@ -48,6 +48,7 @@ class Span:
         call: id of the call that a tool answers, empty where it does not say.
         tools: definitions of the tools that a model was offered.
         inputs, outputs: JSON values, None where there are none.
+        actor: id of an agent, empty where it does not say.
     """
 
     where: str
@@ -62,6 +63,7 @@ class Span:
     tools: Any = None
     inputs: Any = None
     outputs: Any = None
+    actor: str = ""
 
 
 def read_spans(found: Sequence[Span], where: str, noted: Counter[str]) -> tuple[str, tuple[Step, ...], str]:
@@ -81,7 +83,14 @@ def read_spans(found: Sequence[Span], where: str, noted: Counter[str]) -> tuple[
         return [span for span in spans.values()
                 if span.kind == kind and not any(parent.kind == kind for parent in above[span.id])]
 
-    agents = {span.name for span in spans.values() if span.kind == ACTOR}
+    actors = [span for span in spans.values() if span.kind == ACTOR]
+    agents = {span.name for span in actors}
+    # Told apart by an id, or in that one lies in the other: steps have the name alone.
+    alike = len({(span.name, span.actor) for span in actors}) - len(agents) + sum(
+        any((span.kind, span.name, span.actor) == (one.kind, one.name, one.actor) for one in above[span.id])
+        for span in actors)
+    if alike:
+        noted["agents of one name read as one"] += alike
     models: list[tuple[Span, Step]] = []
     for span in outermost(MODEL):
         said = _said(span.outputs, f"{span.where}: its output", noted)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.marks import marked, tokens
-from prm_core.turns import BOUNDARY, MARKS, WAIT, Part, from_parts, heard, is_empty, parts, written
+from prm_core.turns import AGENT, BOUNDARY, MARKS, WAIT, Part, from_parts, heard, is_empty, parts, written
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -207,6 +207,10 @@ class Encoder:
     def turn_ends(self) -> tuple[int, ...]:
         """Ids of the tokens with which an agent ends its part of a turn: the boundary, and that it waits."""
         return (self.separator_id, *(self._marks[mark] for mark in (WAIT,) if mark in self._marks))
+
+    def opening(self, agent: str) -> list[int]:
+        """Ids that open a turn of an agent of this name, which it does not write itself; none for no name."""
+        return [self._marks[AGENT], *self._tokenized(agent)] if agent and AGENT in self._marks else []
 
     def turn(self, ids: Sequence[int]) -> Step:
         """The turn of ids without its boundary; see `decode`."""

@@ -108,8 +108,8 @@ def make_data(folder: Path, config: Config) -> None:
         seen.update(problem.prompt for problem in shifted)
     store.write_jsonl(folder / f"{SHIFTED}.jsonl", shifted)
     # Mistakes are made of the word problems' events; in another domain people label chains (`prm review`).
-    count = config.data.human_chains if config.domain == arithmetic.NAME else 0
-    problems, chains, labels = make_human_labels(count, config.seed, seen, level)
+    problems, chains, labels = (make_human_labels(config.data.human_chains, config.seed, seen, level)
+                                if config.domain == arithmetic.NAME else ([], [], []))
     store.write_jsonl(folder / "human" / "problems.jsonl", problems)
     store.write_jsonl(folder / "human" / "trajectories.jsonl", chains)
     store.write_jsonl(folder / "human" / "labels.jsonl", labels)

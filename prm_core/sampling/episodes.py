@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from prm_core.domains.base import Domain
@@ -31,7 +31,8 @@ class Episode:
         ended: whether the environment ended it, as against a policy that wrote nothing, or no room for more.
         success: whether it ended as the problem wants it.
         tokens: that the policy wrote.
-        written: what it wrote of each of its own turns, as sampled; a turn that was empty is the last.
+        written: what it wrote of each of its own turns, as sampled, without the name that opens it where there are
+            several agents (`Encoder.opening` of the step's agent); a turn that was empty is the last.
         read: tokens that the policy computed to go on from what was there, at every turn.
         prefixes: the same if nothing were kept from turn to turn.
     """
@@ -59,6 +60,8 @@ class _Run:
     read: int = 0
     prefixes: int = 0
     written: list[Continuation] = field(default_factory=list)
+    # Who is next.
+    speaker: str = ""
     # Up to where the policy goes on.
     ids: list[int] = field(default_factory=list)
 
@@ -118,17 +121,19 @@ def _has_room(policy: Policy, run: _Run) -> bool:
     if run.ended or run.stopped:
         return False
     encoded = policy.encoder.encode(run.problem.prompt, run.steps, may_be_empty=True)
-    run.ids = encoded.ids
     # A turn whose reply does not fit is none: whoever reads the run reads it whole.
     kept = len(encoded.step_ends)
     del run.steps[kept:], run.written[max(0, kept - run.given) :]
+    run.speaker = run.environment.speaker(run.problem, run.steps)
+    run.ids = [*encoded.ids, *policy.encoder.opening(run.speaker)]
     run.stopped = encoded.truncated_steps > 0 or len(run.ids) + 2 > policy.encoder.config.max_length
     return not run.stopped
 
 
-def _turn(policy: Policy, continuation: Continuation) -> Step:
-    # The token that ended the turn is not part of its text.
-    return policy.encoder.turn(continuation.ids[:-1] if continuation.finished else continuation.ids)
+def _turn(policy: Policy, run: _Run, continuation: Continuation) -> Step:
+    # The token that ended the turn is not part of its text, and nobody gives themselves another name.
+    ids = continuation.ids[:-1] if continuation.finished else continuation.ids
+    return replace(policy.encoder.turn(ids), agent=run.speaker)
 
 
 def _chosen(
@@ -143,7 +148,7 @@ def _chosen(
     if candidates == 1:
         return list(drawn)
     assert worth is not None, "candidates are chosen among by their worth"
-    turns = [_turn(policy, one) for one in drawn]
+    turns = [_turn(policy, runs[row // candidates], one) for row, one in enumerate(drawn)]
     asked = [row for row, step in enumerate(turns) if not is_empty(step)]
     values = dict(zip(asked, worth([(runs[row // candidates].problem.prompt,
                                      [*runs[row // candidates].steps, turns[row]]) for row in asked]), strict=True))
@@ -153,7 +158,7 @@ def _chosen(
 
 def _go_on(policy: Policy, run: _Run, continuation: Continuation) -> None:
     run.written.append(continuation)
-    step = _turn(policy, continuation)
+    step = _turn(policy, run, continuation)
     if is_empty(step):
         run.stopped = True
         return

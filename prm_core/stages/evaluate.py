@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 ROWS_PER_SHARD = 10_000
 # Measured, the one that the verdict is about first.
 SPLITS = ("test", "shifted")
-# Figures that are not made again of saved scores.
+# Figures that are not made again of saved scores; and what an agent's turns cost (evaluation/blame.py).
 OF_THE_MODEL = ("prm/first_error_f1_spread", "prm/latency_ms_per_step")
+OF_AGENTS = ("cost", "cost_error", "cost_runs")
 
 
 def _read_problems(inputs: Mapping[str, Path]) -> dict[str, list[Problem]]:
@@ -37,11 +38,16 @@ def _read_problems(inputs: Mapping[str, Path]) -> dict[str, list[Problem]]:
     return {split: store.read_jsonl(Problem, inputs[split]) for split in held_out}
 
 
-def _sample(config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem]]) -> dict[str, list[Chain]]:
-    """Chains as `<split>-<policy>`: the base policy's on every split, the trained policy's on the measured ones.
+def _sample(
+    config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem]]
+) -> tuple[dict[str, list[Chain]], dict[str, dict[str, float]]]:
+    """Chains as `<split>-<policy>`: the base policy's on every split, the trained policy's on the measured ones; and
+    for each measured split what the turns of the base policy's agents cost, where there are several.
 
     One policy is in memory at a time.
     """
+    from prm_core.domains import DOMAINS
+    from prm_core.evaluation import blame
     from prm_core.evaluation.judged_chains import Plan, sample_chains
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.sampling.policy import load_policy
@@ -54,15 +60,22 @@ def _sample(config: Config, io: StageIO, problems: Mapping[str, Sequence[Problem
         return Plan(min(samples, few.get(tag, samples)), config.evaluate.temperature, config.generate.max_new_tokens,
                     config.generate.batch_size, config.generate.shard_size, config.seed)
 
-    found = {}
+    found, costs = {}, {}
     for name, path in (("base", model_path(io.workspace, config.models.policy)), ("trained", str(io.inputs["policy"]))):
         policy = load_policy(path, config)
         for split in problems:
             tag = f"{split}-{name}"
             if tag != "dev-trained":
                 found[tag] = sample_chains(policy, problems[split], tag, plan(tag), io.work)
+            if tag in (f"{measured}-base" for measured in _measured(problems)):
+                failing = blame.one_a_problem(found[tag], blame.COST_RUNS)
+                costs[split] = blame.cost_figures(blame.replay(
+                    policy, DOMAINS, [(problems[split][chain.problem], chain.trajectory.steps, False)
+                                      for chain in failing], rollouts=blame.COST_ROLLOUTS, seed=config.seed,
+                    temperature=config.evaluate.temperature, max_new_tokens=config.generate.max_new_tokens,
+                    batch_size=config.generate.batch_size))
         del policy
-    return found
+    return found, costs
 
 
 def _score(
@@ -157,6 +170,10 @@ def _compare_searches(
     return search_costs.compare(accuracies, tokens, n, searched, settings.bootstrap, config.seed)
 
 
+def _is_of_the_model(name: str) -> bool:
+    return name in OF_THE_MODEL or (name.startswith("agent/") and name.rsplit("/", 1)[1] in OF_AGENTS)
+
+
 def _measured(problems: Mapping[str, Sequence[Problem]]) -> list[str]:
     return [split for split in SPLITS if split in problems]
 
@@ -212,7 +229,7 @@ def _measure(
     """The evaluation of each measured split, and why the threshold was not chosen on dev.
 
     Args:
-        of_the_model: split → figures that `_score` gave.
+        of_the_model: split → figures that only loaded models could give.
     """
     from dataclasses import replace
 
@@ -256,7 +273,8 @@ def render_again(config: Config, workspace: Path) -> str:
     chains = load_chains(outputs["trajectories"], outputs["scores"],
                          {tag: problems[tag.split("-")[0]] for tag in tags})
     table = store.read_json(outputs["metrics"])
-    of_the_model = {split: {name: table[f"{split}/{name}"] for name in OF_THE_MODEL if f"{split}/{name}" in table}
+    of_the_model = {split: {name: value for key, value in table.items()
+                            if (name := key.removeprefix(f"{split}/")) != key and _is_of_the_model(name)}
                     for split in _measured(problems)}
     evaluations, reason = _measure(config, chains, problems, of_the_model)
     io = StageIO(inputs, outputs, workspace, workspace)
@@ -334,8 +352,9 @@ def run(config: Config, io: StageIO) -> None:
     encoder = policy_encoder(load_tokenizer(model_path(io.workspace, config.models.policy)), config.encoder)
     problems = {split: without_long(group, encoder) for split, group in given.items()}
     with stage_run(io.workspace, "evaluate", config, io.inputs) as tracked:
-        chains = _sample(config, io, problems)
-        of_the_model = _score(config, io, problems, chains)
+        chains, costs = _sample(config, io, problems)
+        of_the_model = {split: {**figures, **costs[split]}
+                        for split, figures in _score(config, io, problems, chains).items()}
         evaluations, reason = _measure(config, chains, problems, of_the_model)
         searched = _search(config, io, problems["test"])
         searches = _compare_searches(config, problems["test"], chains["test-base"], searched, encoder)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_core.config import Config, WarmupConfig
 from prm_core.errors import GateError, InputError
-from prm_core.models.encoder import Encoder
+from prm_core.models.encoder import EncodedChain, Encoder
 from prm_core.models.loading import pick_device
 from prm_core.models.padding import pad
 from prm_core.models.saving import save_language_model
@@ -223,7 +223,7 @@ def _encode_solutions(
             long.append(problem.id)
             continue
         kept.append(problem)
-        chains.append((encoded.ids, [int(scored) for scored in encoded.scored]))
+        chains.append((encoded.ids, _learned(encoded, problem.meta.get("mistakes", ()))))
     limit = f"encoder.max_length {encoder.config.max_length}"
     if not kept:
         raise InputError(f"no worked solution fits {limit}: {some(long)}; raise the limit or shorten them")
@@ -243,12 +243,19 @@ def _with_remarks(encoder: Encoder, problem: Problem, rng: random.Random) -> tup
     encoded = encoder.encode(problem.prompt, [step for _, step in steps], end=True, may_be_empty=True)
     if encoded.truncated_steps:
         return None
+    mistakes = problem.meta.get("mistakes", ())
+    return encoded.ids, _learned(
+        encoded, [place for place, (origin, _) in enumerate(steps) if origin is None or origin in mistakes])
+
+
+def _learned(encoded: EncodedChain, read: Collection[int]) -> list[int]:
+    """Which tokens are learned: those that the policy writes, but for the steps that are only to be read."""
     flags = [int(scored) for scored in encoded.scored]
     starts = [encoded.prompt_length, *(end + 1 for end in encoded.step_ends)]
-    for (origin, _), start, end in zip(steps, starts, encoded.step_ends, strict=False):
-        if origin is None:
-            flags[start : end + 1] = [0] * (end + 1 - start)
-    return encoded.ids, flags
+    for index in read:
+        start, end = starts[index], encoded.step_ends[index]
+        flags[start : end + 1] = [0] * (end + 1 - start)
+    return flags
 
 
 def _save(model: PreTrainedModel, encoder: Encoder, folder: Path) -> None:

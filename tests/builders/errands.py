@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from prm_core.domains.errands.tasks import NAME, Item, Task, prompt_of, to_meta
+from prm_core.config import EncoderConfig
+from prm_core.domains.errands.seen import Seen
+from prm_core.domains.errands.tasks import NAME, Item, Task, prompt_of, task_of, to_meta
+from prm_core.domains.errands.teamwork import next_turn
 from prm_core.domains.errands.tools import TOOLS, make_call
-from prm_core.domains.errands.world import reply
+from prm_core.domains.errands.world import World, reply
+from prm_core.models.encoder import Encoder
+from prm_core.models.tokenizer import train_tokenizer
+from prm_core.platform.steps import parse_steps, texts
+from prm_core.sampling.sampler import Continuation, Prefix
 from prm_core.types import Problem, Step
 
 # Noise with which no tool fails, and with which the first call does (and, tried apart, the next two).
@@ -46,3 +54,48 @@ CONVERT, PACK = call("convert", 2, "dozen"), call("pack", 24, 6)
 MULTIPLY, ORDER = call("multiply", 4, 4), call("order", RED, 4)
 DONE, IMPOSSIBLE = Step("Done."), Step("Not possible.")
 WORKED = (ASK, SEARCH, LOOK, CONVERT, PACK, MULTIPLY, ORDER, DONE)
+# A team's: the planner asks and plans, the worker does it, the checker lets it end or sends it back.
+PLAN = Step('Order 2 dozen "pens red", else "pens blue", at most 30 coins.')
+ACCEPT, SEND_BACK = Step("Right."), Step("Wrong.")
+TEAM_WORKED = (ASK, PLAN, *WORKED[1:], ACCEPT)
+SPEAKERS = (*["planner"] * 2, *["worker"] * 7, "checker")
+
+
+class TeamPolicy:
+    """Writes what each of a team is to do next, or at a rate a text that is beside the point; without weights.
+
+    Args:
+        known: the problems that it may be asked about.
+    """
+
+    version = "team"
+
+    def __init__(self, known: Sequence[Problem], error_rate: float) -> None:
+        self._known = {problem.prompt: problem for problem in known}
+        self._error_rate = error_rate
+        self.encoder = Encoder(train_tokenizer([*self._known, "The answer is 1.", *_texts(known)]),
+                               EncoderConfig(max_length=600))
+
+    def continue_chains(
+        self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, seed: int, **sampling: Any
+    ) -> list[Continuation]:
+        rng = random.Random(seed)
+        return [self._turn(chains[prefix.chain], rng) for prefix in prefixes]
+
+    def _turn(self, ids: Sequence[int], rng: random.Random) -> Continuation:
+        end = len(ids) - list(reversed(ids)).index(self.encoder.separator_id)
+        prompt, steps = self.encoder.decode(ids[:end])
+        world = World(task_of(self._known[prompt]))
+        seen = Seen(world.task)
+        for step in steps:
+            seen.hear(world.turn(step)[1])
+        step = next_turn(world, seen) if rng.random() >= self._error_rate else Step("The answer is 1.")
+        [block] = self.encoder.encode_steps([replace(step, agent=world.speaker)])
+        new = [token for token, written in block if written]
+        new = new[: next(at for at, token in enumerate(new) if token in self.encoder.turn_ends) + 1]
+        return Continuation(new, [0.0] * len(new), True)
+
+
+def _texts(problems: Sequence[Problem]) -> list[str]:
+    return [text for problem in problems for step in parse_steps(problem.meta["solution"], problem.id)
+            for text in texts(step)]

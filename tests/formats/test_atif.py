@@ -114,6 +114,26 @@ def test_who_and_when_s_mistake_is_the_first_error(tmp_path: Path) -> None:
     assert (chain.labels, chain.first_error, chain.outcome) == ((1.0, 1.0, 0.0, None), 2, False)
 
 
+def test_agents_have_the_name_that_agentpile_gives_them(tmp_path: Path) -> None:
+    def by(name: Any) -> dict[str, Any]:
+        return {**SAID, "extra": {"agentpile": {"actor": name}}}
+
+    record = run(ASKED, by("WebSurfer"), by("Orchestrator"), by("WebSurfer"), by(3), SAID)
+    (chain,), noted = read(tmp_path, record)
+    assert [step.agent for step in chain.steps] == ["WebSurfer", "Orchestrator", "WebSurfer", "", ""]
+    assert (write(tmp_path, [chain]), noted) == ([record], Counter())
+
+
+def test_a_sub_agent_that_names_the_run_it_lies_in_starts_nothing(tmp_path: Path) -> None:
+    def refers(name: str) -> dict[str, Any]:
+        return {**LOOKED, "observation": {"results": [
+            {"source_call_id": "a", "subagent_trajectory_ref": [{"trajectory_id": name}]}]}}
+
+    inner = {**run({"source": "user", "message": "Find Ann."}, refers("t")), "trajectory_id": "sub"}
+    chains, _ = read(tmp_path, run(ASKED, refers("sub"), SAID, subagent_trajectories=[inner]))
+    assert [(chain.id, chain.parent) for chain in chains] == [("t", ""), ("sub", "t/2")]
+
+
 def test_ratings_and_probabilities(tmp_path: Path) -> None:
     labels = {"agentpile": {"labels": [label(2, 1), label(3, 0), label(4, -1), label(5, 0.25), label(1, 1)]}}
     record = run(ASKED, SAID, SAID, SAID, SAID, SAID, extra=labels)

@@ -156,6 +156,15 @@ def test_agents_are_named_where_there_are_several(tmp_path: Path) -> None:
     assert [step.agent for step in read(tmp_path, record)[0][0].steps] == ["lead", "help"]
 
 
+def test_agents_of_one_name_are_counted(tmp_path: Path) -> None:
+    record = trace(span(1, "AGENT", name="lead"), span(2, "AGENT", name="help", parent=1),
+                   span(3, "AGENT", name="help", parent=2), chat(4, [USER], said("Ask."), parent=1),
+                   chat(5, [USER], said("Ann."), parent=3))
+    (chain,), noted = read(tmp_path, record)
+    assert [step.agent for step in chain.steps] == ["lead", "help"]
+    assert noted == {"agents of one name read as one": 1}
+
+
 @pytest.mark.parametrize(("output", "step"), [
     (" Ann.\n", Step(" Ann.\n")),
     (said("Ann."), Step("Ann.")),

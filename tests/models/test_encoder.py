@@ -317,3 +317,16 @@ def test_the_vocabulary_depends_on_the_texts_alone():
     # The most frequent first, then in alphabetical order: a and c, not b.
     assert {"Ġa", "Ġc"} <= set(one.get_vocab())
     assert "Ġb" not in one.get_vocab()
+
+
+def test_a_name_opens_a_turn_and_is_none_of_it(encoder):
+    said = Step("Done.", agent="worker")
+    encoded = encoder.encode(PROMPT, [said])
+    opening = encoder.opening("worker")
+    start = encoded.prompt_length
+    assert encoded.ids[start : start + len(opening)] == opening
+    assert encoded.scored[start:] == [False] * len(opening) + [True] * (len(encoded.ids) - start - len(opening))
+    assert encoder.turn(encoded.ids[start:-1]) == said
+    assert encoder.opening("") == []
+    # The first renderer reads no names.
+    assert Encoder(train_tokenizer([PROMPT], ["\n"]), EncoderConfig(**OLD, max_length=64)).opening("worker") == []

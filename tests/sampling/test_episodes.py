@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -26,8 +27,8 @@ SETTINGS = {"temperature": 1.0, "max_new_tokens": 60, "batch_size": 8, "seed": 0
 
 @cache
 def encoder(max_length: int = 256) -> Encoder:
-    tokenizer = train_tokenizer(
-        [*WORKED, *(text for steps in WORKED.values() for step in steps for text in texts(step))])
+    solutions = (*WORKED.values(), errands.TEAM_WORKED)
+    tokenizer = train_tokenizer([*WORKED, *(text for steps in solutions for step in steps for text in texts(step))])
     return Encoder(tokenizer, EncoderConfig(max_length=max_length))
 
 
@@ -150,6 +151,77 @@ def test_where_nobody_replies_there_is_no_episode():
     with pytest.raises(InputError, match="problem p0: nobody replies in the domain 'arithmetic'"):
         play(Scripted(solve), (tiny.mia(), ()))
     assert play(Scripted(solve)) == []
+
+
+TEAM = errands.problem(team=True)
+
+
+def as_team(steps: Sequence[Step]) -> list[Step]:
+    """The turns with the names that the protocol gives them, and what was heard."""
+    return errands.run(TEAM, [replace(step, agent=name) for step, name in zip(steps, errands.SPEAKERS, strict=True)])
+
+
+class Named(Scripted):
+    """Writes the worked turns of the team; `openings` has what each turn began with before a token was written."""
+
+    def __init__(self, worked: Sequence[Step]) -> None:
+        super().__init__(lambda _, steps: (), max_length=400)
+        self.worked = worked
+        self.openings: list[str] = []
+
+    def continue_chains(self, chains, prefixes, **sampling):
+        drawn = []
+        for prefix in prefixes:
+            ids = chains[prefix.chain]
+            end = len(ids) - 1 - list(reversed(ids)).index(self.encoder.separator_id)
+            self.openings.append(self.encoder.turn(ids[end + 1 :]).agent)
+            _, steps = self.encoder.decode(ids[: end + 1])
+            new = turn(self.worked[len(steps)])
+            drawn.append(Continuation(new, [-0.5] * len(new), True))
+        return drawn
+
+
+def test_a_turn_of_a_team_opens_with_a_name_that_nobody_writes():
+    named = as_team(errands.TEAM_WORKED)
+    policy = Named(as_team(errands.TEAM_WORKED))
+    [episode] = play(policy, (TEAM, ()))
+
+    assert policy.openings == list(errands.SPEAKERS)
+    assert (list(episode.steps), episode.ended, episode.success) == (named, True, True)
+    assert [list(one.ids) for one in episode.written] == [turn(step) for step in named]
+    # The opening and what was written make up the turn as it is read again.
+    for step, one in zip(named, episode.written, strict=True):
+        [block] = encoder().encode_steps([step])
+        own = [*encoder().opening(step.agent), *one.ids]
+        assert [token for token, _ in block][: len(own)] == own
+        assert [written for _, written in block][: len(own)] == [False] * len(encoder().opening(step.agent)) + [
+            True] * len(one.ids)
+
+
+def test_any_prefix_of_a_team_s_run_is_gone_on_from():
+    named = as_team(errands.TEAM_WORKED)
+    episodes = play(Named(as_team(errands.TEAM_WORKED)), *((TEAM, named[:count]) for count in range(len(named))))
+
+    assert [list(episode.steps) for episode in episodes] == [named] * len(named)
+    assert [len(episode.written) for episode in episodes] == [len(named) - count for count in range(len(named))]
+
+
+def test_nobody_gives_themselves_another_name():
+    mark = encoder().opening("checker")
+    saying_so = Scripted(lambda _, steps: turn(errands.DONE) if steps else [*mark, *turn(errands.ASK)])
+    [episode] = play(saying_so, (errands.problem(), ()))
+    assert list(episode.steps) == errands.run(errands.problem(), [errands.ASK, errands.DONE])
+
+
+def test_a_candidate_is_judged_under_the_name_of_who_is_next():
+    asked = []
+
+    def worth(chains):
+        asked.extend(steps[-1].agent for _, steps in chains)
+        return [1.0] * len(chains)
+
+    play(Named(as_team(errands.TEAM_WORKED)), (TEAM, ()), candidates=2, worth=worth)
+    assert asked == [name for name in errands.SPEAKERS for _ in range(2)]
 
 
 def test_a_turn_is_the_candidate_that_is_worth_most_before_it_is_executed():

@@ -20,6 +20,7 @@ from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
 from prm_core.evaluation import judged_chains
 from prm_core.evaluation.judged_chains import Chain, first_per_problem, latency_ms_per_step, sample_chains
+from prm_core.evaluation.label_quality import LabelQuality, Population, StrategyQuality
 from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform import store
 from prm_core.platform.tracking import code_date, code_version
@@ -30,8 +31,12 @@ from prm_core.stages import evaluate as stage
 from prm_core.stages.base import StageIO
 from prm_core.types import Problem, Step, StepLabel, Trajectory
 from tests import ROOT
+from tests.builders import errands
 from tests.builders import evaluation as fakes
 
+LABELS = LabelQuality(Population(1, 1, "oracle", 1, 1.0, [
+    StrategyQuality("merged", 1.0, 0.0, 1, 1.0, 1, 1.0, 1.0, 1.0, 0.0)]), None, [],
+    {"policy/human_labels": 0, "other/human_labels": 0, "identity_reason": ""})
 PARAMS = ROOT / "params.yaml"
 TEST, DEV = fakes.problems(30), fakes.problems(20, "dev")
 SHIFTED = DOMAINS["arithmetic"].shifted["standard"]("shifted", 12, 0, ())
@@ -247,6 +252,31 @@ def test_the_page_again_needs_what_was_saved_and_refuses_what_belongs_to_another
     page = tmp_path / "artifacts/evaluate/report.html"
     with pytest.raises(InputError, match="DVC knows it by its contents"):
         report(page, tmp_path)
+
+
+def test_agents_have_figures_of_their_own(world, config, tmp_path, monkeypatch):
+    splits = {name: DOMAINS["errands"].levels["team"](name, count, 0, ()) for name, count in (("dev", 6), ("test", 8))}
+    world["problems"] = [problem for problems in splits.values() for problem in problems]
+    policy = errands.TeamPolicy(world["problems"], 0.1)
+    monkeypatch.setattr("prm_core.sampling.policy.load_policy", lambda path, config: policy)
+    monkeypatch.setattr("prm_core.models.loading.load_tokenizer", lambda path: policy.encoder.tokenizer)
+    monkeypatch.setattr(stage, "_measure_labels", lambda inputs: LABELS)
+    io = make_io(tmp_path)
+    for name, problems in splits.items():
+        store.write_jsonl(io.inputs[name], problems)
+    stage.run(config, io)
+    table = store.read_json(io.outputs["metrics"])
+    for name in ("planner", "worker", "checker"):
+        assert 0 < table[f"test/agent/{name}/steps_low"] <= table[f"test/agent/{name}/steps"]
+        assert 0 <= table[f"test/agent/{name}/wrong"] < 1
+        assert table[f"test/agent/{name}/cost_error"] > 0
+        assert f"<td>{name}</td>" in io.outputs["report"].read_text()
+    assert sum(table[f"test/agent/{name}/first_errors"] for name in ("planner", "worker", "checker")) == (
+        pytest.approx(1))
+    assert table["test/majority/faulty_agent"] <= 1
+    assert table["test/random/faulty_agent"] < table["test/prm/faulty_agent"]
+    assert 1 <= table["test/agent/cost_runs"] <= 8
+    assert stage.render_again(config, tmp_path) == io.outputs["report"].read_text()
 
 
 def test_figures_agree_with_the_trajectories_written(world, config, tmp_path):

@@ -84,6 +84,21 @@ def test_a_solution_is_every_step_and_the_end_token() -> None:
     assert ENCODER.decode_steps(ids[prompt:]) == tuple(PROBLEMS[0].meta["solution"])
 
 
+def test_mistakes_are_read_and_not_learned() -> None:
+    problem = dataclasses.replace(PROBLEMS[0], meta={**PROBLEMS[0].meta, "mistakes": [1]})
+    _, [(ids, flags)] = warmup._encode_solutions(ENCODER, [problem])
+    encoded = ENCODER.encode(problem.prompt, problem.meta["solution"], end=True)
+    start, end = encoded.step_ends[0] + 1, encoded.step_ends[1]
+    assert ids == encoded.ids
+    assert [at for at, learned in enumerate(flags) if not learned] == [
+        *range(encoded.prompt_length), *range(start, end + 1)]
+    # Also among remarks.
+    for seed in range(20):
+        ids, flags = warmup._with_remarks(ENCODER, problem, random.Random(seed))
+        learned = ENCODER.decode_steps([token for token, flag in zip(ids, flags, strict=True) if flag])
+        assert learned == (problem.meta["solution"][0], *problem.meta["solution"][2:])
+
+
 def test_remarks_are_read_and_not_learned() -> None:
     for seed in range(20):
         ids, flags = warmup._with_remarks(ENCODER, PROBLEMS[0], random.Random(seed))

@@ -38,8 +38,8 @@ def evaluate(
     files: Annotated[list[Path], typer.Argument(help="Benchmark files; several are averaged or pooled, as the "
                                                 "benchmark has it.")],
     model: Annotated[str, typer.Option(help="Reward model: models:/prm@champion, runs:/ID/reward_model or a folder.")],
-    benchmark: Annotated[str, typer.Option(help="processbench, bigbench_mistake, agentprocessbench, prmbench, "
-                                           "arithmetic or best_of_n.")],
+    benchmark: Annotated[str, typer.Option(help="processbench, bigbench_mistake, agentprocessbench, who_and_when, "
+                                           "prmbench, arithmetic or best_of_n.")],
     out: Annotated[Path | None, typer.Option(help="JSON file for all figures.")] = None,
     threshold: Annotated[float | None, typer.Option(help="A step below it is called wrong; default 0.5.")] = None,
     threshold_from: Annotated[Path | None, typer.Option(
@@ -59,6 +59,9 @@ def evaluate(
     bigbench_mistake: the same prediction; accuracy is the share of chains whose mistake, or its absence, is named.
 
     agentprocessbench: StepAcc (ratings given exactly; a score cannot say "neutral") and FirstErrAcc; files pooled.
+
+    who_and_when: how often the agent of the first wrong step is named in runs that failed (floors: a guess, the agent
+    most often at fault in the other runs), and the step; files pooled.
 
     prmbench: PRMScore, the mean of the F1 of right and of wrong steps, by kind of error; files pooled.
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from prm_core.domains.errands.seen import Seen
-from prm_core.domains.errands.tasks import DONE, IMPOSSIBLE, read_answer, task_of
-from prm_core.domains.errands.world import World
+from prm_core.domains.errands.tasks import Task, read_answer, task_of
+from prm_core.domains.errands.team import CHECKER, PLANNER, RIGHT, SEND_BACK, read_plan, write_plan
+from prm_core.domains.errands.world import Outcome, World
 from prm_core.types import Problem, Step
 
 NEEDED, REDUNDANT, WRONG = 1, 0, -1
@@ -28,40 +29,56 @@ def grade(problem: Problem, steps: Sequence[Step]) -> list[int]:
     The calls of one turn are made before any of them has answered; the turn is as good as its worst call, and needed
     where one of them is. A run that stops without an answer is wrong at its last turn; after its end every turn is.
     What is said beside calls is no claim and is not judged.
+
+    In a team the planner's plan is right where it says what is wanted, and all that was left open has been told. The
+    worker is held to the plan or to the errand, whichever its turn follows from, so that who works by a wrong plan errs
+    as little as who sees through it; it has no plan to go by where that says nothing. The checker is right to let the
+    run end where it has ended as the errand wants it and the answer says what was found out, and to send the worker
+    back otherwise. Who calls a tool that is not theirs is wrong.
     """
     world = World(task_of(problem))
-    seen = Seen(world.task)
+    # What the worker knows, of the errand and of what the plan makes of it.
+    views = [Seen(world.task)]
     grades = []
     for step in steps:
-        over = world.ended
+        over, speaker, answer = world.ended, world.speaker, world.answer
+        earned = world.right and views[0].says(answer)
         _, outcomes = world.turn(step)
         if over:
             grades.append(WRONG)
-        elif not step.calls:
-            grades.append(NEEDED if _follows(seen, step.text) else WRONG)
+        elif step.calls:
+            grades.append(_grade_calls(views, outcomes))
+            for seen in views:
+                seen.hear(outcomes)
+        elif speaker == PLANNER:
+            plan = read_plan(world.task, step.text)
+            grades.append(NEEDED if views[0].complete and plan == _plan(world.task) else WRONG)
+            views += [Seen(plan)] if plan is not None else []
+        elif speaker == CHECKER:
+            grades.append(NEEDED if step.text.strip() == (RIGHT if earned else SEND_BACK) else WRONG)
+            for seen in views:
+                seen.ordered = seen.ordered and not world.sent_back
         else:
-            made: list[tuple[str, dict[str, Any]]] = []
-            found = []
-            for outcome in outcomes:
-                found.append(_grade_call(seen, outcome.name, outcome.arguments, made))
-                if outcome.arguments is not None:
-                    made.append((outcome.name, outcome.arguments))
-            grades.append(WRONG if WRONG in found else max(found))
-            seen.hear(outcomes)
-    if steps and steps[-1].calls:
+            grades.append(NEEDED if any(seen.says(read_answer(step.text)) for seen in views) else WRONG)
+    if steps and not world.closed:
         grades[-1] = WRONG
     return grades
 
 
-def _follows(seen: Seen, text: str) -> bool:
-    """Whether the answer says what was found out."""
-    answer, task = read_answer(text), seen.task
-    if task.goal == "order":
-        return answer == DONE if seen.ordered else (
-            answer == IMPOSSIBLE and "color" in seen.told and seen.candidate is None)
-    if task.goal == "unit":
-        return seen.complete and seen.pieces is not None and answer == str(seen.pieces)
-    return seen.complete and seen.item == seen.candidate and seen.total is not None and answer == str(seen.total)
+def _plan(task: Task) -> Task | None:
+    """The task as the right plan has it."""
+    return read_plan(task, write_plan(task))
+
+
+def _grade_calls(views: Sequence[Seen], outcomes: Sequence[Outcome]) -> int:
+    """The grade of a turn's calls, each from the view that it follows from best."""
+    made: list[tuple[str, dict[str, Any]]] = []
+    found = []
+    for outcome in outcomes:
+        found.append(max(_grade_call(seen, outcome.name, outcome.arguments, made) for seen in views))
+        if outcome.arguments is not None:
+            made.append((outcome.name, outcome.arguments))
+    return WRONG if WRONG in found else max(found)
 
 
 def _grade_call(

@@ -16,8 +16,9 @@ from prm_core.domains.errands.tasks import (
     prompt_of,
     to_meta,
 )
+from prm_core.domains.errands.teamwork import SLIPS, solve_as_team
 from prm_core.platform.steps import to_record
-from prm_core.types import Problem
+from prm_core.types import Problem, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Level:
         dear_share, scarce_share: of the limits below the price, and of the items with too few boxes left.
         turned: whether the parts of an errand are told in another order.
         most_turns: of a worked solution.
+        team: whether a planner, a worker and a checker do it, and not one agent.
+        slip_share: of the teams' worked solutions, those with a turn that goes wrong and is put right.
     """
 
     names: tuple[str, ...]
@@ -61,6 +64,8 @@ class Level:
     scarce_share: float
     turned: bool
     most_turns: int
+    team: bool = False
+    slip_share: float = 0.0
 
 
 STANDARD = Level(
@@ -77,7 +82,12 @@ STANDARD = Level(
     turned=False,
     most_turns=9,
 )
-LEVELS = {"standard": STANDARD}
+# Smaller errands: there is the plan to write and the check, and now and then something is done twice.
+TEAM = replace(
+    STANDARD, shades=3, goals={"price": 0.45, "order": 0.45, "unit": 0.1}, unit_share=0.25, left_open={0: 0.6, 1: 0.4},
+    limit_share=0.3, else_share=0.25, dear_share=0.2, scarce_share=0.2, most_turns=11, team=True, slip_share=0.4,
+)
+LEVELS = {"standard": STANDARD, "team": TEAM}
 
 
 def shifts(level: Level) -> tuple[Level, ...]:
@@ -85,7 +95,8 @@ def shifts(level: Level) -> tuple[Level, ...]:
     and words that all of its errands have, put together as in none of them."""
     return (
         replace(level, goals={"price": 0.4, "order": 0.6}, left_open={2: 1.0}),
-        replace(level, goals={"order": 1.0}, limit_share=1.0, else_share=1.0, both=True, most_turns=11),
+        replace(level, goals={"order": 1.0}, limit_share=1.0, else_share=1.0, both=True,
+                most_turns=level.most_turns + (0 if level.team else 2)),
         replace(level, turned=True),
     )
 
@@ -128,24 +139,36 @@ def draw_task(rng: random.Random, level: Level) -> Task:
     facts = [] if goal == "unit" else ["color", "amount", *(["limit"] if limited else [])]
     left_open = rng.sample(facts, min(int(_chosen(rng, level.left_open)), len(facts)))
     return Task(goal, thing, tuple(colors[: 1 + second]), amount, unit, limit, tuple(sorted(left_open)),
-                tuple(items), rng.getrandbits(32))
+                tuple(items), rng.getrandbits(32), level.team)
 
 
 def draw_problem(rng: random.Random, problem_id: str, level: Level = STANDARD) -> Problem:
     """One problem with its errand in `meta["task"]` and its worked turns, as JSON records of steps, in
-    `meta["solution"]`.
+    `meta["solution"]`; a team's may have a mistake among them, whose index is in `meta["mistakes"]`.
 
     The tools are the same in every errand, and a small policy knows them by heart: they are no part of the prompt.
     """
     while True:
         task = draw_task(rng, level)
         name, friend = rng.sample(level.names, 2)
-        steps = solve(task)
+        steps, mistakes = _solve(rng, task, level)
         if len(steps) <= level.most_turns:
             return Problem(
                 problem_id, NAME, prompt_of(task, name, friend, turned=level.turned), task.ending()[1],
-                {"task": to_meta(task), "solution": [to_record(step) for step in steps]},
+                {"task": to_meta(task), "solution": [to_record(step) for step in steps],
+                 **({"mistakes": mistakes} if mistakes else {})},
             )
+
+
+def _solve(rng: random.Random, task: Task, level: Level) -> tuple[list[Step], list[int]]:
+    """A worked solution and the indices of its mistakes."""
+    if not level.team:
+        return solve(task), []
+    if rng.random() < level.slip_share:
+        steps, slipped = solve_as_team(task, rng, str(_chosen(rng, SLIPS)))
+        if slipped is not None and len(steps) <= level.most_turns:
+            return steps, [slipped]
+    return solve_as_team(task, rng)[0], []
 
 
 def make_problems(

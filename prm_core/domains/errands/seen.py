@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from prm_core.domains.errands.tasks import FACTS, Item, Task
-from prm_core.domains.errands.world import Outcome
+from prm_core.domains.errands.tasks import DONE, FACTS, IMPOSSIBLE, Item, Task
+from prm_core.domains.errands.world import BUSY, Outcome
 
 
 @dataclass(slots=True)
@@ -20,8 +20,9 @@ class Seen:
         item: looked at last.
         pieces, boxes, total: working values; None where there are none. What an earlier one was made from ends it.
         inputs: tool → the arguments that gave its working value.
-        refused, dear: codes of items of which too many were ordered, and of those that cost more than the limit.
-        ordered: whether an order was taken.
+        refused, dear: codes of items of which too many were ordered or that were sought and are not there, and of
+            those that cost more than the limit.
+        ordered: whether an order was taken, and not called off by a checker.
     """
 
     task: Task
@@ -66,12 +67,26 @@ class Seen:
         return self.task.limit is None or (
             "limit" in self.told and self.total is not None and self.total <= self.task.limit)
 
+    def says(self, answer: str | None) -> bool:
+        """Whether an answer says what was found out."""
+        if self.task.goal == "unit":
+            return self.complete and self.pieces is not None and answer == str(self.pieces)
+        if answer == IMPOSSIBLE:
+            return not self.ordered and "color" in self.told and self.candidate is None
+        if self.task.goal == "order":
+            return self.ordered and answer == DONE
+        return self.complete and self.item == self.candidate and self.total is not None and answer == str(self.total)
+
     def hear(self, outcomes: Iterable[Outcome]) -> None:
         """Takes in what came of a turn's calls."""
         for outcome in outcomes:
+            if outcome.name == "search" and outcome.arguments is not None and outcome.text != BUSY:
+                words = set(outcome.arguments["words"].split())
+                self.refused |= {item.code for item in self.task.wanted
+                                 if item not in self.task.items and words == {item.color, item.thing}}
             if not outcome.failed:
                 self._take(outcome)
-            elif outcome.value is not None:
+            elif outcome.value is not None and not self.ordered:
                 self.refused.add(outcome.arguments["item"])
         if self.item is not None and self.total is not None and self.task.limit is not None and "limit" in self.told:
             if self.total > self.task.limit:
@@ -91,14 +106,14 @@ class Seen:
             case "look":
                 if self.item is None or self.item.code != outcome.value:
                     self.item = self.task.item(outcome.value)
-                    self._forget_boxes()
+                    self.forget_boxes()
             case "convert":
                 if self.pieces != outcome.value:
-                    self._forget_boxes()
+                    self.forget_boxes()
                 self.pieces, self.inputs["convert"] = outcome.value, given
             case "pack":
                 if self.boxes != outcome.value:
-                    self._forget_total()
+                    self.forget_total()
                 if self.item is not None and self.boxes not in (None, outcome.value):
                     # What was concluded of the item was concluded of another number of boxes.
                     self.refused.discard(self.item.code)
@@ -109,11 +124,13 @@ class Seen:
             case "order":
                 self.ordered = True
 
-    def _forget_boxes(self) -> None:
+    def forget_boxes(self) -> None:
+        """Puts the working values aside that follow from the pieces and the item."""
         self.boxes = None
         self.inputs.pop("pack", None)
-        self._forget_total()
+        self.forget_total()
 
-    def _forget_total(self) -> None:
+    def forget_total(self) -> None:
+        """Puts the working value aside that follows from the boxes and the price."""
         self.total = None
         self.inputs.pop("multiply", None)

@@ -63,6 +63,7 @@ class Task:
         open: facts that the prompt leaves out.
         items: of the shop.
         noise: what tools' failures and wrong hits are drawn from, with the number of the call.
+        team: whether a planner, a worker and a checker do it, and not one agent.
     """
 
     goal: str
@@ -74,6 +75,7 @@ class Task:
     open: tuple[str, ...]
     items: tuple[Item, ...]
     noise: int
+    team: bool = False
 
     @property
     def pieces(self) -> int:
@@ -83,7 +85,8 @@ class Task:
     def wanted(self) -> tuple[Item, ...]:
         """The items that will do, first choice first."""
         of = {item.color: item for item in self.items if item.thing == self.thing}
-        return tuple(of[color] for color in self.colors)
+        # What a plan takes for wanted need not be on the shelf.
+        return tuple(of.get(color, Item(0, color, self.thing, 0, 1, 0)) for color in self.colors)
 
     @property
     def said_amount(self) -> str:
@@ -111,9 +114,10 @@ def boxes_for(pieces: int, box: int) -> int:
 
 
 def to_meta(task: Task) -> dict[str, Any]:
-    """The task as JSON values."""
-    return asdict(task) | {"colors": list(task.colors), "open": list(task.open),
-                           "items": [asdict(item) for item in task.items]}
+    """The task as JSON values; `team` is there for teams alone."""
+    values = asdict(task) | {"colors": list(task.colors), "open": list(task.open),
+                             "items": [asdict(item) for item in task.items]}
+    return {name: value for name, value in values.items() if name != "team" or value}
 
 
 def task_of(problem: Problem) -> Task:

@@ -13,11 +13,12 @@ from typing import Any
 
 from prm_core.domains.base import Reply
 from prm_core.domains.errands.tasks import UNITS, Task, boxes_for, read_answer, task_of
+from prm_core.domains.errands.team import CHECKER, DUTIES, NOT_YOURS, PLANNER, SEND_BACK, WORKER
 from prm_core.domains.errands.tools import read_call
 from prm_core.types import Call, Message, Problem, Step
 
-# A run is over after so many turns, whatever they were.
-MOST_TURNS = 12
+# A run is over after so many turns, whatever they were; a team's has more.
+MOST_TURNS, TEAM_TURNS = 12, 20
 NOISY = ("search", "look", "order")
 FAILURES = 0.1
 # Of searches, those that find something else than the best hit.
@@ -55,7 +56,10 @@ class World:
         turns, calls: how many there were.
         busy: whether the last call failed for no reason of its own.
         astray: whether the last search found something else.
-        ended: whether the run is over.
+        speaker: who is next, empty where one agent does it all.
+        sent_back: whether a checker has sent the worker back.
+        closed: whether the run came to an end of its own.
+        ended: whether it is over.
         answer: what the agent said at its end, None where it said nothing that means anything.
     """
 
@@ -65,16 +69,22 @@ class World:
     calls: int = 0
     busy: bool = False
     astray: bool = False
+    speaker: str = field(init=False)
+    sent_back: bool = False
+    closed: bool = False
     ended: bool = False
     answer: str | None = None
+
+    def __post_init__(self) -> None:
+        self.speaker = PLANNER if self.task.team else ""
 
     def turn(self, step: Step) -> tuple[Step, list[Outcome]]:
         """The turn with what was heard, and what came of its calls."""
         over = self.ended
         self.turns += 1
         if not over and not step.calls:
-            self.answer = read_answer(step.text)
-        self.ended = over or not step.calls or self.turns >= MOST_TURNS
+            self.closed = self._say(step.text)
+        self.ended = over or self.closed or self.turns >= (TEAM_TURNS if self.task.team else MOST_TURNS)
         outcomes = [Outcome(call.name, None, OVER, failed=True) if over else self._call(call) for call in step.calls]
         calls = tuple(replace(call, result=outcome.text, failed=outcome.failed)
                       for call, outcome in zip(step.calls, outcomes, strict=True))
@@ -82,9 +92,29 @@ class World:
                      if outcome.name == "ask" and not outcome.failed)
         return replace(step, calls=calls, observation="", context=said), outcomes
 
+    def _say(self, text: str) -> bool:
+        """Takes in a turn without calls; whether the run ends with it."""
+        if self.speaker == PLANNER:
+            self.speaker = WORKER
+            return False
+        if self.speaker == CHECKER:
+            if text.strip() != SEND_BACK:
+                return True
+            # What was ordered is sent off when the checker lets it go.
+            self.orders.clear()
+            self.speaker, self.sent_back, self.answer = WORKER, True, None
+            return False
+        self.answer = read_answer(text)
+        if self.speaker == WORKER and not self.sent_back:
+            self.speaker = CHECKER
+            return False
+        return True
+
     def _call(self, call: Call) -> Outcome:
         self.calls += 1
         arguments = read_call(call)
+        if self.speaker and not isinstance(arguments, str) and call.name not in DUTIES[self.speaker]:
+            arguments = NOT_YOURS
         if isinstance(arguments, str):
             self.busy = False
             return Outcome(call.name, None, arguments, failed=True)
@@ -93,6 +123,15 @@ class World:
         if self.busy:
             return Outcome(call.name, arguments, BUSY, failed=True)
         return getattr(self, f"_{call.name}")(call.name, arguments)
+
+    @property
+    def right(self) -> bool:
+        """Whether what was ordered and answered so far is what the errand asks for."""
+        return (tuple(self.orders), self.answer) == self.task.ending()
+
+    @property
+    def succeeded(self) -> bool:
+        return self.closed and self.right
 
     def _drawn(self, what: str) -> random.Random:
         return random.Random(f"{self.task.noise}/{self.calls}/{what}")
@@ -153,9 +192,18 @@ def reply(problem: Problem, steps: Sequence[Step]) -> Reply:
     return Reply(answered, world.ended)
 
 
+def speaker(problem: Problem, steps: Sequence[Step]) -> str:
+    """Who is next; see `Environment`."""
+    return _after(problem, steps).speaker
+
+
 def succeeded(problem: Problem, steps: Sequence[Step]) -> bool:
     """Whether the run ended with just the orders and the answer that the errand asks for."""
+    return _after(problem, steps).succeeded
+
+
+def _after(problem: Problem, steps: Sequence[Step]) -> World:
     world = World(task_of(problem))
     for step in steps:
         world.turn(step)
-    return (tuple(world.orders), world.answer) == world.task.ending()
+    return world

@@ -1,4 +1,5 @@
-"""AgentProcessBench: how well a reward model rates the messages of tool-using agents."""
+"""Runs of agents. AgentProcessBench: how well a reward model rates the messages of agents that use tools. Who&When: how
+well it names the agent and the step that made a run of several agents fail."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from prm_core.errors import InputError
-from prm_core.evaluation import metrics
+from prm_core.evaluation import blame, metrics
 from prm_core.evaluation.benchmarks.base import Benchmark, BenchmarkChain, Column, ScoredFile, register
+from prm_core.evaluation.benchmarks.first_error import from_labelled
+from prm_core.evaluation.benchmarks.first_error import measure as measure_first_errors
 from prm_core.evaluation.benchmarks.steps import (
     STEP_COLUMNS,
     choose_first_error_threshold,
@@ -115,6 +118,36 @@ BENCHMARK = register(Benchmark(
      (Column("FirstErrAcc", "prm/accuracy", "random/accuracy"), Column("silent", "silent/accuracy"),
       Column("F1", "prm/first_error_f1", "random/first_error_f1"), Column("coin F1", "coin/first_error_f1"),
       Column("middle F1", "middle/first_error_f1")),
+     STEP_COLUMNS),
+    pooled=True,
+))
+
+
+def read_failed(path: Path) -> list[BenchmarkChain]:
+    """ATIF as `agentpile` writes Who&When in it: `mistake_step` labels, and who takes a step in its `actor`."""
+    return from_labelled(FORMATS["atif"].read(path), path)
+
+
+def measure_failed(file: ScoredFile, threshold: float) -> Mapping[str, Statistic]:
+    """How often the agent of the first wrong step is named in runs that failed, beside first errors and single steps.
+
+    Who&When has failed runs alone, and asks for the agent and the step: `faulty_agent` and `acc_err`. One that ended
+    well, or has no wrong step or no named agent, counts with first errors only.
+
+    Source: Zhang et al. 2025, "Which Agent Causes Task Failures and When?".
+    """
+    runs = [blame.FailedRun(agents, scores, chain.label, int(owner))
+            for chain, scores, owner in zip(file.chains, file.scores, file.problem, strict=True)
+            if (agents := blame.agents_of(chain.steps)) and not chain.outcome and scores
+            and chain.label is not None and chain.label >= 0]
+    return {**blame.naming_statistics(runs, file.problems, threshold), **measure_first_errors(file, threshold)}
+
+
+WHO_AND_WHEN = register(Benchmark(
+    "who_and_when", "ATIF with mistake_step labels: the agent and the step that made a run fail", read_failed,
+    measure_failed, choose_first_error_threshold,
+    ((Column("agent", "prm/faulty_agent", "random/faulty_agent"), Column("majority", "majority/faulty_agent"),
+      Column("step", "prm/acc_err", "random/acc_err"), Column("F1", "prm/first_error_f1", "random/first_error_f1")),
      STEP_COLUMNS),
     pooled=True,
 ))

@@ -257,6 +257,18 @@ def split_rows(usual: Evaluation, shifted: Evaluation) -> list[tuple[str, Estima
     return [row for row in rows if row[1] is not None or row[2] is not None]
 
 
+def _agents(evaluation: Evaluation) -> list[tuple[str, dict[str, Estimate], float | None, float | None]]:
+    """(name, figures by name, cost, its standard error) of each agent that has a name."""
+    found: dict[str, dict[str, Estimate]] = {}
+    for key, estimate in evaluation.figures.items():
+        if key.startswith("agent/"):
+            name, figure = key.removeprefix("agent/").rsplit("/", 1)
+            found.setdefault(name, {})[figure] = estimate
+    numbers = evaluation.numbers
+    return [(name, figures, numbers.get(f"agent/{name}/cost"), numbers.get(f"agent/{name}/cost_error"))
+            for name, figures in found.items()]
+
+
 def _shifted_section(usual: Evaluation, shifted: Evaluation | None) -> dict[str, Any] | None:
     if shifted is None:
         return None
@@ -339,6 +351,7 @@ def render(data: ReportData) -> str:
     contents = [("sanity", "Sanity"), ("choosing", "Choosing among chains"),
                 *([("errors", "Finding wrong steps")] if evaluation.steps is not None else []),
                 ("stopping", "Stopping a run"), ("policy", "The policy"),
+                *([("agents", "The agents")] if _agents(evaluation) else []),
                 *([("shifted", "Shifted problems")] if data.shifted is not None else []),
                 ("labels", "Labels"), *([("training", "Training")] if data.training else []),
                 ("trees", "Search trees"), ("trajectories", "Trajectories")]
@@ -357,6 +370,7 @@ def render(data: ReportData) -> str:
         training={stage: [(curve, charts.curve_chart(curve)) for curve in curves]
                   for stage, curves in data.training.items()},
         threshold_note=data.threshold_note, promises=data.promises, step_chains=STEP_CHAINS, percent=charts.percent,
-        policy_rows=POLICY_ROWS, shifted=_shifted_section(evaluation, data.shifted), trees=data.trees,
+        agents=_agents(evaluation), policy_rows=POLICY_ROWS, shifted=_shifted_section(evaluation, data.shifted),
+        trees=data.trees,
         scale=[(score / 10, charts.step_colours(score / 10)) for score in range(11)],
     )

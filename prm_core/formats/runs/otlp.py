@@ -176,7 +176,8 @@ def _span(where: str, raw: Mapping[str, Any], logs: Sequence[Any]) -> Span:
     parent = raw.get("parentSpanId")
     return Span(where, raw["spanId"], parent if isinstance(parent, str) and parent else None, name, kind, int(start),
                 status.get("code") in ERROR, str(status.get("message") or ""),
-                str(first("gen_ai.tool.call.id", "tool_call.id") or ""), tools, inputs, outputs)
+                str(first("gen_ai.tool.call.id", "tool_call.id") or ""), tools, inputs, outputs,
+                str(first("gen_ai.agent.id") or ""))
 
 
 def _traces(record: Mapping[str, Any], where: str, noted: Counter[str]) -> dict[str, _Trace]:

@@ -73,9 +73,11 @@ def test_shifted_problems_put_known_words_together_as_no_other():
     assert all(text.startswith(("for", "pay")) or "are how many" in text for text in told)
 
 
-@pytest.mark.parametrize(("make", "longest"), [(MAKE, 220), (SHIFTED, 256)])
-def test_worked_solutions_fit_the_context_of_a_small_model(make, longest):
-    problems = MAKE("warmup", 800, 0, ())
+@pytest.mark.parametrize(("level", "shifted", "longest"), [
+    ("standard", False, 220), ("standard", True, 256), ("team", False, 256), ("team", True, 256)])
+def test_worked_solutions_fit_the_context_of_a_small_model(level, shifted, longest):
+    problems = DOMAIN.levels[level]("warmup", 800, 0, ())
+    make = (DOMAIN.shifted if shifted else DOMAIN.levels)[level]
     encoder = Encoder(train_tokenizer(text for problem in problems for text in (
         problem.prompt, *(text for step in solution(problem) for text in texts(step)))), EncoderConfig(max_length=512))
     made = make("test", 200, 0, ())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prm_core.domains.errands.problems import LEVELS, draw_problem, shifts
 from prm_core.domains.errands.tools import TOOLS
-from prm_core.domains.errands.world import ASTRAY, FAILURES, MOST_TURNS, NOISY, World, reply, succeeded
+from prm_core.domains.errands.world import ASTRAY, FAILURES, MOST_TURNS, NOISY, World, reply, speaker, succeeded
 from prm_core.platform.steps import parse_steps
 from prm_core.types import Call, Message, Problem, Step
 from tests.builders import errands
@@ -146,10 +146,11 @@ def test_replies_of_any_prefix_are_those_of_the_run(level, seed):
     made = draw_problem(random.Random(seed), "p", level)
     steps = list(parse_steps(made.meta["solution"], "test"))
 
-    for count in range(1, len(steps) + 1):
-        bare = Step(steps[count - 1].text, calls=tuple(Call(c.name, c.arguments) for c in steps[count - 1].calls))
+    for count, step in enumerate(steps, 1):
+        bare = Step(step.text, agent=step.agent, calls=tuple(Call(c.name, c.arguments) for c in step.calls))
+        assert speaker(made, steps[: count - 1]) == step.agent
         answered = reply(made, [*steps[: count - 1], bare])
-        assert (answered.step, answered.ended) == (steps[count - 1], count == len(steps))
+        assert (answered.step, answered.ended) == (step, count == len(steps))
 
 
 @given(st.lists(st.builds(Step, st.text(max_size=8), calls=st.lists(st.builds(

@@ -120,3 +120,40 @@ def test_the_real_file_against_a_plain_comparison():
     assert (steps, file.problems) == (283, 20)
     assert found["prm/step_accuracy"] == pytest.approx(hits / steps)
     assert found["prm/accuracy"] == pytest.approx(firsts / 100)
+
+
+def failed_run(name, *turns, mistake, success=False):
+    """ATIF as agentpile writes Who&When: (agent, text) turns, the index of the first wrong one."""
+    steps = [{"step_id": 1, "source": "user", "message": f"question {name}"}]
+    steps += [{"step_id": number, "source": "agent", "message": text, "extra": {"agentpile": {"actor": agent}}}
+              for number, (agent, text) in enumerate(turns, 2)]
+    label = {"name": "mistake_step", "target": {"kind": "step", "address": {"trajectory": name, "step": mistake + 2}},
+             "value": True, "label_source": "who_and_when"}
+    return {"schema_version": "ATIF-v1.7", "trajectory_id": name, "agent": {"name": "team", "version": "1"},
+            "steps": steps, "extra": {"agentpile": {"labels": [label], "outcome": {"success": success}}}}
+
+
+def test_the_agent_that_made_a_run_fail_by_hand(tmp_path):
+    rows = [
+        failed_run("a", ("lead", "0.9 ask"), ("web", "0.3 look"), ("lead", "0.1 end"), mistake=1),  # both named
+        failed_run("b", ("lead", "0.9 ask"), ("web", "0.3 look"), ("web", "0.1 end"), mistake=2),   # the agent alone
+        failed_run("c", ("lead", "0.3 ask"), ("web", "0.9 look"), ("code", "0.8 end"), mistake=2),  # neither
+        # Without a name, or with an end that is right: no agent is asked for.
+        failed_run("d", ("", "0.1 ask"), mistake=0), failed_run("e", ("lead", "0.1 ask"), mistake=0, success=True),
+    ]
+    file = fakes.scored("who_and_when", tmp_path / "runs.jsonl", rows)
+    found = fakes.values("who_and_when", file)
+    assert found["prm/faulty_agent"] == pytest.approx(2 / 3)
+    assert found["random/faulty_agent"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3)
+    # Of the other runs: code or web (the first by name), code or web, web.
+    assert found["majority/faulty_agent"] == 0
+    assert found["prm/acc_err"] == pytest.approx(3 / 5)
+    one, _ = fakes.figures("who_and_when", [file])
+    assert one[0].flat()["prm/faulty_agent"] == pytest.approx(2 / 3)
+
+
+def test_runs_without_named_agents_have_no_such_figure(tmp_path):
+    rows = [failed_run("a", ("", "0.9 ask"), ("", "0.3 look"), mistake=1)]
+    found = fakes.values("who_and_when", fakes.scored("who_and_when", tmp_path / "runs.jsonl", rows))
+    assert "prm/acc_err" in found
+    assert not any(name.endswith("faulty_agent") for name in found)

@@ -197,6 +197,30 @@ def test_shifted_problems_stand_beside_the_usual_ones(data):
     assert 'id="shifted"' not in page.render(data)
 
 
+def test_agents_have_a_table_where_there_are_some(data):
+    assert 'id="agents"' not in page.render(data)
+    figures = {"agent/a/b/steps": Estimate(2.5, 2, 3), "agent/a/b/wrong": Estimate(0.25, 0.2, 0.3),
+               "agent/<w>/steps": Estimate(1, 1, 1), "agent/<w>/wrong": Estimate(0.5, 0.2, 0.8),
+               "agent/a/b/first_errors": Estimate(0.75, 0.7, 0.8), "prm/faulty_agent": Estimate(0.875, 0.8, 0.9),
+               "random/faulty_agent": Estimate(0.4, 0.3, 0.5), "majority/faulty_agent": Estimate(0.6, 0.5, 0.7)}
+    numbers = {"agent/a/b/cost": 0.125, "agent/a/b/cost_error": 0.031, "agent/cost_runs": 7}
+    evaluation = replace(data.evaluation, figures={**data.evaluation.figures, **figures},
+                         numbers={**data.evaluation.numbers, **numbers})
+    html = page.render(replace(data, evaluation=evaluation))
+    checker = parse(html)
+    assert set(checker.targets) == checker.anchors
+    assert "agents" in checker.anchors
+    table = html[html.index('id="agents"') : html.index('id="labels"')]
+    row, other = re.findall(r"<tr><td>.*</tr>", table)
+    assert re.sub(r"<[^>]*>", " ", row).split() == [
+        "a/b", "2.50", "25.0", "%", "20.0", "%", "to", "30.0", "%", "75.0", "%", "70.0", "%", "to", "80.0", "%",
+        "0.125", "±", "0.031"]
+    assert other.startswith("<tr><td>&lt;w&gt;</td>")
+    assert other.count("—") == 2
+    assert "names that agent in 87.5 % of them (80.0 % to 90.0 %)" in table.replace("\n", " ")
+    assert "of 7 failing runs" in table.replace("\n", " ")
+
+
 def test_labels_have_a_section_of_their_own(data):
     html = page.render(data)
     section = html[html.index('<h2 id="labels">'):html.index('<h2 id="training">')]

@@ -146,6 +146,20 @@ def test_tools_that_end_out_of_order_answer_by_id(files: Files) -> None:
     assert [(call.id, call.result) for call in chain.steps[0].calls] == [("a", "1"), ("b", "2")]
 
 
+def test_agents_of_one_name_are_counted(files: Files) -> None:
+    def agent(own: int, id: str, parent: int = 0) -> dict[str, Any]:
+        return span(own, {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "help",
+                          "gen_ai.agent.id": id}, parent=parent)
+
+    def chat(own: int, parent: int) -> dict[str, Any]:
+        said = json.dumps([parts("assistant", text(str(own)))])
+        return span(own, CHAT | {"gen_ai.output.messages": said}, parent=parent)
+
+    (chain,) = files.read(request(agent(1, "a"), chat(2, 1), agent(3, "b"), chat(4, 3), agent(5, "b"), chat(6, 5)))
+    assert [(step.text, step.agent) for step in chain.steps] == [("2", ""), ("4", ""), ("6", "")]
+    assert files.noted == {"agents of one name read as one": 1}
+
+
 def test_details_of_a_call_may_stand_in_an_event(files: Files) -> None:
     said = json.dumps([parts("assistant", text("A"))])
     details = event("gen_ai.client.inference.operation.details", {
