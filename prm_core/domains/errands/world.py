@@ -154,7 +154,10 @@ class World:
         self.astray = bool(hits) and not self.astray and rng.random() < ASTRAY
         if self.astray:
             found = rng.choice(hits)
-        return Outcome(name, arguments, f'"{found.code}"', value=found.code)
+        # How well a hit matches is said, as search engines say it: no policy of this size learned to compare its words
+        # with what was asked for, so that nothing could find the mistake of taking a wrong hit.
+        match = "exact" if words <= {found.color, found.thing} else "close"
+        return Outcome(name, arguments, f'"{found.code}" {match}', value=found.code)
 
     def _look(self, name: str, arguments: dict[str, Any]) -> Outcome:
         item = self.task.item(arguments["item"])
