@@ -29,7 +29,9 @@ from benchmarks.report import Bar, write_as
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
-from prm_core.evaluation.search_costs import at_tokens
+from prm_core.evaluation.judged_chains import Chain
+from prm_core.evaluation.search_costs import at_tokens, whole_tokens
+from prm_core.models.encoder import Encoder
 from prm_core.platform import store
 from prm_core.sampling.policy import Policy, load_policy
 from prm_core.scoring.scorer import RewardScorer, load_scorer
@@ -38,7 +40,7 @@ from prm_core.search import choosing, selection, whole
 from prm_core.search.base import Tools, mean_cost
 from prm_core.search.methods import search
 from prm_core.stages.base import model_path
-from prm_core.types import Problem
+from prm_core.types import Problem, Step
 
 SAMPLES, RESAMPLES, DRAWS = 16, 2000, 64
 NS = (1, 2, 4, 8, 16)
@@ -87,23 +89,22 @@ class Point:
 Curves = dict[str, list[Point]]
 
 
-def whole_curves(problems: Sequence[Problem], tools: Tools, name: str, pools: list[whole.Pool], seed: int) -> Curves:
+def whole_curves(
+    problems: Sequence[Problem], tools: Tools, scorer: RewardScorer, name: str, pools: list[whole.Pool], seed: int
+) -> Curves:
     """Curves of methods that choose among whole chains with one model, from the same sampled chains.
 
     Args:
-        name: of the model.
+        scorer, name: the model.
         pools: sampled without a score.
     """
     start = time.perf_counter()
     meters = {pool.problem.id: pool.meter for pool in pools}
-    before = {key: meter.scored for key, meter in meters.items()}
     asked = [(pool, chain) for pool in pools for chain in pool.chains if chain.steps]
     said = iter(tools.score([(pool.problem, chain.steps) for pool, chain in asked], meters))
     seconds = time.perf_counter() - start
     for pool in pools:
         pool.scores = [next(said) if chain.steps else None for chain in pool.chains]
-        # Of the scores of one model.
-        pool.meter.scored -= before[pool.problem.id]
     curves: Curves = {f"{method}, {name}": [] for method in ("best_of_n", "weighted_majority", "self_consistency")}
     for n, method in itertools.product(NS, curves):
         right = np.zeros(len(problems))
@@ -116,7 +117,7 @@ def whole_curves(problems: Sequence[Problem], tools: Tools, name: str, pools: li
                                                      weights=np.maximum(values, 0), seed=seed)
             else:
                 right[row] = _supported(pool.groups(tools), values, good, n, seed)
-        curves[method].append(_point(pools, right, n, seconds, scored=True))
+        curves[method].append(_point(pools, right, n, seconds, scorer.encoder))
     return curves
 
 
@@ -130,16 +131,25 @@ def _supported(groups: Sequence[int], values: Sequence[float], good: Sequence[bo
     return statistics.fmean(hits)
 
 
-def _point(pools: Sequence[whole.Pool], right: np.ndarray, n: int, seconds: float, *, scored: bool) -> Point:
-    """N of the sampled chains: their share of what was sampled; of equal chains one is scored."""
+def _point(
+    pools: Sequence[whole.Pool], right: np.ndarray, n: int, seconds: float, encoder: Encoder | None
+) -> Point:
+    """N of the sampled chains: their share of what was sampled, and of a reward model what it reads of them, which
+    what several begin with is once.
+
+    Args:
+        encoder: the reward model's; None where none is asked.
+    """
     sampled = np.array([pool.meter.generated * n / len(pool.chains) + pool.meter.read for pool in pools], dtype=float)
     judged = np.zeros(len(pools))
-    for row, pool in enumerate(pools):
-        if scored:
-            texts = [chain.steps for chain in pool.chains]
-            distinct = len(set(texts))
-            expected = sum(selection.oracle_at_n([text == one for text in texts], n) for one in dict.fromkeys(texts))
-            judged[row] = pool.meter.scored * expected / distinct
+    if encoder is not None:
+        def length(prompt: str, steps: Sequence[Step]) -> int:
+            return len(encoder.encode(prompt, steps, may_be_empty=True).ids)
+
+        for row, pool in enumerate(pools):
+            chains = [Chain(0, chain) for chain in pool.chains]
+            with_it, without = (whole_tokens(chains, [pool.problem], length, [n], models)[n] for models in (1, 0))
+            judged[row] = with_it - without
     cost = {"sampled": float(sampled.mean()), "scored": float(judged.mean())}
     return Point(f"N = {n}", right, sampled + judged, cost, seconds)
 
@@ -160,9 +170,9 @@ def measure(workspace: Path) -> Curves:
     for n in NS:
         right = np.array([selection.majority_of_n(pool.groups(plain), [bool(chain.outcome) for chain in pool.chains],
                                                   n, seed=config.seed) for pool in pools])
-        curves["majority"].append(_point(pools, right, n, seconds, scored=False))
+        curves["majority"].append(_point(pools, right, n, seconds, None))
     for name, scorer in scorers.items():
-        curves |= whole_curves(problems, _tools(policy, scorer, config), name, pools, config.seed)
+        curves |= whole_curves(problems, _tools(policy, scorer, config), scorer, name, pools, config.seed)
     for curve, method, model, settings in RUNS:
         curves[curve] = [_run(method, problems, policy, scorers[model], config, over) for over in settings]
     return curves

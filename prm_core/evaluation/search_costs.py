@@ -85,7 +85,7 @@ def whole_tokens(
     ns: Sequence[int], models: int,
 ) -> dict[int, float]:
     """N → tokens a problem of choosing among N chains: the prompt once for each model, the chains, and for a reward
-    model of equal ones one.
+    model what several begin with once.
 
     Args:
         length: tokens of a prompt with steps.
@@ -98,11 +98,14 @@ def whole_tokens(
     for problem, group in zip(problems, groups, strict=True):
         prompt = length(problem.prompt, ())
         texts = [chain.trajectory.steps for chain in group]
-        sizes = {steps: length(problem.prompt, steps) - prompt for steps in set(texts)}
+        # Of every beginning its last step's own tokens.
+        starts = dict.fromkeys(steps[:count] for steps in texts for count in range(1, len(steps) + 1))
+        sizes = {steps: length(problem.prompt, steps) for steps in starts}
         # With the token that ends a chain.
-        written = sum(sizes[steps] + 1 for steps in texts) / len(texts)
+        written = sum(sizes.get(steps, prompt) - prompt + 1 for steps in texts) / len(texts)
         for n in ns:
-            read = sum(size * selection.oracle_at_n([text == steps for text in texts], n)
+            read = sum((size - sizes.get(steps[:-1], prompt))
+                       * selection.oracle_at_n([text[: len(steps)] == steps for text in texts], n)
                        for steps, size in sizes.items())
             totals[n] += prompt + n * written + models * (prompt + read)
     return {n: total / len(problems) for n, total in totals.items()}

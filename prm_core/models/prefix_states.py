@@ -6,7 +6,7 @@ A search scores and continues the same prefixes again and again; here each of th
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,26 +59,34 @@ class PrefixStates:
     @torch.inference_mode()
     def read(self, texts: Sequence[Sequence[int]]) -> list[tuple[State, int]]:
         """The state of each text of at least one token, in order, and how many tokens were computed for it: those that
-        no text of an earlier call began with, and of what several texts of this one have up to the first boundary, the
-        first alone."""
+        no text before it, in this call or another, began with up to a boundary."""
         keys = [tuple(text) for text in texts]
         found: dict[Key, State] = {}
-        # What several of them begin with is computed once, for the first of them.
-        prompts = Counter(prompt for key in dict.fromkeys(keys) if (prompt := self._prompt(key)))
-        costs = self._compute([prompt for prompt, count in prompts.items() if count > 1], found)
-        costs |= self._compute(keys, found)
+        costs: dict[Key, int] = {}
+        for stage in (*self._shared(dict.fromkeys(keys)), keys):
+            costs |= self._compute(stage, found)
         for key, state in found.items():
             self._keep(key, state)
-        return [(found[key], costs.pop(key, 0) + costs.pop(key[: self._first_boundary(key)], 0)) for key in keys]
+        return [(found[key], costs.pop(key, 0) + sum(costs.pop(key[:end], 0) for end in self._ends(key)))
+                for key in keys]
 
-    def _first_boundary(self, key: Key) -> int:
-        """Tokens up to and with the first boundary, all of them where there is none."""
-        return key.index(self.boundary) + 1 if self.boundary in key else len(key)
+    def _ends(self, key: Key) -> list[int]:
+        """Tokens up to and with each boundary."""
+        return [at + 1 for at, token in enumerate(key) if token == self.boundary]
 
-    def _prompt(self, key: Key) -> Key:
-        """What stands before the first step, empty where that much is known."""
-        end = self._first_boundary(key)
-        return () if self._known(key, {}) >= end else key[:end]
+    def _shared(self, keys: Iterable[Key]) -> list[list[Key]]:
+        """What several texts begin with and is not known, shorter ones first: each stage goes on from those before."""
+        ends = {key: [end for end in self._ends(key) if end > self._known(key, {})] for key in keys}
+        counts = Counter(key[:end] for key, places in ends.items() for end in places)
+        stages: dict[int, dict[Key, None]] = {}
+        for key, places in ends.items():
+            most = 1
+            for end in reversed(places):
+                # Of beginnings that the same texts share the longest is enough.
+                if counts[key[:end]] > most:
+                    most = counts[key[:end]]
+                    stages.setdefault(key[:end].count(self.boundary), {})[key[:end]] = None
+        return [list(stages[depth]) for depth in sorted(stages)]
 
     def _known(self, key: Key, found: dict[Key, State]) -> int:
         """Tokens of the longest beginning whose state is there."""

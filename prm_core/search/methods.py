@@ -40,7 +40,7 @@ def check_environment(method: str, names: Sequence[str], domains: Registry[Domai
     """Raises InputError for an unknown method, or one that an environment of these domains does not let work."""
     replied = [name for name in names if domains[name].environment]
     if replied and not METHODS[method].environments:
-        able = ", ".join(name for name in METHODS if METHODS[name].environments)
+        able = ", ".join(sorted(name for name in METHODS if METHODS[name].environments))
         raise InputError(f"the search method {method} goes back to earlier steps or writes several at once, which the "
                          f"environment of domain {replied[0]!r} does not let it do; use one of: {able}")
 

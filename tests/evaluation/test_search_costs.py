@@ -32,6 +32,12 @@ def test_tokens_of_whole_chains_by_hand():
         {n: sampled[n] + scored[n] for n in sampled})
 
 
+def test_what_chains_begin_with_is_read_once():
+    chains = [chain(0, "ab", "c"), chain(0, "ab", "de")]
+    # Sampled 3 + 2 · (3 + 4 + 2)/2; scored the prompt, "ab" once, "c" and "de".
+    assert whole_tokens(chains, [Problem("p0", "general", "ask", "")], length, (2,), 1) == {2: 3 + 9 + 3 + 2 + 1 + 2}
+
+
 def test_a_curve_between_and_beyond_its_points():
     curve = [(400.0, np.array([1.0, 0.5])), (100.0, np.array([0.0, 0.5]))]
     assert at_tokens(curve, 200).tolist() == pytest.approx([0.5, 0.5]), "halfway in the logarithm"

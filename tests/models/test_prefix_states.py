@@ -27,9 +27,9 @@ def whole(model, text):
 
 def test_each_token_is_computed_once():
     states = PrefixStates(backbone(), END)
-    # The prompt is computed for the first that begins with it; the second LEFT is there.
-    assert [cost for _, cost in states.read([LEFT, RIGHT, LEFT, OTHER])] == [6, 2, 0, 2]
-    assert [cost for _, cost in states.read([FURTHER, RIGHT])] == [2, 0]
+    # The prompt is computed for the first that begins with it, and the first step of LEFT; the second LEFT is there.
+    assert [cost for _, cost in states.read([FURTHER, RIGHT, LEFT, LEFT, OTHER])] == [8, 2, 0, 0, 2]
+    assert [cost for _, cost in states.read([(*FURTHER, 4, END), RIGHT])] == [2, 0]
     # A text that ends just before a boundary is a beginning too.
     assert [states.read([text])[0][1] for text in ((*OTHER, 4), (*OTHER, 4, END))] == [1, 1]
 

@@ -120,7 +120,7 @@ def test_whole_runs_in_an_environment():
     ("beam", TextScorer({}, kind="outcome"), [mia()], "an outcome reward model does not score"),
     ("best_of_n", TextScorer({}), [mia(), mia()], "two problems have one id"),
     ("dvts", TextScorer({}), [errand()], "the environment of domain 'errands' does not let it do; use one of: "
-                                         "step_best_of_n, majority, best_of_n"),
+                                         "adaptive_best_of_n, best_of_n, majority"),
 ])
 def test_what_cannot_be_done_is_said(method, scorer, problems, message):
     with pytest.raises(InputError, match=message):
