@@ -77,12 +77,8 @@ def exact(settings: AdvantageConfig, game: str) -> float:
     for outcome in (0.0, 1.0):
         rewards = dataclasses.replace(play(lengths, torch.full((STEPS,), outcome), game), group_size=STEPS)
         worth = settings.outcome_weight * rewards.outcomes
-        if settings.process_weight and settings.credit == "step":
-            # A step's own reward, as the gradient of what is gained by choosing it.
-            own = settings.process_weight * process_rewards(rewards, settings)
-            chance = probability(lengths)[:, None]
-            found += 0.5 * (own * score_gradients(lengths) * chance).sum().item()
-        elif settings.process_weight:
+        # A step that is credited with its own reward alone says nothing of stopping.
+        if settings.process_weight and settings.credit != "step":
             worth = worth + settings.process_weight * process_rewards(rewards, settings).sum(1)
         found += 0.5 * (probability(lengths) * worth * score_gradients(lengths).sum(1)).sum().item()
     return found

@@ -63,6 +63,7 @@ class Rewards:
         credit: from rewards to what each slot is credited with; linear.
         tokens: number of sampled tokens of each slot.
         clean: how right the chain was before each slot, 1 at the first: the lowest score so far.
+        stops: whether the choice to stop is among the slots.
         group_size: chains a question.
     """
 
@@ -72,6 +73,7 @@ class Rewards:
     credit: Callable[[Tensor], Tensor]
     tokens: Tensor
     clean: Tensor
+    stops: bool
     group_size: int
 
 

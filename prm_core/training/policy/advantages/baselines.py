@@ -84,8 +84,9 @@ def _grouped(values: Tensor, rewards: Rewards) -> Tensor:
 
 
 def _against_others(rewards: Rewards, likeness: Callable[[Tensor], Tensor]) -> Tensor:
-    """Credits less the mean credit of the other chains at the same slot, weighed by likeness; less their mean at all
-    slots where none of them has it. A chain without others has no baseline.
+    """Credits less the mean credit of the other chains at the same slot, weighed by likeness. Where none of them has
+    it, less their mean at all slots; but 0 where stopping is not compared: a fee on going on alone would pay for it. A
+    chain without others has no baseline.
 
     Args:
         likeness: from how clean each beginning is, (groups, members, slots), to the weights of each other chain for
@@ -100,7 +101,7 @@ def _against_others(rewards: Rewards, likeness: Callable[[Tensor], Tensor]) -> T
     over = weights.sum(2)
     alike = (weights * credit[:, None]).sum(2) / over.clamp(min=TINY)
     slots = known.sum(2, keepdim=True)
-    anywhere = _others(credit.sum(2, keepdim=True)) / _others(slots).clamp(min=1)
+    anywhere = _others(credit.sum(2, keepdim=True)) / _others(slots).clamp(min=1) if rewards.stops else credit
     return (credit - torch.where(over > 0, alike, anywhere)).reshape(rewards.values.shape).where(rewards.known, 0.0)
 
 

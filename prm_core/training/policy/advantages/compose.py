@@ -72,17 +72,20 @@ def _sources(
     if settings.outcome_weight:
         last = _last(rewards.slots)
         yield settings.outcome_weight, Rewards(
-            rewards.outcomes[:, None] * last, last & slots, slots, to_go, tokens, clean, rewards.group_size)
+            rewards.outcomes[:, None] * last, last & slots, slots, to_go, tokens, clean, True,
+            rewards.group_size)
     if settings.process_weight:
         values, credit = process_rewards(rewards, settings), CREDITS[settings.credit]
         # A step that is credited with its own reward alone says nothing of the choice to stop.
-        known = (slots & rewards.steps if settings.credit == "step" else slots) & rewards.judged[:, None]
+        stops = settings.credit != "step"
+        known = (slots if stops else slots & rewards.steps) & rewards.judged[:, None]
         paid = known & (_last(rewards.slots) if settings.gate else rewards.steps)
         whose = rewards.agents if settings.per_agent else torch.zeros_like(rewards.agents)
         for agent in whose[known].unique().tolist():
             own = whose == agent
             yield settings.process_weight, Rewards(
-                values.where(own, 0.0), paid & own, known & own, credit, tokens, clean, rewards.group_size)
+                values.where(own, 0.0), paid & own, known & own, credit, tokens, clean, stops,
+                rewards.group_size)
 
 
 def process_rewards(rewards: GroupRewards, settings: AdvantageConfig) -> Tensor:
