@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from prm_core.config import AdvantageConfig
 from prm_core.errors import InputError
 from prm_core.training.policy.advantages import BASELINES, CREDITS, FILTERS, FORMS, GroupRewards, advantages
 from prm_core.training.policy.advantages.compose import among_equal_states, clean_before, process_rewards, process_sets
+from tests.builders.advantages import close, make
 
 PLAIN = AdvantageConfig(outcome_weight=0.0, process_weight=1.0, form="sum", credit="to_go", baseline="leave_one_out",
                         scale="none", gate=False)
@@ -29,35 +29,9 @@ def way(**values: Any) -> AdvantageConfig:
     return dataclasses.replace(PLAIN, **values)
 
 
-def make(scores: Sequence[Sequence[float]], outcomes: Sequence[float] | None = None, *, group_size: int | None = None,
-         stops: bool = False, starts: Sequence[float] | None = None, agents: Sequence[Sequence[int]] | None = None,
-         ids: Tensor | None = None) -> GroupRewards:
-    """One token a step, in chains that stop by their last step, or by a token of its own."""
-    chains, width = len(scores), max(len(row) for row in scores) + stops
-    counts = tensor([len(row) for row in scores])
-    slots = torch.arange(width)
-    steps = slots < counts[:, None]
-    there = slots < (counts + stops)[:, None]
-
-    def padded(rows: Sequence[Sequence[float]]) -> Tensor:
-        return tensor([[*row, *[0.0] * (width - len(row))] for row in rows])
-
-    token_slots = torch.where(there, slots, -1)
-    return GroupRewards(
-        tensor([*(outcomes or [0.0] * chains)]), padded(scores),
-        tensor([math.nan] * chains if starts is None else [*starts]), steps, there, counts > 0,
-        torch.zeros(there.shape, dtype=torch.long) if agents is None else padded(agents).long(),
-        torch.arange(there.numel()).reshape(there.shape), torch.zeros(there.shape) if ids is None else ids, token_slots,
-        token_slots >= 0, group_size or chains)
-
-
 def found(rewards: GroupRewards, settings: AdvantageConfig) -> Tensor:
     kept = FILTERS[settings.chain_filter](rewards, settings)
     return advantages(rewards, kept, settings)
-
-
-def close(one: Tensor, expected: Sequence[Any]) -> None:
-    assert_close(one, tensor(expected), atol=1e-4, rtol=1e-4)
 
 
 # Baselines and credits
