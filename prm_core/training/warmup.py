@@ -223,7 +223,7 @@ def _encode_solutions(
             long.append(problem.id)
             continue
         kept.append(problem)
-        chains.append((encoded.ids, _learned(encoded, problem.meta.get("mistakes", ()))))
+        chains.append((encoded.ids, _learned(encoded, _mistakes(problem))))
     limit = f"encoder.max_length {encoder.config.max_length}"
     if not kept:
         raise InputError(f"no worked solution fits {limit}: {some(long)}; raise the limit or shorten them")
@@ -243,9 +243,18 @@ def _with_remarks(encoder: Encoder, problem: Problem, rng: random.Random) -> tup
     encoded = encoder.encode(problem.prompt, [step for _, step in steps], end=True, may_be_empty=True)
     if encoded.truncated_steps:
         return None
-    mistakes = problem.meta.get("mistakes", ())
+    mistakes = _mistakes(problem)
     return encoded.ids, _learned(
         encoded, [place for place, (origin, _) in enumerate(steps) if origin is None or origin in mistakes])
+
+
+def _mistakes(problem: Problem) -> list[int]:
+    """Indices of the steps of its worked solution that go wrong. Raises InputError where they are no such."""
+    found, steps = problem.meta.get("mistakes", []), len(problem.meta["solution"])
+    if not isinstance(found, list) or not all(type(index) is int and 0 <= index < steps for index in found):
+        raise InputError(f"problem {problem.id}: meta.mistakes is {found!r}, expected 0-based indices of the {steps} "
+                         "steps of its solution that nobody is to learn; correct it or leave it out")
+    return found
 
 
 def _learned(encoded: EncodedChain, read: Collection[int]) -> list[int]:

@@ -99,6 +99,13 @@ def test_mistakes_are_read_and_not_learned() -> None:
         assert learned == (problem.meta["solution"][0], *problem.meta["solution"][2:])
 
 
+@pytest.mark.parametrize("mistakes", [["1"], [-1], [99], [True], "none", None])
+def test_mistakes_that_are_no_steps_are_named(mistakes) -> None:
+    problem = dataclasses.replace(PROBLEMS[0], meta={**PROBLEMS[0].meta, "mistakes": mistakes})
+    with pytest.raises(InputError, match=f"problem {problem.id}: meta.mistakes is"):
+        warmup._encode_solutions(ENCODER, [problem])
+
+
 def test_remarks_are_read_and_not_learned() -> None:
     for seed in range(20):
         ids, flags = warmup._with_remarks(ENCODER, PROBLEMS[0], random.Random(seed))
