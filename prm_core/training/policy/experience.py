@@ -155,9 +155,12 @@ def _episodes(
             if written.finished:
                 last, logprob = own.pop(), known.pop()
                 known.append(logprob if last == heard[0] else None)
-            ids += [*own, *heard]
-            logprobs += [*known, *[None] * (len(own) + len(heard) - len(known))]
-            slots += [number] * (len(own) + len(heard))
+            # Whose turn it is was told to the policy.
+            opening = policy.encoder.opening(run.steps[number].agent)
+            turn = [*opening, *own, *heard]
+            ids += turn
+            logprobs += [*[None] * len(opening), *known, *[None] * (len(turn) - len(opening) - len(known))]
+            slots += [number] * len(turn)
             start = end + 1
         found.append(Rewarded(ids, logprobs, slots, run.problem.id, run.steps[: len(encoded.step_ends)],
                               float(run.success), run.ended))

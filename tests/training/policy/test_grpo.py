@@ -24,6 +24,7 @@ from prm_core.sampling.sampler import Continuation, Prefix
 from prm_core.scoring.scorer import ChainScore
 from prm_core.training.policy import grpo
 from prm_core.training.policy.experience import Experience, sample_and_score, to_experience
+from prm_core.turns import AGENT
 from prm_core.types import Problem, Step
 from tests.builders import errands
 from tests.builders.training import (
@@ -407,15 +408,17 @@ def test_a_loss_that_is_not_finite_stops_with_the_way_out(tmp_path) -> None:
         train(make_policy(ENCODER), tmp_path, settings=changed_settings(learning_rate=1e30, warmup_updates=0))
 
 
-def test_an_episode_is_learned_from_in_the_tokens_that_the_policy_chose() -> None:
-    """What was heard is context; a word spelled in other tokens than the encoder's stays as it was sampled."""
-    of = errands.problem()
-    heard = errands.run(of, errands.WORKED)
+@pytest.mark.parametrize(("of", "worked"), [
+    (errands.problem(), errands.WORKED), (errands.problem(team=True), errands.TEAM_WORKED)], ids=["one", "team"])
+def test_an_episode_is_learned_from_in_the_tokens_that_the_policy_chose(of: Problem, worked: Sequence[Step]) -> None:
+    """What was heard, and whose turn it is, is context; a word spelled in other tokens than the encoder's stays as it
+    was sampled."""
+    heard = errands.run(of, worked)
     texts = [of.prompt, *(text for step in heard for text in steps.texts(step))]
     encoder = Encoder(train_tokenizer(texts), EncoderConfig(max_length=512))
     drawn = []
-    for step in errands.WORKED:
-        [block] = encoder.encode_steps([step])
+    for step in worked:
+        [block] = encoder.encode_steps([dataclasses.replace(step, agent="")])
         own = [token for token, written in block if written]
         drawn.append(own[: next(at for at, token in enumerate(own) if token in encoder.turn_ends) + 1])
     # A word of the first turn in bytes.
@@ -435,3 +438,6 @@ def test_an_episode_is_learned_from_in_the_tokens_that_the_policy_chose() -> Non
     assert len(chain.scores) == len(heard)
     assert chain.slots[-1] == len(heard) - 1
     assert chain.ids.count(encoder.separator_id) == 1 + len(heard)
+    names = [step.agent for step in chain.steps if step.agent]
+    assert chain.ids.count(encoder.tokenizer.convert_tokens_to_ids(AGENT)) == len(names)
+    assert len(chain.ids) == len(chain.logprobs) == len(chain.slots)
