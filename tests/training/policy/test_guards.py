@@ -11,7 +11,8 @@ from prm_core.config import GuardConfig
 from prm_core.training.policy.guards import alarm, windows
 
 SETTINGS = GuardConfig(window=2, max_fall=0.05, max_stretch=0.3, max_filler=0.1)
-PLAIN = {"reward/outcome": 0.5, "reward/outcome_error": 0.0, "reward/process": 0.8, "chain/steps": 4.0, "chain/tokens": 40.0,
+PLAIN = {"reward/outcome": 0.5, "reward/outcome_error": 0.0,
+         "reward/process": 0.8, "chain/steps": 4.0, "chain/tokens": 40.0,
          "chain/repeated_share": 0.0, "chain/nothing_new_share": 0.1}
 
 
