@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from prm_core.errors import InputError
 from prm_core.platform import store
-from prm_core.platform.steps import parse_step
+from prm_core.platform.steps import written_step
 from prm_core.turns import heard, written
 
 FILES = "trees-*.jsonl"
@@ -31,11 +31,11 @@ def _shown(step: Any) -> Any:
     if not isinstance(step, Mapping):
         return step
     try:
-        turn = parse_step(step, "tree", 0)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-    said = [written(replace(turn, calls=())), *(f"{call.name} {call.arguments}" for call in turn.calls)]
-    return " → ".join(filter(None, ["\n".join(filter(None, said)), heard(turn)]))
+        turn = written_step(step)
+        said = [written(replace(turn, calls=())), *(f"{call.name} {call.arguments}" for call in turn.calls)]
+        return " → ".join(filter(None, ["\n".join(filter(None, said)), heard(turn)]))
+    except TypeError as error:
+        raise ValueError(f"not a step ({error})") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prm_core.labeling.strategies.verdicts import Tally, probability_kept
-from prm_core.platform.steps import parse_step, to_record
+from prm_core.platform.steps import to_record, written_step
 from prm_core.registry import Registry
 from prm_core.turns import unnamed
 from prm_core.types import Step, StepPreference
@@ -261,8 +261,8 @@ def from_record(record: Mapping[str, Any]) -> Tree:
     tree = Tree(record["problem_id"], record["prompt"], record["answer"])
     nodes = []
     for row in record["nodes"]:
-        node = tree.root if row["parent"] is None else nodes[row["parent"]].child(
-            parse_step(row["step"], f"tree of {tree.problem_id}", row["id"]))
+        step = Step(row["step"]) if isinstance(row["step"], str) else written_step(row["step"])
+        node = tree.root if row["parent"] is None else nodes[row["parent"]].child(step)
         for name in ("rollouts", "wins", "visits", "tokens", "reached", "right", "chains"):
             setattr(node, name, row[name])
         nodes.append(node)

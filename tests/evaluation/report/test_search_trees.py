@@ -93,8 +93,8 @@ def test_a_turn_is_shown_with_its_calls_and_what_came_back(tmp_path, turn, shown
 
 
 @pytest.mark.parametrize(("nodes", "fault"), [
-    ([node(0, None), node(1, 0, step={"text": "", "calls": [{"name": ""}]})],
-     r"nodes\.1\.step: .*call 0 of step 0 has no name"),
+    ([node(0, None), node(1, 0, step={"text": "", "calls": [{}]})], r"nodes\.1\.step: .*not a step \(.*'name'"),
+    ([node(0, None), node(1, 0, step={"text": 7})], r"nodes\.1\.step: .*not a step \(.*int"),
     ([node(0, None), node(1, 0, step=7)], r"nodes\.1\.step: .*string"),
     ([], "do not form one tree"),
     ([node(0, None), node(1, 7)], "do not form one tree"),
