@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.report import Bar, write_as
 from prm_core import config as configuration
@@ -70,8 +70,8 @@ class Result:
         steps, process: of a chain in the last updates.
     """
 
-    right: NDArray[np.float64]
-    sound: NDArray[np.float64]
+    right: Sequence[float]
+    sound: Sequence[float]
     lucky: float
     calls_right: float | None
     tokens: float
@@ -82,7 +82,7 @@ class Result:
 
     def flat(self) -> dict[str, Any]:
         """As JSON, in percent."""
-        return {"pass_at_1": 100 * self.right.mean(), "sound": 100 * self.sound.mean(), "lucky": 100 * self.lucky,
+        return {"pass_at_1": 100 * np.mean(self.right), "sound": 100 * np.mean(self.sound), "lucky": 100 * self.lucky,
                 "calls_right": None if self.calls_right is None else 100 * self.calls_right, "tokens": self.tokens,
                 "steps": self.steps, "process": self.process, "alarm": self.alarm,
                 "curve": [[update, 100 * value] for update, value in self.curve]}
@@ -113,6 +113,17 @@ def train(workspace: Path, config: Config, settings: PolicyTrainingConfig, seed:
     return policy, trained
 
 
+def kept(work: Path | None, workspace: Path, way: str, updates: int, *, guarded: bool) -> Result:
+    """What `measure` gives; with a folder to work in, what it gave before."""
+    name = re.sub(r"\W+", "-", f"{workspace.name} {way} {updates}{' guarded' if guarded else ''}") + ".json"
+    if work is not None and (work / name).exists():
+        return Result(**store.read_json(work / name))
+    found = measure(workspace, way, updates, guarded=guarded)
+    if work is not None:
+        store.write_json(work / name, dataclasses.asdict(found))
+    return found
+
+
 def measure(workspace: Path, way: str, updates: int, *, guarded: bool = True, samples: int = 8) -> Result:
     """Trains a way in a workspace and measures it on the test problems."""
     config = configuration.load(workspace)
@@ -135,11 +146,11 @@ def measure(workspace: Path, way: str, updates: int, *, guarded: bool = True, sa
         alarm, last["chain/steps"], last["reward/process"])
 
 
-def _by_problem(chains: Sequence[Chain], values: Sequence[bool], problems: int) -> NDArray[np.float64]:
+def _by_problem(chains: Sequence[Chain], values: Sequence[bool], problems: int) -> list[float]:
     found = np.zeros((problems, 2))
     for chain, value in zip(chains, values, strict=True):
         found[chain.problem] += (value, 1)
-    return found[:, 0] / np.maximum(found[:, 1], 1)
+    return (found[:, 0] / np.maximum(found[:, 1], 1)).tolist()
 
 
 def _calls_right(chains: Sequence[Chain]) -> float | None:
@@ -148,15 +159,16 @@ def _calls_right(chains: Sequence[Chain]) -> float | None:
     return statistics.mean(called) if called else None
 
 
-def gain(one: Sequence[NDArray[np.float64]], other: Sequence[NDArray[np.float64]], draws: int = 2000
-         ) -> tuple[float, float, float]:
+def gain(
+    one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], draws: int = 2000
+) -> tuple[float, float, float]:
     """Mean difference in points and its 95 % interval, over seeds and the problems of each.
 
     Args:
         one, other: of each seed the shares of its problems, (problems,).
     """
     rng = np.random.default_rng(0)
-    apart = [100 * (mine - theirs) for mine, theirs in zip(one, other, strict=True)]
+    apart = [100 * (np.asarray(mine) - np.asarray(theirs)) for mine, theirs in zip(one, other, strict=True)]
     means = []
     for _ in range(draws):
         seeds = rng.integers(len(apart), size=len(apart))
@@ -194,7 +206,7 @@ def bars_of(found: Mapping[str, Mapping[str, Result]], *, agents: bool) -> list[
     compared(OUTCOME, "sound", 15.0)
     if OUTCOME in found and CONFIGURED in found:
         apart = [found[OUTCOME][name].lucky - found[CONFIGURED][name].lucky for name in found[CONFIGURED]]
-        value, low, high = gain([np.array([one]) for one in apart], [np.zeros(1) for _ in apart])
+        value, low, high = gain([[one] for one in apart], [[0.0] for _ in apart])
         bars.append(Bar(f"process consistency: {CONFIGURED} - {OUTCOME}, points", value, low, high,
                         "interval above 0", low > 0))
         shares = [_tokens_to(found[CONFIGURED][name], found[OUTCOME][name]) for name in found[CONFIGURED]]
@@ -239,13 +251,14 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), help="of those in this file")
     parser.add_argument("--updates", type=int, default=24)
     parser.add_argument("--unguarded", action="store_true", help="no alarm ends the configured training")
+    parser.add_argument("--work", type=Path, help="folder where what was measured is kept: a stopped call goes on")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     found: dict[str, dict[str, Result]] = {way: {} for way in given.ways}
     for workspace in given.workspaces:
         for way in given.ways:
             guarded = way == CONFIGURED and not given.unguarded
-            found[way][workspace.name] = measure(workspace, way, given.updates, guarded=guarded)
+            found[way][workspace.name] = kept(given.work, workspace, way, given.updates, guarded=guarded)
             store.write_json(given.out, {way: {name: one.flat() for name, one in results.items()}
                                          for way, results in found.items()})
     agents = any(DOMAINS[configuration.load(workspace).domain].environment for workspace in given.workspaces)
