@@ -21,7 +21,7 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import without_long
     from prm_core.scoring.foreign import load_any_scorer
-    from prm_core.training.policy.grpo import train_policy
+    from prm_core.training.policy.loop import train_policy
 
     settings = config.train_policy
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
