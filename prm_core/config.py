@@ -345,6 +345,9 @@ class PolicyTrainingConfig:
     kl_coef: NonNegativeFloat
     kl_target: NonNegativeFloat = setting(
         "KL divergence a token that kl_coef adapts to from update to update; 0 leaves it as it is", default=0.0)
+    sampler_cap: NonNegativeFloat = setting(
+        "largest weight of a token by its probability under the trainer over that under the sampler, where these are "
+        "not one program; 0 corrects nothing", default=0.0)
     temperature: PositiveFloat
     max_new_tokens: PositiveInt
     max_grad_norm: PositiveFloat

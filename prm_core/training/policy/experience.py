@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prm_core import turns
 from prm_core.config import PolicyTrainingConfig
@@ -20,7 +20,7 @@ from prm_core.scoring.scorer import ChainScore, ChainScorer
 from prm_core.training.policy.advantages import FILTERS, GroupRewards, advantages
 from prm_core.training.policy.advantages.compose import EPSILON, process_rewards, slot_rewards
 from prm_core.training.policy.gae import advantages_and_returns, choices, explained, place_rewards, whiten
-from prm_core.training.policy.loss import token_weights
+from prm_core.training.policy.loss import sampler_weights, token_weights
 from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
@@ -118,6 +118,20 @@ class Experience:
         weighed = None if self.choices is None else replace(
             self.choices, weights=token_weights(self.choices.made, normaliser, longest))
         return replace(self, weights=token_weights(self.learned, normaliser, longest), choices=weighed)
+
+
+class Reading(NamedTuple):
+    """What the models say of the sampled tokens before an update's first step; (chains, tokens), 0 where not asked.
+
+    Attributes:
+        logprobs: the policy's log-probabilities, as the trainer computes them.
+        values: the critic's.
+        anchor: the reference's log-probabilities.
+    """
+
+    logprobs: Tensor
+    values: Tensor
+    anchor: Tensor
 
 
 def sample_and_score(
@@ -269,6 +283,23 @@ def to_experience(
         asked = Choices(made, paid, nothing, nothing, nothing)
     return Experience(rewards.ids, rewards.token_mask & kept[:, None], old, found, torch.zeros(old.shape), kl_coef,
                       _figures(chains, rewards, old, config), asked)
+
+
+def informed(experience: Experience, reading: Reading, config: PolicyTrainingConfig) -> Experience:
+    """With what the models say of it before the first step: advantages by the critic, and the correction for a sampler
+    whose probabilities are not the trainer's."""
+    sampled = experience.old_logprobs
+    if config.sampler_cap:
+        experience = replace(experience, old_logprobs=reading.logprobs)
+    if config.critic.kind != "none":
+        experience = estimated(experience, reading.values, reading.anchor, config)
+    if config.sampler_cap:
+        ratios, weights = sampler_weights(reading.logprobs, sampled, config.sampler_cap)
+        own = ratios[experience.learned]
+        experience = replace(experience, advantages=experience.advantages * weights, figures=experience.figures | {
+            "sampler/ratio": own.mean().item(),
+            "sampler/capped_share": (own > config.sampler_cap).float().mean().item()})
+    return experience
 
 
 def estimated(experience: Experience, values: Tensor, anchor: Tensor, config: PolicyTrainingConfig) -> Experience:

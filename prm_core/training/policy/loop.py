@@ -24,8 +24,9 @@ from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.training.data_parallel import balanced
 from prm_core.training.policy.experience import (
     Experience,
+    Reading,
     Rewarded,
-    estimated,
+    informed,
     lay_out,
     sample_and_score,
     sample_chains,
@@ -149,22 +150,24 @@ def train_policy(
         for rows in _passes(part):
             yield _loss(model, critic, reference, part, rows, config)
 
-    def value(part: Experience) -> tuple[Tensor, Tensor]:
-        return _values(model, critic, reference, part, config)
+    def reread(part: Experience) -> Reading:
+        return _read(model, critic, reference, part, config)
 
-    def estimate(experience: Experience) -> Experience:
-        """With advantages by the critic as it is now."""
+    def prepared(experience: Experience) -> Experience:
+        """With what the models as they are now, before the first step, say of the sampled tokens."""
         learned = experience.learned.any(1).nonzero()[:, 0]
         if not len(learned):
             raise InputError("the reward model could score no chain of an update whole; lower "
                              "train_policy.max_new_tokens, or name another in train_policy.reward_model")
         parts = [learned[part] for part in _parts(experience.take(learned), gradients.parts)]
-        values, anchor = torch.zeros(experience.ids.shape), torch.zeros(experience.ids.shape)
-        for rows, found in zip(parts, valuers.map([experience.take(rows) for rows in parts]), strict=True):
-            values[rows], anchor[rows] = found
-        return estimated(experience, values, anchor, config)
+        whole = Reading(*(torch.zeros(experience.ids.shape) for _ in range(3)))
+        for rows, found in zip(parts, readers.map([experience.take(rows) for rows in parts]), strict=True):
+            for values, own in zip(whole, found, strict=True):
+                values[rows] = own
+        return informed(experience, whole, config)
 
     best = work / "best"
+    rereads = critic is not None or config.sampler_cap > 0
     stopped = alarm(position.history, config.guard)
     todo = range(position.update, position.update if stopped else config.updates)
     # The workers that sample see the weights that the gradients' context moves to shared memory.
@@ -172,14 +175,14 @@ def train_policy(
         data_parallel.gradients(accelerator, nn.ModuleList(modules), passes) as gradients,
         workers.forked(draw, gradients.parts) as samplers,
         workers.forked(judge, gradients.parts if config.eval_every else 1) as judges,
-        workers.forked(value, gradients.parts if critic is not None else 1) as valuers,
+        workers.forked(reread, gradients.parts if rereads else 1) as readers,
     ):
         for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
             chains, sampled_tokens = gather(update)
             kl_coef = _kl_coef(position.history, config)
             experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef)
-            if critic is not None:
-                experience = estimate(experience)
+            if rereads:
+                experience = prepared(experience)
             learned = experience.learned.any(1)
             rng = random.Random(f"grpo/order/{seed}/{update}")
             losses: list[dict[str, float]] = []
@@ -289,22 +292,28 @@ def _narrow(experience: Experience, rows: Tensor, device: Any) -> Experience:
     return experience.take(rows).each(lambda values: values[:, :width].to(device))
 
 
-def _values(
-    model: Any, critic: Critic, reference: Any, experience: Experience, config: PolicyTrainingConfig
-) -> tuple[Tensor, Tensor]:
-    """Of each sampled token its value, and its log-probability by the reference: (chains, tokens), 0 elsewhere."""
+def _read(
+    model: Any, critic: Critic | None, reference: Any, experience: Experience, config: PolicyTrainingConfig
+) -> Reading:
+    """What the models say of each sampled token, as far as it is asked."""
     import torch
 
-    values, anchor = torch.zeros(experience.ids.shape), torch.zeros(experience.ids.shape)
+    whole = Reading(*(torch.zeros(experience.ids.shape) for _ in range(3)))
     with torch.no_grad():
         for rows in _passes(experience):
             part = _narrow(experience, rows, reference.device)
             *once, which = _distinct(part.ids, part.learned)
+            states = states_before(model, *once)
             width = part.ids.shape[1]
-            values[rows, :width] = critic(states_before(model, *once), *once)[which].cpu()
-            anchor[rows, :width] = token_logprobs(
-                reference, states_before(reference, *once), *once, config.temperature)[which].cpu()
-    return values, anchor
+            if config.sampler_cap:
+                found = token_logprobs(model, states, *once, config.temperature)
+                whole.logprobs[rows, :width] = found[which].cpu()
+            if critic is not None:
+                whole.values[rows, :width] = critic(states, *once)[which].cpu()
+            if critic is not None and config.critic.kl_in_reward:
+                found = token_logprobs(reference, states_before(reference, *once), *once, config.temperature)
+                whole.anchor[rows, :width] = found[which].cpu()
+    return whole
 
 
 def _loss(

@@ -26,7 +26,15 @@ from prm_core.sampling.policy import Policy
 from prm_core.sampling.sampler import Continuation, Prefix
 from prm_core.scoring.scorer import ChainScore
 from prm_core.training.policy import loop
-from prm_core.training.policy.experience import Choices, Experience, estimated, sample_and_score, to_experience
+from prm_core.training.policy.experience import (
+    Choices,
+    Experience,
+    Reading,
+    estimated,
+    informed,
+    sample_and_score,
+    to_experience,
+)
 from prm_core.training.policy.gae import adapted
 from prm_core.training.policy.networks import states_before
 from prm_core.turns import AGENT
@@ -605,3 +613,30 @@ def test_where_no_chain_has_a_known_reward_nothing_is_learned_from(tmp_path) -> 
         loop.train_policy(make_policy(ENCODER, initializer_range=0.02), scorer, DOMAINS, PROBLEMS[:5],
                           with_critic(settings=changed_settings(max_new_tokens=24)), dev=[], batch_size=64, seed=0,
                           work=tmp_path, report=lambda *given: None)
+
+
+# Another sampler
+
+
+@pytest.mark.parametrize("kind", ["none", "shared"])
+def test_where_sampler_and_trainer_agree_nothing_is_corrected(tmp_path, kind: str) -> None:
+    settings = with_critic(kind, settings=changed_settings(inner_epochs=1, minibatch_size=64, updates=2))
+    plain, other = make_policy(ENCODER), make_policy(ENCODER)
+    history = train(plain, tmp_path / "plain", settings=settings)
+    found = train(other, tmp_path / "other", settings=dataclasses.replace(settings, sampler_cap=2.0))
+    for one, same in zip(history, found, strict=True):
+        assert same.pop("sampler/ratio") == pytest.approx(1.0, abs=1e-4)
+        assert same.pop("sampler/capped_share") == 0.0
+        assert same == pytest.approx(one, abs=1e-4)
+
+
+def test_a_token_counts_by_what_the_trainer_thinks_of_it() -> None:
+    learned = tensor([[False, True, True, True]])
+    sampled = tensor([[0.0, -1.0, -2.0, -3.0]])
+    trainer = tensor([[0.0, -1.0, -2.0 + math.log(3.0), -3.0 - math.log(2.0)]])
+    nothing = torch.zeros(1, 4)
+    experience = Experience(nothing, learned, sampled, tensor([[0.0, 1.0, -1.0, 4.0]]), nothing, 0.0, {})
+    found = informed(experience, Reading(trainer, nothing, nothing), changed_settings(sampler_cap=2.0))
+    assert_close(found.advantages, tensor([[0.0, 1.0, -2.0, 2.0]]))
+    assert_close(found.old_logprobs, trainer)
+    assert found.figures == pytest.approx({"sampler/ratio": (1 + 3 + 0.5) / 3, "sampler/capped_share": 1 / 3})
