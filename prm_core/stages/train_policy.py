@@ -1,4 +1,4 @@
-"""Stage train_policy: GRPO on the training problems with the PRM's process reward and the answers' outcome reward."""
+"""Stage train_policy: a policy learns from the PRM's process reward and the answers' outcomes on training problems."""
 
 from __future__ import annotations
 
