@@ -40,7 +40,7 @@ CONFIGURED = "configured"
 PLAIN = {"credit": "to_go", "gate": False, "chain_filter": "none", "left_out": 0, "turn_weight": 0.0,
          "process_sets": False}
 _GRPO = PLAIN | {"outcome_weight": 1.0, "process_weight": 0.0, "form": "sum", "baseline": "group", "scale": "group"}
-# Way → what of the configured advantages it changes. The guard watches all, and ends none but where it is asked to.
+# Way → what of the configured advantages it changes. The guard watches over the configured one alone.
 WAYS: Mapping[str, Mapping[str, Any]] = {
     CONFIGURED: {},
     OUTCOME: _GRPO,
@@ -243,13 +243,14 @@ def main() -> None:
     parser.add_argument("workspaces", nargs="+", type=Path)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), help="of those in this file")
     parser.add_argument("--updates", type=int, default=24)
-    parser.add_argument("--unguarded", action="store_true", help="no alarm ends a training")
+    parser.add_argument("--unguarded", action="store_true", help="no alarm ends the configured training")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     found: dict[str, dict[str, Result]] = {way: {} for way in given.ways}
     for workspace in given.workspaces:
         for way in given.ways:
-            found[way][workspace.name] = measure(workspace, way, given.updates, guarded=not given.unguarded)
+            guarded = way == CONFIGURED and not given.unguarded
+            found[way][workspace.name] = measure(workspace, way, given.updates, guarded=guarded)
             store.write_json(given.out, {way: {name: one.flat() for name, one in results.items()}
                                          for way, results in found.items()})
     agents = any(DOMAINS[configuration.load(workspace).domain].environment for workspace in given.workspaces)

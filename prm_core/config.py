@@ -322,7 +322,8 @@ class CriticConfig:
 @section
 class GuardConfig:
     window: NonNegativeInt = setting("updates whose means are compared; 0 looks at nothing")
-    max_fall: Share = setting("of outcomes below their best, while the process reward is as high as there")
+    max_fall: Share = setting(
+        "of outcomes below their best, beyond two standard errors, while the process reward is as high as there")
     max_stretch: PositiveFloat = setting("relative change of steps or tokens a chain while outcomes do not rise")
     max_filler: Share = setting("rise of the share of steps that repeat or say nothing new while outcomes do not")
 

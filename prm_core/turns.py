@@ -143,6 +143,14 @@ def record(step: Step) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value or name == "text"}
 
 
+def unnamed(step: Step) -> Step:
+    """The turn without ids and references: two turns are the same where these are equal, whatever their sources call
+    them."""
+    if step.ref or any(call.id for call in step.calls):
+        return replace(step, ref="", calls=tuple(replace(call, id="") for call in step.calls))
+    return step
+
+
 def identity(steps: Sequence[Step]) -> list[list[Any]]:
     """What of the turns a score or a label depends on, for digests; a turn of text, observation and agent alone is
     these three, as it always was."""

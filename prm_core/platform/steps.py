@@ -38,6 +38,16 @@ def to_record(step: Step) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value or name in ALWAYS}
 
 
+def written_step(values: Mapping[str, Any]) -> Step:
+    """The step of a record that this project wrote: not checked again, and there are many. A policy may have written
+    what is refused of people, such as a call without a name."""
+    found = {name: value for name, value in values.items() if value is not None}
+    for name, part in (("calls", Call), ("context", Message)):
+        if name in found:
+            found[name] = tuple(part(**one) for one in found[name])
+    return Step(**found)
+
+
 def parse_steps(raw: Any, where: str) -> tuple[Step, ...]:
     """Steps from JSON: a list of texts or of objects with `text` and what else a step has.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prm_core.errors import InputError
 from prm_core.platform import json_text, steps
-from prm_core.types import Call, Message, Problem, Step, StepLabel, StepPreference, Trajectory
+from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -252,20 +252,11 @@ def read_shards(kind: type[Row], folder: Path) -> list[Row]:
             if "meta" in record:
                 record["meta"] = json.loads(record["meta"])
             if kind in (Trajectory, StepPreference):
-                record["steps"] = tuple(_step(step) for step in record["steps"])
+                record["steps"] = tuple(map(steps.written_step, record["steps"]))
             if kind is StepPreference:
-                record |= {name: _step(record[name]) for name in ("chosen", "rejected")}
+                record |= {name: steps.written_step(record[name]) for name in ("chosen", "rejected")}
             rows.append(kind(**record))
     return rows
-
-
-def _step(values: Mapping[str, Any]) -> Step:
-    """Of a row that this project wrote: checked when it was made, and there are many."""
-    found = {name: value for name, value in values.items() if value is not None}
-    for name, part in (("calls", Call), ("context", Message)):
-        if name in found:
-            found[name] = tuple(part(**one) for one in found[name])
-    return Step(**found)
 
 
 def file_digest(path: Path) -> str:

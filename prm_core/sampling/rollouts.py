@@ -121,12 +121,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A continuation by the policy: its whole steps, whether it ended with the right answer, and its tokens.
+    """A continuation by the policy: its whole steps with what was heard, whether it ended with the right answer, and
+    its tokens.
 
-    One that the token limit cut off has no success, and its last, unfinished step is left out.
+    One that the token limit cut off has no success, and its last, unfinished step is left out. Where an environment
+    replies, it alone ends a continuation, and the limit is of a turn, which is taken as it stands.
     """
 
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...]
     finished: bool
     success: bool
     tokens: int
@@ -155,7 +157,7 @@ def roll_out(
             steps = policy.encoder.decode_steps(continuation.ids)
             last = start.steps[-1].text if start.steps else ""
             success = rollout_succeeds(policy, domain, start.problem, continuation, last)
-            whole = steps if continuation.finished else steps[:-1]
+            whole = tuple(map(Step, steps if continuation.finished else steps[:-1]))
             group.append(Rollout(whole, continuation.finished, success, len(continuation.ids)))
         result.append(group)
     return result
@@ -164,9 +166,8 @@ def roll_out(
 def _replay(
     policy: Policy, domains: Registry[Domain], purchases: Sequence[tuple[Start, int]], **sampling: Any
 ) -> list[list[Rollout]]:
-    """Rollouts where an environment replies, which takes a prefix up by replaying it. Trees of texts have no place for
-    their turns, so that their steps are left out."""
+    """Rollouts where an environment replies, which takes a prefix up by replaying it."""
     drawn = iter(run_episodes(policy, domains, [
         (start.problem, start.steps) for start, count in purchases for _ in range(count)], **sampling))
-    return [[Rollout((), run.ended, run.success, run.tokens) for run in itertools.islice(drawn, count)]
-            for _, count in purchases]
+    return [[Rollout(run.steps[len(start.steps) :], run.ended, run.success, run.tokens)
+             for run in itertools.islice(drawn, count)] for start, count in purchases]

@@ -64,7 +64,6 @@ def _label_and_merge(config: Config, io: StageIO) -> dict[str, float]:
 
 def check(config: Config) -> None:
     """Raises InputError for a strategy, a merge or a rule of the config that is not registered."""
-    from prm_core.domains import DOMAINS
     from prm_core.labeling.merging.merge import find_merge
     from prm_core.labeling.strategies import STRATEGIES
     from prm_core.labeling.strategies.tree import SELECTIONS
@@ -74,9 +73,6 @@ def check(config: Config) -> None:
     bounds = config.validate.max_abstention
     for name in (*config.label.strategies, *(bounds if isinstance(bounds, dict) else ())):
         _ = STRATEGIES[name]
-    if "mcts" in config.label.strategies and DOMAINS[config.domain].environment is not None:
-        raise InputError(f"label.strategies: mcts grows trees of texts, and in the domain {config.domain!r} an "
-                         "environment replies; leave it out, rollouts replay from every prefix")
     find_merge(config.label)
     _ = VERDICTS[config.label.rollout.rule], MEASURES[config.label.mc_dropout.measure]
     _ = SELECTIONS[config.label.mcts.selection]

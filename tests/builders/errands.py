@@ -9,15 +9,16 @@ from typing import Any
 
 from prm_core.config import EncoderConfig
 from prm_core.domains.errands.seen import Seen
-from prm_core.domains.errands.tasks import NAME, Item, Task, prompt_of, task_of, to_meta
+from prm_core.domains.errands.tasks import NAME, Item, Task, prompt_of, read_answer, task_of, to_meta
 from prm_core.domains.errands.teamwork import next_turn
 from prm_core.domains.errands.tools import TOOLS, make_call
-from prm_core.domains.errands.world import World, reply
+from prm_core.domains.errands.world import World, reply, succeeded
 from prm_core.models.encoder import Encoder
 from prm_core.models.tokenizer import train_tokenizer
-from prm_core.platform.steps import parse_steps, texts
+from prm_core.platform.steps import parse_steps, texts, to_record
+from prm_core.sampling.policy import Policy
 from prm_core.sampling.sampler import Continuation, Prefix
-from prm_core.types import Problem, Step
+from prm_core.types import Problem, Step, Trajectory
 
 # Noise with which no tool fails, and with which the first call does (and, tried apart, the next two).
 CALM, BUSY = 31, 7
@@ -58,23 +59,36 @@ WORKED = (ASK, SEARCH, LOOK, CONVERT, PACK, MULTIPLY, ORDER, DONE)
 PLAN = Step('Order 2 dozen "pens red", else "pens blue", at most 30 coins.')
 ACCEPT, SEND_BACK = Step("Right."), Step("Wrong.")
 TEAM_WORKED = (ASK, PLAN, *WORKED[1:], ACCEPT)
+# Five boxes where four do: from there on nobody gets it right.
+SPOILT = (*WORKED[:4], call("pack", 24, 5), call("multiply", 5, 4), call("order", RED, 5), DONE)
 SPEAKERS = (*["planner"] * 2, *["worker"] * 7, "checker")
 
 
-class TeamPolicy:
-    """Writes what each of a team is to do next, or at a rate a text that is beside the point; without weights.
+def solved() -> Problem:
+    """The shop's problem with its worked solution."""
+    of = problem()
+    return replace(of, meta={**of.meta, "solution": [to_record(step) for step in run(of, WORKED)]})
+
+
+def trajectory(of: Problem, steps: Sequence[Step], trajectory_id: str, policy: str) -> Trajectory:
+    """A run through these turns, which end it."""
+    answer = read_answer(steps[-1].text)
+    return Trajectory(trajectory_id, of.id, policy, tuple(run(of, steps)), answer, succeeded(of, steps), 0)
+
+
+class TeamPolicy(Policy):
+    """Writes what each of a team, or one agent alone, is to do next, or at a rate a text that is beside the point;
+    without weights.
 
     Args:
         known: the problems that it may be asked about.
     """
 
-    version = "team"
-
     def __init__(self, known: Sequence[Problem], error_rate: float) -> None:
         self._known = {problem.prompt: problem for problem in known}
         self._error_rate = error_rate
-        self.encoder = Encoder(train_tokenizer([*self._known, "The answer is 1.", *_texts(known)]),
-                               EncoderConfig(max_length=600))
+        super().__init__(None, Encoder(train_tokenizer([*self._known, "The answer is 1.", *_texts(known)]),
+                                       EncoderConfig(max_length=600)), "team")
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, seed: int, **sampling: Any

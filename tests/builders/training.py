@@ -57,8 +57,8 @@ SMALL = {
         "warmup_updates": 1, "updates": 4, "problems_per_update": 3, "group_size": 4,
         "max_new_tokens": 12, "minibatch_size": 5, "inner_epochs": 2, "checkpoint_every": 2, "log_every": 1,
         # What a policy of random weights earns: no answer of its is right.
-        "advantages": {"outcome_weight": 0.3, "process_weight": 0.7, "form": "sum", "baseline": "step",
-                       "scale": "group", "gate": False},
+        "advantages": {"outcome_weight": 0.3, "process_weight": 0.7, "form": "sum", "credit": "to_go",
+                       "baseline": "step", "scale": "group", "gate": False},
         "eval_every": 0, "guard": {"window": 0}, "learning_rate": 0.0005, "clip": [0.2, 0.2], "kl_coef": 0.02,
         "temperature": 1.0, "max_grad_norm": 1.0,
     },

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import strategies as st
 
 from prm_core.turns import is_empty
@@ -27,8 +25,3 @@ def turns(*, roles: tuple[str, ...] = ("user", "system", "agent")) -> st.SearchS
     several = st.lists(calls(ids=st.sampled_from(["", "a", "b"])), max_size=3).map(tuple)
     return st.builds(Step, ANY, ANY, ANY, ANY, several, st.lists(messages, max_size=2).map(tuple)).filter(
         lambda step: not is_empty(step))
-
-
-def unnamed(step: Step) -> Step:
-    """The step without what names it and its calls in a source."""
-    return replace(step, ref="", calls=tuple(replace(call, id="") for call in step.calls))

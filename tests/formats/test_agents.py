@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from prm_core.errors import InputError
 from prm_core.formats import LabelledChain
+from prm_core.turns import unnamed
 from prm_core.types import Call, Step
 from tests.builders.formats import Files, with_junk_is_taken_or_refused
-from tests.builders.turns import TEXTS, turns, unnamed
+from tests.builders.turns import TEXTS, turns
 
 CALL = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 MESSAGES = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I look.", "tool_calls": [CALL]},

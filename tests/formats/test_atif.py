@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from prm_core.errors import InputError
 from prm_core.formats import FORMATS, LabelledChain
+from prm_core.turns import unnamed
 from prm_core.types import Call, Message, Step
 from tests.builders.formats import with_junk_is_taken_or_refused
-from tests.builders.turns import TEXTS, turns, unnamed
+from tests.builders.turns import TEXTS, turns
 
 ATIF = FORMATS["atif"]
 

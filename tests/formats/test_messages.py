@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from prm_core.errors import InputError
 from prm_core.formats.messages import conversation, text_of, to_messages, tools_text
+from prm_core.turns import unnamed
 from prm_core.types import Call, Message, Step
 from tests.builders.junk import with_junk
-from tests.builders.turns import ANY, turns, unnamed
+from tests.builders.turns import ANY, turns
 
 USER, SYSTEM = {"role": "user", "content": "Who?"}, {"role": "system", "content": "Be brief."}
 SAID = {"role": "assistant", "content": "Ann."}

@@ -9,6 +9,7 @@ import os
 import pytest
 
 from prm_core.errors import GateError, InputError
+from prm_core.evaluation.report.tree_drawing import tree_section
 from prm_core.labeling.strategies.base import FAILED, Chain, check_failures
 from prm_core.labeling.strategies.mcts import MctsLabeler
 from prm_core.labeling.strategies.rollout import RolloutLabeler
@@ -17,8 +18,9 @@ from prm_core.platform import store, workers
 from prm_core.sampling.policy import Policy
 from prm_core.stages import base, generate, label
 from prm_core.stages.base import StageIO
+from prm_core.training.examples import build_pairs, encode_pairs
 from prm_core.types import StepLabel, StepPreference, Trajectory
-from tests.builders import tiny
+from tests.builders import errands, tiny
 from tests.builders.quality import Tracked, make_config
 
 STRATEGIES = ["rollout", "mc_dropout", "mcts", "verifier"]
@@ -174,6 +176,35 @@ def test_preferences_are_those_of_the_trees(labelled, models, monkeypatch):
     assert [merged["gen-0", index] for index in range(3)] == [True, True, True]
     assert [merged["gen-1", index] for index in range(3)] == [False, None, None]
     assert merged["gen-9", 0] is None
+
+
+def test_where_an_environment_replies_trees_of_turns_come_through_to_training_and_the_report(
+        models, tmp_path, monkeypatch):
+    problem = errands.solved()
+    policy = errands.TeamPolicy([problem], 0.0)
+    monkeypatch.setattr("prm_core.sampling.policy.load_policy", lambda *args: policy)
+    store.write_jsonl(tmp_path / "data/train.jsonl", [problem])
+    runs = {name: errands.trajectory(problem, getattr(errands, name), name, "team") for name in ("WORKED", "SPOILT")}
+    store.write_shard(tmp_path / "artifacts/generate/trajectories", 0, Trajectory, runs.values())
+    config = dataclasses.replace(configure(
+        models, strategies=["mcts"], merge="mcts", mcts={"problems": 1, "simulations": 0, "selection": "omega",
+                                                         "rollouts": 8, "preference_confidence": 0.9}),
+        domain="errands")
+    base.check(config)
+
+    outputs = run(label.STAGE, tmp_path, config)
+
+    merged = [row.is_correct for row in store.read_shards(StepLabel, outputs["merged"])]
+    assert merged == [*[True] * 8, *[True] * 4, False, *[None] * 3]
+    pairs = store.read_shards(StepPreference, outputs["preferences"])
+    right, wrong = (trajectory.steps for trajectory in runs.values())
+    assert [(pair.steps, pair.chosen, pair.rejected) for pair in pairs] == [(right[:4], right[4], wrong[4])]
+    # What a reward model compares: 4 boxes against 5, each with the turn's reply, behind the same four turns.
+    [pair], lost = encode_pairs(policy.encoder, build_pairs({"p": problem}, pairs), 600)
+    assert (lost, [policy.encoder.decode(side.ids) for side in (pair.chosen, pair.rejected)]) == (
+        0, [(problem.prompt, steps[:5]) for steps in (right, wrong)])
+    [drawing] = tree_section(outputs["evidence"]).drawings
+    assert 'pack {&#34;pieces&#34;: 24, &#34;box&#34;: 5} → 5 boxes: 0 of 8 rollouts end right' in drawing.svg
 
 
 def test_merged_labels_cover_every_step_once(labelled):

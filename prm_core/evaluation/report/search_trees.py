@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from prm_core.errors import InputError
 from prm_core.platform import store
+from prm_core.platform.steps import written_step
+from prm_core.turns import heard, written
 
 FILES = "trees-*.jsonl"
 # Nodes drawn of a tree beyond those on given chains and beside a first error.
@@ -24,13 +26,25 @@ MAX_NODES = 40
 SURE = 4
 
 
+def _shown(step: Any) -> Any:
+    """A turn as text: what was said, the calls without the tags of `written`, and after an arrow what was heard."""
+    if not isinstance(step, Mapping):
+        return step
+    try:
+        turn = written_step(step)
+        said = [written(replace(turn, calls=())), *(f"{call.name} {call.arguments}" for call in turn.calls)]
+        return " → ".join(filter(None, ["\n".join(filter(None, said)), heard(turn)]))
+    except TypeError as error:
+        raise ValueError(f"not a step ({error})") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A prefix of steps.
 
     Attributes:
         id, parent: parent is None at the root, which is the bare question.
-        step: the step that leads here.
+        step: the step that leads here, as text.
         rollouts, wins: rollouts that started here or came through here, and those that reached the right answer.
         value: their share, None without any.
         visits: how often the search chose it or one below.
@@ -42,7 +56,7 @@ class Node:
 
     id: int
     parent: int | None
-    step: str
+    step: Annotated[str, BeforeValidator(_shown)]
     rollouts: int
     wins: int
     value: float | None

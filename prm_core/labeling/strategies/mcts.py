@@ -1,4 +1,4 @@
-"""Tree search: one tree of steps per question, rooted at the question and shared by all its chains."""
+"""Tree search: one tree of turns per question, rooted at the question and shared by all its chains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from prm_core.labeling.strategies.tree import SELECTIONS, Node, Tree, as_record,
 from prm_core.labeling.strategies.verdicts import Tally, any_success
 from prm_core.platform import store
 from prm_core.sampling.rollouts import Start, roll_out
-from prm_core.types import Problem, Step, StepLabel
+from prm_core.turns import unnamed
+from prm_core.types import Problem, StepLabel
 
 NAME = "mcts"
 
@@ -85,8 +86,8 @@ class MctsLabeler(Strategy):
             # One that cannot be encoded fails here, before anything is bought.
             self.tools.policy.encode(problem.prompt, trajectory.steps)
             nodes = tree.add(
-                tree.root, [step.text for step in trajectory.steps], ended=trajectory.outcome is not None,
-                success=bool(trajectory.outcome), tokens=0,
+                tree.root, trajectory.steps, ended=trajectory.outcome is not None, success=bool(trajectory.outcome),
+                tokens=0,
                 sampled=trajectory.policy == self.tools.policy.version and trajectory.outcome is not None,
             )
             for node in (tree.root, *nodes):
@@ -141,7 +142,7 @@ class MctsLabeler(Strategy):
 
     def _start(self, problem: Problem, node: Node) -> Start | None:
         """The node as a prefix; None for a path that has outgrown the context, which never reaches an answer."""
-        path = [Step(text) for text in node.path()]
+        path = node.path()
         try:
             ids, lengths = self.tools.policy.encode(problem.prompt, path)
         except InputError:
@@ -154,7 +155,7 @@ class MctsLabeler(Strategy):
         labels: list[StepLabel] = []
         node, over, steps = tree.root, "", chain.trajectory.steps
         for index, step in enumerate(steps):
-            node = node.children[step.text]
+            node = node.children[unnamed(step)]
             ends_wrong = index == len(steps) - 1 and chain.trajectory.outcome is False
             verdict, tally, reason = (None, node.tally, over) if over else self._judge(tree, node, ends_wrong)
             if verdict is None:

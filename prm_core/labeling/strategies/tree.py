@@ -1,4 +1,4 @@
-"""A question's search tree: prefixes of steps with what rollouts say of them, how the next state to roll out from is
+"""A question's search tree: prefixes of turns with what rollouts say of them, how the next state to roll out from is
 chosen, and what comes out of a finished tree. Pure; sampling is `mcts`.
 """
 
@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prm_core.labeling.strategies.verdicts import Tally, probability_kept
+from prm_core.platform.steps import to_record, written_step
 from prm_core.registry import Registry
+from prm_core.turns import unnamed
 from prm_core.types import Step, StepPreference
 
 # OmegaPRM's constants (Luo et al. 2024, "Improve Mathematical Reasoning in Language Models by Automated Process
@@ -23,7 +25,8 @@ class Node:
     """A prefix of steps. The root is the bare question; a chain's prefixes are a path from it.
 
     Attributes:
-        step: the step that leads here, empty at the root.
+        step: the turn that leads here, with what was heard and without ids; empty at the root.
+        children: by the turn that leads there.
         rollouts, wins: rollouts by the policy that started here or above and came through here, and those of them
             that reached the right answer: their share estimates the value of this prefix under the policy.
         reached: a rollout or chain through here or below reached the right answer. Only the policy's own count at the
@@ -36,9 +39,9 @@ class Node:
         chains: ids of the given chains through here.
     """
 
-    step: str
+    step: Step
     parent: Node | None
-    children: dict[str, Node] = field(default_factory=dict)
+    children: dict[Step, Node] = field(default_factory=dict)
     rollouts: int = 0
     wins: int = 0
     reached: bool = False
@@ -59,14 +62,15 @@ class Node:
         """Share of the rollouts through here that reach the right answer, 0 without any."""
         return self.wins / self.rollouts if self.rollouts else 0.0
 
-    def child(self, step: str) -> Node:
-        """The child reached by a step, made when new."""
+    def child(self, step: Step) -> Node:
+        """The child reached by a turn, made when new."""
+        step = unnamed(step)
         if step not in self.children:
             self.children[step] = Node(step, self)
         return self.children[step]
 
-    def path(self) -> list[str]:
-        """Steps from the root to here."""
+    def path(self) -> list[Step]:
+        """Turns from the root to here."""
         return [node.step for node in self.ancestry()][1:]
 
     def ancestry(self) -> list[Node]:
@@ -102,11 +106,11 @@ class Tree:
 
     def __init__(self, problem_id: str, prompt: str, answer: str) -> None:
         self.problem_id, self.prompt, self.answer = problem_id, prompt, answer
-        self.root = Node("", None)
+        self.root = Node(Step(""), None)
         self.pool: list[WrongRollout] = []
 
     def add(
-        self, start: Node, steps: Sequence[str], *, ended: bool, success: bool, tokens: int, sampled: bool = True
+        self, start: Node, steps: Sequence[Step], *, ended: bool, success: bool, tokens: int, sampled: bool = True
     ) -> list[Node]:
         """Hangs a continuation under its start; returns the nodes of its steps.
 
@@ -242,10 +246,10 @@ def preferences(tree: Tree, confidence: float) -> list[StepPreference]:
         if len(known) < 2:
             continue
         best = max(known, key=lambda child: (child.tally.value, child.rollouts))
-        prefix = tuple(Step(text) for text in node.path())
+        prefix = tuple(node.path())
         pairs += [
-            StepPreference(tree.problem_id, prefix, Step(best.step), Step(other.step), best.value, other.value,
-                           best.rollouts, other.rollouts)
+            StepPreference(tree.problem_id, prefix, best.step, other.step, best.value, other.value, best.rollouts,
+                           other.rollouts)
             for other in known
             if other.value < best.value and probability_kept(best.tally, other.tally, 1.0) >= confidence
         ]
@@ -257,7 +261,8 @@ def from_record(record: Mapping[str, Any]) -> Tree:
     tree = Tree(record["problem_id"], record["prompt"], record["answer"])
     nodes = []
     for row in record["nodes"]:
-        node = tree.root if row["parent"] is None else nodes[row["parent"]].child(row["step"])
+        step = Step(row["step"]) if isinstance(row["step"], str) else written_step(row["step"])
+        node = tree.root if row["parent"] is None else nodes[row["parent"]].child(step)
         for name in ("rollouts", "wins", "visits", "tokens", "reached", "right", "chains"):
             setattr(node, name, row[name])
         nodes.append(node)
@@ -265,13 +270,15 @@ def from_record(record: Mapping[str, Any]) -> Tree:
 
 
 def as_record(tree: Tree, **more: Any) -> dict[str, Any]:
-    """The tree as plain JSON values: its question, `more`, and its nodes, parents before children."""
+    """The tree as plain JSON values: its question, `more`, and its nodes, parents before children. A
+    turn that is a text alone is written as this text."""
     numbers: dict[int, int] = {}
     nodes = []
     for number, node in enumerate(tree.root.walk()):
         numbers[id(node)] = number
         nodes.append({
-            "id": number, "parent": None if node.parent is None else numbers[id(node.parent)], "step": node.step,
+            "id": number, "parent": None if node.parent is None else numbers[id(node.parent)],
+            "step": node.step.text if node.step == Step(node.step.text) else to_record(node.step),
             "rollouts": node.rollouts, "wins": node.wins, "value": node.value if node.rollouts else None,
             "visits": node.visits, "tokens": node.tokens, "reached": node.reached, "right": node.right,
             "chains": node.chains,

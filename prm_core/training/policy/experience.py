@@ -328,8 +328,11 @@ def _figures(
     worth = process_rewards(rewards, config.advantages).sum(1)[judged]
     lowest = rewards.scores.where(rewards.steps, 1.0).amin(1)[judged]
     steps = max(1, sum(len(chain.steps) for chain in chains))
+    questions = rewards.outcomes.reshape(-1, config.group_size).mean(1)
     return {
         "reward/outcome": rewards.outcomes.mean().item(),
+        # Standard error over questions, 0 of a single one.
+        "reward/outcome_error": (questions.std() / len(questions) ** 0.5).item() if len(questions) > 1 else 0.0,
         "reward/process": sum(sum(chain.scores) for chain in chains) / max(1, sum(len(one.scores) for one in chains)),
         "reward/lowest_step": lowest.mean().item() if len(lowest) else 0.0,
         "reward/paid": worth.mean().item() if len(worth) else 0.0,

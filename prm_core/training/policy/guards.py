@@ -6,11 +6,14 @@ rises, and what it stands for does not (METHODS 4 and 10).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from prm_core.config import GuardConfig
 
 Record = Mapping[str, float]
+# Standard errors that a fall must exceed beyond what is allowed.
+SURE = 2.0
 
 
 def windows(history: Sequence[Record], size: int) -> list[dict[str, float]]:
@@ -31,7 +34,9 @@ def alarm(history: Sequence[Record], settings: GuardConfig) -> str | None:
     first, now = means[0], means[-1]
     best = max(means, key=lambda one: one["reward/outcome"])
     fall = best["reward/outcome"] - now["reward/outcome"]
-    if fall > settings.max_fall and now["reward/process"] >= best["reward/process"]:
+    # Each update asks other questions, some of which are harder.
+    chance = SURE * math.hypot(*(one["reward/outcome_error"] / math.sqrt(settings.window) for one in (best, now)))
+    if fall > settings.max_fall + chance and now["reward/process"] >= best["reward/process"]:
         return (f"outcomes fell from {best['reward/outcome']:.3f} to {now['reward/outcome']:.3f} while the process "
                 f"reward went from {best['reward/process']:.3f} to {now['reward/process']:.3f}")
     if now["reward/outcome"] - first["reward/outcome"] > settings.max_fall:

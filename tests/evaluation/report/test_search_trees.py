@@ -80,7 +80,22 @@ def test_reads_every_file_and_sorts_ways_by_worth(tmp_path):
     assert list(tree.preorder()) == [0, 1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(("turn", "shown"), [
+    ({"text": "", "calls": [{"name": "look", "arguments": '{"item": "cup"}', "result": "price 4"}]},
+     'look {"item": "cup"} → price 4'),
+    ({"text": "I look.", "agent": "worker", "calls": [{"name": "ask", "arguments": "{}", "result": "asked"}],
+      "context": [{"role": "user", "text": "red"}]}, "[worker]\nI look.\nask {} → asked\nuser: red"),
+    ({"text": "Done.", "observation": "over"}, "Done. → over"),
+])
+def test_a_turn_is_shown_with_its_calls_and_what_came_back(tmp_path, turn, shown):
+    (tree,) = read(tmp_path, record([node(0, None), node(1, 0, step=turn)]))
+    assert [one.step for one in tree.nodes.values()] == ["", shown]
+
+
 @pytest.mark.parametrize(("nodes", "fault"), [
+    ([node(0, None), node(1, 0, step={"text": "", "calls": [{}]})], r"nodes\.1\.step: .*not a step \(.*'name'"),
+    ([node(0, None), node(1, 0, step={"text": 7})], r"nodes\.1\.step: .*not a step \(.*int"),
+    ([node(0, None), node(1, 0, step=7)], r"nodes\.1\.step: .*string"),
     ([], "do not form one tree"),
     ([node(0, None), node(1, 7)], "do not form one tree"),
     ([node(0, None), node(1, None)], "do not form one tree"),

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prm_core.domains.oracle import ORACLES, first_error
 from prm_core.errors import InputError
-from prm_core.labeling.strategies.base import FAILED, label_shard
+from prm_core.labeling.strategies.base import FAILED, Chain, label_shard
 from prm_core.labeling.strategies.mcts import MctsLabeler
-from prm_core.labeling.strategies.tree import as_record, from_record
+from prm_core.labeling.strategies.tree import as_record, from_record, preferences
 from prm_core.platform import store
-from tests.builders import tiny
+from prm_core.types import Step, StepPreference
+from tests.builders import errands, tiny
 from tests.builders.tiny import RIGHT, WRONG, ScriptedPolicy, answering, chain, tokens_of
 
 WIN, LOSE = (RIGHT[2:], True), (WRONG[2:], True)
@@ -51,7 +53,7 @@ def tree_of(strategy):
 def at(tree, steps):
     node = tree.root
     for step in steps:
-        node = node.children[step]
+        node = node.children[Step(step)]
     return node
 
 
@@ -89,10 +91,10 @@ def test_the_root_is_the_bare_question_and_chains_share_their_tree():
     label(strategy, [own(RIGHT), own(WRONG, "t1"), own(parting, "t2"), chain(RIGHT, None, "t3")])
 
     tree = tree_of(strategy)
-    assert (tree.root.step, tree.root.parent, tree.root.chains) == ("", None, ["t0", "t1", "t2", "t3"])
+    assert (tree.root.step, tree.root.parent, tree.root.chains) == (Step(""), None, ["t0", "t1", "t2", "t3"])
     for texts in (RIGHT, WRONG, parting):
         for length in range(len(texts) + 1):
-            assert at(tree, texts[:length]).path() == list(texts[:length])
+            assert at(tree, texts[:length]).path() == [Step(text) for text in texts[:length]]
     assert at(tree, RIGHT[:1]).chains == ["t0", "t2", "t3"]
     assert [at(tree, texts).right for texts in (RIGHT, WRONG, parting)] == [True, False, False]
 
@@ -434,6 +436,60 @@ def test_the_settings_reach_the_policy_and_each_round_draws_afresh():
 
     assert {call[:3] for call in used} == {(0.9, 33, 7)}
     assert len({seed for *_, seed in used}) == len(used)
+
+
+# --- where an environment replies ------------------------------------------------------------------------------------
+
+
+def shopping(error_rate=0.0, **changes):
+    policy = errands.TeamPolicy([errands.solved()], error_rate)
+    return MctsLabeler(tiny.make_tools(policy, mcts={**OMEGA, **changes}, max_new_tokens=40))
+
+
+def shopped(steps, trajectory_id="t0"):
+    return Chain(errands.solved(), errands.trajectory(errands.problem(), steps, trajectory_id, "team"))
+
+
+def test_the_first_wrong_turn_is_the_one_that_the_oracle_names():
+    strategy, spoilt = shopping(), shopped(errands.SPOILT)
+
+    labels = label(strategy, [spoilt])
+
+    verdicts_of = ORACLES["errands"](spoilt.problem, spoilt.trajectory.steps)
+    assert first_error(verdicts_of) == 4
+    assert verdicts(labels) == [True] * 4 + [False] + [None] * 3
+    assert labels[4].reasoning == "none of 4 rollouts through this step reaches the answer"
+    tree = tree_of(strategy)
+    # The rollout of the question went another way from the fifth turn on, with what the shop replied to it.
+    worked = errands.run(spoilt.problem, errands.WORKED)
+    node = tree.root
+    for step in worked:
+        node = node.children[step]
+    assert (node.right, node.reached) == (True, True)
+    assert preferences(tree, 0.9) == [
+        StepPreference("p", tuple(worked[:4]), worked[4], spoilt.trajectory.steps[4], 1.0, 0.0, 1, 4)]
+
+
+@pytest.mark.parametrize("selection", ["omega", "ucb1", "puct"])
+def test_every_path_in_a_tree_is_a_run_of_the_environment(selection):
+    strategy = shopping(0.2, selection=selection, simulations=4)
+    chains = [shopped(errands.SPOILT), shopped(errands.WORKED, "t1")]
+
+    label(strategy, chains)
+
+    paths = [node.path() for node in tree_of(strategy).root.walk()]
+    assert len(paths) > 1 + 8 + 4
+    assert all(errands.run(chains[0].problem, path) == path for path in paths)
+    assert [node.right for node in tree_of(strategy).root.walk() if node.step == errands.DONE].count(True) == 1
+
+
+def test_the_same_seed_grows_the_same_tree_of_turns():
+    def grown(seed):
+        strategy = shopping(0.2, simulations=3)
+        return label(strategy, [shopped(errands.SPOILT)], seed), [as_record(tree) for tree in strategy.trees]
+
+    assert grown(1) == grown(1)
+    assert grown(1)[1] != grown(2)[1]
 
 
 # --- questions, failures, evidence ----------------------------------------------------------------------------------

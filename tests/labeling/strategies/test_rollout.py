@@ -25,7 +25,7 @@ from prm_core.sampling.rollouts import (
 )
 from prm_core.sampling.sampler import Continuation
 from prm_core.types import Step, StepLabel
-from tests.builders import tiny
+from tests.builders import errands, tiny
 from tests.builders.tiny import RIGHT, WRONG, ScriptedPolicy, answering, chain, tokens_of
 
 K = 8
@@ -386,13 +386,28 @@ def test_rollouts_come_in_groups_with_whole_steps_outcome_and_cost():
 
     # What the token limit cut off has lost, and its unfinished step is none.
     assert groups == [
-        [Rollout(RIGHT, True, True, tokens_of(*RIGHT)),
-         Rollout(RIGHT[:1], False, False, tokens_of(RIGHT[0], "Mia loses", ended=False))],
-        [Rollout(RIGHT[2:], True, True, COST), Rollout(WRONG[2:], True, False, COST), Rollout((), True, False, 1)],
+        [Rollout(tuple(map(Step, RIGHT)), True, True, tokens_of(*RIGHT)),
+         Rollout((Step(RIGHT[0]),), False, False, tokens_of(RIGHT[0], "Mia loses", ended=False))],
+        [Rollout((Step(RIGHT[2]),), True, True, COST), Rollout((Step(WRONG[2]),), True, False, COST),
+         Rollout((), True, False, 1)],
         [Rollout((), True, True, 1), Rollout((), False, False, 0)],
     ]
     assert policy.settings == [(0.5, 9, 4, 3)]
     assert roll_out(policy, DOMAINS, [], temperature=1.0, max_new_tokens=9, batch_size=4, seed=3) == []
+
+
+def test_where_an_environment_replies_rollouts_replay_it_and_bring_turns_with_what_was_heard():
+    problem = errands.solved()
+    policy, runs = errands.TeamPolicy([problem], 0.0), {name: errands.run(problem, getattr(errands, name))
+                                                       for name in ("WORKED", "SPOILT")}
+    starts = [Start(problem, (), runs[name][:length]) for name, length in (("WORKED", 0), ("WORKED", 3), ("SPOILT", 5))]
+
+    groups = roll_out(policy, DOMAINS, list(zip(starts, (1, 2, 1), strict=True)), temperature=1.0, max_new_tokens=40,
+                      batch_size=4, seed=3)
+
+    assert [[(list(one.steps), one.finished, one.success) for one in group] for group in groups] == [
+        [(runs["WORKED"], True, True)], [(runs["WORKED"][3:], True, True)] * 2, [(runs["SPOILT"][5:], True, False)]]
+    assert groups[1][0].tokens == groups[1][1].tokens < groups[0][0].tokens
 
 
 def succeeds(texts, finished=True, last_step=""):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,9 @@ from prm_core.labeling.strategies.tree import (
     ucb1,
 )
 from prm_core.labeling.strategies.verdicts import Tally, probability_kept
-from prm_core.types import Step, StepPreference
+from prm_core.turns import identity, unnamed
+from prm_core.types import Call, Step, StepPreference
+from tests.builders.turns import turns as any_turns
 
 ROLLOUTS = st.lists(
     st.tuples(st.lists(st.sampled_from("ab"), max_size=3), st.lists(st.sampled_from("ab"), max_size=3), st.booleans(),
@@ -37,9 +40,17 @@ def new_tree():
     return Tree("p", "How many?", "5")
 
 
+def turns(texts):
+    return [Step(text) for text in texts]
+
+
+def texts(node):
+    return [step.text for step in node.path()]
+
+
 def at(tree, steps):
     node = tree.root
-    for step in steps:
+    for step in turns(steps):
         node = node.children[step]
     return node
 
@@ -49,9 +60,9 @@ def grown(rollouts):
     tree = new_tree()
     for start, steps, won, sampled, tokens in rollouts:
         node = tree.root
-        for step in start:
+        for step in turns(start):
             node = node.child(step)
-        tree.add(node, steps, ended=True, success=won, tokens=tokens, sampled=sampled)
+        tree.add(node, turns(steps), ended=True, success=won, tokens=tokens, sampled=sampled)
     return tree
 
 
@@ -67,7 +78,7 @@ def play(tree, purchases, wins):
         bought.append((len(node.path()), count))
         for _ in range(count):
             won = wins(node)
-            tree.add(node, ["won" if won else "lost"], ended=True, success=won, tokens=1)
+            tree.add(node, [Step("won" if won else "lost")], ended=True, success=won, tokens=1)
     return bought
 
 
@@ -76,35 +87,35 @@ def play(tree, purchases, wins):
 
 def test_a_rollout_counts_from_its_start_on_and_a_success_is_known_up_to_the_root():
     tree = new_tree()
-    tree.add(tree.root, "abc", ended=True, success=False, tokens=7)
-    tree.add(at(tree, "a"), "xy", ended=True, success=True, tokens=5)
-    tree.add(at(tree, "a"), "x", ended=False, success=False, tokens=3)
+    tree.add(tree.root, turns("abc"), ended=True, success=False, tokens=7)
+    tree.add(at(tree, "a"), turns("xy"), ended=True, success=True, tokens=5)
+    tree.add(at(tree, "a"), turns("x"), ended=False, success=False, tokens=3)
 
-    seen = {"".join(n.path()): (n.wins, n.rollouts, n.reached, n.tokens, n.right) for n in tree.root.walk()}
+    seen = {"".join(texts(n)): (n.wins, n.rollouts, n.reached, n.tokens, n.right) for n in tree.root.walk()}
     assert seen == {
         "": (0, 1, True, 7, None), "a": (1, 3, True, 8, None), "ab": (0, 1, False, 0, None),
         "abc": (0, 1, False, 0, False), "ax": (1, 2, True, 0, None), "axy": (1, 1, True, 0, True),
     }
-    assert [(n.step, n.started) for n in tree.root.walk() if n.started] == [("", 1), ("a", 2)]
-    assert (at(tree, "a").value, at(tree, "a").tally, Node("", None).value) == (1 / 3, Tally(1, 3), 0.0)
+    assert [(n.step.text, n.started) for n in tree.root.walk() if n.started] == [("", 1), ("a", 2)]
+    assert (at(tree, "a").value, at(tree, "a").tally, Node(Step(""), None).value) == (1 / 3, Tally(1, 3), 0.0)
     # What is to be searched: wrong, with a step between start and end.
-    assert [(w.start.step, [n.step for n in w.nodes], w.tokens) for w in tree.pool] == [("", ["a", "b", "c"], 7)]
+    assert [(w.start, [n.step.text for n in w.nodes], w.tokens) for w in tree.pool] == [(tree.root, ["a", "b", "c"], 7)]
 
 
 def test_a_chain_by_another_hand_is_no_sample_and_says_nothing_of_the_question():
     tree = new_tree()
-    tree.add(tree.root, "ab", ended=True, success=True, tokens=9, sampled=False)
-    tree.add(tree.root, "ac", ended=True, success=False, tokens=9, sampled=False)
+    tree.add(tree.root, turns("ab"), ended=True, success=True, tokens=9, sampled=False)
+    tree.add(tree.root, turns("ac"), ended=True, success=False, tokens=9, sampled=False)
 
-    seen = {"".join(n.path()): (n.rollouts, n.reached, n.tokens, n.right) for n in tree.root.walk()}
+    seen = {"".join(texts(n)): (n.rollouts, n.reached, n.tokens, n.right) for n in tree.root.walk()}
     assert seen == {"": (0, False, 0, None), "a": (0, True, 0, None), "ab": (0, True, 0, True),
                     "ac": (0, False, 0, False)}
-    assert [[n.step for n in wrong.nodes] for wrong in tree.pool] == [["a", "c"]]
+    assert [[n.step.text for n in wrong.nodes] for wrong in tree.pool] == [["a", "c"]]
 
 
 def test_a_rollout_that_ends_at_once_counts_at_its_start_alone():
     tree = new_tree()
-    tree.root.child("a").child("b")
+    tree.root.child(Step("a")).child(Step("b"))
 
     assert tree.add(at(tree, "ab"), [], ended=True, success=True, tokens=1) == []
     assert [(n.rollouts, n.wins, n.reached) for n in tree.root.walk()] == [(0, 0, True), (0, 0, True), (1, 1, True)]
@@ -112,13 +123,25 @@ def test_a_rollout_that_ends_at_once_counts_at_its_start_alone():
 
 
 def test_children_are_made_once_and_know_their_path():
-    root = Node("", None)
-    leaf = root.child("a").child("b")
+    root = Node(Step(""), None)
+    leaf = root.child(Step("a")).child(Step("b"))
 
-    assert root.child("a").child("b") is leaf
-    assert root.child("b") is not leaf
-    assert (root.path(), leaf.path()) == ([], ["a", "b"])
-    assert [node.step for node in leaf.ancestry()] == ["", "a", "b"]
+    assert root.child(Step("a")).child(Step("b")) is leaf
+    assert root.child(Step("b")) is not leaf
+    assert (texts(root), texts(leaf)) == ([], ["a", "b"])
+    assert [node.step.text for node in leaf.ancestry()] == ["", "a", "b"]
+
+
+@given(st.lists(any_turns(), min_size=2, max_size=4))
+def test_children_are_told_apart_by_what_a_model_reads(steps):
+    """Not by what their sources call them and their calls."""
+    root = Node(Step(""), None)
+    renamed = [replace(step, ref="line 3", calls=tuple(replace(call, id="id-7") for call in step.calls))
+               for step in steps]
+
+    assert [root.child(step) for step in renamed] == [root.child(step) for step in steps]
+    assert len(root.children) == len({json.dumps(identity([step])) for step in steps})
+    assert [child.step for child in root.children.values()] == [*dict.fromkeys(map(unnamed, steps))]
 
 
 @given(ROLLOUTS)
@@ -126,7 +149,7 @@ def test_a_node_counts_the_samples_that_pass_it(rollouts):
     tree = grown(rollouts)
 
     for node in tree.root.walk():
-        path = node.path()
+        path = texts(node)
         own = [(won, tokens) for start, steps, won, sampled, tokens in rollouts
                if sampled and len(start) <= len(path) and (start + steps)[: len(path)] == path]
         assert (node.wins, node.rollouts) == (sum(won for won, _ in own), len(own))
@@ -169,7 +192,7 @@ def test_halving_finds_the_first_error_with_few_rollouts(place, most):
     def planted():
         tree = new_tree()
         tree.root.reached = True
-        return tree, tree.add(tree.root, steps, ended=True, success=False, tokens=0)
+        return tree, tree.add(tree.root, turns(steps), ended=True, success=False, tokens=0)
 
     tree, nodes = planted()
     bought = play(tree, first_error_search((tree.root, *nodes), most), wins)
@@ -196,7 +219,7 @@ def test_halving_finds_the_first_error_with_few_rollouts(place, most):
 def test_the_search_for_the_first_error_step_by_step():
     tree = new_tree()
     tree.root.reached = True
-    nodes = tree.add(tree.root, "abcdefgh", ended=True, success=False, tokens=0)
+    nodes = tree.add(tree.root, turns("abcdefgh"), ended=True, success=False, tokens=0)
 
     bought = play(tree, first_error_search((tree.root, *nodes), 4), lambda node: len(node.path()) < 3)
 
@@ -215,7 +238,7 @@ def test_selections_are_found_by_name():
 
 
 def test_omega_score_by_hand():
-    state = tally(Node("", None), 3, 4)
+    state = tally(Node(Step(""), None), 3, 4)
     state.visits = 1
     rollout = WrongRollout(state, (), 250)
 
@@ -228,10 +251,10 @@ def omega_tree():
     """Wrong rollouts from three states: one half right, one mostly right, one never right."""
     tree = new_tree()
     for step, wins in (("half", 2), ("mostly", 3), ("never", 0)):
-        node = tree.root.child(step)
+        node = tree.root.child(Step(step))
         for n in range(4):
             won = n < wins
-            tree.add(node, ["won"] if won else [f"{step} {n}", "lost"], ended=True, success=won, tokens=100)
+            tree.add(node, turns(["won"] if won else [f"{step} {n}", "lost"]), ended=True, success=won, tokens=100)
     return tree
 
 
@@ -240,7 +263,7 @@ def test_omega_takes_the_wrong_rollout_with_the_largest_score_out_of_the_pool():
     chosen = next(SELECTIONS["omega"](tree, 0.0, 4))
 
     # Its middle state is sounded out: what was nearly always right before is searched first.
-    assert chosen[0].path() == ["mostly", "mostly 3"]
+    assert texts(chosen[0]) == ["mostly", "mostly 3"]
     assert chosen[1] == 1
     assert len(tree.pool) == 2 + 1 + 4 - 1
     assert [node.visits for node in (at(tree, ["mostly"]), at(tree, ["half"]))] == [1, 0]
@@ -251,17 +274,17 @@ def test_omega_leaves_hopeless_and_certain_states_alone_and_comes_to_an_end():
     for _ in range(10):
         play(tree, SELECTIONS["omega"](tree, 0.125, 4), lambda node: False)
 
-    assert {wrong.start.step for wrong in tree.pool} == {"never"}
+    assert {wrong.start.step.text for wrong in tree.pool} == {"never"}
     assert (at(tree, ["half"]).visits, at(tree, ["mostly"]).visits, at(tree, ["never"]).visits) == (2, 1, 0)
-    assert not any(node.rollouts > 1 for node in at(tree, ["never"]).walk() if node.step != "never")
+    assert not any(node.rollouts > 1 for node in at(tree, ["never"]).walk() if node.step.text != "never")
     # Searched: each middle state failed four times.
     assert [at(tree, ["half", f"half {n}"]).rollouts for n in (2, 3)] == [4, 4]
 
 
 def test_exploration_moves_omega_to_states_not_yet_visited():
     # 0.5^(1/4)·0.9^(1/5) = 0.823 against 0.692: √4·c/(1+4) against √4·c make up for it from c = 0.082 on.
-    assert next(SELECTIONS["omega"](omega_tree_with_visits(), 0.08, 4))[0].path()[0] == "mostly"
-    assert next(SELECTIONS["omega"](omega_tree_with_visits(), 0.09, 4))[0].path()[0] == "half"
+    assert texts(next(SELECTIONS["omega"](omega_tree_with_visits(), 0.08, 4))[0])[0] == "mostly"
+    assert texts(next(SELECTIONS["omega"](omega_tree_with_visits(), 0.09, 4))[0])[0] == "half"
 
 
 def omega_tree_with_visits():
@@ -273,20 +296,20 @@ def omega_tree_with_visits():
 def test_visits_of_states_whose_rollouts_are_all_searched_still_count():
     """Σ N runs over all states (Luo et al., eq. 3), also those that have left the pool."""
     tree = omega_tree_with_visits()
-    tree.pool = [wrong for wrong in tree.pool if wrong.start.step == "half"]
-    rare = tree.root.child("rare")
+    tree.pool = [wrong for wrong in tree.pool if wrong.start.step.text == "half"]
+    rare = tree.root.child(Step("rare"))
     for won in (True, False, False, False, False):
-        tree.add(rare, ["won"] if won else ["x", "lost"], ended=True, success=won, tokens=100)
+        tree.add(rare, turns(["won"] if won else ["x", "lost"]), ended=True, success=won, tokens=100)
     at(tree, ["half"]).visits = 1
 
     # Q: 0.692 against 0.562; U with Σ N = 5: √5·c/2 against √5·c.
-    assert next(SELECTIONS["omega"](tree, 0.10, 8))[0].path()[0] == "half"
-    assert next(SELECTIONS["omega"](tree, 0.125, 8))[0].path()[0] == "rare"
+    assert texts(next(SELECTIONS["omega"](tree, 0.10, 8))[0])[0] == "half"
+    assert texts(next(SELECTIONS["omega"](tree, 0.125, 8))[0])[0] == "rare"
 
 
 def test_ucb1_by_hand():
-    root = Node("", None, visits=20)
-    tried, untried = tally(root.child("tried"), 6, 8), root.child("untried")
+    root = Node(Step(""), None, visits=20)
+    tried, untried = tally(root.child(Step("tried")), 6, 8), root.child(Step("untried"))
     tried.visits = 4
 
     assert ucb1(tried, 1.4) == pytest.approx(0.75 + 1.4 * math.sqrt(math.log(20) / 4))
@@ -295,8 +318,8 @@ def test_ucb1_by_hand():
 
 
 def test_puct_by_hand():
-    root = Node("", None, visits=9)
-    often, rare, given_ = (tally(root.child(step), *counts) for step, counts in
+    root = Node(Step(""), None, visits=9)
+    often, rare, given_ = (tally(root.child(Step(step)), *counts) for step, counts in
                            (("often", (3, 6)), ("rare", (1, 2)), ("given", (0, 0))))
     often.visits = 4
     # What started at the child itself says nothing of how often the policy takes the step.
@@ -320,22 +343,22 @@ def test_exploration_trades_value_against_visits(exploration, chosen):
     tree = new_tree()
     tree.root.visits, tree.root.rolled = 20, True
     for step, visits, wins in (("good", 4, 3), ("rare", 2, 1)):
-        tally(tree.root.child(step), wins, visits).visits = visits
+        tally(tree.root.child(Step(step)), wins, visits).visits = visits
 
     [(node, count)] = SELECTIONS["ucb1"](tree, exploration, 3)
 
-    assert (node.step, count) == (chosen, 3)
+    assert (node.step.text, count) == (chosen, 3)
     assert (tree.root.visits, node.visits) == (21, {"good": 5, "rare": 3}[chosen])
 
 
 @pytest.mark.parametrize("name", ["ucb1", "puct"])
 def test_descent_stops_where_nothing_was_rolled_out_yet_and_buys_nothing_at_an_end(name):
     tree = new_tree()
-    tree.add(tree.root, "ab", ended=True, success=True, tokens=0)
+    tree.add(tree.root, turns("ab"), ended=True, success=True, tokens=0)
     found = []
     for _ in range(4):
         purchases = list(SELECTIONS[name](tree, 1.0, 2))
-        found.append([("".join(node.path()), count) for node, count in purchases])
+        found.append([("".join(texts(node)), count) for node, count in purchases])
         for node, _count in purchases:
             node.rolled = True
 
@@ -348,9 +371,9 @@ def test_descent_stops_where_nothing_was_rolled_out_yet_and_buys_nothing_at_an_e
 
 def test_preferences_are_the_best_sibling_against_each_that_is_surely_worth_less():
     tree = new_tree()
-    state = tree.root.child("first")
+    state = tree.root.child(Step("first"))
     for step, counts in (("best", (8, 8)), ("as good", (4, 4)), ("unsure", (1, 2)), ("bad", (0, 8)), ("new", (0, 0))):
-        tally(state.child(step), *counts)
+        tally(state.child(Step(step)), *counts)
     tally(state, 13, 22)
 
     assert preferences(tree, 0.96) == [
@@ -364,11 +387,11 @@ def test_preferences_are_the_best_sibling_against_each_that_is_surely_worth_less
 
 def test_preferences_of_the_first_step_have_an_empty_prefix_and_equal_siblings_give_none():
     tree = new_tree()
-    tally(tree.root.child("right"), 8, 8)
-    tally(tree.root.child("wrong"), 0, 8)
-    equal = tree.root.child("right")
+    tally(tree.root.child(Step("right")), 8, 8)
+    tally(tree.root.child(Step("wrong")), 0, 8)
+    equal = tree.root.child(Step("right"))
     for step in "xy":
-        tally(equal.child(step), 8, 8)
+        tally(equal.child(Step(step)), 8, 8)
 
     assert [(pair.steps, pair.chosen.text, pair.rejected.text) for pair in preferences(tree, 0.95)] == [
         ((), "right", "wrong")]
@@ -379,7 +402,7 @@ def test_preferences_hold_what_they_promise(rollouts, confidence):
     tree = grown(rollouts)
     for pair in preferences(tree, confidence):
         parent = at(tree, [step.text for step in pair.steps])
-        chosen, rejected = parent.children[pair.chosen.text], parent.children[pair.rejected.text]
+        chosen, rejected = parent.children[pair.chosen], parent.children[pair.rejected]
         assert (pair.chosen_value, pair.rejected_value) == (chosen.value, rejected.value)
         assert (pair.chosen_rollouts, pair.rejected_rollouts) == (chosen.rollouts, rejected.rollouts)
         assert pair.chosen_value > pair.rejected_value
@@ -402,9 +425,31 @@ def test_a_tree_survives_its_record(rollouts, seed):
     assert all(row["parent"] is None if row["id"] == 0 else row["parent"] < row["id"] for row in record["nodes"])
 
 
+@given(st.lists(any_turns(), min_size=1, max_size=3), st.lists(any_turns(), max_size=2))
+def test_turns_survive_the_record_of_their_tree(steps, others):
+    tree = new_tree()
+    for one, success in ((steps, True), ([*steps[:1], *others], False)):
+        tree.add(tree.root, one, ended=True, success=success, tokens=1)
+
+    record = json.loads(json.dumps(as_record(tree)))
+    back = from_record(record)
+
+    assert as_record(back) == record
+    assert [node.path() for node in back.root.walk()] == [node.path() for node in tree.root.walk()]
+
+
+def test_a_call_without_a_name_that_a_policy_wrote_survives_the_record_of_its_tree():
+    tree = new_tree()
+    nameless = Step("", calls=(Call("", "{", "no such tool", failed=True),))
+    tree.add(tree.root, [nameless], ended=False, success=False, tokens=1)
+
+    [_, node] = from_record(json.loads(json.dumps(as_record(tree)))).root.walk()
+    assert node.step == nameless
+
+
 def test_a_record_by_hand():
     tree = new_tree()
-    tree.add(tree.root, "ab", ended=True, success=True, tokens=4)
+    tree.add(tree.root, turns("ab"), ended=True, success=True, tokens=4)
     tree.root.chains.append("t0")
 
     common = {"rollouts": 1, "wins": 1, "value": 1.0, "visits": 0, "reached": True}
@@ -416,3 +461,15 @@ def test_a_record_by_hand():
             {"id": 2, "parent": 1, "step": "b", **common, "tokens": 0, "right": True, "chains": []},
         ],
     }
+
+
+def test_a_turn_in_a_record_is_a_step_as_files_have_it():
+    tree = new_tree()
+    looked = Step("", calls=(Call("look", '{"item": "cup"}', "price 4", id="7"),), ref="line 3")
+    tree.add(tree.root, [looked, Step("Done.")], ended=True, success=True, tokens=4)
+
+    record = as_record(tree)
+
+    assert [row["step"] for row in record["nodes"]] == [
+        "", {"text": "", "observation": "", "agent": "", "calls": [
+            {"name": "look", "arguments": '{"item": "cup"}', "result": "price 4", "failed": False, "id": ""}]}, "Done."]

@@ -11,7 +11,8 @@ from prm_core.config import GuardConfig
 from prm_core.training.policy.guards import alarm, windows
 
 SETTINGS = GuardConfig(window=2, max_fall=0.05, max_stretch=0.3, max_filler=0.1)
-PLAIN = {"reward/outcome": 0.5, "reward/process": 0.8, "chain/steps": 4.0, "chain/tokens": 40.0,
+PLAIN = {"reward/outcome": 0.5, "reward/outcome_error": 0.0,
+         "reward/process": 0.8, "chain/steps": 4.0, "chain/tokens": 40.0,
          "chain/repeated_share": 0.0, "chain/nothing_new_share": 0.1}
 
 
@@ -46,6 +47,8 @@ def test_what_stops_it(given: list[dict[str, float]], said: str) -> None:
     # A fall within what is allowed, and one in which the process reward falls too.
     history("reward/outcome", [0.6, 0.6, 0.56, 0.56]),
     history("reward/outcome", [0.6, 0.6, 0.4, 0.4], reward__process=[0.8, 0.8, 0.7, 0.7]),
+    # A fall that other questions explain: 2 · √2 · 0.04 / √2 on top of what is allowed.
+    history("reward/outcome", [0.6, 0.6, 0.48, 0.48], reward__outcome_error=[0.04] * 4),
     # Longer chains that are right more often, and a drift within what is allowed.
     history("chain/steps", [4.0, 4.0, 6.0, 6.0], reward__outcome=[0.4, 0.4, 0.6, 0.6]),
     history("chain/tokens", [40.0, 40.0, 50.0, 50.0]),
