@@ -306,8 +306,8 @@ class AdvantageConfig:
 class CriticConfig:
     kind: Literal["none", "shared", "separate"] = setting(
         "none: chains of a question are compared with each other (GRPO); else a critic says what is to come (PPO), by "
-        "a head on the policy's own hidden states, or on a copy of the base policy. Of `advantages` credit, baseline, "
-        "scale, turn_weight, process_sets and per_agent are not looked at then; with none no other key here is",
+        "a head on the policy's own hidden states, or on a copy of the base policy. Of `advantages` baseline, scale, "
+        "turn_weight, process_sets and per_agent are not looked at then; with none no other key here is",
         default="none")
     over: Literal["tokens", "steps"] = setting("what it values: each token, or each step as a whole", default="tokens")
     gamma: float = setting("what a reward is worth one token, or step, earlier", default=1.0, gt=0, le=1)
@@ -487,6 +487,9 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if given.chain_filter != "none" and not 0 < given.left_out < config.train_policy.group_size:
         yield "train_policy.advantages.left_out", (f"is {given.left_out}, and chain_filter {given.chain_filter} leaves "
                                                    "out at least 1 and fewer than group_size")
+    if config.train_policy.critic.kind != "none" and given.process_weight and given.credit != "to_go":
+        yield "train_policy.advantages.credit", (f"is {given.credit}, and a critic credits each token with what is to "
+                                                 "come: set it to to_go, with a form that pays no padding (lowest)")
     if config.train_policy.kl_target and not config.train_policy.kl_coef:
         yield "train_policy.kl_target", "adapts kl_coef, which stays at 0 whatever the divergence: set it above 0"
     if max(evaluate.best_of) > evaluate.samples:

@@ -196,6 +196,8 @@ def test_no_list_takes_a_thing_twice():
     (("train_policy", "advantages", "late_weights"), [0, 0], "no step would be rewarded"),
     (("train_policy",), {"critic": {"gamma": 0.0}}, "train_policy.critic.gamma: Input should be greater than 0"),
     (("train_policy",), {"critic": {"over": "chains"}}, "over: Input should be 'tokens' or 'steps'"),
+    (("train_policy",), {"critic": {"kind": "shared"}, "advantages": {"process_weight": 1.0, "credit": "step"}},
+     "train_policy.advantages.credit: is step, and a critic credits each token with what is to come: set it to to_go"),
     (("train_policy",), {"kl_coef": 0.0, "kl_target": 0.1}, "kl_target: adapts kl_coef, which stays at 0"),
     (("train_policy", "advantages"), {"chain_filter": "prof", "left_out": 8}, "leaves out at least 1 and fewer than"),
     (("train_policy", "clip"), [0.2], "Field required"),
