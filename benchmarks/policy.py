@@ -56,7 +56,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     PPO: _GRPO,
 }
 # Ways that learn by a critic.
-CRITICS: Mapping[str, CriticConfig] = {PPO: CriticConfig(kind="shared")}
+CRITICS: Mapping[str, CriticConfig] = {PPO: CriticConfig(kind="separate")}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

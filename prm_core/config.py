@@ -309,10 +309,10 @@ class CriticConfig:
         "a head on the policy's own hidden states, or on a copy of the base policy. Of `advantages` baseline, scale, "
         "turn_weight, process_sets and per_agent are not looked at then; with none no other key here is",
         default="none")
-    over: Literal["tokens", "steps"] = setting("what it values: each token, or each step as a whole", default="tokens")
+    over: Literal["tokens", "steps"] = setting("what it values: each token, or each step as a whole", default="steps")
     gamma: float = setting("what a reward is worth one token, or step, earlier", default=1.0, gt=0, le=1)
     gae_lambda: Share = setting("0 trusts the values alone, 1 the rewards alone", default=0.95)
-    learning_rate: PositiveFloat = setting("of the critic's own weights", default=0.005)
+    learning_rate: PositiveFloat = setting("of the critic's own weights", default=0.0005)
     clip: PositiveFloat = setting("how far a value may move its loss from what it was before the update", default=0.2)
     coef: NonNegativeFloat = setting("of the value loss in the loss", default=0.5)
     kl_in_reward: bool = setting("the KL divergence is taken off each token's reward, instead of being in the loss",

@@ -462,11 +462,12 @@ def test_an_episode_is_learned_from_in_the_tokens_that_the_policy_chose(of: Prob
 # With a critic
 
 KINDS = ("shared", "separate")
+PLAIN = {"over": "tokens", "gae_lambda": 0.95, "learning_rate": 0.005, "clip": 0.2, "coef": 0.5}
 
 
 def with_critic(kind: str = "shared", *, settings: PolicyTrainingConfig = SETTINGS, **values: Any
                 ) -> PolicyTrainingConfig:
-    return dataclasses.replace(settings, critic=CriticConfig(kind=kind, **values))
+    return dataclasses.replace(settings, critic=CriticConfig(kind=kind, **PLAIN | values))
 
 
 def test_with_a_critic_tokens_have_rewards_and_no_comparison() -> None:
