@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.report import Bar, write_as
 from prm_core import config as configuration
-from prm_core.config import AdvantageConfig, Config, PolicyTrainingConfig
+from prm_core.config import AdvantageConfig, Config, CriticConfig, PolicyTrainingConfig
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
 from prm_core.evaluation.judged_chains import Chain, Plan, sample_chains
@@ -32,10 +32,10 @@ from prm_core.sampling.policy import load_policy
 from prm_core.sampling.rollouts import without_long
 from prm_core.scoring.scorer import load_scorer
 from prm_core.stages.base import model_path
-from prm_core.training.policy.grpo import Trained, train_policy
+from prm_core.training.policy.loop import Trained, train_policy
 from prm_core.types import Problem
 
-OUTCOME = "outcome only"
+OUTCOME, PPO = "outcome only", "outcome, PPO"
 CONFIGURED = "configured"
 PLAIN = {"credit": "to_go", "gate": False, "chain_filter": "none", "left_out": 0, "turn_weight": 0.0,
          "process_sets": False}
@@ -53,7 +53,10 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
                                   "scale": "none"},
     "chosen chains (PROF)": _GRPO | {"chain_filter": "prof", "left_out": 3},
     "outcome, PRM as baseline": _GRPO | {"baseline": "prefix", "scale": "none"},
+    PPO: _GRPO,
 }
+# Ways that learn by a critic.
+CRITICS: Mapping[str, CriticConfig] = {PPO: CriticConfig(kind="separate")}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,8 +98,9 @@ def settings_of(config: Config, way: str, updates: int, *, guarded: bool) -> Pol
     given = config.train_policy
     advantages: AdvantageConfig = dataclasses.replace(given.advantages, **WAYS[way])
     return dataclasses.replace(
-        given, advantages=advantages, updates=updates, reward_model="pav" if advantages.form == "pav" else "prm",
-        eval_every=max(1, updates // 6), guard=given.guard if guarded else dataclasses.replace(given.guard, window=0))
+        given, advantages=advantages, critic=CRITICS.get(way, given.critic), updates=updates,
+        reward_model="pav" if advantages.form == "pav" else "prm", eval_every=max(1, updates // 6),
+        guard=given.guard if guarded else dataclasses.replace(given.guard, window=0))
 
 
 def train(workspace: Path, config: Config, settings: PolicyTrainingConfig, seed: int) -> tuple[Any, Trained]:
@@ -186,12 +190,12 @@ def bars_of(found: Mapping[str, Mapping[str, Result]], *, agents: bool) -> list[
     """
     bars = []
 
-    def compared(rival: str, what: str, least: float, above_zero: bool = True) -> None:
-        if rival not in found or CONFIGURED not in found:
+    def compared(rival: str, what: str, least: float, above_zero: bool = True, way: str = CONFIGURED) -> None:
+        if rival not in found or way not in found:
             return
-        mine, theirs = ([getattr(found[way][name], what) for name in found[CONFIGURED]] for way in (CONFIGURED, rival))
+        mine, theirs = ([getattr(found[one][name], what) for name in found[way]] for one in (way, rival))
         value, low, high = gain(mine, theirs)
-        bars.append(Bar(f"{what}: {CONFIGURED} - {rival}, points", value, low, high,
+        bars.append(Bar(f"{what}: {way} - {rival}, points", value, low, high,
                         f">= {least:g}{', interval above 0' if above_zero else ''}",
                         value >= least and (low > 0 or not above_zero)))
 
@@ -203,6 +207,7 @@ def bars_of(found: Mapping[str, Mapping[str, Result]], *, agents: bool) -> list[
                             statistics.median(apart), min(apart), max(apart), "< 0", statistics.median(apart) < 0))
         return bars
     compared("outcome, λ-GRPO", "right", 2.0, above_zero=False)
+    compared(OUTCOME, "right", -3.0, above_zero=False, way=PPO)
     compared(OUTCOME, "sound", 15.0)
     if OUTCOME in found and CONFIGURED in found:
         apart = [found[OUTCOME][name].lucky - found[CONFIGURED][name].lucky for name in found[CONFIGURED]]

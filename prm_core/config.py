@@ -303,6 +303,23 @@ class AdvantageConfig:
 
 
 @section
+class CriticConfig:
+    kind: Literal["none", "shared", "separate"] = setting(
+        "none: chains of a question are compared with each other (GRPO); else a critic says what is to come (PPO), by "
+        "a head on the policy's own hidden states, or on a copy of the base policy. Of `advantages` baseline, scale, "
+        "turn_weight, process_sets and per_agent are not looked at then; with none no other key here is",
+        default="none")
+    over: Literal["tokens", "steps"] = setting("what it values: each token, or each step as a whole", default="steps")
+    gamma: float = setting("what a reward is worth one token, or step, earlier", default=1.0, gt=0, le=1)
+    gae_lambda: Share = setting("0 trusts the values alone, 1 the rewards alone", default=0.95)
+    learning_rate: PositiveFloat = setting("of the critic's own weights", default=0.0005)
+    clip: PositiveFloat = setting("how far a value may move its loss from what it was before the update", default=0.2)
+    coef: NonNegativeFloat = setting("of the value loss in the loss", default=0.5)
+    kl_in_reward: bool = setting("the KL divergence is taken off each token's reward, instead of being in the loss",
+                                 default=False)
+
+
+@section
 class GuardConfig:
     window: NonNegativeInt = setting("updates whose means are compared; 0 looks at nothing")
     max_fall: Share = setting(
@@ -327,11 +344,17 @@ class PolicyTrainingConfig:
         "how far below and above 1 a token's probability ratio may move the loss")
     normaliser: Literal["token_mean", "sequence_mean", "constant"] = setting("how the tokens of a minibatch weigh")
     kl_coef: NonNegativeFloat
+    kl_target: NonNegativeFloat = setting(
+        "KL divergence a token that kl_coef adapts to from update to update; 0 leaves it as it is", default=0.0)
+    sampler_cap: NonNegativeFloat = setting(
+        "largest weight of a token by its probability under the trainer over that under the sampler, where these are "
+        "not one program; 0 corrects nothing", default=0.0)
     temperature: PositiveFloat
     max_new_tokens: PositiveInt
     max_grad_norm: PositiveFloat
     inner_epochs: PositiveInt
     minibatch_size: PositiveInt
+    critic: CriticConfig = CriticConfig()
     eval_every: NonNegativeInt = setting(
         "updates between evaluations on dev problems, of which the best policy is kept; 0 keeps the last")
     eval_problems: PositiveInt
@@ -464,6 +487,11 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if given.chain_filter != "none" and not 0 < given.left_out < config.train_policy.group_size:
         yield "train_policy.advantages.left_out", (f"is {given.left_out}, and chain_filter {given.chain_filter} leaves "
                                                    "out at least 1 and fewer than group_size")
+    if config.train_policy.critic.kind != "none" and given.process_weight and given.credit != "to_go":
+        yield "train_policy.advantages.credit", (f"is {given.credit}, and a critic credits each token with what is to "
+                                                 "come: set it to to_go, with a form that pays no padding (lowest)")
+    if config.train_policy.kl_target and not config.train_policy.kl_coef:
+        yield "train_policy.kl_target", "adapts kl_coef, which stays at 0 whatever the divergence: set it above 0"
     if max(evaluate.best_of) > evaluate.samples:
         yield "evaluate.best_of", (f"{max(evaluate.best_of)} is more than evaluate.samples {evaluate.samples}: lower N "
                                    "or raise evaluate.samples")

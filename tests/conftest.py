@@ -80,7 +80,7 @@ def quick_store() -> Iterator[None]:
 # A worker that comes to one of these last works on alone; with --no-loadscope-reorder files go out in this order. The
 # browser waits a lot, as the flows do: beside them a core would be idle.
 SLOWEST_FIRST = (
-    "flows/test_pipeline.py", "training/policy/test_grpo.py", "labeling/validation/test_checks.py",
+    "flows/test_pipeline.py", "training/policy/test_loop.py", "labeling/validation/test_checks.py",
     "labeling/validation/test_drift.py", "labeling/strategies/test_judge.py", "training/reward/test_loop.py",
     "stages/test_base.py", "sampling/test_sampler.py", "review/test_page.py", "stages/test_graph.py",
     "test_bare_machine.py", "problems/test_prepare.py", "flows/test_server.py", "formats/test_files.py",

@@ -1,4 +1,4 @@
-"""Stage train_policy: GRPO on the training problems with the PRM's process reward and the answers' outcome reward."""
+"""Stage train_policy: a policy learns from the PRM's process reward and the answers' outcomes on training problems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import without_long
     from prm_core.scoring.foreign import load_any_scorer
-    from prm_core.training.policy.grpo import train_policy
+    from prm_core.training.policy.loop import train_policy
 
     settings = config.train_policy
     policy = load_policy(model_path(io.workspace, config.models.policy), config)

@@ -32,6 +32,7 @@ def test_every_way_is_one_of_the_settings():
         settings = policy.settings_of(config, way, 12, guarded=False)
         assert (settings.updates, settings.eval_every, settings.guard.window) == (12, 2, 0)
         assert settings.reward_model == ("pav" if way == "prover advantages" else "prm")
+        assert (settings.critic.kind == "none") == (way != policy.PPO)
     assert policy.settings_of(config, policy.CONFIGURED, 12, guarded=True).advantages == config.train_policy.advantages
     with pytest.raises(InputError, match="no way 'luck'; known: configured, outcome only"):
         policy.settings_of(config, "luck", 12, guarded=True)
@@ -46,6 +47,9 @@ def test_bars_hold_where_the_gain_does():
     assert bars["process consistency: configured - outcome only, points"].value == pytest.approx(20.0)
     tokens = next(bar for name, bar in bars.items() if name.startswith("sampled tokens"))
     assert (tokens.value, tokens.holds) == (0.5, True)
+    assert not any(policy.PPO in name for name in bars)
+    bars = {bar.name: bar for bar in policy.bars_of(found | {policy.PPO: {"a": better, "b": worse}}, agents=False)}
+    assert bars["right: outcome, PPO - outcome only, points"].holds
     lucky = policy.bars_of(found, agents=True)[1]
     assert (lucky.value, lucky.holds) == (pytest.approx(-20.0), True)
     assert policy.bars_of({policy.CONFIGURED: {"a": better}}, agents=False) == []

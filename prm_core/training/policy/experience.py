@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prm_core import turns
 from prm_core.config import PolicyTrainingConfig
@@ -18,8 +18,9 @@ from prm_core.sampling.policy import Policy
 from prm_core.sampling.rollouts import rollout_succeeds
 from prm_core.scoring.scorer import ChainScore, ChainScorer
 from prm_core.training.policy.advantages import FILTERS, GroupRewards, advantages
-from prm_core.training.policy.advantages.compose import EPSILON, process_rewards
-from prm_core.training.policy.loss import token_weights
+from prm_core.training.policy.advantages.compose import EPSILON, process_rewards, slot_rewards
+from prm_core.training.policy.gae import advantages_and_returns, choices, explained, place_rewards, whiten
+from prm_core.training.policy.loss import sampler_weights, token_weights
 from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
@@ -55,6 +56,30 @@ class Rewarded:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """What a critic is asked, and what it is to learn. Shapes (chains, tokens).
+
+    Attributes:
+        made: True at learned tokens with which a choice begins; see `gae.choices`.
+        rewards: of the tokens.
+        values: of the choices, as the critic said them before it learned from these chains.
+        returns: what they should have been.
+        weights: how much each choice counts in its minibatch.
+    """
+
+    made: Tensor
+    rewards: Tensor
+    values: Tensor
+    returns: Tensor
+    weights: Tensor
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Choices:
+        """With each tensor changed."""
+        return Choices(*(change(values) for values in (
+            self.made, self.rewards, self.values, self.returns, self.weights)))
+
+
+@dataclass(frozen=True, slots=True)
 class Experience:
     """Sampled chains of one update, chains of a question next to each other. Shapes (chains, tokens) or as noted.
 
@@ -64,7 +89,9 @@ class Experience:
         old_logprobs: of the sampled tokens when they were sampled, 0 elsewhere.
         advantages: 0 at tokens that were not sampled.
         weights: how much each token's loss counts in its minibatch.
+        kl_coef: weight of the KL divergence in the loss.
         figures: means of the reward's components and of the chains, for logging.
+        choices: of a policy with a critic, else None.
     """
 
     ids: Tensor
@@ -72,16 +99,39 @@ class Experience:
     old_logprobs: Tensor
     advantages: Tensor
     weights: Tensor
+    kl_coef: float
     figures: dict[str, float]
+    choices: Choices | None = None
 
-    def take(self, rows: list[int]) -> Experience:
+    def take(self, rows: Sequence[int] | Tensor) -> Experience:
         """These chains alone, without the figures."""
-        return Experience(*(values[rows] for values in (
-            self.ids, self.learned, self.old_logprobs, self.advantages, self.weights)), {})
+        return replace(self.each(lambda values: values[rows]), figures={})
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Experience:
+        """With each tensor changed."""
+        return Experience(*(change(values) for values in (
+            self.ids, self.learned, self.old_logprobs, self.advantages, self.weights)), self.kl_coef, self.figures,
+            None if self.choices is None else self.choices.each(change))
 
     def weighed(self, normaliser: str, longest: int) -> Experience:
         """With the weights of these chains as one minibatch; see `token_weights`."""
-        return replace(self, weights=token_weights(self.learned, normaliser, longest))
+        weighed = None if self.choices is None else replace(
+            self.choices, weights=token_weights(self.choices.made, normaliser, longest))
+        return replace(self, weights=token_weights(self.learned, normaliser, longest), choices=weighed)
+
+
+class Reading(NamedTuple):
+    """What the models say of the sampled tokens before an update's first step; (chains, tokens), 0 where not asked.
+
+    Attributes:
+        logprobs: the policy's log-probabilities, as the trainer computes them.
+        values: the critic's.
+        anchor: the reference's log-probabilities.
+    """
+
+    logprobs: Tensor
+    values: Tensor
+    anchor: Tensor
 
 
 def sample_and_score(
@@ -209,8 +259,11 @@ def uniform_groups(rewards: GroupRewards, config: PolicyTrainingConfig) -> list[
     return ((grouped.amax(1) - grouped.amin(1)).amax(1) <= EPSILON).tolist()
 
 
-def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig) -> Experience:
-    """The chains of an update, those of a problem next to each other, with their advantages."""
+def to_experience(
+    chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig, kl_coef: float
+) -> Experience:
+    """The chains of an update, those of a problem next to each other, with their advantages; with a critic these are
+    `estimated` later, and a chain whose process reward nobody knows is not learned from."""
     import torch
 
     rewards = lay_out(chains, pad_id, config.group_size)
@@ -218,9 +271,54 @@ def to_experience(chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainin
     old = torch.zeros(rewards.ids.shape)
     for row, chain in enumerate(chains):
         old[row, : len(chain.ids)] = torch.tensor([one or 0.0 for one in chain.logprobs])
-    learned = rewards.token_mask & kept[:, None]
-    return Experience(rewards.ids, learned, old, advantages(rewards, kept, config.advantages), torch.zeros(old.shape),
-                      _figures(chains, rewards, old, config))
+    if config.critic.kind == "none":
+        found, asked = advantages(rewards, kept, config.advantages), None
+    else:
+        if config.advantages.process_weight:
+            # A chain without a step earns nothing by steps, which is known.
+            kept = kept & (rewards.judged | ~rewards.steps.any(1))
+        made = choices(rewards.token_slots, rewards.token_mask & kept[:, None], config.critic.over)
+        paid = place_rewards(slot_rewards(rewards, config.advantages), rewards.token_slots, rewards.token_mask)
+        found, nothing = torch.zeros(old.shape), torch.zeros(old.shape)
+        asked = Choices(made, paid, nothing, nothing, nothing)
+    return Experience(rewards.ids, rewards.token_mask & kept[:, None], old, found, torch.zeros(old.shape), kl_coef,
+                      _figures(chains, rewards, old, config), asked)
+
+
+def informed(experience: Experience, reading: Reading, config: PolicyTrainingConfig) -> Experience:
+    """With what the models say of it before the first step: advantages by the critic, and the correction for a sampler
+    whose probabilities are not the trainer's."""
+    sampled = experience.old_logprobs
+    if config.sampler_cap:
+        experience = replace(experience, old_logprobs=reading.logprobs)
+    if config.critic.kind != "none":
+        experience = estimated(experience, reading.values, reading.anchor, config)
+    if config.sampler_cap:
+        ratios, weights = sampler_weights(reading.logprobs, sampled, config.sampler_cap)
+        own = ratios[experience.learned]
+        experience = replace(experience, advantages=experience.advantages * weights, figures=experience.figures | {
+            "sampler/ratio": own.mean().item(),
+            "sampler/capped_share": (own > config.sampler_cap).float().mean().item()})
+    return experience
+
+
+def estimated(experience: Experience, values: Tensor, anchor: Tensor, config: PolicyTrainingConfig) -> Experience:
+    """With the advantages that follow from a critic's values, whitened over the tokens of all chains.
+
+    Args:
+        values: at the sampled tokens, (chains, tokens).
+        anchor: log-probabilities of the sampled tokens by the reference, likewise.
+    """
+    critic, asked, learned = config.critic, experience.choices, experience.learned
+    paid, kl_coef = asked.rewards, experience.kl_coef
+    if critic.kl_in_reward:
+        paid, kl_coef = paid - kl_coef * (experience.old_logprobs - anchor), 0.0
+    found, returns = advantages_and_returns(paid, values, asked.made, learned, critic.gamma, critic.gae_lambda)
+    figures = experience.figures | {
+        "value/mean": values[asked.made].mean().item() if asked.made.any() else 0.0,
+        "value/explained": explained(values, returns, asked.made)}
+    return replace(experience, advantages=whiten(found, learned), kl_coef=kl_coef, figures=figures,
+                   choices=replace(asked, values=values, returns=returns))
 
 
 def _figures(

@@ -47,6 +47,16 @@ def cispo(
 SURROGATES: dict[str, Surrogate] = {"clip": clipped_surrogate, "cispo": cispo}
 
 
+def sampler_weights(logprobs: Tensor, sampled: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """Ratio of each token's probability by the trainer to that by the sampler, and the same up to `cap`, the weight of
+    its loss; shaped as inputs.
+
+    Source: Espeholt et al. 2018, "IMPALA", its truncated importance weights, for each token by itself.
+    """
+    ratios = (logprobs - sampled).exp()
+    return ratios, ratios.clamp(max=cap)
+
+
 def token_weights(mask: Tensor, normaliser: str, longest: int) -> Tensor:
     """How much each token's loss counts, (chains, tokens), 0 where `mask` is False.
 

@@ -88,6 +88,14 @@ def _sources(
                 rewards.group_size)
 
 
+def slot_rewards(rewards: GroupRewards, settings: AdvantageConfig) -> Tensor:
+    """What each slot earns of both sources by their weights, the outcome at the chain's last, before any baseline:
+    (chains, slots)."""
+    outcomes = rewards.outcomes[:, None] * _last(rewards.slots)
+    found = settings.outcome_weight * outcomes
+    return found + settings.process_weight * process_rewards(rewards, settings) if settings.process_weight else found
+
+
 def process_rewards(rewards: GroupRewards, settings: AdvantageConfig) -> Tensor:
     """The process reward of each slot, (chains, slots), in the configured form, before any baseline."""
     import torch

@@ -1,4 +1,5 @@
-"""GRPO: groups of chains for each question, advantages from process and outcome rewards, clipped updates."""
+"""The loop: groups of chains for each question, advantages from process and outcome rewards, clipped updates. GRPO, or
+with a critic PPO."""
 
 from __future__ import annotations
 
@@ -23,15 +24,19 @@ from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.training.data_parallel import balanced
 from prm_core.training.policy.experience import (
     Experience,
+    Reading,
     Rewarded,
+    informed,
     lay_out,
     sample_and_score,
     sample_chains,
     to_experience,
     uniform_groups,
 )
+from prm_core.training.policy.gae import adapted, value_loss
 from prm_core.training.policy.guards import alarm
 from prm_core.training.policy.loss import SURROGATES, k3_kl
+from prm_core.training.policy.networks import Critic, states_before, token_logprobs
 from prm_core.types import Problem
 
 if TYPE_CHECKING:
@@ -41,19 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Chains of like length, no two the same, that go through the model together.
 ROWS_PER_PASS = 32
-
-
-def token_logprobs(model: Any, ids: Tensor, sampled: Tensor, temperature: float) -> Tensor:
-    """Log-probability of each sampled token at the sampling temperature, 0 elsewhere: (chains, tokens)."""
-    import torch
-
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    targets = sampled[:, 1:]
-    logits = model.get_output_embeddings()(hidden[:, :-1][targets]).float() / temperature
-    values = torch.log_softmax(logits, -1).gather(1, ids[:, 1:][targets][:, None]).squeeze(1)
-    result = torch.zeros(ids.shape, device=ids.device)
-    result[:, 1:] = result[:, 1:].masked_scatter(targets, values)
-    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +68,21 @@ def train_policy(
     config: PolicyTrainingConfig, *, dev: Sequence[Problem], batch_size: int, seed: int, work: Path,
     report: Callable[[dict[str, float], int], None],
 ) -> Trained:
-    """Trains the policy in place by GRPO.
+    """Trains the policy in place by GRPO, or with a critic by PPO.
 
     Args:
         problems: that it learns on.
         dev: others, on which it is evaluated, where `eval_every` says so; the policy that does best there is kept.
         report: receives figures and the number of updates done.
 
-    Source: Shao et al. 2024, "DeepSeekMath"; what is taken from later work stands with the settings.
+    Source: Shao et al. 2024, "DeepSeekMath"; Schulman et al. 2017, "Proximal Policy Optimization"; what is taken from
+    later work stands with the settings.
 
     Raises InputError when the loss is not finite, or there is nothing to evaluate on.
     """
     import torch
     from accelerate import Accelerator
+    from torch import nn
 
     from prm_core.platform.progress import track
 
@@ -96,12 +90,18 @@ def train_policy(
         raise InputError("no dev problem to evaluate the policy on; give some, or set train_policy.eval_every to 0")
     reference = copy.deepcopy(policy.model).requires_grad_(False)
     accelerator = Accelerator(cpu=policy.model.device.type == "cpu")
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    critic = None if config.critic.kind == "none" else Critic(policy.model, separate=config.critic.kind == "separate")
+    modules = [policy.model] if critic is None else [policy.model, critic]
+    optimizer = torch.optim.AdamW([
+        {"params": list(module.parameters()), "lr": rate}
+        for module, rate in zip(modules, (config.learning_rate, config.critic.learning_rate), strict=False)
+    ], weight_decay=0.0)
     # The first update has a rate too: the usual schedules begin at 0, and its chains would be sampled for nothing.
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda update: min((update + 1) / (config.warmup_updates + 1), 1.0)
     )
-    model, optimizer, schedule = accelerator.prepare(policy.model, optimizer, schedule)
+    *modules, optimizer, schedule = accelerator.prepare(*modules, optimizer, schedule)
+    model, critic = modules[0], modules[1] if critic is not None else None
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     position = checkpoints.restore()
 
@@ -148,20 +148,41 @@ def train_policy(
 
     def passes(part: Experience) -> Iterator[tuple[Tensor, dict[str, float]]]:
         for rows in _passes(part):
-            yield _loss(model, reference, part, rows, config)
+            yield _loss(model, critic, reference, part, rows, config)
+
+    def reread(part: Experience) -> Reading:
+        return _read(model, critic, reference, part, config)
+
+    def prepared(experience: Experience) -> Experience:
+        """With what the models as they are now, before the first step, say of the sampled tokens."""
+        learned = experience.learned.any(1).nonzero()[:, 0]
+        if not len(learned):
+            raise InputError("the reward model could score no chain of an update whole; lower "
+                             "train_policy.max_new_tokens, or name another in train_policy.reward_model")
+        parts = [learned[part] for part in _parts(experience.take(learned), gradients.parts)]
+        whole = Reading(*(torch.zeros(experience.ids.shape) for _ in range(3)))
+        for rows, found in zip(parts, readers.map([experience.take(rows) for rows in parts]), strict=True):
+            for values, own in zip(whole, found, strict=True):
+                values[rows] = own
+        return informed(experience, whole, config)
 
     best = work / "best"
+    rereads = critic is not None or config.sampler_cap > 0
     stopped = alarm(position.history, config.guard)
     todo = range(position.update, position.update if stopped else config.updates)
     # The workers that sample see the weights that the gradients' context moves to shared memory.
     with (
-        data_parallel.gradients(accelerator, model, passes) as gradients,
+        data_parallel.gradients(accelerator, nn.ModuleList(modules), passes) as gradients,
         workers.forked(draw, gradients.parts) as samplers,
         workers.forked(judge, gradients.parts if config.eval_every else 1) as judges,
+        workers.forked(reread, gradients.parts if rereads else 1) as readers,
     ):
         for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
             chains, sampled_tokens = gather(update)
-            experience = to_experience(chains, policy.encoder.pad_id, config)
+            kl_coef = _kl_coef(position.history, config)
+            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef)
+            if rereads:
+                experience = prepared(experience)
             learned = experience.learned.any(1)
             rng = random.Random(f"grpo/order/{seed}/{update}")
             losses: list[dict[str, float]] = []
@@ -174,16 +195,21 @@ def train_policy(
                     minibatch = experience.take(order[start : start + config.minibatch_size]).weighed(
                         config.normaliser, policy.encoder.config.max_length)
                     figures = gradients.of([minibatch.take(part) for part in _parts(minibatch, gradients.parts)])
-                    loss = figures["loss/policy"] + config.kl_coef * figures["kl"]
+                    loss = sum(figures[name] for name in ("loss/policy", "kl", "loss/value") if name in figures)
                     if not math.isfinite(loss):
-                        raise InputError(f"the policy's loss is {loss} at update {update}; lower "
-                                         "train_policy.learning_rate")
-                    figures["grad_norm"] = float(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+                        rates = "train_policy.learning_rate" + (
+                            "" if critic is None else " or train_policy.critic.learning_rate")
+                        raise InputError(f"the policy's loss is {loss} at update {update}; lower {rates}")
+                    norms = [float(accelerator.clip_grad_norm_(module.parameters(), config.max_grad_norm))
+                             for module in modules]
+                    figures |= dict(zip(("grad_norm", "value/grad_norm"), norms, strict=False))
                     optimizer.step()
                     losses.append(figures)
             schedule.step()
             means = {name: sum(one[name] for one in losses) / len(losses) for name in losses[0]}
             record = {"update": update + 1, **experience.figures, **means, "tokens": float(sampled_tokens)}
+            if config.kl_target:
+                record["kl_coef"] = kl_coef
             position.update = update + 1
             position.history.append(record)
             stopped = alarm(position.history, config.guard)
@@ -203,6 +229,13 @@ def train_policy(
     if kept != position.update:
         _load_weights(policy.model, best)
     return Trained(position.history, kept, stopped)
+
+
+def _kl_coef(history: Sequence[dict[str, Any]], config: PolicyTrainingConfig) -> float:
+    """Of the update after these."""
+    if not (config.kl_target and history):
+        return config.kl_coef
+    return adapted(history[-1]["kl_coef"], history[-1]["kl"], config.kl_target)
 
 
 def _best(history: Sequence[dict[str, Any]]) -> int:
@@ -253,30 +286,63 @@ def _rows(which: Tensor, chosen: Sequence[int]) -> Tensor:
     return torch.isin(which, torch.tensor(chosen)).nonzero()[:, 0]
 
 
+def _narrow(experience: Experience, rows: Tensor, device: Any) -> Experience:
+    """These rows on a device, without the pads at the right of all of them, which cost time and nothing else."""
+    width = int(experience.learned[rows].any(0).nonzero().max()) + 1
+    return experience.take(rows).each(lambda values: values[:, :width].to(device))
+
+
+def _read(
+    model: Any, critic: Critic | None, reference: Any, experience: Experience, config: PolicyTrainingConfig
+) -> Reading:
+    """What the models say of each sampled token, as far as it is asked."""
+    import torch
+
+    whole = Reading(*(torch.zeros(experience.ids.shape) for _ in range(3)))
+    with torch.no_grad():
+        for rows in _passes(experience):
+            part = _narrow(experience, rows, reference.device)
+            *once, which = _distinct(part.ids, part.learned)
+            states = states_before(model, *once)
+            width = part.ids.shape[1]
+            if config.sampler_cap:
+                found = token_logprobs(model, states, *once, config.temperature)
+                whole.logprobs[rows, :width] = found[which].cpu()
+            if critic is not None:
+                whole.values[rows, :width] = critic(states, *once)[which].cpu()
+            if critic is not None and config.critic.kl_in_reward:
+                found = token_logprobs(reference, states_before(reference, *once), *once, config.temperature)
+                whole.anchor[rows, :width] = found[which].cpu()
+    return whole
+
+
 def _loss(
-    model: Any, reference: Any, experience: Experience, rows: Tensor, config: PolicyTrainingConfig
+    model: Any, critic: Critic | None, reference: Any, experience: Experience, rows: Tensor,
+    config: PolicyTrainingConfig,
 ) -> tuple[Tensor, dict[str, float]]:
     """The share of these rows in the loss of the minibatch, and in its figures."""
     import torch
 
-    device = reference.device
-    ids, learned = experience.ids[rows].to(device), experience.learned[rows].to(device)
-    # Pads at the right of every chain of the pass cost time and nothing else.
-    width = int(learned.any(0).nonzero().max()) + 1
-    ids, learned = ids[:, :width], learned[:, :width]
-    old, advantages, weights = (values[rows, :width].to(device) for values in (
-        experience.old_logprobs, experience.advantages, experience.weights))
-    *once, which = _distinct(ids, learned)
-    logprobs = token_logprobs(model, *once, config.temperature)[which]
+    part = _narrow(experience, rows, reference.device)
+    *once, which = _distinct(part.ids, part.learned)
+    states = states_before(model, *once)
+    logprobs = token_logprobs(model, states, *once, config.temperature)[which]
     with torch.inference_mode():
-        anchor = token_logprobs(reference, *once, config.temperature)[which]
-    surrogate, clipped = SURROGATES[config.surrogate](logprobs, old, advantages, *config.clip)
-    kl = (k3_kl(logprobs, anchor.clone()) * weights).sum()
-    policy_loss = (surrogate * weights).sum()
+        anchor = token_logprobs(reference, states_before(reference, *once), *once, config.temperature)[which]
+    surrogate, clipped = SURROGATES[config.surrogate](logprobs, part.old_logprobs, part.advantages, *config.clip)
+    kl = (k3_kl(logprobs, anchor.clone()) * part.weights).sum()
+    policy_loss = (surrogate * part.weights).sum()
     figures = {
         "loss/policy": policy_loss.item(),
         "kl": kl.item(),
-        "clip_share": (clipped * weights).sum().item(),
-        "logprob": (logprobs.detach() * weights).sum().item(),
+        "clip_share": (clipped * part.weights).sum().item(),
+        "logprob": (logprobs.detach() * part.weights).sum().item(),
     }
-    return policy_loss + config.kl_coef * kl, figures
+    loss = policy_loss + part.kl_coef * kl
+    if critic is None:
+        return loss, figures
+    asked = part.choices
+    missed, cut = value_loss(critic(states, *once)[which], asked.values, asked.returns, config.critic.clip)
+    of_values = (missed * asked.weights).sum()
+    figures |= {"loss/value": of_values.item(), "value/clip_share": (cut * asked.weights).sum().item()}
+    return loss + config.critic.coef * of_values, figures

@@ -1,8 +1,10 @@
-"""GRPO: whose reward reaches which token, the frozen reference, exact resume, and that the reward rises."""
+"""The loop of policies: whose reward reaches which token, the frozen reference, exact resume, that the reward rises;
+alone, and with a critic."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import tensor
 from torch.testing import assert_close
 
-from prm_core.config import EncoderConfig, PolicyTrainingConfig
+from prm_core.config import CriticConfig, EncoderConfig, PolicyTrainingConfig
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
@@ -22,8 +25,18 @@ from prm_core.platform import steps, workers
 from prm_core.sampling.policy import Policy
 from prm_core.sampling.sampler import Continuation, Prefix
 from prm_core.scoring.scorer import ChainScore
-from prm_core.training.policy import grpo
-from prm_core.training.policy.experience import Experience, sample_and_score, to_experience
+from prm_core.training.policy import loop
+from prm_core.training.policy.experience import (
+    Choices,
+    Experience,
+    Reading,
+    estimated,
+    informed,
+    sample_and_score,
+    to_experience,
+)
+from prm_core.training.policy.gae import adapted
+from prm_core.training.policy.networks import states_before
 from prm_core.turns import AGENT
 from prm_core.types import Problem, Step
 from tests.builders import errands
@@ -75,10 +88,11 @@ def scripted(*sampled: tuple[list[int], bool]):
     return SimpleNamespace(encoder=ENCODER, continue_chains=lambda *args, **kwargs: drawn)
 
 
-def collect(policy, scorer, problems: Sequence[Problem], group_size: int) -> Experience:
-    settings = dataclasses.replace(SETTINGS, group_size=group_size)
+def collect(policy, scorer, problems: Sequence[Problem], group_size: int,
+            settings: PolicyTrainingConfig = SETTINGS) -> Experience:
+    settings = dataclasses.replace(settings, group_size=group_size)
     chains = sample_and_score(policy, scorer, DOMAINS, problems, settings, batch_size=8, seed=0)
-    return to_experience(chains, ENCODER.pad_id, settings)
+    return to_experience(chains, ENCODER.pad_id, settings, settings.kl_coef)
 
 
 # Collecting
@@ -189,7 +203,8 @@ def test_logprobs_are_those_the_tokens_were_sampled_with(temperature: float) -> 
         ids = torch.tensor([[*prompt, *one.ids, ENCODER.pad_id, ENCODER.pad_id]])
         sampled = torch.zeros(ids.shape, dtype=torch.bool)
         sampled[0, len(prompt) : len(prompt) + len(one.ids)] = True
-        found = grpo.token_logprobs(policy.model, ids, sampled, temperature)
+        states = states_before(policy.model, ids, sampled)
+        found = loop.token_logprobs(policy.model, states, ids, sampled, temperature)
         assert found[sampled].tolist() == pytest.approx(one.logprobs, abs=1e-4)
         assert not found[~sampled].any()
 
@@ -203,7 +218,7 @@ def train(policy: Policy, work: Path, *, crash_after: int | None = None, setting
         if update == crash_after:
             raise Interrupted
 
-    return grpo.train_policy(policy, DigitScorer(), DOMAINS, PROBLEMS[:5], settings, dev=PROBLEMS[5:], batch_size=64,
+    return loop.train_policy(policy, DigitScorer(), DOMAINS, PROBLEMS[:5], settings, dev=PROBLEMS[5:], batch_size=64,
                              seed=seed, work=work, report=report).history
 
 
@@ -229,13 +244,13 @@ def test_a_strong_kl_keeps_the_policy_near_the_reference(tmp_path) -> None:
 
 
 def test_the_reference_is_the_base_policy_and_never_changes(tmp_path, monkeypatch) -> None:
-    models, original = [], grpo.token_logprobs
+    models, original = [], loop.token_logprobs
 
     def noted(model, *args):
         models.append(model)
         return original(model, *args)
 
-    monkeypatch.setattr(grpo, "token_logprobs", noted)
+    monkeypatch.setattr(loop, "token_logprobs", noted)
     policy = make_policy(ENCODER)
     base = weights(policy.model)
     train(policy, tmp_path)
@@ -281,15 +296,15 @@ def test_equal_rewards_move_nothing(tmp_path) -> None:
     assert_same_weights(weights(policy.model), base)
 
 
-def run(policy: Policy, work: Path, monkeypatch, outcomes: Sequence[float], **values: Any) -> grpo.Trained:
+def run(policy: Policy, work: Path, monkeypatch, outcomes: Sequence[float], **values: Any) -> loop.Trained:
     """A training whose evaluations find these outcomes, one after the other."""
     # The dev problems are asked in two parts.
     found = iter([value for value in outcomes for _ in range(2)])
-    plain = grpo.sample_chains
-    monkeypatch.setattr(grpo, "sample_chains", lambda policy, domains, problems, **rest: [
+    plain = loop.sample_chains
+    monkeypatch.setattr(loop, "sample_chains", lambda policy, domains, problems, **rest: [
         dataclasses.replace(chain, outcome=value) for value in [next(found)] for chain in plain(
             policy, domains, problems, **rest)])
-    return grpo.train_policy(policy, DigitScorer(), DOMAINS, PROBLEMS[:5], changed_settings(**values),
+    return loop.train_policy(policy, DigitScorer(), DOMAINS, PROBLEMS[:5], changed_settings(**values),
                              dev=PROBLEMS[5:7], batch_size=64, seed=0, work=work, report=lambda *given: None)
 
 
@@ -305,7 +320,7 @@ def test_the_policy_that_does_best_on_dev_problems_is_kept(tmp_path, monkeypatch
 
 
 def test_an_alarm_ends_training_and_says_why(tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(grpo, "alarm", lambda history, settings: "it is hacked" if len(history) == 3 else None)
+    monkeypatch.setattr(loop, "alarm", lambda history, settings: "it is hacked" if len(history) == 3 else None)
     policy = make_policy(ENCODER)
     trained = run(policy, tmp_path, monkeypatch, [0.5, 0.4], eval_every=2, updates=9)
     assert (len(trained.history), trained.kept, trained.alarm) == (3, 2, "it is hacked")
@@ -314,13 +329,13 @@ def test_an_alarm_ends_training_and_says_why(tmp_path, monkeypatch, caplog) -> N
 
 def test_without_dev_problems_nothing_begins(tmp_path) -> None:
     with pytest.raises(InputError, match="no dev problem to evaluate the policy on; give some, or set"):
-        grpo.train_policy(make_policy(ENCODER), DigitScorer(), DOMAINS, PROBLEMS[:5], changed_settings(eval_every=1),
+        loop.train_policy(make_policy(ENCODER), DigitScorer(), DOMAINS, PROBLEMS[:5], changed_settings(eval_every=1),
                           dev=[], batch_size=64, seed=0, work=tmp_path, report=lambda *given: None)
 
 
 def test_questions_that_tell_nothing_are_replaced(tmp_path, monkeypatch) -> None:
     """All questions but one are made to; others take their places while there are attempts left."""
-    plain = grpo.sample_and_score
+    plain = loop.sample_and_score
     dull = {problem.id for problem in PROBLEMS[:5]} - {PROBLEMS[0].id}
 
     def scored(*args: Any, **kwargs: Any) -> list[Any]:
@@ -328,7 +343,7 @@ def test_questions_that_tell_nothing_are_replaced(tmp_path, monkeypatch) -> None
                                     steps=chain.steps[:1] or (Step("x"),)) if chain.problem in dull else
                 dataclasses.replace(chain, outcome=float(at % 2)) for at, chain in enumerate(plain(*args, **kwargs))]
 
-    monkeypatch.setattr(grpo, "sample_and_score", scored)
+    monkeypatch.setattr(loop, "sample_and_score", scored)
     plain_tokens, tokens = (
         train(make_policy(ENCODER), tmp_path / str(resample), settings=changed_settings(
             updates=1, resample=resample, problems_per_update=2))[0]["tokens"] for resample in (0, 4))
@@ -377,24 +392,24 @@ def test_passes_of_like_length_have_the_gradient_and_figures_of_the_whole_miniba
     # Twins: the model reads them once, whatever their advantages.
     experience.ids[5], experience.learned[5] = experience.ids[7], experience.learned[7]
     experience = experience.take([7, 3, 12, 0, 19, 5, 11]).weighed("token_mean", 256)
-    monkeypatch.setattr(grpo, "ROWS_PER_PASS", 3)
-    whole, figures = grpo._loss(policy.model, reference, experience, torch.arange(7), SETTINGS)
+    monkeypatch.setattr(loop, "ROWS_PER_PASS", 3)
+    whole, figures = loop._loss(policy.model, None, reference, experience, torch.arange(7), SETTINGS)
     whole.backward()
     expected = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
     policy.model.zero_grad()
-    passes = grpo._passes(experience)
+    passes = loop._passes(experience)
     assert sorted(map(len, passes)) == [3, 4]
     assert sorted(row for part in passes for row in part.tolist()) == list(range(7))
     assert any({0, 5} <= set(part.tolist()) for part in passes)
     first, second = ([int(experience.learned[row].nonzero().max()) for row in part] for part in passes)
     assert max(first) <= min(second)
     read = []
-    plain = grpo.token_logprobs
-    monkeypatch.setattr(grpo, "token_logprobs", lambda model, ids, *rest: (
+    plain = loop.states_before
+    monkeypatch.setattr(loop, "states_before", lambda model, ids, *rest: (
         read.append(len(ids)), plain(model, ids, *rest))[1])
     found = dict.fromkeys(figures, 0.0)
     for part in passes:
-        loss, own = grpo._loss(policy.model, reference, experience, part, SETTINGS)
+        loss, own = loop._loss(policy.model, None, reference, experience, part, SETTINGS)
         loss.backward()
         found = {name: value + own[name] for name, value in found.items()}
     # By the policy and by the reference.
@@ -442,3 +457,188 @@ def test_an_episode_is_learned_from_in_the_tokens_that_the_policy_chose(of: Prob
     names = [step.agent for step in chain.steps if step.agent]
     assert chain.ids.count(encoder.tokenizer.convert_tokens_to_ids(AGENT)) == len(names)
     assert len(chain.ids) == len(chain.logprobs) == len(chain.slots)
+
+
+# With a critic
+
+KINDS = ("shared", "separate")
+PLAIN = {"over": "tokens", "gae_lambda": 0.95, "learning_rate": 0.005, "clip": 0.2, "coef": 0.5}
+
+
+def with_critic(kind: str = "shared", *, settings: PolicyTrainingConfig = SETTINGS, **values: Any
+                ) -> PolicyTrainingConfig:
+    return dataclasses.replace(settings, critic=CriticConfig(kind=kind, **PLAIN | values))
+
+
+def test_with_a_critic_tokens_have_rewards_and_no_comparison() -> None:
+    chains = [(tokens(ONE) + SEP + tokens(RIGHT) + SEP + EOS, True),
+              # Not scored whole; and without any step.
+              (tokens(ONE) + SEP + tokens(TWO) + SEP + EOS, True), (EOS, True)]
+    scorer = TableScorer({ONE: 1.0, RIGHT: 0.5})
+    for over in ("tokens", "steps"):
+        found = collect(scripted(*chains), scorer, [PROBLEM], 3, with_critic(over=over))
+        assert not found.advantages.any()
+        assert found.learned.any(1).tolist() == [True, False, True]
+        begin = len(PROMPT)
+        ends = [begin + len(tokens(ONE)), begin + len(tokens(ONE) + SEP + tokens(RIGHT)), begin + len(chains[0][0]) - 1]
+        expected = torch.zeros(found.ids.shape[1])
+        # 0.7 of each score; 0.3 for the right answer, where it stops.
+        expected[ends] = tensor([0.7, 0.35, 0.3])
+        assert_close(found.choices.rewards[0], expected)
+        assert not found.choices.rewards[2].any()
+        starts = [begin, ends[0] + 1, ends[1] + 1] if over == "steps" else [*range(begin, ends[2] + 1)]
+        assert found.choices.made[0].nonzero()[:, 0].tolist() == starts
+        assert not found.choices.made[1].any()
+
+
+def test_advantages_follow_from_values_and_are_whitened() -> None:
+    """Two chains of one and two tokens, gamma = 1, lambda = 0: errors -1 | 1, 3 have the mean 1 and variance 8/3."""
+    nothing = torch.zeros(2, 3)
+    learned = tensor([[False, True, False], [False, True, True]])
+    old, anchor = tensor([[0.0, -1.0, 0.0], [0.0, -2.0, -3.0]]), tensor([[0.0, -1.0, 0.0], [0.0, -1.0, -5.0]])
+    asked = Choices(learned, tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 4.0]]), nothing, nothing, nothing)
+    experience = Experience(torch.zeros(2, 3), learned, old, nothing, nothing, 0.5, {"known": 1.0}, asked)
+    values = tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    found = estimated(experience, values, anchor, with_critic(gae_lambda=0.0))
+    by = math.sqrt(8 / 3)
+    assert_close(found.advantages, tensor([[0.0, -2 / by, 0.0], [0.0, 0.0, 2 / by]]), atol=1e-5, rtol=0)
+    assert_close(found.choices.returns, tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 4.0]]))
+    assert_close(found.choices.values, values)
+    # Returns 1, 1, 4 have the variance 2, what is missed of them 8/3.
+    assert found.figures == pytest.approx({"known": 1.0, "value/mean": 1.0, "value/explained": 1 - 4 / 3})
+    assert found.kl_coef == 0.5
+    # Half of log-probability less the reference's is taken off each token: 0 | -0.5, 1.
+    found = estimated(experience, values, anchor, with_critic(gae_lambda=0.0, kl_in_reward=True))
+    assert_close(found.choices.returns, tensor([[0.0, 1.0, 0.0], [0.0, 1.5, 3.0]]))
+    assert found.kl_coef == 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_a_critic_the_reward_rises_on_a_trivial_task(tmp_path, kind: str) -> None:
+    settings = with_critic(kind, learning_rate=0.03, settings=changed_settings(
+        updates=25, group_size=8, learning_rate=0.03, inner_epochs=1, minibatch_size=64, kl_coef=0.0,
+        checkpoint_every=100, advantages=dataclasses.replace(SETTINGS.advantages, form="mean")))
+    history = train(make_policy(ENCODER), tmp_path, settings=settings)
+    rewards = [record["reward/process"] for record in history]
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.3
+    # A critic knows nothing before it has learned.
+    assert (history[0]["value/mean"], history[0]["value/explained"]) == (0.0, 0.0)
+    paid = 0.7 * sum(record["reward/paid"] for record in history[-4:]) / 4
+    assert sum(record["value/mean"] for record in history[-4:]) / 4 == pytest.approx(paid, abs=0.1)
+    assert paid > 0.2
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def valued(request, tmp_path_factory) -> tuple[PolicyTrainingConfig, list[dict[str, float]], dict[str, torch.Tensor]]:
+    """Settings with a critic, the records of a run and the weights it ends with."""
+    settings = with_critic(request.param, over={"shared": "tokens", "separate": "steps"}[request.param],
+                           kl_in_reward=request.param == "separate", settings=changed_settings(kl_target=0.01))
+    policy = make_policy(ENCODER)
+    history = train(policy, tmp_path_factory.mktemp(request.param), settings=settings)
+    assert len({record["loss/value"] for record in history}) == len(history)
+    return settings, history, weights(policy.model)
+
+
+def test_with_a_critic_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(tmp_path, valued) -> None:
+    settings, history, trained = valued
+    with pytest.raises(Interrupted):
+        train(make_policy(ENCODER), tmp_path / "work", crash_after=3, settings=settings)
+    again = make_policy(ENCODER)
+    assert train(again, tmp_path / "work", settings=settings) == history
+    assert_same_weights(weights(again.model), trained)
+
+
+def test_with_a_critic_workers_change_nothing(tmp_path, monkeypatch, valued) -> None:
+    settings, history, trained = valued
+    shared = make_policy(ENCODER)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    assert train(shared, tmp_path, settings=settings) == history
+    assert_same_weights(weights(shared.model), trained)
+
+
+def test_the_kl_coefficient_adapts_from_update_to_update(valued) -> None:
+    settings, history, _ = valued
+    assert history[0]["kl_coef"] == settings.kl_coef
+    for before, record in itertools.pairwise(history):
+        assert record["kl_coef"] == adapted(before["kl_coef"], before["kl"], 0.01) != before["kl_coef"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_a_critic_the_first_pass_is_on_policy(tmp_path, kind: str) -> None:
+    settings = with_critic(kind, settings=changed_settings(
+        inner_epochs=1, minibatch_size=64, updates=2, learning_rate=0.01))
+    history = train(make_policy(ENCODER), tmp_path, settings=settings)
+    assert [(record["clip_share"], record["value/clip_share"]) for record in history] == [(0.0, 0.0)] * 2
+    # In a second pass values have moved.
+    again = dataclasses.replace(settings, inner_epochs=3, updates=1, critic=dataclasses.replace(
+        settings.critic, learning_rate=0.1, clip=0.01))
+    assert train(make_policy(ENCODER), tmp_path / "again", settings=again)[0]["value/clip_share"] > 0
+
+
+def test_what_a_critic_learns_moves_only_a_shared_backbone(tmp_path, monkeypatch) -> None:
+    critics, plain = [], loop.Critic
+
+    def kept(*args: Any, **kwargs: Any) -> torch.nn.Module:
+        critics.append(plain(*args, **kwargs))
+        return critics[-1]
+
+    monkeypatch.setattr(loop, "Critic", kept)
+
+    def ends_with(kind: str, coef: float) -> dict[str, torch.Tensor]:
+        policy = make_policy(ENCODER)
+        # Two steps: the head is 0 at the first, and moves nothing behind it.
+        train(policy, tmp_path / f"{kind}{coef}", settings=with_critic(kind, coef=coef, settings=changed_settings(
+            updates=1, inner_epochs=2, minibatch_size=64)))
+        return weights(policy.model)
+
+    assert_same_weights(ends_with("separate", 0.0), ends_with("separate", 1.0))
+    assert changed(ends_with("shared", 0.0), ends_with("shared", 1.0))
+    still, moved, *_ = critics
+    assert not still.head.weight.any()
+    assert changed(weights(still), weights(moved)) == set(weights(moved)), "every weight of the critic is trained"
+
+
+def test_kl_in_the_reward_keeps_the_policy_near_too(tmp_path) -> None:
+    def ends_at(coef: float) -> float:
+        settings = changed_settings(updates=8, learning_rate=0.01, inner_epochs=1, minibatch_size=64, kl_coef=coef)
+        return train(make_policy(ENCODER), tmp_path / str(coef),
+                     settings=with_critic(kl_in_reward=True, settings=settings))[-1]["kl"]
+
+    kl = [ends_at(0.0), ends_at(5.0)]
+    assert kl[0] > 0.01
+    assert kl[1] < 0.5 * kl[0]
+
+
+def test_where_no_chain_has_a_known_reward_nothing_is_learned_from(tmp_path) -> None:
+    scorer = SimpleNamespace(score=lambda chains: [ChainScore((), (), 0) for _ in chains])
+    with pytest.raises(InputError, match=r"score no chain of an update whole; lower train_policy.max_new_tokens, or"):
+        loop.train_policy(make_policy(ENCODER, initializer_range=0.02), scorer, DOMAINS, PROBLEMS[:5],
+                          with_critic(settings=changed_settings(max_new_tokens=24)), dev=[], batch_size=64, seed=0,
+                          work=tmp_path, report=lambda *given: None)
+
+
+# Another sampler
+
+
+@pytest.mark.parametrize("kind", ["none", "shared"])
+def test_where_sampler_and_trainer_agree_nothing_is_corrected(tmp_path, kind: str) -> None:
+    settings = with_critic(kind, settings=changed_settings(inner_epochs=1, minibatch_size=64, updates=2))
+    plain, other = make_policy(ENCODER), make_policy(ENCODER)
+    history = train(plain, tmp_path / "plain", settings=settings)
+    found = train(other, tmp_path / "other", settings=dataclasses.replace(settings, sampler_cap=2.0))
+    for one, same in zip(history, found, strict=True):
+        assert same.pop("sampler/ratio") == pytest.approx(1.0, abs=1e-4)
+        assert same.pop("sampler/capped_share") == 0.0
+        assert same == pytest.approx(one, abs=1e-4)
+
+
+def test_a_token_counts_by_what_the_trainer_thinks_of_it() -> None:
+    learned = tensor([[False, True, True, True]])
+    sampled = tensor([[0.0, -1.0, -2.0, -3.0]])
+    trainer = tensor([[0.0, -1.0, -2.0 + math.log(3.0), -3.0 - math.log(2.0)]])
+    nothing = torch.zeros(1, 4)
+    experience = Experience(nothing, learned, sampled, tensor([[0.0, 1.0, -1.0, 4.0]]), nothing, 0.0, {})
+    found = informed(experience, Reading(trainer, nothing, nothing), changed_settings(sampler_cap=2.0))
+    assert_close(found.advantages, tensor([[0.0, 1.0, -2.0, 2.0]]))
+    assert_close(found.old_logprobs, trainer)
+    assert found.figures == pytest.approx({"sampler/ratio": (1 + 3 + 0.5) / 3, "sampler/capped_share": 1 / 3})

@@ -1,0 +1,55 @@
+"""What a critic says, and of which state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import tensor
+from torch.testing import assert_close
+
+from prm_core.training.policy.networks import Critic, states_before
+from tests.builders.training import assert_same_weights, make_encoder, make_lm, weights
+
+MODEL = make_lm(make_encoder())
+IDS = tensor([[1, 7, 9, 11, 5], [1, 7, 9, 12, 5]])
+SAMPLED = tensor([[False, False, True, True, True], [False, False, True, False, True]])
+
+
+def opened(*, separate: bool) -> Critic:
+    """A critic with an opinion."""
+    critic = Critic(MODEL, separate=separate)
+    with torch.no_grad():
+        critic.head.weight.copy_(torch.linspace(-1, 1, critic.head.in_features)[None])
+        critic.head.bias.fill_(0.5)
+    return critic
+
+
+def values(critic: Critic) -> torch.Tensor:
+    with torch.no_grad():
+        return critic(states_before(MODEL, IDS, SAMPLED), IDS, SAMPLED)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_value_is_that_of_the_state_before_its_token(separate: bool) -> None:
+    critic = opened(separate=separate)
+    found = values(critic)
+    with torch.no_grad():
+        hidden = MODEL.base_model(input_ids=IDS).last_hidden_state
+        expected = critic.head(hidden[:, :-1]).squeeze(-1)
+    assert_close(found[:, 1:], expected.where(SAMPLED[:, 1:], 0.0), atol=1e-5, rtol=1e-5)
+    # Up to the token that differs both chains are in one state.
+    assert found[0, 2] == found[1, 2] != 0
+    assert found[0, 4] != found[1, 4]
+
+
+def test_a_backbone_of_its_own_begins_as_the_policy_s_and_is_another() -> None:
+    critic = Critic(MODEL, separate=True)
+    assert_same_weights(weights(critic.backbone), weights(MODEL.base_model))
+    own = {parameter.data_ptr() for parameter in critic.parameters()}
+    assert own.isdisjoint(parameter.data_ptr() for parameter in MODEL.parameters())
+    assert [name for name, _ in Critic(MODEL, separate=False).named_parameters()] == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_before_it_has_learned_it_expects_nothing(separate: bool) -> None:
+    assert not values(Critic(MODEL, separate=separate)).any()
