@@ -112,6 +112,7 @@ def make_io(folder: Path, dev=DEV, test=TEST, shifted=()) -> StageIO:
             StepLabel("gen-0", index, strategy, 1.0, index > 0, 0.9, 10 if name == "labels" else 0, "")
             for index in range(len(chain.steps))])
     store.write_json(inputs["calibration"], {"policy/human_labels": 0, "other/human_labels": 0, "identity_reason": ""})
+    store.write_json(inputs["probe"], {"probe/suffix/passed": 0.25})
     store.write_json(inputs["prm_history"], {"prm": HISTORY, "orm": HISTORY})
     store.write_json(inputs["policy_history"], HISTORY)
     outputs = {name: folder / path for name, path in stage.STAGE.outputs.items()}

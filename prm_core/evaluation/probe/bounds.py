@@ -12,10 +12,9 @@ OUTCOME_FALL = "probe/policy/outcome_fall"
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Attributes: figure: its key; says: what it is; most: the largest that passes; setting: the key that holds it."""
+    """Attributes: figure: its key; most: the largest that passes; setting: the key that holds it."""
 
     figure: str
-    says: str
     most: float
     setting: str
 
@@ -25,8 +24,6 @@ def bounds(promote: PromoteConfig) -> list[Bound]:
     if not promote.require_probe:
         return []
     return [
-        Bound(SUFFIX_PASSES, "share of wrong chains that pass with a suffix", promote.max_suffix_passes,
-              "promote.max_suffix_passes"),
-        Bound(OUTCOME_FALL, "fall of right answers under the scores alone", promote.max_outcome_fall,
-              "promote.max_outcome_fall"),
+        Bound(SUFFIX_PASSES, promote.max_suffix_passes, "promote.max_suffix_passes"),
+        Bound(OUTCOME_FALL, promote.max_outcome_fall, "promote.max_outcome_fall"),
     ]

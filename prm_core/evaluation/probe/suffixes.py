@@ -1,5 +1,5 @@
-"""Suffixes that talk a reward model of ours out of its verdict: a few tokens added to a wrong chain, searched for by the
-gradient of its scores.
+"""Suffixes that talk a reward model of ours out of its verdict: a few tokens added to a wrong chain, searched for by
+the gradient of its scores.
 
 A model reads from left to right, so that where the tokens stand decides what they can move. Three places are tried: a
 step of its own before the first wrong step, the end of that step, and a step of its own after it. In each round some
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PLACES = ("before", "within", "after")
 # Of the tokens that the gradient ranks at a position, how many are worth asking the model about.
-TOP = 16
+TOP = 4
 
 
 @dataclass(frozen=True, slots=True)
