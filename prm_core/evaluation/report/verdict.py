@@ -104,7 +104,8 @@ def _shortfall(gate: Gate, reasons: Mapping[str, str]) -> str:
 
 
 _NAMES = {F1: "first-error F1", ECE: "calibration error",
-          SUFFIX_PASSES: "share of wrong chains that pass with a suffix", OUTCOME_FALL: "fall of right answers under the scores alone"}
+          SUFFIX_PASSES: "share of wrong chains that pass with a suffix",
+          OUTCOME_FALL: "fall of right answers under the scores alone"}
 
 
 def _probe_gate(bound: Bound, probe: Mapping[str, Any]) -> Gate:
