@@ -160,7 +160,8 @@ def test_metrics_contract(world, config, tmp_path):
     assert sorted(world["tracked"].artifacts) == ["plots", "report.html"]
     # What `dvc metrics show` lists is a dozen of them.
     shown = store.read_json(io.outputs["headline"])
-    assert len(shown) == 14
+    assert len(shown) == 15
+    assert shown["suffix_passes"] == table["probe/suffix/passed"] == 0.25
     assert shown["prm_at_8"] == round(table["test/prm_best_of_n/accuracy_at_8"], 4)
 
 
