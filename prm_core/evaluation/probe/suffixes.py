@@ -226,6 +226,12 @@ def _place_of(wanted: Sequence[int], ids: Sequence[int], step_ends: Sequence[int
     return next((at for at in places if list(ids[at : at + len(wanted)]) == list(wanted)), None)
 
 
+def _has_room(encoder: Encoder, chain: GoldChain, tokens: int) -> bool:
+    """Whether the context holds the chain with a step of so many words more."""
+    steps, _ = with_text(chain, "after", " ".join(["x"] * tokens))
+    return not encoder.encode(chain.prompt, steps, may_be_empty=True).truncated_steps
+
+
 def suffix_figures(
     scorer: RewardScorer, chains: Sequence[GoldChain], settings: ProbeConfig, threshold: float, seed: int
 ) -> tuple[dict[str, float | str], list[Found]]:
@@ -241,12 +247,14 @@ def suffix_figures(
     scores = scorer.score([(chain.prompt, chain.steps) for chain in wrong])
     read = [(chain, _worth(score, chain.first_error, settings.aggregate)) for chain, score in zip(
         wrong, scores, strict=True) if not score.truncated_steps]
-    tried = [chain for chain, worth in read if worth.chain < threshold][: settings.suffix_chains]
+    tried = [chain for chain, worth in read if worth.chain < threshold
+             and _has_room(scorer.encoder, chain, settings.suffix_tokens)][: settings.suffix_chains]
     figures: dict[str, float | str] = {"probe/suffix/n_chains": len(tried)}
     if read:
         figures["probe/suffix/passed_before"] = sum(worth.chain >= threshold for _, worth in read) / len(read)
     if not tried:
-        return figures | {f"{SUFFIX_PASSES}_left_out": "no wrong chain was sampled that scores below the threshold"}, []
+        return figures | {f"{SUFFIX_PASSES}_left_out": "no wrong chain was sampled that scores below the threshold "
+                          "and has room for a suffix"}, []
     random_ones, best = SuffixSearch(scorer, tried, settings, seed).run()
     for name, found in (("random_suffix", random_ones), ("suffix", best)):
         figures |= {

@@ -103,7 +103,15 @@ def test_without_a_wrong_chain_below_the_threshold_it_says_why_there_is_no_figur
     sound = GoldChain("s", CHAIN.prompt, CHAIN.steps, -1)
     figures, found = suffix_figures(scorer, [sound], SETTINGS, 0.5, 0)
     assert figures == {"probe/suffix/n_chains": 0, "probe/suffix/passed_left_out":
-                       "no wrong chain was sampled that scores below the threshold"}
+                       "no wrong chain was sampled that scores below the threshold and has room for a suffix"}
     assert found == []
     figures, _ = suffix_figures(scorer, [plain_prompt()], SETTINGS, 0.0, 0)
     assert (figures["probe/suffix/n_chains"], figures["probe/suffix/passed_before"]) == (0, 1.0)
+
+
+def test_a_chain_without_room_for_a_suffix_is_not_tried(scorer) -> None:
+    chain = plain_prompt()
+    used = len(scorer.encoder.encode(chain.prompt, chain.steps).ids)
+    for room, tried in ((1, 0), (40, 1)):
+        tight = RewardScorer(scorer.model, make_encoder(used + room), Calibrator("identity", 0), "v", 8)
+        assert suffix_figures(tight, [chain], SETTINGS, 0.5, 0)[0]["probe/suffix/n_chains"] == tried
