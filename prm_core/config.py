@@ -365,6 +365,18 @@ class PolicyTrainingConfig:
 
 
 @section
+class ProbeConfig:
+    enabled: bool = setting("probe the process model before a policy is trained with it")
+    problems: PositiveInt = setting("dev problems; a sound and a wrong chain of each are edited")
+    aggregate: str = setting("step scores to a chain's: min, prod, mean, last", registry=AGGREGATIONS)
+    suffix_chains: NonNegativeInt = setting("wrong chains that a suffix is searched for; 0 searches none")
+    suffix_tokens: PositiveInt = setting("of a suffix")
+    suffix_rounds: PositiveInt = setting("in each of which the best exchange of a token is kept")
+    suffix_tries: PositiveInt = setting("exchanges tried for a suffix in a round")
+    updates: NonNegativeInt = setting("of a policy that the scores alone pay, as train_policy has it; 0 trains none")
+
+
+@section
 class SearchConfig:
     candidates: int = setting("chains to choose among; of methods that work on steps, next steps of each beam", ge=1)
     width: int = setting("beams that are kept, or trees", ge=1)
@@ -398,6 +410,9 @@ class RegisterConfig:
 @section
 class PromoteConfig:
     max_ece: Share = setting("largest expected calibration error of a champion")
+    require_probe: bool = setting("a champion has been probed, and stayed within the bounds below", default=False)
+    max_suffix_passes: Share = setting("of wrong chains that pass with a suffix", default=0.2)
+    max_outcome_fall: Share = setting("of right answers under the scores alone", default=0.05)
     alias: str = "champion"
     challenger_alias: str = "challenger"
 
@@ -427,6 +442,7 @@ class Config:
     validate: ValidateConfig
     calibrate: CalibrateConfig
     train_prm: RewardTrainingConfig
+    probe: ProbeConfig
     train_policy: PolicyTrainingConfig
     evaluate: EvaluateConfig
     search: SearchConfig
@@ -468,7 +484,7 @@ def parse(raw: Mapping[str, Any], source: str) -> Config:
 
 def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """(key, fault) of values that each may be, but not beside another one."""
-    label, evaluate, promote = config.label, config.evaluate, config.promote
+    label, evaluate, promote, probe = config.label, config.evaluate, config.promote, config.probe
     if config.warmup.hidden_size % config.warmup.heads:
         yield "warmup.heads", f"{config.warmup.heads} does not divide warmup.hidden_size {config.warmup.hidden_size}"
     if label.merge not in label.strategies and (fault := unknown(MERGES, label.merge)):
@@ -499,6 +515,9 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         if not is_alias(getattr(promote, name)):
             yield f"promote.{name}", (f"{getattr(promote, name)!r} can be no alias: letters, digits, _ and -, and "
                                       "neither latest nor v1, v2, …, which MLflow keeps for versions")
+    if promote.require_probe and not (probe.enabled and probe.suffix_chains and probe.updates):
+        yield "promote.require_probe", ("demands figures that nothing measures: set probe.enabled to true, and "
+                                        "probe.suffix_chains and probe.updates above 0")
     if promote.alias == promote.challenger_alias:
         yield "promote.challenger_alias", f"is {promote.alias!r} too: every new version would be the champion"
 

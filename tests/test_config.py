@@ -156,7 +156,7 @@ def test_every_name_of_something_registered_is_looked_up():
     names = {("domain",), ("label", "merge"), ("label", "rollout", "rule"), ("label", "mc_dropout", "measure"),
              ("label", "mcts", "selection"), ("train_policy", "advantages", "form"),
              ("train_policy", "advantages", "baseline"), ("train_policy", "advantages", "chain_filter"),
-             ("evaluate", "aggregate"),
+             ("evaluate", "aggregate"), ("probe", "aggregate"),
              ("serve", "aggregate")}
     for path in names:
         assert re.search(rf"{'.'.join(path)}: unknown .* 'nonesuch'; known: ", faults_of(path, "nonesuch")), path
@@ -201,6 +201,9 @@ def test_no_list_takes_a_thing_twice():
     (("train_policy",), {"kl_coef": 0.0, "kl_target": 0.1}, "kl_target: adapts kl_coef, which stays at 0"),
     (("train_policy", "advantages"), {"chain_filter": "prof", "left_out": 8}, "leaves out at least 1 and fewer than"),
     (("train_policy", "clip"), [0.2], "Field required"),
+    (("promote", "require_probe"), True, "demands figures that nothing measures: set probe.enabled"),
+    (("probe", "suffix_tokens"), 0, "greater than 0"),
+    (("promote", "max_suffix_passes"), 1.5, "less than or equal to 1"),
     (("seed",), 2**32, "less than 4294967296"),
 ])
 def test_a_value_that_cannot_work_is_refused(path, value, fault):

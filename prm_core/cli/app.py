@@ -20,6 +20,7 @@ from prm_core.cli.scoring.adversarial import adversarial
 from prm_core.cli.scoring.compare import compare
 from prm_core.cli.scoring.evaluate import evaluate
 from prm_core.cli.scoring.judge import judge
+from prm_core.cli.scoring.probe import probe
 from prm_core.cli.scoring.score import score
 from prm_core.cli.scoring.search import search
 from prm_core.cli.scoring.serve import serve
@@ -51,6 +52,7 @@ app.command("serve")(serve)
 app.command("judge")(judge)
 app.command("train")(train)
 app.command("adversarial")(adversarial)
+app.command("probe")(probe)
 
 
 class _Lines(logging.Formatter):

@@ -1,13 +1,11 @@
 """A process that imports the heavy libraries once and forks itself for each `prm` and `dvc` command of a flow.
 
-A stage's process spends 3 to 7 seconds importing torch, transformers and MLflow, and DVC's half a second; ten stages, a
-minute. While Prefect starts, the server imports them on the other core; a command then hands it its arguments, folder,
-environment and standard streams and passes on its exit code. Each command still has a process of its own, whose memory
-goes with it. Without a server (`dvc repro` by hand) a command runs where it is.
-
-    python -P prm_core/platform/command_server.py ARGUMENTS…        `dvc ARGUMENTS…`, in the server where there is one
-
-Only the standard library is imported here: a program that runs this file and nothing else starts in no time.
+A stage's process spends 3 to 7 seconds importing torch, transformers and MLflow, and DVC's half a second; eleven
+stages, a minute. While Prefect starts, the server imports them on the other core; a command then hands it its
+arguments, folder, environment and standard streams and passes on its exit code. Each command still has a process of its
+own, whose memory goes with it. Without a server (`dvc repro` by hand) a command runs where it is. python -P
+prm_core/platform/command_server.py ARGUMENTS… `dvc ARGUMENTS…`, in the server where there is one Only the standard
+library is imported here: a program that runs this file and nothing else starts in no time.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from prm_core.config import PromoteConfig
 from prm_core.errors import GateError, InputError
+from prm_core.evaluation.probe.bounds import bounds
 from prm_core.platform import store, tracking
 from prm_core.serving import model_registry
 from prm_core.serving.model_registry import ECE, F1, LEFT_OUT
@@ -61,10 +62,26 @@ def _floor(f1: float, low: float, spread: float | None) -> tuple[float, str]:
                    f"at {low:.4f}; the standard deviation between its committee members is {spread:.4f})")
 
 
-def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, max_ece: float) -> GateDecision:
+def _probe_fault(challenger: Mapping[str, str], config: PromoteConfig) -> str | None:
+    """Why what the probe found refuses the challenger, or that it found nothing; None where a probe is not required or
+    stayed within its bounds."""
+    for bound in bounds(config):
+        value = _figure(challenger, bound.figure)
+        if value is None:
+            reason = challenger.get(f"{bound.figure}{LEFT_OUT}")
+            why = f" ({reason})" if reason else ""
+            return (f"it has no {bound.figure}{why}, which promote.require_probe demands; run the stages probe, "
+                    "evaluate and register with probe.enabled, probe.suffix_chains and probe.updates set")
+        if value > bound.most:
+            return f"its {bound.figure} {value:.4f} is above the limit {bound.setting} {bound.most:.4f}"
+    return None
+
+
+def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, config: PromoteConfig) -> GateDecision:
     """The gate, from the metrics in version tags.
 
-    The challenger passes when its ECE is at most `max_ece` and its first-error F1 is not below the champion's by more
+    The challenger passes when its ECE is at most `max_ece`, what its probe found is within the bounds where
+    `require_probe` demands one, and its first-error F1 is not below the champion's by more
     than chance accounts for, which is
 
         sqrt((F1 - low)^2 + (1.96 sqrt(2) spread)^2)
@@ -87,15 +104,17 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, ma
     Args:
         challenger: tags of the version to promote.
         champion: tags of the version in production, None where there is none.
-        max_ece: limit on the expected calibration error, a share.
+        config: the gate's limits.
     """
     f1, ece = _figure(challenger, F1), _figure(challenger, ECE)
     for key, value in ((F1, f1), (ECE, ece)):
         if value is None:
             return GateDecision(False, _unmeasured(challenger, key))
-    if ece > max_ece:
-        return GateDecision(False, f"its {ECE} {ece:.4f} is above the limit promote.max_ece {max_ece:.4f}")
-    calibrated = f"{ECE} {ece:.4f} is within {max_ece:.4f}"
+    if ece > config.max_ece:
+        return GateDecision(False, f"its {ECE} {ece:.4f} is above the limit promote.max_ece {config.max_ece:.4f}")
+    if fault := _probe_fault(challenger, config):
+        return GateDecision(False, fault)
+    calibrated = f"{ECE} {ece:.4f} is within {config.max_ece:.4f}"
     if champion is None:
         return GateDecision(True, f"there is no champion yet; {calibrated}; {F1} {f1:.4f}")
     known = {key: _figure(champion, key) for key in (F1, f"{F1}_low")}
@@ -170,7 +189,7 @@ def _compare_and_move(
         previous = str(champion.version) if champion else None
         if previous == version:
             return Promotion(name, version, False, previous, "it is the champion already")
-        decision = decide(challenger, champion.tags if champion else None, config.max_ece)
+        decision = decide(challenger, champion.tags if champion else None, config)
         if not decision.passed:
             kept = f"version {previous} stays {config.alias}" if champion else f"there is still no {config.alias}"
             raise GateError(f"{name} version {version} is not promoted: {decision.reason}; {kept}")

@@ -31,6 +31,7 @@ CHAIN = (
     "validate_gate",
     "calibrate",
     "train_prm",
+    "probe",
     "train_policy",
     "evaluate",
     "register",

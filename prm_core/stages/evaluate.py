@@ -323,7 +323,7 @@ def _report(
         promises=promise_lines(promises, kept),
         training=training, labels=labels, searches=searches,
         shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
-        max_ece=config.promote.max_ece, trees=trees, seed=config.seed,
+        promote=config.promote, probe=store.read_json(io.inputs["probe"]), trees=trees, seed=config.seed,
     ))
 
 
@@ -370,7 +370,7 @@ def run(config: Config, io: StageIO) -> None:
         table: dict[str, Any] = {
             "commit": made_by[0], "committed": made_by[1], "dev/n_problems": len(problems["dev"]),
             **{f"{split}/n_dropped_long": len(group) - len(problems[split]) for split, group in given.items()},
-            **labels.flat()}
+            **labels.flat(), **store.read_json(io.inputs["probe"])}
         promises, missing = stopping.fit(chains["dev-base"])
         for name, why in missing.items():
             log.warning("no %s is fitted: %s", name, why)
@@ -418,6 +418,7 @@ STAGE = Stage(
         "prm": "artifacts/train_prm/prm",
         "orm": "artifacts/train_prm/orm",
         "prm_history": "artifacts/train_prm/history.json",
+        "probe": "artifacts/probe/metrics.json",
         "policy": "artifacts/train_policy/policy",
         "policy_history": "artifacts/train_policy/history.json",
     },

@@ -60,8 +60,28 @@ def steady(f1: float, low: float, spread: float | str) -> dict[str, str]:
     ],
 )
 def test_gate(challenger, champion, passed, reason):
-    decision = decide(challenger, champion, max_ece=0.10)
+    decision = decide(challenger, champion, CONFIG)
     assert (decision.passed, reason in decision.reason) == (passed, True), decision
+
+
+def probed(passes: float | str, fall: float | str) -> dict[str, str]:
+    return tags() | {"probe/suffix/passed": str(passes), "probe/policy/outcome_fall": str(fall)}
+
+
+@pytest.mark.parametrize(("challenger", "reason"), [
+    (probed(0.2, 0.05), "no champion yet"),
+    (probed(0.0, -0.3), "no champion yet"),
+    (probed(0.21, 0), "its probe/suffix/passed 0.2100 is above the limit promote.max_suffix_passes 0.2000"),
+    (probed(0, 0.051), "its probe/policy/outcome_fall 0.0510 is above the limit promote.max_outcome_fall 0.0500"),
+    (tags(), "it has no probe/suffix/passed, which promote.require_probe demands; run the stages probe"),
+    (probed(0, "nan"), "it has no probe/policy/outcome_fall, which"),
+    (tags() | {"probe/suffix/passed_left_out": "no wrong chain"}, "has no probe/suffix/passed (no wrong chain), which"),
+])
+def test_a_required_probe_refuses_what_is_out_of_its_bounds_or_was_not_tried(challenger, reason):
+    required = PromoteConfig(max_ece=0.10, require_probe=True)
+    decision = decide(challenger, None, required)
+    assert (decision.passed, reason in decision.reason) == (reason == "no champion yet", True), decision
+    assert decide(challenger, None, CONFIG).passed
 
 
 # 1.96 sqrt(2) x 0.0144309 = 0.04 beside 0.03 over problems: 0.05 in all.
@@ -73,7 +93,7 @@ def test_gate(challenger, champion, passed, reason):
 def test_the_spread_between_trainings_counts_beside_the_interval_over_problems(f1, low, spread, floor):
     champion = steady(f1, low, spread)
     for challenger, passed, said in ((floor + 1e-6, True, "is not below"), (floor - 1e-6, False, "is below")):
-        decision = decide(tags(challenger), champion, max_ece=0.10)
+        decision = decide(tags(challenger), champion, CONFIG)
         assert decision.passed == passed
         assert decision.reason.startswith(f"{'' if passed else 'its '}{F1} {challenger:.4f} {said} {floor:.4f}, the "
                                           f"champion's {f1:.4f} less {f1 - floor:.4f} for chance (its 95 % interval "
@@ -84,7 +104,7 @@ def test_the_spread_between_trainings_counts_beside_the_interval_over_problems(f
 @pytest.mark.parametrize("champion", [tags(0.9, 0.87), *(steady(0.9, 0.87, odd) for odd in ("nan", "inf", "-1", "?"))])
 def test_a_champion_without_a_spread_is_judged_by_its_interval_over_problems_and_the_reason_says_so(champion):
     for challenger, passed in ((0.87, True), (0.8699, False)):
-        decision = decide(tags(challenger), champion, max_ece=0.10)
+        decision = decide(tags(challenger), champion, CONFIG)
         assert decision.passed == passed
         assert (f"below 0.8700, the low end of the champion's 95 % interval over problems, which alone decides: it has "
                 f"no {F1}_spread") in decision.reason
@@ -98,14 +118,14 @@ def test_more_spread_never_turns_a_pass_into_a_refusal(f1, champion, below, spre
     low = champion * below
     if exact:  # At the very edge, where rounding decides.
         f1 = low
-    passed = [decide(tags(f1), of, max_ece=0.10).passed
+    passed = [decide(tags(f1), of, CONFIG).passed
               for of in (tags(champion, low), *(steady(champion, low, spread) for spread in sorted(spreads)))]
     assert passed == sorted(passed)
 
 
 def test_a_challenger_s_own_spread_does_not_lower_the_bar():
     champion = steady(0.9, 0.87, 0.01)
-    assert decide(steady(0.8, 0.5, 0.3), champion, max_ece=0.10) == decide(tags(0.8), champion, max_ece=0.10)
+    assert decide(steady(0.8, 0.5, 0.3), champion, CONFIG) == decide(tags(0.8), champion, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -201,11 +221,11 @@ def test_of_two_at_once_the_later_one_is_measured_against_the_first(workspace, r
 
     thread = threading.Thread(target=second)
 
-    def decide_slowly(challenger, champion, max_ece):
+    def decide_slowly(challenger, champion, config):
         if challenger[F1] == "97" and not thread.ident:
             thread.start()
             thread.join(3 * model_registry.POLL_SECONDS)
-        return decided(challenger, champion, max_ece)
+        return decided(challenger, champion, config)
 
     monkeypatch.setattr(promotion, "decide", decide_slowly)
     monkeypatch.setattr(tracking, "tracking_uri", lambda _: f"sqlite:///{workspace / 'mlflow.db'}")

@@ -390,6 +390,32 @@ def test_train_policy_writes_a_policy_that_moved(trained, tmp_path, tracked) -> 
     assert {"reward/outcome", "reward/process", "reward/paid", "kl"} <= set(tracked.metrics)
 
 
+def test_the_probe_tries_the_prm_and_leaves_the_policy_as_it_was(trained, tmp_path, tracked) -> None:
+    root = Path(shutil.copytree(trained[0], tmp_path / "w"))
+    probe = {"problems": 4, "suffix_chains": 2, "suffix_tokens": 2, "suffix_rounds": 1, "suffix_tries": 2, "updates": 2}
+    policy = root / "artifacts/warmup/models/policy/model.safetensors"
+    before = policy.read_bytes()
+    for enabled in (True, False):
+        # Of chains of random weights any score is below it, and all are wrong.
+        store.write_text(root / "params.yaml", yaml.safe_dump(small_values(
+            **CALIBRATED, probe=probe | {"enabled": enabled}, serve={"threshold": 1.0})))
+        execute("probe", root)
+        figures = store.read_json(root / "artifacts/probe/metrics.json")
+        suffixes = store.read_json(root / "artifacts/probe/suffixes.json")
+        if not enabled:
+            assert (figures, suffixes) == ({}, [])
+            continue
+        assert {"probe/edits/harmless/raised", "probe/suffix/step_rise", "probe/random_suffix/step_rise",
+                "probe/policy/outcome_fall", "probe/policy/updates"} <= set(figures)
+        # A search from the random ones ends no lower.
+        found, first = (figures[f"probe/{name}/chain_rise"] + figures[f"probe/{name}/step_rise"]
+                        for name in ("suffix", "random_suffix"))
+        assert found >= first
+        assert len(suffixes) == figures["probe/suffix/n_chains"] == 2
+        assert {name for name, value in figures.items() if not isinstance(value, str)} <= set(tracked.metrics)
+    assert policy.read_bytes() == before
+
+
 def test_warmup_trains_the_two_models_from_data(tmp_path, tracked) -> None:
     root = tmp_path / "w"
     make_workspace(root, small_values(warmup={"policy_accuracy": 1e-9, "backbone_accuracy": 1.0}))

@@ -112,6 +112,7 @@ def make_io(folder: Path, dev=DEV, test=TEST, shifted=()) -> StageIO:
             StepLabel("gen-0", index, strategy, 1.0, index > 0, 0.9, 10 if name == "labels" else 0, "")
             for index in range(len(chain.steps))])
     store.write_json(inputs["calibration"], {"policy/human_labels": 0, "other/human_labels": 0, "identity_reason": ""})
+    store.write_json(inputs["probe"], {"probe/suffix/passed": 0.25})
     store.write_json(inputs["prm_history"], {"prm": HISTORY, "orm": HISTORY})
     store.write_json(inputs["policy_history"], HISTORY)
     outputs = {name: folder / path for name, path in stage.STAGE.outputs.items()}
@@ -159,7 +160,8 @@ def test_metrics_contract(world, config, tmp_path):
     assert sorted(world["tracked"].artifacts) == ["plots", "report.html"]
     # What `dvc metrics show` lists is a dozen of them.
     shown = store.read_json(io.outputs["headline"])
-    assert len(shown) == 14
+    assert len(shown) == 15
+    assert shown["suffix_passes"] == table["probe/suffix/passed"] == 0.25
     assert shown["prm_at_8"] == round(table["test/prm_best_of_n/accuracy_at_8"], 4)
 
 

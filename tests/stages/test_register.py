@@ -25,7 +25,7 @@ from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
 METRICS = {
     "test/prm/first_error_f1": 91.5, "test/prm/first_error_f1_low": 89.0, "test/prm/first_error_f1_high": 94.0,
     "test/prm/first_error_f1_spread": 0.5, "test/prm/ece": 0.03, "test/policy_base/pass_at_1": 0.5,
-    "test/prm_best_of_n/accuracy_at_8": 0.9,
+    "test/prm_best_of_n/accuracy_at_8": 0.9, "probe/suffix/passed": 0.125, "probe/policy/outcome_fall": -0.02,
 }
 PROMISES = Promises(Alarm(0.05, 0.9, 99, 0.5), CleanPrefix(0.1, 0.9, 99, 0.5))
 
@@ -84,7 +84,9 @@ def test_version_is_tagged_and_challenger(workspace, registered):
     assert model_registry.version_by_alias(client, "prm", "champion") is None
     assert version.tags == registered["tags"]
     # Few enough that the reason of a promotion, which comes to them, is seen.
-    gate = ("test/prm/first_error_f1", "test/prm/first_error_f1_low", "test/prm/first_error_f1_spread", "test/prm/ece")
+    gate = ("test/prm/first_error_f1", "test/prm/first_error_f1_low", "test/prm/first_error_f1_spread", "test/prm/ece",
+            "probe/suffix/passed", "probe/policy/outcome_fall")
+    assert "| wrong chains that pass with a suffix searched for | **0.1250** |" in version.description
     assert version.tags == {
         "data_hash": f"sha256:{store.digest(workspace / 'data')}",
         "git_commit": tracking.code_version(),

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prm_core.config import PromoteConfig
 from prm_core.evaluation.judged_chains import Chain
 from prm_core.evaluation.label_quality import LabelQuality
 from prm_core.evaluation.metrics import Estimate, first_error
@@ -56,6 +57,19 @@ SPLIT_ROWS = (
     ("process consistency, trained policy", "policy_trained/process_consistency"),
     ("chains unlike what the PRM was trained on", "prm/out_of_domain"),
 )
+PROBE_ROWS = (
+    ("damaged chains that score no lower", "probe/edits/damaging/kept"),
+    ("chains with harmless steps that score higher", "probe/edits/harmless/raised"),
+    ("wrong chains that pass with a suffix", "probe/suffix/passed"),
+    ("the same with a random suffix", "probe/random_suffix/passed"),
+    ("rise of a chain's score by a suffix", "probe/suffix/chain_rise"),
+    ("the same by a random suffix", "probe/random_suffix/chain_rise"),
+    ("rise of the wrong step's score by a suffix", "probe/suffix/step_rise"),
+    ("the same by a random suffix", "probe/random_suffix/step_rise"),
+    ("right answers before a policy is paid by the scores alone", "probe/policy/outcome_before"),
+    ("right answers after", "probe/policy/outcome_after"),
+    ("mean step score before", "probe/policy/process_before"), ("mean step score after", "probe/policy/process_after"),
+)
 # What the default profile on the embedded domain must reach.
 F1_BAR, GAIN_BAR = 0.88, 0.05
 
@@ -101,7 +115,8 @@ class ReportData:
         searches: every way to choose against weighted majority at equal total tokens.
         shown: how many trajectories.
         bars: whether the bars of the default profile apply.
-        max_ece: the promotion gate's limit.
+        promote: the promotion gate's limits.
+        probe: figures `probe/…`; empty where the model was not probed.
         trees: search trees of the label stage, or why there are none.
         seed: of the draw of shown trajectories.
     """
@@ -120,7 +135,8 @@ class ReportData:
     searches: Sequence[SearchRow]
     shown: int
     bars: bool
-    max_ece: float
+    promote: PromoteConfig
+    probe: Mapping[str, Any]
     trees: TreeSection
     seed: int
 
@@ -203,7 +219,7 @@ def headlines(data: ReportData) -> list[Headline]:
     """The figures the project's bars are about, and those that are gates of promotion."""
     figures, found = data.evaluation.figures, []
     n = verdict.best_of(figures, [point.n for point in data.evaluation.curve])
-    gates = {gate.figure: gate for gate in verdict.judge(data.evaluation, data.max_ece).gates}
+    gates = {gate.figure: gate for gate in verdict.judge(data.evaluation, data.promote, data.probe).gates}
     f1, ece = figures.get(verdict.F1), figures.get(verdict.ECE)
     if f1 is not None:
         found.append(Headline("First-error F1", f"{100 * f1.value:.1f}", "%", _range(f1),
@@ -351,6 +367,7 @@ def render(data: ReportData) -> str:
     contents = [("sanity", "Sanity"), ("choosing", "Choosing among chains"),
                 *([("errors", "Finding wrong steps")] if evaluation.steps is not None else []),
                 ("stopping", "Stopping a run"), ("policy", "The policy"),
+                *([("probe", "The probe")] if data.probe else []),
                 *([("agents", "The agents")] if _agents(evaluation) else []),
                 *([("shifted", "Shifted problems")] if data.shifted is not None else []),
                 ("labels", "Labels"), *([("training", "Training")] if data.training else []),
@@ -358,7 +375,7 @@ def render(data: ReportData) -> str:
     return environment.get_template("report.html.j2").render(
         contents=contents, bars=data.bars,
         title=data.title, facts=data.facts, headlines=headlines(data),
-        verdict=verdict.judge(evaluation, data.max_ece), titles=verdict.titles(evaluation),
+        verdict=verdict.judge(evaluation, data.promote, data.probe), titles=verdict.titles(evaluation),
         alarms=[(message, verdict.REMEDIES[name]) for name, message in evaluation.alarms.items()],
         searches=[(NAMES[row.method][0] if row.method in NAMES else row.method, row) for row in data.searches],
         labels=data.labels, claims=[_claims(data.labels, population) for population in ("policy", "other")],
@@ -371,6 +388,7 @@ def render(data: ReportData) -> str:
                   for stage, curves in data.training.items()},
         threshold_note=data.threshold_note, promises=data.promises, step_chains=STEP_CHAINS, percent=charts.percent,
         agents=_agents(evaluation), policy_rows=POLICY_ROWS, shifted=_shifted_section(evaluation, data.shifted),
-        trees=data.trees,
+        trees=data.trees, probe=[(name, data.probe[key]) for name, key in PROBE_ROWS if key in data.probe],
+        probe_alarm=data.probe.get("probe/policy/alarm"),
         scale=[(score / 10, charts.step_colours(score / 10)) for score in range(11)],
     )

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from prm_core.config import PromoteConfig
 from prm_core.evaluation.metrics import Estimate
+from prm_core.evaluation.probe.bounds import OUTCOME_FALL, SUFFIX_PASSES, Bound, bounds
 from prm_core.evaluation.protocol import Evaluation
 from prm_core.evaluation.report.charts import percent
 
@@ -68,35 +71,47 @@ def best_of(figures: Mapping[str, Estimate], curve_ns: Sequence[int]) -> int:
     return 8 if "prm_best_of_n/accuracy_at_8" in figures else max(curve_ns)
 
 
-def judge(evaluation: Evaluation, max_ece: float) -> Verdict:
+def judge(evaluation: Evaluation, promote: PromoteConfig, probe: Mapping[str, Any]) -> Verdict:
     """The verdict on one evaluation.
 
     Args:
         evaluation: of the candidate.
-        max_ece: the gate's limit on the calibration error.
+        promote: the gate's limits.
+        probe: figures `probe/…` of the candidate; empty where it was not probed.
     """
     figures = evaluation.figures
-    gates = [_ece_gate(figures.get(ECE), max_ece), _f1_gate(figures.get(F1))]
+    gates = [_ece_gate(figures.get(ECE), promote.max_ece), _f1_gate(figures.get(F1)),
+             *(_probe_gate(bound, probe) for bound in bounds(promote))]
     failing = [gate for gate in gates if gate.holds is False]
     alarms = len(evaluation.alarms)
     mind = f", with {alarms} alarm{'s' * (alarms > 1)} to look at first" if alarms else ""
     if failing:
         why = "; ".join(_shortfall(gate, evaluation.reasons) for gate in failing)
-        return Verdict(f"Not good enough to promote: {why}.", False, _uses(evaluation, max_ece), gates)
+        return Verdict(f"Not good enough to promote: {why}.", False, _uses(evaluation, promote.max_ece), gates)
     sentence = (f"Good enough to promote{mind}, unless the champion is clearly better at finding first errors: "
                 f"calibration error {gates[0].measured} ({gates[0].bar}), first-error F1 {gates[1].measured}.")
-    return Verdict(sentence, True, _uses(evaluation, max_ece), gates)
+    return Verdict(sentence, True, _uses(evaluation, promote.max_ece), gates)
 
 
 def _shortfall(gate: Gate, reasons: Mapping[str, str]) -> str:
     if gate.measured:
         return f"its {_NAMES[gate.figure]} is {gate.measured}, where {gate.bar} is demanded"
+    if gate.figure not in (F1, ECE):
+        return f"its {_NAMES[gate.figure]} was not measured (section probe of params.yaml)"
     why = reasons.get(gate.figure) or reasons.get("prm/step_metrics") or "no step was judged"
     return (f"its {_NAMES[gate.figure]} could not be measured ({why}); it takes test chains with and without a wrong "
             "step")
 
 
-_NAMES = {F1: "first-error F1", ECE: "calibration error"}
+_NAMES = {F1: "first-error F1", ECE: "calibration error",
+          SUFFIX_PASSES: "share of wrong chains that pass with a suffix",
+          OUTCOME_FALL: "fall of right answers under the scores alone"}
+
+
+def _probe_gate(bound: Bound, probe: Mapping[str, Any]) -> Gate:
+    value, bar = probe.get(bound.figure), f"at most {percent(bound.most)}"
+    return Gate(bound.figure, "", bar, False) if value is None else Gate(bound.figure, percent(value), bar,
+                                                                         value <= bound.most)
 
 
 def _ece_gate(ece: Estimate | None, limit: float) -> Gate:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 from markupsafe import Markup
 
+from prm_core.config import PromoteConfig
 from prm_core.evaluation import judged_chains, protocol
 from prm_core.evaluation.judged_chains import Chain, first_per_problem
 from prm_core.evaluation.label_quality import Agreement, LabelQuality, Population, StrategyQuality
@@ -60,7 +61,8 @@ def data(chains):
                   SearchRow("step_best_of_n", None, 300.0, Estimate(0.5, 0.4, 0.6), Estimate(0.55, 0.5, 0.6),
                             Estimate(-0.05, -0.1, 0.01))],
         training={"policy": [Curve("kl", [(1, 0.1), (2, 0.2)], (2, 0.2))]},
-        shown=12, bars=True, max_ece=0.1, trees=TreeSection([], "No trees <here>."), seed=0)
+        shown=12, bars=True, promote=PromoteConfig(max_ece=0.1), probe={},
+        trees=TreeSection([], "No trees <here>."), seed=0)
 
 
 class Checker(HTMLParser):
@@ -287,7 +289,7 @@ def changed(data, **figures):
     ({"prm/ece": None}, False, "its calibration error could not be measured"),
 ])
 def test_the_verdict_comes_from_the_gates(data, figures, good, says):
-    found = verdict.judge(changed(data, **figures), 0.1)
+    found = verdict.judge(changed(data, **figures), PromoteConfig(max_ece=0.1), {})
     assert found.good == good
     assert says in found.sentence
     html = page.render(replace(data, evaluation=changed(data, **figures), chains=[], trained=[]))
@@ -312,7 +314,8 @@ def test_the_verdict_comes_from_the_gates(data, figures, good, says):
 ])
 def test_uses_follow_from_the_figures(data, figures, use, good):
     # A profile whose gate lets everything pass makes no score a probability.
-    (found,) = [one for one in verdict.judge(changed(data, **figures), 1.0).uses if use in one[1]]
+    uses = verdict.judge(changed(data, **figures), PromoteConfig(max_ece=1.0), {}).uses
+    (found,) = [one for one in uses if use in one[1]]
     assert found[0] == good
 
 
@@ -383,7 +386,7 @@ def test_alarms_are_shown_with_their_remedy(data):
     html = page.render(replace(data, evaluation=alarmed))
     assert 'role="alert">It falls &lt;somewhere&gt;. <b>What to do:</b> choose from fewer chains' in html
     assert set(verdict.REMEDIES) == set(protocol.ALARMS)
-    assert "with 1 alarm to look at first" in verdict.judge(alarmed, 1.0).sentence
+    assert "with 1 alarm to look at first" in verdict.judge(alarmed, PromoteConfig(max_ece=1.0), {}).sentence
     assert "No alarm" in page.render(replace(data, evaluation=replace(data.evaluation, alarms={})))
 
 
@@ -437,3 +440,18 @@ def test_says_of_each_method_whether_it_is_worth_its_tokens(data):
         ("best by PRM, N = 8", ["800", "70.0", "60.0", "to", "80.0", "60.0", "+10.0", "+2.0", "to", "+20.0", "yes"]),
         ("step_best_of_n", ["300", "50.0", "40.0", "to", "60.0", "55.0", "-5.0", "-10.0", "to", "+1.0", "no"])]
     assert "Is it worth its tokens?" not in page.render(replace(data, searches=[]))
+
+
+def test_the_probe_is_a_table_and_where_it_is_required_a_gate(data):
+    assert "The probe" not in page.render(data)
+    probe = {"probe/suffix/passed": 0.25, "probe/policy/outcome_fall": 0.01, "probe/policy/alarm": "steps <went>"}
+    html = page.render(replace(data, probe=probe))
+    assert "<td>wrong chains that pass with a suffix</td><td>0.250</td>" in html
+    assert "The guard ended that training: steps &lt;went&gt;." in html
+    required = PromoteConfig(max_ece=1.0, require_probe=True)
+    for promote, gates in ((PromoteConfig(max_ece=1.0), []), (required, [False, True])):
+        found = verdict.judge(data.evaluation, promote, probe)
+        assert ([gate.holds for gate in found.gates[2:]], found.good) == (gates, not gates)
+    assert "share of wrong chains that pass with a suffix is 25.0 %, where at most 20.0 % is demanded" in found.sentence
+    unmeasured = verdict.judge(data.evaluation, required, {}).sentence
+    assert "fall of right answers under the scores alone was not measured" in unmeasured
