@@ -57,7 +57,7 @@ def probe_model(
                                 batch_size=config.generate.batch_size, seed=config.seed)
 
     def figures_of(chains: list[Rewarded]) -> Mapping[str, float]:
-        return to_experience(chains, policy.encoder.pad_id, settings).figures
+        return to_experience(chains, policy.encoder.pad_id, settings, settings.kl_coef).figures
 
     sampled = sample()
     gold = pick_chains([gold_chain(f"{chain.problem}/{number}", problems[chain.problem], chain)
