@@ -270,7 +270,7 @@ def test_a_chain_goes_on_where_it_was_and_starts_anew_under_other_code(tmp_path,
     code[0] = "b"
     assert robustness_chains.run_chain(run, tmp_path, 1, any_code=True)["code"] == "a"
     assert robustness_chains.run_chain(run, tmp_path, 1)["code"] == "b"
-    assert len(ran) == 20
+    assert len(ran) == 22
     (tmp_path / "smoke-4").mkdir()
     with pytest.raises(InputError, match="smoke-4 in it is no workspace"):
         robustness_chains.run_chain(Run("smoke", 4), tmp_path, 1)
