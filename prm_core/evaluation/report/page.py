@@ -377,7 +377,8 @@ def render(data: ReportData) -> str:
         title=data.title, facts=data.facts, headlines=headlines(data),
         verdict=verdict.judge(evaluation, data.promote, data.probe), titles=verdict.titles(evaluation),
         alarms=[(message, verdict.REMEDIES[name]) for name, message in evaluation.alarms.items()],
-        searches=[(NAMES[row.method][0] if row.method in NAMES else row.method, row) for row in data.searches],
+        searches=[(NAMES[row.method][0] if row.method in NAMES else row.method.replace("_", " "), row)
+                  for row in data.searches],
         labels=data.labels, claims=[_claims(data.labels, population) for population in ("policy", "other")],
         agreement={(a, b): one for one in data.labels.agreement
                                        for a, b in ((one.a, one.b), (one.b, one.a))},

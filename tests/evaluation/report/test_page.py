@@ -435,10 +435,10 @@ def test_labels_do_not_overlap():
 
 def test_says_of_each_method_whether_it_is_worth_its_tokens(data):
     html = page.render(data)
-    rows = re.findall(r"<tr><td>(best by PRM, N = 8|step_best_of_n)</td>(.*?)</tr>", html, re.DOTALL)
+    rows = re.findall(r"<tr><td>(best by PRM, N = 8|step best of n)</td>(.*?)</tr>", html, re.DOTALL)
     assert [(name, re.sub(r"<[^>]+>|\s+", " ", cells).split()) for name, cells in rows] == [
         ("best by PRM, N = 8", ["800", "70.0", "60.0", "to", "80.0", "60.0", "+10.0", "+2.0", "to", "+20.0", "yes"]),
-        ("step_best_of_n", ["300", "50.0", "40.0", "to", "60.0", "55.0", "-5.0", "-10.0", "to", "+1.0", "no"])]
+        ("step best of n", ["300", "50.0", "40.0", "to", "60.0", "55.0", "-5.0", "-10.0", "to", "+1.0", "no"])]
     assert "Is it worth its tokens?" not in page.render(replace(data, searches=[]))
 
 

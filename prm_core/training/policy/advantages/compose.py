@@ -56,7 +56,8 @@ def advantages(rewards: GroupRewards, kept: Tensor, settings: AdvantageConfig) -
     result = found.gather(1, rewards.token_slots.clamp(min=0)).where(rewards.token_slots >= 0, 0.0)
     if settings.process_sets:
         result = result / process_sets(rewards.ids, rewards.group_size)
-    return result * (rewards.token_mask & kept[:, None])
+    # What rounding leaves of equal rewards is nothing: Adam would make a step of it.
+    return result.where(result.abs() > EPSILON, 0.0) * (rewards.token_mask & kept[:, None])
 
 
 def _sources(

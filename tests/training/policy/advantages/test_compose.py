@@ -233,7 +233,7 @@ def test_one_group_does_not_see_another(group, settings: AdvantageConfig) -> Non
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=4), st.integers(2, 5), st.sampled_from(FAIR_WAYS),
        st.sampled_from([0.0, 1.0]))
 def test_equal_chains_prefer_nothing(scores: list[float], count: int, settings: AdvantageConfig, right: float) -> None:
-    assert found(make([scores] * count, [right] * count), settings).abs().max().item() <= 1e-5
+    assert not found(make([scores] * count, [right] * count), settings).any()
 
 
 @given(groups(), st.floats(-2, 2), st.sampled_from(["group", "leave_one_out"]))
