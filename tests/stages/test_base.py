@@ -390,6 +390,15 @@ def test_train_policy_writes_a_policy_that_moved(trained, tmp_path, tracked) -> 
     assert {"reward/outcome", "reward/process", "reward/paid", "kl"} <= set(tracked.metrics)
 
 
+def test_an_outcome_model_rewards_no_steps(trained, tmp_path) -> None:
+    root = Path(shutil.copytree(trained[0], tmp_path / "w"))
+    store.write_text(root / "params.yaml", yaml.safe_dump(small_values(
+        **CALIBRATED, train_policy={"reward_model": "artifacts/train_prm/orm"})))
+    with pytest.raises(InputError, match=r"reward_model artifacts/train_prm/orm: an outcome model scores no steps"):
+        execute("train_policy", root)
+    assert files(root / "artifacts/train_policy") == []
+
+
 def test_the_probe_tries_the_prm_and_leaves_the_policy_as_it_was(trained, tmp_path, tracked) -> None:
     root = Path(shutil.copytree(trained[0], tmp_path / "w"))
     probe = {"problems": 4, "suffix_chains": 2, "suffix_tokens": 2, "suffix_rounds": 1, "suffix_tries": 2, "updates": 2}
