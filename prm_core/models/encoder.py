@@ -130,15 +130,18 @@ class Encoder:
     def encode_steps(self, steps: Sequence[Step | str]) -> Iterator[list[tuple[int, bool]]]:
         """(id, written by the policy) of each step's tokens; what was heard comes before the SEP that ends the step."""
         for index, item in enumerate(steps):
-            step = Step(item) if isinstance(item, str) else item
-            if is_empty(step):
-                raise InputError(f"step {index} is empty; remove it or give its text")
-            block: list[tuple[int, bool]] = []
-            for part in self._parts(step):
-                if part.mark:
-                    block.append((self._marks[part.mark], part.written))
-                block += [(token, part.written) for token in self._tokenized(part.text)]
-            yield [*block, (self.separator_id, True)]
+            yield self.encode_step(Step(item) if isinstance(item, str) else item, index)
+
+    def encode_step(self, step: Step, index: int) -> list[tuple[int, bool]]:
+        """What `encode_steps` gives for the step of this index."""
+        if is_empty(step):
+            raise InputError(f"step {index} is empty; remove it or give its text")
+        block: list[tuple[int, bool]] = []
+        for part in self._parts(step):
+            if part.mark:
+                block.append((self._marks[part.mark], part.written))
+            block += [(token, part.written) for token in self._tokenized(part.text)]
+        return [*block, (self.separator_id, True)]
 
     def _parts(self, step: Step) -> Iterator[Part]:
         if self.config.renderer > 1:

@@ -159,6 +159,17 @@ class RewardModel(nn.Module):
         if self.surprisal is not None:
             step = self.surprisal.features(hidden, batch)
             chain = self.surprisal.over_chain(step, batch)
+        return self.judge_ends(ends, step, chain, states)
+
+    def judge_ends(self, ends: Tensor, step: Tensor | None, chain: Tensor | None, states: Tensor) -> Reading:
+        """The same of what is known of each slot.
+
+        Args:
+            ends: state where its step ends, (…, slots, width).
+            step, chain: surprisal of the step, and of the chain up to it, (…, slots, features); None without a
+                surprisal.
+            states: handed on.
+        """
         logits = self._logits(ends, chain if self.kind == "outcome" else step)
         if self.heads is None:
             return Reading(logits, states, None, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +64,9 @@ class ChainScore:
     def reliabilities(self) -> tuple[float, ...]:
         """How far each step's score can be relied upon: 1 where all members of the committee agree, 0 where they are
         split between 0 and 1 (1 - twice their standard deviation); empty without a committee."""
-        return tuple(1 - 2 * statistics.pstdev(step) for step in self.members)
+        import numpy as np
+
+        return tuple((1 - 2 * np.std(self.members, axis=1)).tolist()) if self.members else ()
 
 
 class ChainScorer(Protocol):
@@ -192,17 +193,16 @@ class RewardScorer:
 
     def _scores_of(self, batch: Sequence[EncodedChain], reading: Reading) -> Iterator[ChainScore]:
         """Of each chain of a batch, what its reading comes to."""
-        import torch
-
-        raw, outcome, members = (None if logits is None else torch.sigmoid(logits).double().cpu().numpy()
-                                 for logits in (reading.logits, reading.outcome, reading.committee))
+        raw, outcome, members = probabilities(reading)
         if self.domain:
             doubts: list[str | None] = [*self.domain.doubts(batch, reading.states.cpu().numpy())]
         else:
-            doubts = [unreadable(chain.ids, self.encoder.tokenizer.unk_token_id) for chain in batch]
+            unknown = self.encoder.tokenizer.unk_token_id
+            doubts = [unreadable(chain.ids.count(unknown), len(chain.ids)) for chain in batch]
         for number, (chain, doubt) in enumerate(zip(batch, doubts, strict=True)):
-            yield self._score_of(chain, raw[number], doubt, None if outcome is None else outcome[number],
-                                 None if members is None else members[number])
+            yield self.score_of(len(chain.step_ends), chain.truncated_steps, raw[number], doubt,
+                                None if outcome is None else outcome[number],
+                                None if members is None else members[number])
 
     def _calibrated(self, raw: NDArray[np.float64], doubt: str | None) -> list[float]:
         return self._believed(self.calibrator.apply(raw).tolist(), doubt)
@@ -211,22 +211,43 @@ class RewardScorer:
         # A value says how the policy fares, and of that an unfamiliar text tells as much.
         return moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
 
-    def _score_of(
-        self, chain: EncodedChain, values: NDArray[np.float64], doubt: str | None,
+    def score_of(
+        self, steps: int, truncated: int, values: NDArray[np.float64], doubt: str | None,
         outcome: NDArray[np.float64] | None, members: NDArray[np.float64] | None,
     ) -> ChainScore:
-        first, steps = int(self.model.prompt_slot), len(chain.step_ends)
+        """What is said of a chain of so many read steps, without the trailing ones that did not fit.
+
+        Args:
+            values: probability of each slot, at least (slots,).
+            doubt: why the model cannot judge it.
+            outcome: that its answer is right were it to end there, at least (slots,).
+            members: what each of the committee says, at least (slots, members).
+        """
+        first = int(self.model.prompt_slot)
         kept = values[: first + steps]
         if self.kind == "outcome":
             # The last real step's: never what stands in the padding after it.
             kept = kept[-1:]
         scores = tuple(self._calibrated(kept, doubt))
-        ended = outcome is not None and steps and not chain.truncated_steps
-        said = () if members is None else tuple(
-            tuple(self._calibrated(step, doubt)) for step in members[first : first + steps])
-        return ChainScore(scores[first:], tuple(map(float, kept[first:])), chain.truncated_steps,
-                          scores[0] if first else None, doubt,
+        ended = outcome is not None and steps and not truncated
+        said: tuple[tuple[float, ...], ...] = ()
+        if members is not None and steps:
+            own = members[first : first + steps]
+            said = tuple(zip(*[iter(self._calibrated(own.ravel(), doubt))] * own.shape[1], strict=True))
+        return ChainScore(scores[first:], tuple(kept[first:].tolist()), truncated, scores[0] if first else None, doubt,
                           self._believed([float(outcome[first + steps - 1])], doubt)[0] if ended else None, said)
+
+
+def probabilities(
+    reading: Reading
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """Of a reading's logits, outcome and committee; None where there are none of these."""
+    import torch
+
+    logits, outcome, members = (None if found is None else torch.sigmoid(found).double().cpu().numpy()
+                                for found in (reading.logits, reading.outcome, reading.committee))
+    assert logits is not None
+    return logits, outcome, members
 
 
 def save_reward_model(
