@@ -77,6 +77,7 @@ class RewardModel(nn.Module):
         self.base: Base | None = None
         self.precision: str | None = None
         self.heads: Heads | None = None
+        self._head: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +91,10 @@ class RewardModel(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """hidden → (wrong, right)."""
-        return self.network.get_submodule(_head_name(self.network))
+        if self._head is None:
+            # Once: it takes as long as a small model's pass.
+            self._head = _head_name(self.network)
+        return self.network.get_submodule(self._head)
 
     @classmethod
     def from_backbone(

@@ -18,9 +18,9 @@ from prm_core.models.chains import ChainBatch
 from prm_core.models.prefixes.pool import AT_ONCE, LIMIT, PrefixPool, packs
 from prm_core.models.prefixes.tree import Place
 from prm_core.scoring.domain import NOTHING, News, unreadable
-from prm_core.scoring.incremental.nodes import Node, Said, forget, grow
+from prm_core.scoring.incremental.nodes import Node, Said, forget, grow, key_of
 from prm_core.scoring.scorer import ChainScore, LoadedScorer, RewardScorer, probabilities
-from prm_core.turns import is_empty, unnamed
+from prm_core.turns import is_empty
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class IncrementalReader:
         """
         if not steps and not self.scorer.model.prompt_slot:
             raise InputError("there is no step to score")
-        keys: list[Hashable] = [prompt, *map(unnamed, steps)]
+        keys: list[Hashable] = [prompt, *map(key_of, steps)]
         nodes = [self._nothing]
         while len(nodes) <= len(keys) and (known := nodes[-1].following.get(keys[len(nodes) - 1])) is not None:
             nodes.append(known)
@@ -131,7 +131,7 @@ class IncrementalReader:
                 continue
             ids += [token for token, _ in block]
             written += [own for _, own in block]
-            job.keys.append(unnamed(steps[index]))
+            job.keys.append(key_of(steps[index]))
             job.ends.append(job.first + len(ids))
         if job.truncated == len(steps) and steps:
             # A prompt that leaves no room for its first step is not read.
@@ -285,11 +285,11 @@ class IncrementalReader:
             doubts = [unreadable(node.said.unknown, node.place.depth) for node in last]
         for job, doubt in zip(jobs, doubts, strict=True):
             slots = [node.said for node in job.nodes[1 if scorer.model.prompt_slot else 2 :]]
-            heads = scorer.model.heads
+            members = None if slots[-1].members is None else np.concatenate([said.members for said in slots])
             job.score = scorer.score_of(
                 len(job.nodes) - 2, job.truncated, np.array([said.raw for said in slots]), doubt,
-                None if heads is None else np.array([said.outcome for said in slots]),
-                None if slots[-1].members is None else np.array([said.members for said in slots]))
+                None if scorer.model.heads is None else np.array([said.outcome for said in slots]),
+                None if members is None else members.reshape(len(slots), -1))
 
 
 class _Part:
