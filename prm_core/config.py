@@ -427,6 +427,15 @@ class ServeConfig:
 
 
 @section
+class EngineConfig:
+    """What a server may take of the machine it runs on, where `serve` goes with the model."""
+
+    memory: NonNegativeFloat = setting("GiB for what was computed of chains that may go on", default=0.5)
+    waiting: PositiveInt = setting("characters of requests that wait; what goes beyond gets a 503", default=2**23)
+    deadline: PositiveFloat = setting("seconds after which a request that has no answer gets a 503", default=60.0)
+
+
+@section
 class Config:
     """Everything a run is decided by; `params.yaml` of a workspace holds it resolved."""
 
@@ -449,6 +458,7 @@ class Config:
     register: RegisterConfig
     promote: PromoteConfig
     serve: ServeConfig
+    engine: EngineConfig = setting(default=EngineConfig())
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,8 +154,11 @@ def unnamed(step: Step) -> Step:
 def identity(steps: Sequence[Step]) -> list[list[Any]]:
     """What of the turns a score or a label depends on, for digests; a turn of text, observation and agent alone is
     these three, as it always was."""
-    found = []
+    found: list[list[Any]] = []
     for step in steps:
+        if not (step.reasoning or step.calls or step.context):
+            found.append([step.text, step.observation, step.agent])
+            continue
         more = {name: value for name, value in record(step).items() if name in ("reasoning", "calls", "context")}
-        found.append([step.text, step.observation, step.agent, *([more] if more else [])])
+        found.append([step.text, step.observation, step.agent, more])
     return found

@@ -11,20 +11,18 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.marks import marked, tokens
+from prm_core.models.text_cache import TextCache
 from prm_core.turns import AGENT, BOUNDARY, MARKS, WAIT, Part, from_parts, heard, is_empty, parts, written
 from prm_core.types import Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Texts whose token ids are remembered.
-TEXTS_KEPT = 50_000
 # Stands for the question while a chat template is taken apart.
 QUESTION = "prm0question0prm"
 
@@ -76,8 +74,7 @@ class Encoder:
         self.separator_id: int = ids[0]
         # Of its own, because the setting stays in a tokenizer: what a text spells, "<|im_end|>" too, is text.
         plain = copy.deepcopy(self.tokenizer)
-        # Chains of a tree share most of their steps.
-        self._tokenized = lru_cache(TEXTS_KEPT)(
+        self._tokenized = TextCache(
             lambda text: tuple(plain.encode(text, add_special_tokens=False, split_special_tokens=True)))
         self._marks: dict[str, int] = {}
         # That are put in by id, beside those that every tokenizer has.
@@ -124,7 +121,8 @@ class Encoder:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
             )
-            return [*self.tokenizer.encode(text, add_special_tokens=False), self.separator_id]
+            with self._tokenized.lock:
+                return [*self.tokenizer.encode(text, add_special_tokens=False), self.separator_id]
         return [*self.bos_ids, *self._tokenized(prompt), self.separator_id]
 
     def encode_steps(self, steps: Sequence[Step | str]) -> Iterator[list[tuple[int, bool]]]:

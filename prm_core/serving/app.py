@@ -53,19 +53,21 @@ def load(uri: str, workspace: Path) -> Served:
     """The model that a URI or a folder names, ready to answer.
 
     A registered model brings the settings it was logged with; a folder gets those of the workspace, or the default
-    profile's where that is none.
+    profile's where that is none. What the server may take of the machine the workspace says.
 
     Raises InputError as `model_registry.reward_model_folder` and `load_any_scorer` do, and for a model without step
     scores.
     """
     folder = model_registry.reward_model_folder(uri, workspace)
+    own = (workspace / configuration.PARAMS_FILE).is_file()
+    here = configuration.load(workspace if own else project_root())
     if uri.startswith(model_registry.SCHEMES):
         settings = model_registry.logged_settings(folder)
     else:
-        own = (workspace / configuration.PARAMS_FILE).is_file()
-        settings = configuration.load(workspace if own else project_root()).serve
+        settings = here.serve
     scorer = load_any_scorer(folder, batch_size=settings.batch_size)
-    service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl), Promises.load(folder))
+    service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl), Promises.load(folder),
+                             here.engine)
     return Served(service, defaults_of(settings))
 
 

@@ -5,12 +5,12 @@ The HTTP model (pyfunc_model.py) and `prm score` both go through here; nothing i
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prm_core.config import EngineConfig
 from prm_core.errors import InputError
 from prm_core.formats.messages import CALLS_WITHOUT_RESULT, SEALED, conversation, tools_text
 from prm_core.platform import steps
@@ -19,6 +19,8 @@ from prm_core.scoring.scorer import ChainScore, LoadedScorer
 from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters
 from prm_core.serving.cache import ScoreCache, context_key
+from prm_core.serving.engine.engine import Engine
+from prm_core.serving.engine.requests import RefusedChain
 from prm_core.turns import with_tools, written
 from prm_core.types import Step
 
@@ -26,6 +28,7 @@ FIELDS = ("prompt", "steps", "messages", "tools")
 # A run that is judged while it goes on ends with calls that nobody has answered yet; and what an agent's service hides
 # of its reasoning nobody else can read either.
 HARMLESS = (CALLS_WITHOUT_RESULT, SEALED)
+ENGINE = EngineConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ class ScoringService:
         scorer: a process reward model.
         cache: where chain scores are kept between requests.
         promises: the alarm and the clean prefix fitted on the model's scores.
+        config: what the engine may take of the machine.
 
     Attributes:
         version: of the model.
@@ -153,16 +157,17 @@ class ScoringService:
         InputError: the model scores whole chains (an outcome model), so it cannot judge steps.
     """
 
-    def __init__(self, scorer: LoadedScorer, cache: ScoreCache, promises: Promises = NO_PROMISES) -> None:
+    def __init__(
+        self, scorer: LoadedScorer, cache: ScoreCache, promises: Promises = NO_PROMISES,
+        config: EngineConfig = ENGINE,
+    ) -> None:
         if scorer.kind != "process":
             raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
         self._scorer = scorer
         self.version = scorer.version
         self._cache = cache
         self._promises = promises
-        # Fast tokenizers raise "Already borrowed" when threads share them, and passes side by side only compete for
-        # the same cores.
-        self._model = threading.Lock()
+        self._engine = Engine(scorer, config)
 
     def answer(
         self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
@@ -178,6 +183,7 @@ class ScoringService:
         Raises:
             InputError: naming the request, for a chain longer than the context or a step the encoder refuses; or
                 naming a parameter.
+            OverloadError: too much waits already, or there was no answer in time.
         """
         check_parameters(threshold, aggregate)
         answers = []
@@ -187,7 +193,9 @@ class ScoringService:
                     f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
                     f"of {len(request.steps)} steps do not fit; shorten the prompt or the steps"
                 )
-            texts = [written(step) for step in request.steps]
+            # Only steps that are judged wrong are quoted.
+            texts = [written(step) if value < threshold else ""
+                     for step, value in zip(request.steps, score.step_scores, strict=False)]
             analysis = analyze(score.step_scores, texts, threshold=threshold, aggregate=aggregate
                                ) if score.step_scores else None
             if analysis is not None and score.out_of_domain is not None:
@@ -215,11 +223,7 @@ class ScoringService:
         return [known[key] for key in keys]
 
     def _score(self, requests: Sequence[ScoringRequest]) -> list[ChainScore]:
-        with self._model:
-            try:
-                return self._scorer.score([(request.prompt, request.steps) for request in requests])
-            except InputError as error:
-                if len(requests) == 1:
-                    raise InputError(f"{requests[0].where}: {error}") from None
-        # The encoder names the step but not the chain of the batch: find it one by one.
-        return [score for request in requests for score in self._score([request])]
+        try:
+            return self._engine.score([(request.prompt, request.steps) for request in requests])
+        except RefusedChain as error:
+            raise InputError(f"{requests[error.index].where}: {error}") from None
