@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prm_core.scoring.scorer import ChainScore, LoadedScorer, RewardScorer
 from prm_core.types import Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from prm_core.models.encoder import EncodedChain, Encoder
+    from prm_core.scoring.incremental.reader import IncrementalReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Read:
 class ScoringSession:
     """A reward model that remembers what it has read. The scores are its own, but for rounding.
 
-    One whose attention does not follow a mask, an implicit model, and models of other projects read every chain whole.
+    One for which `incremental.reader.reads_on` says no reads every chain whole.
 
     Args:
         scorer: the model.
@@ -44,13 +43,12 @@ class ScoringSession:
     def __init__(self, scorer: LoadedScorer, counter: Encoder) -> None:
         self.scorer = scorer
         self._counter = counter
-        self._states = None
-        if isinstance(scorer, RewardScorer) and scorer.model.kind != "implicit":
-            from prm_core.models.prefix_states import PrefixStates
-            from prm_core.scoring.reward import takes_trees
+        self._reader: IncrementalReader | None = None
+        if isinstance(scorer, RewardScorer):
+            from prm_core.scoring.incremental.reader import IncrementalReader, reads_on
 
-            if takes_trees(scorer.model.backbone):
-                self._states = PrefixStates(scorer.model.backbone, scorer.encoder.separator_id)
+            if reads_on(scorer):
+                self._reader = IncrementalReader(scorer)
 
     @property
     def kind(self) -> str:
@@ -61,29 +59,14 @@ class ScoringSession:
         """Scores (prompt, steps) pairs, each with a step at least, in order."""
         if not chains:
             return []
+        if self._reader is not None:
+            return [Read(cast("ChainScore", job.score), job.computed, job.length) for job in self._reader.score(chains)]
         if not isinstance(self.scorer, RewardScorer):
             lengths = [len(self._counter.encode(*chain, may_be_empty=True).ids) for chain in chains]
             scores = self.scorer.score(chains)
             return [Read(score, whole, whole) for score, whole in zip(scores, lengths, strict=True)]
-        encoder = self.scorer.encoder
-        encoded = [encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains]
-        if self._states is None:
-            return _whole(self.scorer.score_encoded(encoded), encoded)
-        costs: dict[tuple[int, ...], int] = {}
-        scores = self.scorer.score_encoded(encoded, lambda texts, columns: self._hidden(texts, columns, costs))
-        return [Read(score, costs.pop(tuple(chain.ids), 0), len(chain.ids))
-                for score, chain in zip(scores, encoded, strict=True)]
-
-    def _hidden(self, texts: Sequence[Sequence[int]], columns: int, costs: dict[tuple[int, ...], int]) -> Tensor:
-        assert self._states is not None
-        found = self._states.read(texts)
-        for text, (_, computed) in zip(texts, found, strict=True):
-            costs[tuple(text)] = costs.get(tuple(text), 0) + computed
-        first = found[0][0].hidden
-        hidden = first.new_zeros(len(texts), columns, first.shape[1])
-        for row, (state, _) in zip(hidden, found, strict=True):
-            row[: len(state.hidden)] = state.hidden
-        return hidden
+        encoded = [self.scorer.encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains]
+        return _whole(self.scorer.score_encoded(encoded), encoded)
 
 
 def _whole(scores: Sequence[ChainScore], encoded: Sequence[EncodedChain]) -> list[Read]:

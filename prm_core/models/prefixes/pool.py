@@ -64,6 +64,37 @@ class PrefixPool:
         return found
 
 
+    def read(self, texts: Sequence[Sequence[int]]) -> list[tuple[Place, int]]:
+        """Where each text of at least one token ends, in order, and how many tokens were computed for it: those that no
+        text before it, in this call or another, began with. They stay until something else is read."""
+        costs = [0] * len(texts)
+        places = [self.start] * len(texts)
+        left = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        while left:
+            now: dict[tuple[int, int, int], int] = {}
+            room = AT_ONCE
+            for index in left:
+                place = places[index] = self.tree.find(places[index], texts[index][places[index].depth :])
+                if place.depth < len(texts[index]) and room > 0:
+                    # Of texts that begin alike one is read first.
+                    start = (id(place.branch), place.count, int(texts[index][place.depth]))
+                    if now.setdefault(start, index) == index:
+                        room -= len(texts[index]) - place.depth
+            for index in now.values():
+                costs[index] += len(texts[index]) - places[index].depth
+            if now:
+                rows = list(now.values())
+                ends = self.extend([places[row] for row in rows], [texts[row][places[row].depth :] for row in rows])
+                for row, end in zip(rows, ends, strict=True):
+                    places[row] = end
+            left = [index for index in left if places[index].depth < len(texts[index])]
+        for place in places:
+            self.tree.use(place.branch)
+        found = list(zip(places, costs, strict=True))
+        self.tree.shrink(keep={run.branch for place in places for run in place.path()})
+        return found
+
+
 @torch.inference_mode()
 def packs(backbone: PreTrainedModel) -> bool:
     """Whether the backbone reads packed texts after pasts: full causal attention in every layer.

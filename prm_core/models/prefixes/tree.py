@@ -7,7 +7,7 @@ split or copied when they do; a text that goes on from a branch's end grows it i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -101,6 +101,14 @@ class Place(NamedTuple):
             place = Place(place.branch.parent, place.branch.at)
         return Place(place.branch, depth - place.branch.start)
 
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the text's tokens in each layer, (heads, tokens, width) each."""
+        import torch
+
+        states = torch.cat([run.branch.states[:, :, :, : run.count] for run in self.path()
+                            if run.branch.states is not None], 3)
+        return [(layer[0], layer[1]) for layer in states]
+
     def hidden(self, start: int) -> list[Tensor]:
         """Hidden states of the text's tokens from `start` on, as views of (tokens, width)."""
         return [run.branch.hidden[max(start - run.branch.start, 0) : run.count] for run in self.path()
@@ -160,12 +168,12 @@ class Tree:
             assert branch.parent is not None
             branch = branch.parent
 
-    def shrink(self) -> None:
-        """Drops what is over the limit."""
+    def shrink(self, keep: Container[Branch] = ()) -> None:
+        """Drops what is over the limit, but for some."""
         while self.size > self.limit:
             over, found = self.size - self.limit, []
             for branch in self._used:
-                if not branch.children and not branch.held:
+                if not (branch.children or branch.held or branch in keep):
                     found.append(branch)
                     over -= branch.size
                     if over <= 0:
