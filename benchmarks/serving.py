@@ -1,7 +1,7 @@
 """The server under load: agents that ask after every step, searches, single chains, and what they do to each other.
 
-Speeds are of clients over HTTP that do nothing else, on the same machine; what they are compared with is measured in the
-same run, in turn. `--before` names another checkout whose server is measured beside.
+Speeds are of clients over HTTP that do nothing else, on the same machine; what they are compared with is measured in
+the same run, in turn. `--before` names another checkout whose server is measured beside.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import report
 from benchmarks.report import Bar
 from prm_core.domains import arithmetic
-from prm_core.platform import store
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -63,9 +62,9 @@ def main() -> None:
 
 def prepare(given: argparse.Namespace, folder: Path) -> Path:
     """The model to serve, with room for long sessions: positions are rotated, so no table ends."""
+    from prm_core.config import EncoderConfig
     from prm_core.models.encoder import Encoder
     from prm_core.models.loading import load_tokenizer
-    from prm_core.config import EncoderConfig
     from prm_core.scoring.calibration import Calibrator
     from prm_core.scoring.reward import ProcessRewardModel
     from prm_core.scoring.scorer import load_scorer, save_reward_model
@@ -89,8 +88,8 @@ def session(number: int, steps: int, seed: int) -> Texts:
     """A question, and steps of a session about it that is like no other."""
     [problem] = arithmetic.make_problems(f"serving-{number}", 1, seed)
     draw = random.Random(f"{seed} {number}")
-    return problem.prompt, [f"Ana buys {(n := draw.randrange(100))} more: {(m := draw.randrange(900))} + {n} = {m + n}."
-                            for _ in range(steps)]
+    pairs = [(draw.randrange(50), draw.randrange(1, 50)) for _ in range(steps)]
+    return problem.prompt, [f"Ana buys {more} more: {held} + {more} = {held + more}." for held, more in pairs]
 
 
 def chain(number: int, seed: int) -> Texts:
@@ -283,7 +282,8 @@ def in_process(scorer: RewardScorer, given: argparse.Namespace) -> dict[str, Any
 
 def grown(took: dict[int, list[float]]) -> float:
     """Median of the last steps over that of those around SHORT_STEP."""
-    early, late = ([value for count in range(at - 4, at + 1) for value in took[count]] for at in (SHORT_STEP + 2, LONG_STEP))
+    early, late = ([value for count in range(at - 4, at + 1) for value in took[count]]
+                   for at in (SHORT_STEP + 2, LONG_STEP))
     return statistics.median(late) / statistics.median(early)
 
 

@@ -54,6 +54,11 @@ def is_empty(step: Step) -> bool:
     return not (step.text or step.reasoning or step.calls)
 
 
+def is_plain(step: Step) -> bool:
+    """Whether a turn is a text alone, as most are: what is done to many of them need not look further."""
+    return not (step.observation or step.agent or step.reasoning or step.calls or step.context)
+
+
 def parts(step: Step) -> Iterator[Part]:
     """The parts of a turn as version 2 reads them: the agent's name, what it thought, said and called, that it waits,
     what came back of each call, and what others said. A text alone is one part without a mark."""

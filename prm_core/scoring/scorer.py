@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,7 @@ from prm_core.turns import RENDERER
 from prm_core.types import Step
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+
     from prm_core.scoring.reward import Reading, RewardModel
 
 CALIBRATOR_FILE = "calibrator.json"
@@ -63,6 +63,23 @@ class ChainScore:
         import numpy as np
 
         return tuple((1 - 2 * np.std(self.members, axis=1)).tolist()) if self.members else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a model says where a step ends, or a prompt.
+
+    Attributes:
+        raw: probability that it is right, before calibration.
+        score: the same calibrated.
+        outcome: probability that the answer is right were the chain to end here; None of a model without.
+        members: calibrated probability of each of the committee; empty of a model without.
+    """
+
+    raw: float
+    score: float
+    outcome: float | None
+    members: tuple[float, ...]
 
 
 class ChainScorer(Protocol):
@@ -180,61 +197,61 @@ class RewardScorer:
 
     def _scores_of(self, batch: Sequence[EncodedChain], reading: Reading) -> Iterator[ChainScore]:
         """Of each chain of a batch, what its reading comes to."""
-        raw, outcome, members = probabilities(reading)
         if self.domain:
             doubts: list[str | None] = [*self.domain.doubts(batch, reading.states.cpu().numpy())]
         else:
             unknown = self.encoder.tokenizer.unk_token_id
             doubts = [unreadable(chain.ids.count(unknown), len(chain.ids)) for chain in batch]
-        for number, (chain, doubt) in enumerate(zip(batch, doubts, strict=True)):
-            yield self.score_of(len(chain.step_ends), chain.truncated_steps, raw[number], doubt,
-                                None if outcome is None else outcome[number],
-                                None if members is None else members[number])
+        counts = [int(self.model.prompt_slot) + len(chain.step_ends) for chain in batch]
+        for chain, doubt, slots in zip(batch, doubts, self.slots(reading, counts), strict=True):
+            yield self.chain_score(slots, chain.truncated_steps, doubt)
 
-    def _calibrated(self, raw: NDArray[np.float64], doubt: str | None) -> list[float]:
-        return self._believed(self.calibrator.apply(raw).tolist(), doubt)
-
-    def _believed(self, scores: list[float], doubt: str | None) -> list[float]:
-        # A value says how the policy fares, and of that an unfamiliar text tells as much.
-        return moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
-
-    def score_of(
-        self, steps: int, truncated: int, values: NDArray[np.float64], doubt: str | None,
-        outcome: NDArray[np.float64] | None, members: NDArray[np.float64] | None,
-    ) -> ChainScore:
-        """What is said of a chain of so many read steps, without the trailing ones that did not fit.
+    def slots(self, reading: Reading, counts: Sequence[int]) -> list[list[Slot]]:
+        """What is said of each row's first slots.
 
         Args:
-            values: probability of each slot, at least (slots,).
+            reading: of (batch, slots).
+            counts: how many there are of each row, (batch,).
+        """
+        import numpy as np
+        import torch
+
+        raw, outcome, members = (None if found is None else torch.sigmoid(found).double().cpu().numpy()
+                                 for found in (reading.logits, reading.outcome, reading.committee))
+        inside = np.arange(raw.shape[1]) < np.array(counts)[:, None]
+        # Slots of all rows, one after the other: never what stands in the padding.
+        plain = raw[inside]
+        found = [Slot(*values) for values in zip(
+            plain.tolist(), self.calibrator.apply(plain).tolist(),
+            [None] * len(plain) if outcome is None else outcome[inside].tolist(),
+            [()] * len(plain) if members is None else map(tuple, self.calibrator.apply(members[inside]).tolist()),
+            strict=True)]
+        ends = list(itertools.accumulate(counts, initial=0))
+        return [found[start:end] for start, end in itertools.pairwise(ends)]
+
+    def chain_score(self, slots: Sequence[Slot], truncated: int, doubt: str | None) -> ChainScore:
+        """What is said of a chain.
+
+        Args:
+            slots: of its steps that were read, and before them of the prompt where the model has one for it.
+            truncated: trailing steps that were not.
             doubt: why the model cannot judge it.
-            outcome: that its answer is right were it to end there, at least (slots,).
-            members: what each of the committee says, at least (slots, members).
         """
         first = int(self.model.prompt_slot)
-        kept = values[: first + steps]
-        if self.kind == "outcome":
-            # The last real step's: never what stands in the padding after it.
-            kept = kept[-1:]
-        scores = tuple(self._calibrated(kept, doubt))
-        ended = outcome is not None and steps and not truncated
-        said: tuple[tuple[float, ...], ...] = ()
-        if members is not None and steps:
-            own = members[first : first + steps]
-            said = tuple(zip(*[iter(self._calibrated(own.ravel(), doubt))] * own.shape[1], strict=True))
-        return ChainScore(scores[first:], tuple(kept[first:].tolist()), truncated, scores[0] if first else None, doubt,
-                          self._believed([float(outcome[first + steps - 1])], doubt)[0] if ended else None, said)
+        # An outcome model's last real step.
+        kept = slots[-1:] if self.kind == "outcome" else slots
+        scores = self._believed([slot.score for slot in kept], doubt)
+        said = [slot.members for slot in slots[first:]]
+        ended: float | None = None
+        if len(slots) > first and slots[-1].outcome is not None and not truncated:
+            [ended] = self._believed([slots[-1].outcome], doubt)
+        return ChainScore(
+            tuple(scores[first:]), tuple([slot.raw for slot in kept[first:]]), truncated, scores[0] if first else None,
+            doubt, ended, tuple([tuple(self._believed(step, doubt)) for step in said] if any(said) else ()))
 
-
-def probabilities(
-    reading: Reading
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """Of a reading's logits, outcome and committee; None where there are none of these."""
-    import torch
-
-    logits, outcome, members = (None if found is None else torch.sigmoid(found).double().cpu().numpy()
-                                for found in (reading.logits, reading.outcome, reading.committee))
-    assert logits is not None
-    return logits, outcome, members
+    def _believed(self, scores: Sequence[float], doubt: str | None) -> Sequence[float]:
+        # A value says how the policy fares, and of that an unfamiliar text tells as much.
+        return moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
 
 
 def save_reward_model(

@@ -61,10 +61,7 @@ def load(uri: str, workspace: Path) -> Served:
     folder = model_registry.reward_model_folder(uri, workspace)
     own = (workspace / configuration.PARAMS_FILE).is_file()
     here = configuration.load(workspace if own else project_root())
-    if uri.startswith(model_registry.SCHEMES):
-        settings = model_registry.logged_settings(folder)
-    else:
-        settings = here.serve
+    settings = model_registry.logged_settings(folder) if uri.startswith(model_registry.SCHEMES) else here.serve
     scorer = load_any_scorer(folder, batch_size=settings.batch_size)
     service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl), Promises.load(folder),
                              here.engine)

@@ -49,7 +49,8 @@ class ScoreCache:
             return None
         rest, table = found
         scores, raw, *members = table.tolist()
-        return replace(rest, step_scores=tuple(scores), raw_scores=tuple(raw), members=tuple(zip(*members, strict=True)))
+        return replace(rest, step_scores=tuple(scores), raw_scores=tuple(raw),
+                       members=tuple(zip(*members, strict=True)))
 
     def put(self, key: str, score: ChainScore) -> None:
         """Keeps scores under a key."""

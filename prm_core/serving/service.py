@@ -79,12 +79,11 @@ def parse_request(record: Any, where: str) -> ScoringRequest:
 
 def checked_request(where: str, prompt: str, found: tuple[Step, ...]) -> ScoringRequest:
     """A request of these turns. Raises InputError naming `where` for text that no tokenizer takes."""
-    for text in (prompt, *(text for step in found for text in steps.texts(step))):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            # JSON can spell half a surrogate pair, on which tokenizers fail.
-            raise InputError(f"{where}: the text is no valid Unicode (half a surrogate pair); correct it") from None
+    try:
+        " ".join([prompt, *(text for step in found for text in steps.texts(step))]).encode()
+    except UnicodeEncodeError:
+        # JSON can spell half a surrogate pair, on which tokenizers fail.
+        raise InputError(f"{where}: the text is no valid Unicode (half a surrogate pair); correct it") from None
     return ScoringRequest(where, prompt, found)
 
 

@@ -60,7 +60,8 @@ class Branch:
             self.tokens = np.concatenate([self.tokens[: self.count], np.zeros(room - self.count, dtype=np.int64)])
             self.states = _grown(self.states, states, self.count, room, 3)
             self.hidden = _grown(self.hidden, hidden, self.count, room, 0)
-        assert self.states is not None and self.hidden is not None
+        assert self.states is not None
+        assert self.hidden is not None
         self.tokens[self.count : end] = tokens
         self.states[:, :, :, self.count : end] = states
         self.hidden[self.count : end] = hidden

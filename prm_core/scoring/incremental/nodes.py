@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prm_core.scoring.domain import NOTHING, News
-from prm_core.turns import unnamed
+from prm_core.turns import is_plain, unnamed
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prm_core.models.prefixes.tree import Branch, Place
+    from prm_core.scoring.scorer import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +24,14 @@ class Said:
     """What is known of a beginning of a chain, which ends with a step (or is a prompt).
 
     Attributes:
-        raw: probability of its slot, before calibration.
-        outcome: that the answer is right were the chain to end here; None of a model without.
-        members: what each of the committee says, (members,); None of a model without.
+        slot: what the model says where it ends.
         lowest: of each surprisal feature the lowest of its steps, (features,); None of a model without.
         total: sum of the hidden states of its tokens, (width,).
         news: what of its tokens is new to the model's domain.
         unknown: tokens that the tokenizer cannot read.
     """
 
-    raw: float
-    outcome: float | None
-    members: NDArray[np.float64] | None
+    slot: Slot
     lowest: NDArray[np.float32] | None
     total: NDArray[np.float32]
     news: News
@@ -43,8 +40,7 @@ class Said:
 
 def key_of(step: Step) -> Hashable:
     """What tells steps apart that a model reads differently: of a step that is a text alone that, which is fast."""
-    plain = not (step.observation or step.agent or step.reasoning or step.calls or step.context)
-    return step.text if plain else unnamed(step)
+    return step.text if is_plain(step) else unnamed(step)
 
 
 class Node:

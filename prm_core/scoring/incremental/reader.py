@@ -19,7 +19,7 @@ from prm_core.models.prefixes.pool import AT_ONCE, LIMIT, PrefixPool, packs
 from prm_core.models.prefixes.tree import Place
 from prm_core.scoring.domain import NOTHING, News, unreadable
 from prm_core.scoring.incremental.nodes import Node, Said, forget, grow, key_of
-from prm_core.scoring.scorer import ChainScore, LoadedScorer, RewardScorer, probabilities
+from prm_core.scoring.scorer import ChainScore, LoadedScorer, RewardScorer
 from prm_core.turns import is_empty
 from prm_core.types import Step
 
@@ -248,15 +248,15 @@ class IncrementalReader:
                 lowest = np.concatenate([part.lowest(features[first:])
                                          for part, first in zip(parts, slots, strict=False)])
                 chain = torch.from_numpy(lowest).to(step)
-            raw, outcome, members = probabilities(model.judge_ends(hidden[at], step, chain, sums))
+            reading = model.judge_ends(*(None if one is None else one[None] for one in (hidden[at], step, chain)), sums)
+            [said] = self.scorer.slots(reading, [count])
         totals = sums.cpu().numpy()
         for part, first in zip(parts, slots.tolist(), strict=False):
             job, news = part.job, self._news(part)
             for slot, end in enumerate(part.reached, first):
                 before = job.nodes[-1].said
                 self._pass(job, grow(job.nodes[-1], job.keys[0], job.place.upto(end), Said(
-                    float(raw[slot]), None if outcome is None else float(outcome[slot]),
-                    None if members is None else members[slot], None if lowest is None else lowest[slot],
+                    said[slot], None if lowest is None else lowest[slot],
                     totals[slot] + before.total if before else totals[slot], *news[slot - first])))
 
     def _news(self, part: _Part) -> list[tuple[News, int]]:
@@ -284,12 +284,8 @@ class IncrementalReader:
         else:
             doubts = [unreadable(node.said.unknown, node.place.depth) for node in last]
         for job, doubt in zip(jobs, doubts, strict=True):
-            slots = [node.said for node in job.nodes[1 if scorer.model.prompt_slot else 2 :]]
-            members = None if slots[-1].members is None else np.concatenate([said.members for said in slots])
-            job.score = scorer.score_of(
-                len(job.nodes) - 2, job.truncated, np.array([said.raw for said in slots]), doubt,
-                None if scorer.model.heads is None else np.array([said.outcome for said in slots]),
-                None if members is None else members.reshape(len(slots), -1))
+            slots = [node.said.slot for node in job.nodes[1 if scorer.model.prompt_slot else 2 :]]
+            job.score = scorer.chain_score(slots, job.truncated, doubt)
 
 
 class _Part:

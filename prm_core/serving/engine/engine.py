@@ -7,6 +7,7 @@ pieces, with the short ones between. How many tokens a pass may have follows fro
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 # Tokens of a pass, and seconds that one should take: shorter ones compute no more a second, longer ones let who comes
 # meanwhile wait.
 FEWEST, MOST, SECONDS = 16, 4096, 0.1
+# Seconds that a thread may compute while others wait, of all threads of the process: Python's 5 ms are as long as a
+# small model's pass, which has hundreds of operations.
+SWITCH = 2e-4
 # Chains that a model that reads them whole gets at a time.
 WHOLE = 64
 
@@ -155,11 +159,13 @@ class Engine:
             # A request of any size is taken in where nothing waits.
             if self._size and self._size + request.size > self._config.waiting:
                 self._refused += 1
-                raise OverloadError(f"{len(self._arrived) + len(self._running)} requests wait, and there is no room for "
-                                    "more", self._delay())
+                waiting = len(self._arrived) + len(self._running)
+                raise OverloadError(f"{waiting} requests wait, and there is no room for more", self._delay())
             self._size += request.size
             self._arrived.append(request)
             if self._thread is None:
+                # The model gives Python's lock up at every operation, and waits this long for it where others compute.
+                sys.setswitchinterval(SWITCH)
                 self._thread = threading.Thread(target=self._work, name="prm-engine", daemon=True)
                 self._thread.start()
             self._wake.notify()

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prm_core.errors import InputError
+from prm_core.platform.steps import texts
 from prm_core.scoring.scorer import ChainScore
+from prm_core.turns import is_plain
 from prm_core.types import Step
 
 if TYPE_CHECKING:
@@ -88,12 +90,7 @@ class Request:
 
 def characters(step: Step) -> int:
     """Characters that a model reads of a step."""
-    size = len(step.text) + len(step.observation) + len(step.reasoning)
-    if step.calls:
-        size += sum(len(call.name) + len(call.arguments) + len(call.result or "") for call in step.calls)
-    if step.context:
-        size += sum(len(message.text) for message in step.context)
-    return size
+    return len(step.text) if is_plain(step) else sum(map(len, texts(step)))
 
 
 def in_turn(requests: Sequence[Request]) -> Iterator[Task]:

@@ -65,7 +65,7 @@ def test_texts_of_all_lengths_after_one_past_and_several_heads_a_key(monkeypatch
     for text, (place, _) in zip(texts, pool.read(texts), strict=True):
         is_as_whole(model, place, text)
     # Further from the middle of one of them, and from its end.
-    for text in (texts[3][:60] + [7, 7], texts[3] + [8]):
+    for text in ([*texts[3][:60], 7, 7], [*texts[3], 8]):
         [(place, _)] = pool.read([text])
         is_as_whole(model, place, text)
 
