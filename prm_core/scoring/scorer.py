@@ -241,13 +241,16 @@ class RewardScorer:
         # An outcome model's last real step.
         kept = slots[-1:] if self.kind == "outcome" else slots
         scores = self._believed([slot.score for slot in kept], doubt)
-        said = [slot.members for slot in slots[first:]]
+        members = tuple([slot.members for slot in slots[first:]])
+        if any(members):
+            believed = self._believed(list(itertools.chain.from_iterable(members)), doubt)
+            members = tuple(zip(*[iter(believed)] * len(members[0]), strict=True))
         ended: float | None = None
         if len(slots) > first and slots[-1].outcome is not None and not truncated:
             [ended] = self._believed([slots[-1].outcome], doubt)
         return ChainScore(
             tuple(scores[first:]), tuple([slot.raw for slot in kept[first:]]), truncated, scores[0] if first else None,
-            doubt, ended, tuple([tuple(self._believed(step, doubt)) for step in said] if any(said) else ()))
+            doubt, ended, members if any(members) else ())
 
     def _believed(self, scores: Sequence[float], doubt: str | None) -> Sequence[float]:
         # A value says how the policy fares, and of that an unfamiliar text tells as much.
