@@ -53,7 +53,7 @@ def main() -> None:
     """Measures and writes."""
     given = report.arguments("serving", options)
     if given.quick:
-        given.seconds, given.minutes, given.repeats = min(given.seconds, 4.0), min(given.minutes, 0.0), 1
+        given.seconds, given.minutes, given.repeats = min(given.seconds, 3.0), min(given.minutes, 0.0), 1
     with tempfile.TemporaryDirectory() as name:
         folder = prepare(given, Path(name) / "model")
         bars, more = measure(folder, given)
@@ -123,7 +123,8 @@ def served(folder: Path, checkout: Path) -> Iterator[tuple[int, int]]:
                 time.sleep(0.2)
             yield port, process.pid
         finally:
-            process.terminate()
+            # It may still read what nobody waits for.
+            process.kill()
             process.wait()
 
 
