@@ -13,3 +13,15 @@ class InputError(PrmError):
 
 class GateError(PrmError):
     """A check that must stop the chain did: critical expectation failed, promotion refused. The CLI exits with 1."""
+
+
+class OverloadError(PrmError):
+    """No more is taken in for now. The server answers 503.
+
+    Attributes:
+        retry_after: seconds after which it is worth asking again.
+    """
+
+    def __init__(self, reason: str, retry_after: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
