@@ -311,6 +311,7 @@ def resident() -> float:
 class Storm:
     """What came of the requests."""
 
+    sent: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -336,6 +337,7 @@ async def storm(edge: Edge, draw: Draw, count: int) -> Storm:
     async def client() -> None:
         for number in left:
             sent = draw.request()
+            result.sent += 1
             try:
                 result.take(sent, await ask(edge, sent))
             except Exception as error:
@@ -369,7 +371,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     edge = app.build(app.load(given.model, given.workspace), given.workspace)
     result, same, large = asyncio.run(measure(edge, given))
-    count, first, last = len(result.seconds), result.memory[0], result.memory[-1]
+    count, first, last = result.sent, result.memory[0], result.memory[-1]
     write("serving_malformed", given, [
         Bar("requests", count, None, None, ">= 10000", count >= 10_000),
         Bar("crashes and statuses of 500", len(result.faults), None, None, "0", not result.faults),

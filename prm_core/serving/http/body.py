@@ -4,6 +4,7 @@ its numbers are, which fields it has."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from email.message import Message
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ T = TypeVar("T", bound=BaseModel)
 
 # Of a JSON number: a float has at most 17 that matter.
 MOST_DIGITS = 100
+# A half of a surrogate pair as JSON spells it, alone or not.
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class UnsupportedMediaType(InputError):
@@ -47,7 +50,7 @@ def load(text: str, max_depth: int) -> Any:
     """The JSON value that a text is.
 
     Raises InputError for what is none, is nested deeper than `max_depth`, holds a number of more than MOST_DIGITS
-    digits or an object that names a field twice.
+    digits, an object that names a field twice or half a surrogate pair.
     """
     try:
         values = json.loads(text, object_pairs_hook=_object, parse_int=_integer,
@@ -57,6 +60,13 @@ def load(text: str, max_depth: int) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(f"the request is not valid JSON ({error.msg}, character {error.pos})") from None
     _check_depth(values, max_depth)
+    if HALF.search(text):
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            # JSON can spell it; no answer could repeat it, and no tokenizer takes it.
+            raise InputError("the request holds text that is no valid Unicode (half a surrogate pair); correct "
+                             "it") from None
     return values
 
 

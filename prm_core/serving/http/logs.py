@@ -49,7 +49,7 @@ class JsonLines(logging.Formatter):
                           for frame in traceback.extract_tb(error.__traceback__)[-20:]]
             if self._texts:
                 line["error_text"] = str(error)[:1000]
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)
 
 
 def configure(texts: bool) -> None:

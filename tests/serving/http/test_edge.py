@@ -95,6 +95,7 @@ def test_without_parameters_the_model_s_own_count(client) -> None:
     (json.dumps({"inputs": [{"prompt": ["p"], "steps": ["a"]}]}), "inputs[0]: `prompt` is empty or no text"),
     (json.dumps({"inputs": [{**ROW, "id": 3}]}), "inputs[0]: unknown field 'id'"),
     (json.dumps({"inputs": [{"prompt": "p\ud800", "steps": ["a"]}]}), "no valid Unicode"),
+    (json.dumps({"\ud800": [{"role": {"x\udfff": 3}}]}), "no valid Unicode"),
     ('{"inputs": [}', "not valid JSON"),
     ("", "not valid JSON"),
     ("[" * 200_000, "nested too deep"),
