@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from email.message import Message
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FailFast, ValidationError
 
 from prm_core.errors import InputError
 from prm_core.serving.service import SHOWN, unknown
@@ -18,8 +18,18 @@ T = TypeVar("T", bound=BaseModel)
 
 # Of a JSON number: a float has at most 17 that matter.
 MOST_DIGITS = 100
+# Of an object: each that a request does not have would be a fault of its own.
+MOST_FIELDS = 1000
 # A half of a surrogate pair as JSON spells it, alone or not.
 HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class FirstFault(FailFast):
+    """Of a list: what is checked ends at the first item at fault, however many there are."""
+
+    def __hash__(self) -> int:
+        # Unions of types want one, and pydantic's own has none.
+        return hash(FirstFault)
 
 
 class UnsupportedMediaType(InputError):
@@ -50,7 +60,7 @@ def load(text: str, max_depth: int) -> Any:
     """The JSON value that a text is.
 
     Raises InputError for what is none, is nested deeper than `max_depth`, holds a number of more than MOST_DIGITS
-    digits, an object that names a field twice or half a surrogate pair.
+    digits, an object of more than MOST_FIELDS fields or that names one twice, or half a surrogate pair.
     """
     try:
         values = json.loads(text, object_pairs_hook=_object, parse_int=_integer,
@@ -134,6 +144,8 @@ def _short(digits: str) -> str:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_FIELDS:
+        raise InputError(f"the request holds an object of {len(pairs)} fields; at most {MOST_FIELDS} are read")
     result = dict(pairs)
     if len(result) < len(pairs):
         seen: set[str] = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -57,7 +57,7 @@ class DecisionRequest(Strict):
     model: str = Field(description="any; the answer says which it is")
     input: str | list[Any] = Field(description="chat messages or items of the Responses API; a text only as MLflow's "
                                                "judges write it")
-    questions: list[Question] = Field(min_length=1, max_length=400)
+    questions: Annotated[list[Question], body.FirstFault()] = Field(min_length=1, max_length=400)
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
     safety_identifier: str | None = None

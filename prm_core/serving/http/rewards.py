@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -22,11 +22,13 @@ from prm_core.serving.service import ScoringAnswer, ScoringRequest
 
 WRONG, RIGHT = "wrong", "right"
 PARAGRAPH = "\n\n"
+# Of many that are wrong the first is named.
+Texts = Annotated[list[str], body.FirstFault()]
 
 
 class _Texts(Strict):
     model: str | None = Field(None, description="any; the answer says which it is")
-    input: str | list[str] | None = Field(None, description="prompt and steps, each ended by the model's step token")
+    input: str | Texts | None = Field(None, description="prompt and steps, each ended by the model's step token")
     messages: list[Any] | None = Field(None, description="chat messages, in place of `input`; a lone turn of the "
                                                          "assistant is split at the step token")
     user: str | None = None
@@ -100,8 +102,8 @@ class Pooling(BaseModel):
 class RewardRequest(Strict):
     """A request of OpenRLHF."""
 
-    query: str | list[str] = Field(description="prompt and response")
-    prompts: str | list[str] | None = Field(None, description="the prompts alone; without them the step token must say "
+    query: str | Texts = Field(description="prompt and response")
+    prompts: str | Texts | None = Field(None, description="the prompts alone; without them the step token must say "
                                                               "where each prompt ends")
     labels: Any = Field(None, description="not read")
 

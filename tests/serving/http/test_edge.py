@@ -96,6 +96,7 @@ def test_without_parameters_the_model_s_own_count(client) -> None:
     (json.dumps({"inputs": [{**ROW, "id": 3}]}), "inputs[0]: unknown field 'id'"),
     (json.dumps({"inputs": [{"prompt": "p\ud800", "steps": ["a"]}]}), "no valid Unicode"),
     (json.dumps({"\ud800": [{"role": {"x\udfff": 3}}]}), "no valid Unicode"),
+    (json.dumps({str(number): number for number in range(1001)}), "an object of 1001 fields; at most 1000"),
     ('{"inputs": [}', "not valid JSON"),
     ("", "not valid JSON"),
     ("[" * 200_000, "nested too deep"),
