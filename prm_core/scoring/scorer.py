@@ -95,6 +95,10 @@ class ChainEncoder(Protocol):
 
     config: EncoderConfig
 
+    def encode(self, prompt: str, steps: Sequence[Step]) -> EncodedChain:
+        """A chain as tokens."""
+        ...
+
 
 class LoadedScorer(ChainScorer, Protocol):
     """A reward model as `load_scorer` returns it.
