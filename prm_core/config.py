@@ -239,6 +239,9 @@ class RewardTrainingConfig:
     harmless_steps: Share = setting(
         "share of the chains of which a copy is trained too, with steps inserted that change nothing (filler, "
         "restatements, irrelevant facts)")
+    nonsense_steps: Share = setting(
+        "process model: share of the chains of which a copy is trained too with random words as a step or behind one, "
+        "which is wrong then: what nobody can read must not pass for something unusual")
     class_weights: Literal["none", "balanced"] = setting("balanced: right and wrong targets weigh the same")
     solver: Literal["gradient", "convex"] = setting(
         "gradient: every weight that has a rate is trained; convex: the backbone stays as it is and the head is solved "

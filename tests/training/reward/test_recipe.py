@@ -265,6 +265,14 @@ def test_harmless_steps_are_for_training_and_not_for_dev(backbone, tmp_path) -> 
     assert (trained.counts["chains"], trained.counts["dev_chains"], len(trained.dev)) == (12, 2, 2)
 
 
+def test_nonsense_is_for_the_training_of_a_process_model(backbone, tmp_path) -> None:
+    chains = {}
+    for kind in ("process", "outcome"):
+        trained = train(backbone, tmp_path / kind, kind=kind, nonsense_steps=1.0, max_updates=1)
+        chains[kind] = (trained.counts["chains"], trained.counts["dev_chains"])
+    assert chains == {"process": (12, 2), "outcome": (6, 2)}
+
+
 # Memory and precision
 
 
