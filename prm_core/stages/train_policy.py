@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prm_core.config import Config
+from prm_core.config import IMPLICIT, Config
 from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
@@ -29,9 +29,10 @@ def run(config: Config, io: StageIO) -> None:
     problems = without_long(store.read_jsonl(Problem, io.inputs["problems"]), policy.encoder)
     named = settings.reward_model
     dev = without_long(store.read_jsonl(Problem, io.inputs["dev"]), policy.encoder)
-    scorer = load_any_scorer(str(io.inputs[named]) if named in OWN else model_path(io.workspace, named),
-                             device=config.models.device, batch_size=config.serve.batch_size)
-    if scorer.kind == "outcome":
+    scorer = None if named == IMPLICIT else load_any_scorer(
+        str(io.inputs[named]) if named in OWN else model_path(io.workspace, named), device=config.models.device,
+        batch_size=config.serve.batch_size)
+    if scorer is not None and scorer.kind == "outcome":
         raise InputError(f"train_policy.reward_model {named}: an outcome model scores no steps, and no chain would "
                          "get a process reward; name a model that scores steps")
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
