@@ -333,7 +333,7 @@ class ImplicitConfig:
 class GuardConfig:
     window: NonNegativeInt = setting("updates whose means are compared; 0 looks at nothing")
     max_fall: Share = setting(
-        "of outcomes below their best, beyond two standard errors, while the process reward is as high as there")
+        "of outcomes below what the process rewards promise by the updates before, beyond two standard errors")
     max_stretch: PositiveFloat = setting("relative change of steps or tokens a chain while outcomes do not rise")
     max_filler: Share = setting("rise of the share of steps that repeat or say nothing new while outcomes do not")
 

@@ -18,6 +18,7 @@ TOGETHER = {"dev/outcome": "s-weighted", "reward/outcome": "s-orm", "reward/proc
 NAMES = {
     "dev/outcome": "right answers on dev problems", "reward/outcome": "right answers while sampling",
     "reward/process": "mean process reward", "reward/lowest_step": "lowest process reward of a chain",
+    "reward/agreement": "correlation of that with right answers, over questions",
     "reward/paid": "what the process rewards pay a chain", "kl": "KL divergence from the base policy, a token",
     "entropy": "entropy, a token", "clip_share": "tokens that the clip holds", "chain/steps": "steps a chain",
     "chain/tokens": "tokens a chain", "chain/repeated_share": "steps that repeat another",

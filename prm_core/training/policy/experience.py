@@ -339,11 +339,9 @@ def _figures(
     paid = rewards.scores[rewards.steps & judged[:, None]]
     lowest = rewards.scores.where(rewards.steps, math.inf).amin(1)[judged]
     steps = max(1, sum(len(chain.steps) for chain in chains))
-    questions = rewards.outcomes.reshape(-1, config.group_size).mean(1)
     return {
         "reward/outcome": rewards.outcomes.mean().item(),
-        # Standard error over questions, 0 of a single one.
-        "reward/outcome_error": (questions.std() / len(questions) ** 0.5).item() if len(questions) > 1 else 0.0,
+        **_by_question(rewards, config.group_size),
         "reward/process": paid.mean().item() if len(paid) else 0.0,
         "reward/lowest_step": lowest.mean().item() if len(lowest) else 0.0,
         "reward/paid": worth.mean().item() if len(worth) else 0.0,
@@ -357,6 +355,26 @@ def _figures(
         # On the policy's own tokens the mean of -log-probability is its entropy.
         "entropy": -(old.sum() / rewards.token_mask.sum().clamp(min=1)).item(),
     }
+
+
+def _by_question(rewards: GroupRewards, group_size: int) -> dict[str, float]:
+    """How far chance moves an update's figures, which other questions would have others of: standard errors over
+    questions of outcomes and of the lowest step, and the correlation of the two; 0 where there are too few."""
+    import torch
+
+    outcomes = rewards.outcomes.reshape(-1, group_size)
+    lowest = rewards.scores.where(rewards.steps, math.inf).amin(1).reshape(-1, group_size)
+    judged = rewards.judged.reshape(-1, group_size)
+    there = judged.any(1)
+    right, worst = ((values.where(judged, 0.0).sum(1) / judged.sum(1))[there] for values in (outcomes, lowest))
+
+    def error(of_questions: Tensor) -> float:
+        return (of_questions.std() / len(of_questions) ** 0.5).item() if len(of_questions) > 1 else 0.0
+
+    both = torch.stack([right, worst])
+    known = len(right) > 1 and bool((both.std(1) > EPSILON).all())
+    return {"reward/outcome_error": error(outcomes.mean(1)), "reward/lowest_error": error(worst),
+            "reward/agreement": torch.corrcoef(both)[0, 1].item() if known else 0.0}
 
 
 def _nothing_new(steps: Sequence[Step]) -> int:
