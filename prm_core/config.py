@@ -336,6 +336,10 @@ class GuardConfig:
         "of outcomes below what the process rewards promise by the updates before, beyond two standard errors")
     max_stretch: PositiveFloat = setting("relative change of steps or tokens a chain while outcomes do not rise")
     max_filler: Share = setting("rise of the share of steps that repeat or say nothing new while outcomes do not")
+    require_probe: bool = setting("the prm has been probed, and stayed within the bounds below, before it may reward",
+                                  default=False)
+    max_suffix_passes: Share = setting("of wrong chains that pass with a suffix", default=0.2)
+    max_outcome_fall: Share = setting("of right answers under the scores alone", default=0.05)
 
 
 @section
@@ -529,9 +533,14 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         if not is_alias(getattr(promote, name)):
             yield f"promote.{name}", (f"{getattr(promote, name)!r} can be no alias: letters, digits, _ and -, and "
                                       "neither latest nor v1, v2, …, which MLflow keeps for versions")
-    if promote.require_probe and not (probe.enabled and probe.suffix_chains and probe.updates):
-        yield "promote.require_probe", ("demands figures that nothing measures: set probe.enabled to true, and "
-                                        "probe.suffix_chains and probe.updates above 0")
+    for name, gate in (("promote", promote), ("train_policy.guard", config.train_policy.guard)):
+        if gate.require_probe and not (probe.enabled and probe.suffix_chains and probe.updates):
+            yield f"{name}.require_probe", ("demands figures that nothing measures: set probe.enabled to true, and "
+                                            "probe.suffix_chains and probe.updates above 0")
+    if config.train_policy.guard.require_probe and config.train_policy.reward_model != "prm":
+        yield "train_policy.guard.require_probe", (
+            f"is about the run's own prm, which alone is probed, and train_policy.reward_model is "
+            f"{config.train_policy.reward_model}: try that one by `prm probe`, and set require_probe to false")
     if promote.alias == promote.challenger_alias:
         yield "promote.challenger_alias", f"is {promote.alias!r} too: every new version would be the champion"
 
