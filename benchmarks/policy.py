@@ -57,6 +57,9 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     PRIME: PLAIN | {"outcome_weight": 1.0, "process_weight": 1.0, "form": "sum", "baseline": "leave_one_out",
                     "scale": "none"},
 }
+# How often questions whose chains all end alike are replaced, where not as configured: PRIME's reward model learns
+# from outcomes, and of mostly wrong ones that whatever the policy writes is wrong.
+RESAMPLED: Mapping[str, int] = {PRIME: 4}
 # Ways that learn by a critic.
 CRITICS: Mapping[str, CriticConfig] = {PPO: CriticConfig(kind="separate")}
 
@@ -102,7 +105,7 @@ def settings_of(config: Config, way: str, updates: int, *, guarded: bool) -> Pol
     reward_model = IMPLICIT if way == PRIME else "pav" if advantages.form == "pav" else "prm"
     return dataclasses.replace(
         given, advantages=advantages, critic=CRITICS.get(way, given.critic), updates=updates,
-        reward_model=reward_model, eval_every=max(1, updates // 6),
+        reward_model=reward_model, resample=RESAMPLED.get(way, given.resample), eval_every=max(1, updates // 6),
         guard=given.guard if guarded else dataclasses.replace(given.guard, window=0))
 
 
