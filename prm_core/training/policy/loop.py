@@ -8,6 +8,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from prm_core.training.policy.gae import adapted, value_loss
 from prm_core.training.policy.guards import alarm
 from prm_core.training.policy.loss import SURROGATES, k3_kl
 from prm_core.training.policy.networks import Critic, states_before, token_logprobs
+from prm_core.training.policy.prime import OnlineReward
 from prm_core.types import Problem
 
 if TYPE_CHECKING:
@@ -64,13 +66,14 @@ class Trained:
 
 
 def train_policy(
-    policy: Policy, scorer: ChainScorer, domains: Registry[Domain], problems: Sequence[Problem],
+    policy: Policy, scorer: ChainScorer | None, domains: Registry[Domain], problems: Sequence[Problem],
     config: PolicyTrainingConfig, *, dev: Sequence[Problem], batch_size: int, seed: int, work: Path,
     report: Callable[[dict[str, float], int], None],
 ) -> Trained:
     """Trains the policy in place by GRPO, or with a critic by PPO.
 
     Args:
+        scorer: of steps; None where an implicit reward model learns from the outcomes on the way (PRIME).
         problems: that it learns on.
         dev: others, on which it is evaluated, where `eval_every` says so; the policy that does best there is kept.
         report: receives figures and the number of updates done.
@@ -102,6 +105,7 @@ def train_policy(
     )
     *modules, optimizer, schedule = accelerator.prepare(*modules, optimizer, schedule)
     model, critic = modules[0], modules[1] if critic is not None else None
+    online = None if scorer is not None else OnlineReward(policy, reference, config, accelerator, seed)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     position = checkpoints.restore()
 
@@ -176,11 +180,13 @@ def train_policy(
         workers.forked(draw, gradients.parts) as samplers,
         workers.forked(judge, gradients.parts if config.eval_every else 1) as judges,
         workers.forked(reread, gradients.parts if rereads else 1) as readers,
+        nullcontext() if online is None else online.at_work() as reward,
     ):
         for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
             chains, sampled_tokens = gather(update)
             kl_coef = _kl_coef(position.history, config)
-            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef)
+            of_tokens, learned_reward = (None, {}) if reward is None else reward(chains, update)
+            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef, of_tokens)
             if rereads:
                 experience = prepared(experience)
             learned = experience.learned.any(1)
@@ -207,7 +213,8 @@ def train_policy(
                     losses.append(figures)
             schedule.step()
             means = {name: sum(one[name] for one in losses) / len(losses) for name in losses[0]}
-            record = {"update": update + 1, **experience.figures, **means, "tokens": float(sampled_tokens)}
+            record = {"update": update + 1, **experience.figures, **learned_reward, **means,
+                      "tokens": float(sampled_tokens)}
             if config.kl_target:
                 record["kl_coef"] = kl_coef
             position.update = update + 1

@@ -131,7 +131,7 @@ def test_rewards_reach_the_tokens_of_their_step_and_those_before() -> None:
             assert not outside[row][~found.learned[row]].any()
     count = len(chains[0][0]) + len(chains[1][0])
     assert found.figures == pytest.approx({
-        "reward/outcome": 0.5, "reward/outcome_error": 0.0,
+        "reward/outcome": 0.5, "reward/outcome_error": 0.0, "reward/lowest_error": 0.0, "reward/agreement": 0.0,
         "reward/process": 3 / 5, "reward/lowest_step": 0.0, "reward/paid": (2 + 1) / 2,
         "chain/steps": 2.5, "chain/tokens": count / 2, "chain/unfinished_share": 0.0, "chain/unjudged_share": 0.0,
         "chain/repeated_share": 0.0, "chain/nothing_new_share": 0.0,
