@@ -7,6 +7,7 @@ ours nothing but `prm_measure`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -92,7 +93,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     trainer = GRPOTrainer(model=job["policy"], args=arguments, reward_funcs=reward, callbacks=[Ticks()],
                           train_dataset=Dataset.from_list(problems))
     trainer.train()
-    return {"seconds": [end - start for start, end in zip(ends, ends[1:], strict=False)], "tokens": sampled}
+    return {"seconds": [end - start for start, end in itertools.pairwise(ends)], "tokens": sampled}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -44,7 +45,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
         train_policy(policy, scorer, DOMAINS, problems, settings, dev=[], batch_size=config.generate.batch_size,
                      seed=job["seed"], work=Path(work), report=report)
-    return {"seconds": [end - start for start, end in zip(ends, ends[1:], strict=False)], "tokens": tokens}
+    return {"seconds": [end - start for start, end in itertools.pairwise(ends)], "tokens": tokens}
 
 
 if __name__ == "__main__":
