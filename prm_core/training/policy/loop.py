@@ -67,7 +67,8 @@ def train_policy(
     config: PolicyTrainingConfig, *, dev: Sequence[Problem], batch_size: int, seed: int, work: Path,
     report: Callable[[dict[str, float], int], None],
 ) -> Trained:
-    """Trains the policy in place by GRPO, or with a critic by PPO.
+    """Trains the policy in place by GRPO, or with a critic by PPO. Launched on several processes, each samples, scores
+    and learns from its share of every update; weights and records are those of one process.
 
     Args:
         problems: that it learns on.
@@ -89,7 +90,8 @@ def train_policy(
         raise InputError("no dev problem to evaluate the policy on; give some, or set train_policy.eval_every to 0")
     reference = copy.deepcopy(policy.model).requires_grad_(False)
     layout = Layout.of(reference)
-    accelerator = Accelerator(cpu=policy.model.device.type == "cpu")
+    # The processes of a launcher take their steps together, so the schedule steps once.
+    accelerator = Accelerator(cpu=policy.model.device.type == "cpu", step_scheduler_with_optimizer=False)
     critic = None if config.critic.kind == "none" else Critic(policy.model, separate=config.critic.kind == "separate")
     modules = [policy.model] if critic is None else [policy.model, critic]
     optimizer = torch.optim.AdamW([
@@ -100,7 +102,8 @@ def train_policy(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda update: min((update + 1) / (config.warmup_updates + 1), 1.0)
     )
-    *modules, optimizer, schedule = accelerator.prepare(*modules, optimizer, schedule)
+    modules = [accelerator.prepare_model(module, evaluation_mode=True) for module in modules]
+    optimizer, schedule = accelerator.prepare(optimizer, schedule)
     model, critic = modules[0], modules[1] if critic is not None else None
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     position = checkpoints.restore()
@@ -173,9 +176,9 @@ def train_policy(
     # The workers that sample see the weights that the gradients' context moves to shared memory.
     with (
         data_parallel.gradients(accelerator, nn.ModuleList(modules), losses_of) as gradients,
-        workers.forked(draw, gradients.parts) as samplers,
-        workers.forked(judge, gradients.parts if config.eval_every else 1) as judges,
-        workers.forked(reread, gradients.parts if rereads else 1) as readers,
+        data_parallel.shared_out(accelerator, draw, gradients.parts) as samplers,
+        data_parallel.shared_out(accelerator, judge, gradients.parts if config.eval_every else 1) as judges,
+        data_parallel.shared_out(accelerator, reread, gradients.parts if rereads else 1) as readers,
     ):
         for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
             chains, sampled_tokens = gather(update)
@@ -217,7 +220,7 @@ def train_policy(
             last = stopped is not None or update + 1 == config.updates
             if config.eval_every and ((update + 1) % config.eval_every == 0 or last):
                 record["dev/outcome"] = dev_outcome()
-                if _best(position.history) == update + 1:
+                if _best(position.history) == update + 1 and accelerator.is_main_process:
                     _save_weights(policy.model, best)
             if (update + 1) % config.log_every == 0 or last:
                 report({name: value for name, value in record.items() if name != "update"}, update + 1)
@@ -226,9 +229,12 @@ def train_policy(
             if stopped is not None:
                 log.warning("policy training stops after update %d: %s", update + 1, stopped)
                 break
+    accelerator.wait_for_everyone()
     kept = _best(position.history)
     if kept != position.update:
         _load_weights(policy.model, best)
+    # Whoever is through first may remove the folder.
+    accelerator.wait_for_everyone()
     return Trained(position.history, kept, stopped)
 
 
