@@ -15,7 +15,7 @@ from prm_core.models.padding import pad
 from prm_core.registry import Registry
 from prm_core.sampling.episodes import run_episodes
 from prm_core.sampling.policy import Policy
-from prm_core.sampling.rollouts import rollout_succeeds
+from prm_core.sampling.rollouts import says_answer
 from prm_core.scoring.scorer import ChainScore, ChainScorer
 from prm_core.training.policy.advantages import FILTERS, GroupRewards, advantages, placed
 from prm_core.training.policy.advantages.compose import EPSILON, process_rewards, slot_rewards
@@ -171,10 +171,13 @@ def _chains(policy: Policy, domains: Registry[Domain], problems: Sequence[Proble
     """A chain written in one go for each problem, without scores."""
     from prm_core.sampling.sampler import Prefix
 
-    prompts = [policy.encoder.encode_prompt(problem.prompt) for problem in problems]
-    drawn = policy.continue_chains(prompts, [Prefix(row, len(ids)) for row, ids in enumerate(prompts)], **sampling)
+    # The chains of a question share what is computed of its prompt.
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(problem.prompt for problem in problems))}
+    prompts = [policy.encoder.encode_prompt(text) for text in numbers]
+    asked = [Prefix(number, len(prompts[number])) for number in (numbers[problem.prompt] for problem in problems)]
     found = []
-    for problem, prompt, one in zip(problems, prompts, drawn, strict=True):
+    for problem, prefix, one in zip(problems, asked, policy.continue_chains(prompts, asked, **sampling), strict=True):
+        prompt = prompts[prefix.chain]
         split = policy.encoder.split_steps(one.ids)
         # What comes after the last step, the end token, is a choice of its own.
         slots = [-1] * len(prompt) + [len(split)] * len(one.ids)
@@ -182,9 +185,9 @@ def _chains(policy: Policy, domains: Registry[Domain], problems: Sequence[Proble
         for number, (_, end) in enumerate(split):
             slots[begin : len(prompt) + end + 1] = [number] * (len(prompt) + end + 1 - begin)
             begin = len(prompt) + end + 1
-        outcome = float(rollout_succeeds(policy, domains[problem.domain], problem, one))
+        right = one.finished and says_answer(domains[problem.domain], problem, split[-1][0] if split else "")
         found.append(Rewarded([*prompt, *one.ids], [*[None] * len(prompt), *one.logprobs], slots, problem.id,
-                              tuple(Step(text) for text, _ in split), outcome, one.finished))
+                              tuple(Step(text) for text, _ in split), float(right), one.finished))
     return found
 
 

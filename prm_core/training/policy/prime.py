@@ -21,7 +21,6 @@ from prm_core.config import PolicyTrainingConfig
 from prm_core.errors import InputError
 from prm_core.models.chains import ChainBatch
 from prm_core.models.padding import pad
-from prm_core.platform import workers
 from prm_core.sampling.policy import Policy
 from prm_core.scoring.implicit import ImplicitRewardModel, check_logits
 from prm_core.training import data_parallel
@@ -59,7 +58,8 @@ class OnlineReward:
         self._pad_id = policy.encoder.pad_id
         self._config, self._seed = config, seed
         self._accelerator = accelerator
-        self._network, self._optimizer = accelerator.prepare(network, torch.optim.AdamW(
+        self._network = accelerator.prepare_model(network, evaluation_mode=True)
+        self._optimizer = accelerator.prepare(torch.optim.AdamW(
             network.parameters(), lr=config.implicit.learning_rate, weight_decay=0.0))
 
     @contextmanager
@@ -74,7 +74,7 @@ class OnlineReward:
             return found
 
         with (data_parallel.gradients(self._accelerator, self._network, self._losses) as gradients,
-              workers.forked(judge, gradients.parts) as judges):
+              data_parallel.shared_out(self._accelerator, judge, gradients.parts) as judges):
 
             def reward(chains: Sequence[Rewarded], update: int) -> tuple[Tensor, dict[str, float]]:
                 figures = self._learn(chains, update, gradients)

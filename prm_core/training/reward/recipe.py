@@ -26,7 +26,7 @@ from prm_core.training.reward.probe import (
     read_regression,
     solve,
 )
-from prm_core.training.reward.trees import collate_trees
+from prm_core.training.trees import collate_trees
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,22 @@ def test_what_it_cannot_do_stops_before_or_with_the_way_out() -> None:
 # In the loop
 
 
+def by_the_first_token(*among: str) -> Callable[..., list[Rewarded]]:
+    """Chains whose outcome is whether their first token is even, of problems of these ids, or of all: no answer of a
+    policy with random weights is right."""
+    plain = experience._chains
+
+    def first(chain: Rewarded) -> int:
+        return next(token for token, known in zip(chain.ids, chain.logprobs, strict=True) if known is not None)
+
+    return lambda *given, **sampling: [
+        dataclasses.replace(chain, outcome=float(first(chain) % 2 == 0 and (not among or chain.problem in among)))
+        for chain in plain(*given, **sampling)]
+
+
 @pytest.fixture(autouse=True)
 def outcomes_by_the_first_token(monkeypatch) -> None:
-    """No answer of a policy with random weights is right."""
-    monkeypatch.setattr(experience, "rollout_succeeds", lambda policy, domain, problem, one: one.ids[0] % 2 == 0)
+    monkeypatch.setattr(experience, "_chains", by_the_first_token())
 
 
 def train(policy: Policy, work: Path, given: PolicyTrainingConfig, crash_after: int | None = None
@@ -144,7 +157,7 @@ def undisturbed(request, tmp_path_factory) -> tuple[PolicyTrainingConfig, list[d
     """Settings, the records of a run and the weights it ends with."""
     given, policy = settings(request.param), make_policy(ENCODER)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(experience, "rollout_succeeds", lambda policy, domain, problem, one: one.ids[0] % 2 == 0)
+        patched.setattr(experience, "_chains", by_the_first_token())
         return given, train(policy, tmp_path_factory.mktemp(request.param), given), weights(policy.model)
 
 
@@ -194,7 +207,6 @@ def test_questions_whose_chains_end_alike_are_replaced_before_it_learns(tmp_path
     plain = OnlineReward._learn
     monkeypatch.setattr(OnlineReward, "_learn", lambda self, chains, *rest: (
         seen.append(len({one.outcome for one in chains})), plain(self, chains, *rest))[1])
-    monkeypatch.setattr(experience, "rollout_succeeds", lambda policy, domain, problem, one: (
-        problem.id == PROBLEMS[2].id and one.ids[0] % 2 == 0))
+    monkeypatch.setattr(experience, "_chains", by_the_first_token(PROBLEMS[2].id))
     train(make_policy(ENCODER), tmp_path, settings(updates=2, resample=5))
     assert seen == [2, 2]

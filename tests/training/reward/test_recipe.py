@@ -20,7 +20,7 @@ from prm_core.training.examples import Encoded, Example, Pair, encode_examples
 from prm_core.training.reward import recipe
 from prm_core.training.reward.loop import Objective
 from prm_core.training.reward.recipe import TrainedModel, held_out_scores, lora, train_on
-from prm_core.training.reward.trees import cut, grow
+from prm_core.training.trees import cut, grow
 from prm_core.types import Step
 from tests.builders.training import (
     CHAINS,
