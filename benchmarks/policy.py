@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.report import Bar, write_as
 from prm_core import config as configuration
-from prm_core.config import AdvantageConfig, Config, CriticConfig, PolicyTrainingConfig
+from prm_core.config import IMPLICIT, AdvantageConfig, Config, CriticConfig, PolicyTrainingConfig
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
 from prm_core.evaluation.judged_chains import Chain, Plan, sample_chains
@@ -35,7 +35,7 @@ from prm_core.stages.base import model_path
 from prm_core.training.policy.loop import Trained, train_policy
 from prm_core.types import Problem
 
-OUTCOME, PPO = "outcome only", "outcome, PPO"
+OUTCOME, PPO, PRIME = "outcome only", "outcome, PPO", "PRIME"
 CONFIGURED = "configured"
 PLAIN = {"credit": "to_go", "gate": False, "chain_filter": "none", "left_out": 0, "turn_weight": 0.0,
          "process_sets": False}
@@ -54,7 +54,12 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "chosen chains (PROF)": _GRPO | {"chain_filter": "prof", "left_out": 3},
     "outcome, PRM as baseline": _GRPO | {"baseline": "prefix", "scale": "none"},
     PPO: _GRPO,
+    PRIME: PLAIN | {"outcome_weight": 1.0, "process_weight": 1.0, "form": "sum", "baseline": "leave_one_out",
+                    "scale": "none"},
 }
+# How often questions whose chains all end alike are replaced, where not as configured: PRIME's reward model learns
+# from outcomes, and of mostly wrong ones that whatever the policy writes is wrong.
+RESAMPLED: Mapping[str, int] = {PRIME: 4}
 # Ways that learn by a critic.
 CRITICS: Mapping[str, CriticConfig] = {PPO: CriticConfig(kind="separate")}
 
@@ -97,9 +102,10 @@ def settings_of(config: Config, way: str, updates: int, *, guarded: bool) -> Pol
         raise InputError(f"no way {way!r}; known: {', '.join(WAYS)}")
     given = config.train_policy
     advantages: AdvantageConfig = dataclasses.replace(given.advantages, **WAYS[way])
+    reward_model = IMPLICIT if way == PRIME else "pav" if advantages.form == "pav" else "prm"
     return dataclasses.replace(
         given, advantages=advantages, critic=CRITICS.get(way, given.critic), updates=updates,
-        reward_model="pav" if advantages.form == "pav" else "prm", eval_every=max(1, updates // 6),
+        reward_model=reward_model, resample=RESAMPLED.get(way, given.resample), eval_every=max(1, updates // 6),
         guard=given.guard if guarded else dataclasses.replace(given.guard, window=0))
 
 
@@ -108,8 +114,9 @@ def train(workspace: Path, config: Config, settings: PolicyTrainingConfig, seed:
     policy = load_policy(model_path(workspace, config.models.policy), config)
     splits = {name: without_long(store.read_jsonl(Problem, workspace / f"data/{name}.jsonl"), policy.encoder)
               for name in ("train", "dev")}
-    scorer = load_scorer(workspace / f"artifacts/train_prm/{settings.reward_model}", device=config.models.device,
-                         batch_size=config.serve.batch_size)
+    scorer = None if settings.reward_model == IMPLICIT else load_scorer(
+        workspace / f"artifacts/train_prm/{settings.reward_model}", device=config.models.device,
+        batch_size=config.serve.batch_size)
     with tempfile.TemporaryDirectory() as work:
         trained = train_policy(
             policy, scorer, DOMAINS, splits["train"], settings, dev=splits["dev"],

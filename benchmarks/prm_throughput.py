@@ -24,7 +24,7 @@ from prm_core.platform import environment
 if TYPE_CHECKING:
     from prm_core.config import Config, RewardTrainingConfig
     from prm_core.training.reward.loop import Rows
-    from prm_core.training.reward.trees import Row
+    from prm_core.training.trees import Row
 
 # TRL's default; our updates are sized to hold as many chains on average.
 CHAINS_PER_UPDATE = 8

@@ -44,6 +44,8 @@ MERGES = "prm_core.labeling.merging.merge:MERGES"
 SEARCHES = "prm_core.search.methods:METHODS"
 AGGREGATIONS = "prm_core.search.aggregate:AGGREGATIONS"
 ADVANTAGES = "prm_core.training.policy.advantages"
+# Of `train_policy.reward_model`: one that learns while the policy does.
+IMPLICIT = "implicit"
 
 
 @section
@@ -239,6 +241,9 @@ class RewardTrainingConfig:
     harmless_steps: Share = setting(
         "share of the chains of which a copy is trained too, with steps inserted that change nothing (filler, "
         "restatements, irrelevant facts)")
+    nonsense_steps: Share = setting(
+        "process model: share of the chains of which a copy is trained too with random words as a step or behind one, "
+        "which is wrong then: what nobody can read must not pass for something unusual")
     class_weights: Literal["none", "balanced"] = setting("balanced: right and wrong targets weigh the same")
     solver: Literal["gradient", "convex"] = setting(
         "gradient: every weight that has a rate is trained; convex: the backbone stays as it is and the head is solved "
@@ -320,12 +325,24 @@ class CriticConfig:
 
 
 @section
+class ImplicitConfig:
+    placement: Literal["token", "step"] = setting(
+        "its rewards are paid to each token, or to a step as their sum", default="token")
+    beta: PositiveFloat = setting("scale of the log-ratio", default=0.05)
+    learning_rate: PositiveFloat = setting("of the reward model", default=0.0005)
+
+
+@section
 class GuardConfig:
     window: NonNegativeInt = setting("updates whose means are compared; 0 looks at nothing")
     max_fall: Share = setting(
-        "of outcomes below their best, beyond two standard errors, while the process reward is as high as there")
+        "of outcomes below what the process rewards promise by the updates before, beyond two standard errors")
     max_stretch: PositiveFloat = setting("relative change of steps or tokens a chain while outcomes do not rise")
     max_filler: Share = setting("rise of the share of steps that repeat or say nothing new while outcomes do not")
+    require_probe: bool = setting("the prm has been probed, and stayed within the bounds below, before it may reward",
+                                  default=False)
+    max_suffix_passes: Share = setting("of wrong chains that pass with a suffix", default=0.2)
+    max_outcome_fall: Share = setting("of right answers under the scores alone", default=0.05)
 
 
 @section
@@ -333,7 +350,9 @@ class PolicyTrainingConfig:
     warmup_updates: NonNegativeInt
     updates: PositiveInt
     problems_per_update: PositiveInt
-    reward_model: Text = setting("what scores the steps: prm, pav, or a folder or hub id of another reward model")
+    reward_model: Text = setting(
+        "what scores the steps: prm, pav, or a folder or hub id of another reward model; implicit: none, a copy of the "
+        "base policy learns from the outcomes of each update, and then rewards tokens (PRIME)")
     advantages: AdvantageConfig
     group_size: int = setting("chains a question, compared with each other", ge=2)
     resample: NonNegativeInt = setting(
@@ -355,6 +374,7 @@ class PolicyTrainingConfig:
     inner_epochs: PositiveInt
     minibatch_size: PositiveInt
     critic: CriticConfig = CriticConfig()
+    implicit: ImplicitConfig = ImplicitConfig()
     eval_every: NonNegativeInt = setting(
         "updates between evaluations on dev problems, of which the best policy is kept; 0 keeps the last")
     eval_problems: PositiveInt
@@ -537,6 +557,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if config.train_policy.critic.kind != "none" and given.process_weight and given.credit != "to_go":
         yield "train_policy.advantages.credit", (f"is {given.credit}, and a critic credits each token with what is to "
                                                  "come: set it to to_go, with a form that pays no padding (lowest)")
+    yield from _of_implicit(config.train_policy)
     if config.train_policy.kl_target and not config.train_policy.kl_coef:
         yield "train_policy.kl_target", "adapts kl_coef, which stays at 0 whatever the divergence: set it above 0"
     if max(evaluate.best_of) > evaluate.samples:
@@ -546,11 +567,31 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         if not is_alias(getattr(promote, name)):
             yield f"promote.{name}", (f"{getattr(promote, name)!r} can be no alias: letters, digits, _ and -, and "
                                       "neither latest nor v1, v2, …, which MLflow keeps for versions")
-    if promote.require_probe and not (probe.enabled and probe.suffix_chains and probe.updates):
-        yield "promote.require_probe", ("demands figures that nothing measures: set probe.enabled to true, and "
-                                        "probe.suffix_chains and probe.updates above 0")
+    for name, gate in (("promote", promote), ("train_policy.guard", config.train_policy.guard)):
+        if gate.require_probe and not (probe.enabled and probe.suffix_chains and probe.updates):
+            yield f"{name}.require_probe", ("demands figures that nothing measures: set probe.enabled to true, and "
+                                            "probe.suffix_chains and probe.updates above 0")
+    if config.train_policy.guard.require_probe and config.train_policy.reward_model != "prm":
+        yield "train_policy.guard.require_probe", (
+            f"is about the run's own prm, which alone is probed, and train_policy.reward_model is "
+            f"{config.train_policy.reward_model}: try that one by `prm probe`, and set require_probe to false")
     if promote.alias == promote.challenger_alias:
         yield "promote.challenger_alias", f"is {promote.alias!r} too: every new version would be the champion"
+
+
+def _of_implicit(config: PolicyTrainingConfig) -> Iterator[tuple[str, str]]:
+    """Of a policy that an implicit reward model pays: its rewards are log-ratios, and no probabilities."""
+    given = config.advantages
+    if config.reward_model != IMPLICIT:
+        return
+    if not given.process_weight:
+        yield "train_policy.advantages.process_weight", ("is 0: nothing would ask the implicit reward model; set it "
+                                                         "above 0, or train_policy.reward_model to prm")
+    for name, allowed in (("form", ("sum", "mean", "min")),
+                          ("baseline", ("none", "group", "leave_one_out", "step", "token"))):
+        if given.process_weight and (chosen := getattr(given, name)) not in allowed:
+            yield f"train_policy.advantages.{name}", (f"{chosen} reads scores as probabilities, and an implicit reward "
+                                                      f"model gives log-ratios: set it to {', '.join(allowed)}")
 
 
 def _unchecked(kind: type[T], raw: Mapping[str, Any], source: str) -> T:

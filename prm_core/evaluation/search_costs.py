@@ -22,6 +22,8 @@ from prm_core.types import Problem, Step
 
 Floats = NDArray[np.float64]
 RIVAL = "weighted_majority"
+# Chains to choose among where the comparison shows one number of them; the most where so many were not tried.
+COMPARED = 8
 # Of those that are read off the evaluation's chains, with the models that they ask for every chain.
 WHOLE = {"majority": 0, RIVAL: 1, "orm_best_of_n": 1, "prm_best_of_n": 1, "combined_best_of_n": 1}
 
@@ -43,14 +45,15 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class SearchRow:
-    """A line of the comparison.
+    """A method at one cost.
 
     Attributes:
         method: its name.
         n: chains that are chosen among, None of a method that decides while it samples.
         tokens: of policy and reward model together, a problem.
         accuracy: share of right answers.
-        rival: weighted majority's at as many tokens; at its dearest, or cheapest, where it has no such point.
+        rival: weighted majority's at as many tokens; at its dearest, or cheapest, where it has no such point. Of
+            weighted majority itself its own.
         gain: the difference.
     """
 
@@ -125,21 +128,21 @@ def at_tokens(curve: Sequence[tuple[float, Floats]], tokens: float) -> Floats:
 
 
 def compare(
-    accuracies: Mapping[tuple[str, int], Floats], tokens: Mapping[int, Mapping[int, float]], n: int,
+    accuracies: Mapping[tuple[str, int], Floats], tokens: Mapping[int, Mapping[int, float]],
     searched: Sequence[Searched], resamples: int, seed: int,
 ) -> list[SearchRow]:
-    """Every method against weighted majority at equal total tokens.
+    """Every method, and weighted majority, against weighted majority at equal total tokens: a row for each N by which
+    methods choose among whole chains, and for each other method.
 
     Args:
         accuracies: (method, N) → expected accuracy of each problem, as `protocol.selection_accuracies` gives them.
         tokens: reward models that are asked → N → tokens a problem.
-        n: of whole chains.
         searched: on the same problems.
         resamples, seed: of the bootstrap over problems.
     """
     rival = [(cost, accuracies[RIVAL, many]) for many, cost in tokens[WHOLE[RIVAL]].items()]
-    points = [(method, n, tokens[models][n], accuracies[method, n]) for method, models in WHOLE.items()
-              if method != RIVAL]
+    points = [(method, n, cost, accuracies[method, n]) for method, models in WHOLE.items()
+              for n, cost in tokens[models].items()]
     points += [(one.method, None, float(np.mean(one.tokens)), np.asarray(one.right, dtype=np.float64))
                for one in searched]
     bootstrap = Bootstrap(len(points[0][3]), resamples, seed)
@@ -149,3 +152,10 @@ def compare(
         rows.append(SearchRow(method, many, cost, *map(bootstrap.estimate, (
             mine, theirs, metrics.difference(mine, theirs)))))
     return rows
+
+
+def compared(rows: Sequence[SearchRow]) -> list[SearchRow]:
+    """One row of each method but weighted majority: of those that choose among whole chains that of `COMPARED`."""
+    tried = [row.n for row in rows if row.n is not None]
+    n = COMPARED if COMPARED in tried else max(tried, default=0)
+    return [row for row in rows if row.method != RIVAL and row.n in (n, None)]

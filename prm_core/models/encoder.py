@@ -223,6 +223,15 @@ class Encoder:
                 pieces[-1][1].append(token)
         return from_parts((mark, self._decoded(piece, text=True)) for mark, piece in pieces if mark or piece)
 
+    def plain_tokens(self) -> list[int]:
+        """Tokens that are a text of their own which reads as that token: no marks, no blanks, no parts of letters."""
+        found = []
+        for token in range(len(self.tokenizer)):
+            text = self.turn([token]).text
+            if text.strip() and next(iter(self.encode_steps([text])))[:-1] == [(token, True)]:
+                found.append(token)
+        return found
+
     def _decoded(self, ids: Sequence[int], *, text: bool = False) -> str:
         found = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return found.removeprefix(self._before) if text else found

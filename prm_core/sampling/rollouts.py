@@ -106,7 +106,12 @@ def rollout_succeeds(
     """
     if not continuation.finished:
         return False
-    answer = domain.read_answer((last_step, *policy.encoder.decode_steps(continuation.ids))[-1])
+    return says_answer(domain, problem, (last_step, *policy.encoder.decode_steps(continuation.ids))[-1])
+
+
+def says_answer(domain: Domain, problem: Problem, last_step: str) -> bool:
+    """Whether a chain's last step says the problem's answer."""
+    answer = domain.read_answer(last_step)
     return answer is not None and domain.same_answer(answer, problem.answer)
 
 

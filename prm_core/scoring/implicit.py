@@ -84,7 +84,7 @@ class ImplicitRewardModel(RewardModel):
         # A path on this machine: the same model must be the same folder wherever it is trained.
         network.config._name_or_path = ""
         check_causal(network.base_model, path)
-        _check_logits(network, path)
+        check_logits(network, path)
         return cls(network, copy.deepcopy(network), encoder, beta).to(pick_device(device)).eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -172,7 +172,7 @@ def _chunk_logprobs(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _check_logits(network: PreTrainedModel, name: str) -> None:
+def check_logits(network: PreTrainedModel, name: str) -> None:
     """Raises InputError when the network's logits are not what its output layer makes of its last hidden states."""
     ids = torch.arange(8, device=network.device)[None] % network.config.vocab_size
     hidden = network.base_model(input_ids=ids, use_cache=False).last_hidden_state

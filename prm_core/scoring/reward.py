@@ -26,7 +26,7 @@ from prm_core.models.loading import first_line, load_config, load_pretrained, lo
 from prm_core.models.marks import give_rows
 from prm_core.registry import Registry
 from prm_core.scoring.heads import Heads
-from prm_core.scoring.surprisal import FEATURES, Surprisal, mark_numbers
+from prm_core.scoring.surprisal import Surprisal, mark_numbers, saved_count
 
 SURPRISAL_FILE = "surprisal.safetensors"
 # In place of the network's and the surprisal's files where the base is left out.
@@ -193,7 +193,7 @@ class RewardModel(nn.Module):
     @property
     def feature_count(self) -> int:
         """Features of a step."""
-        return self.network.config.hidden_size + (0 if self.surprisal is None else len(FEATURES))
+        return self.network.config.hidden_size + (0 if self.surprisal is None else len(self.surprisal.weight))
 
     def features(self, batch: ChainBatch, *, whole_chain: bool) -> Tensor:
         """What a linear head weighs: the state where a slot's step ends, then its surprisal, (batch, slots, features)
@@ -269,7 +269,8 @@ class RewardModel(nn.Module):
                 raise InputError(f"{path}/{TRAINED_FILE}: holds NaN or infinity; copy the model's folder whole or "
                                  "train it again")
             if model.surprisal is not None:
-                model.surprisal.weight.data.copy_(trained.pop("surprisal.weight"))
+                values = trained.pop("surprisal.weight")
+                model.surprisal.weight.data = model.surprisal.weight.data[: len(values)].copy_(values)
             model.head.load_state_dict({name.removeprefix("head."): values for name, values in trained.items()})
         return model
 
@@ -281,8 +282,9 @@ class RewardModel(nn.Module):
         network = load_pretrained(AutoModelForTokenClassification, path, dtype=dtype, device="cpu")
         reader = None
         if settings["surprisal"]:
-            reader = Surprisal(network.config.hidden_size, network.config.vocab_size).to(network.dtype)
             try:
+                reader = Surprisal(network.config.hidden_size, network.config.vocab_size,
+                                   saved_count(Path(path) / SURPRISAL_FILE)).to(network.dtype)
                 load_model(reader, Path(path) / SURPRISAL_FILE)
             except (OSError, SafetensorError, RuntimeError) as error:
                 raise InputError(f"{path}/{SURPRISAL_FILE}: does not load ({first_line(error)}); copy the model's "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -12,7 +15,11 @@ from prm_core.models.likelihood import reduce_by_step
 # Tokens whose vocabulary logits exist at one time, which bounds the memory of large vocabularies; and tokens they are
 # normalised for at one time, in float32, which a core's cache holds: twice as fast as all at once.
 CHUNK, BLOCK = 512, 8
-FEATURES = ("lowest", "mean", "sum", "lowest_number", "sum_number")
+FEATURES = ("lowest", "mean", "sum", "lowest_number", "sum_number", "capped_lowest", "capped_mean",
+            "capped_lowest_number")
+# Below so many nats one surprise is as good as another. Without these a linear term cannot tell an unusual text that is
+# right, whose surprise has no limit, from a wrong number, and learns that the least likely text is the best.
+CAP = -5.0
 
 
 @torch.no_grad()
@@ -37,20 +44,22 @@ class Surprisal(nn.Module):
     """A linear term of a step's logit over what its tokens' probabilities are.
 
     The features of a step: its lowest log-probability, their mean, their sum (of 50 tokens as one), and of the tokens
-    with a digit in them, which carry the step's facts, again the lowest and the sum (of 10). A learned reading of
-    single tokens was tried and dropped: it fits the training problems and does not carry over to others.
+    with a digit in them, which carry the step's facts, again the lowest and the sum (of 10); and the lowest, the mean
+    and the lowest of a digit once more, no lower than CAP. A learned reading of single tokens was tried and dropped: it
+    fits the training problems and does not carry over to others.
 
     Args:
         width: of the hidden states.
         vocabulary_size: rows of the vocabulary head, a frozen copy of the backbone's own: labels may not move what
             surprisal is measured with.
+        count: of the features, those that it reads; a model saved before there were all reads the first few.
     """
 
-    def __init__(self, width: int, vocabulary_size: int) -> None:
+    def __init__(self, width: int, vocabulary_size: int, count: int = len(FEATURES)) -> None:
         super().__init__()
         self.vocabulary = nn.Parameter(torch.zeros(vocabulary_size, width), requires_grad=False)
         self.register_buffer("numbers", torch.zeros(vocabulary_size, dtype=torch.bool))
-        self.weight = nn.Parameter(torch.zeros(len(FEATURES)))
+        self.weight = nn.Parameter(torch.zeros(count))
 
     def forward(self, features: Tensor) -> Tensor:
         """The term for each slot, (batch, slots), of its `features`."""
@@ -86,7 +95,10 @@ class Surprisal(nn.Module):
         lowest, lowest_number = reduce_by_step(both, steps, count, "amin").chunk(2)
         total, total_number = reduce_by_step(both, steps, count, "sum").chunk(2)
         length = reduce_by_step((batch.steps >= 0).float(), batch.steps, count, "sum").clamp(min=1)
-        return torch.stack([lowest, total / length, total / 50, lowest_number, total_number / 10], dim=-1)
+        mean = total / length
+        found = [lowest, mean, total / 50, lowest_number, total_number / 10,
+                 *(feature.clamp(min=CAP) for feature in (lowest, mean, lowest_number))]
+        return torch.stack(found[: len(self.weight)], dim=-1)
 
 
 def mark_numbers(surprisal: Surprisal, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -94,3 +106,9 @@ def mark_numbers(surprisal: Surprisal, tokenizer: PreTrainedTokenizerBase) -> No
     size = min(len(tokenizer), len(surprisal.numbers))
     texts = tokenizer.batch_decode([[token] for token in range(size)])
     surprisal.numbers[:size] = torch.tensor([any(letter.isdigit() for letter in text) for text in texts])
+
+
+def saved_count(file: Path) -> int:
+    """How many of the features the term in a file reads."""
+    with safe_open(file, "pt") as saved:
+        return min(saved.get_slice("weight").get_shape()[0], len(FEATURES))

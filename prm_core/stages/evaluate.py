@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from prm_core.evaluation.judged_chains import Chain
     from prm_core.evaluation.label_quality import LabelQuality
     from prm_core.evaluation.protocol import Evaluation
-    from prm_core.evaluation.report.charts import Curve
     from prm_core.evaluation.report.tree_drawing import TreeSection
     from prm_core.evaluation.search_costs import Searched, SearchRow
     from prm_core.models.encoder import Encoder
@@ -166,8 +165,7 @@ def _compare_searches(
     tokens = {models: search_costs.whole_tokens(
         chains, problems, lambda prompt, steps: len(encoder.encode(prompt, steps, may_be_empty=True).ids),
         settings.best_of, models) for models in sorted(set(search_costs.WHOLE.values()))}
-    n = 8 if 8 in settings.best_of else max(settings.best_of)
-    return search_costs.compare(accuracies, tokens, n, searched, settings.bootstrap, config.seed)
+    return search_costs.compare(accuracies, tokens, searched, settings.bootstrap, config.seed)
 
 
 def _is_of_the_model(name: str) -> bool:
@@ -176,28 +174,6 @@ def _is_of_the_model(name: str) -> bool:
 
 def _measured(problems: Mapping[str, Sequence[Problem]]) -> list[str]:
     return [split for split in SPLITS if split in problems]
-
-
-def _training_curves(inputs: Mapping[str, Path]) -> Iterator[tuple[str, Curve]]:
-    """(stage, curve) of every number in the training histories, which are lists of records by update.
-
-    A reward model keeps the weights with the lowest loss on dev chains, of equal ones the last; a policy its last.
-    """
-    from prm_core.evaluation.report.charts import Curve
-
-    for key, stage in (("prm_history", "reward models"), ("policy_history", "policy")):
-        history = store.read_json(inputs[key])
-        groups = history if isinstance(history, dict) else {"": history}
-        for group, records in groups.items():
-            numeric = [{name: value for name, value in record.items() if type(value) in (int, float)}
-                       for record in records]
-            for name in dict.fromkeys(name for record in numeric for name in record if name not in ("update", "epoch")):
-                points = [(record["update"], record[name]) for record in numeric if name in record]
-                best = min((record for record in reversed(numeric) if "dev_loss" in record),
-                           key=lambda record: record["dev_loss"], default=numeric[-1])
-                kept = next((point for point in points if point[0] == best["update"]), points[-1])
-                if len(points) > 1:
-                    yield stage, Curve(f"{group} {name}".strip(), points, kept)
 
 
 def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
@@ -294,12 +270,12 @@ def _report(
     from prm_core.evaluation.judged_chains import first_per_problem
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.evaluation.report.page import ReportData, render
+    from prm_core.evaluation.report.training import POLICY, REWARD_MODELS, curves
     from prm_core.models.loading import model_version
     from prm_core.platform.workspace import data_hash
 
-    training: dict[str, list[Curve]] = {}
-    for stage, curve in _training_curves(io.inputs):
-        training.setdefault(stage, []).append(curve)
+    training = curves({stage: store.read_json(io.inputs[key]) for stage, key in (
+        (REWARD_MODELS, "prm_history"), (POLICY, "policy_history"))})
     base = first_per_problem(chains["test-base"], STEP_CHAINS)
     trained = [chain for chain in chains["test-trained"] if chain.step_scores is not None]
     evaluation = evaluations["test"]
@@ -340,6 +316,7 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.evaluation.plots import write_plots
     from prm_core.evaluation.protocol import check_best_of
     from prm_core.evaluation.report.tree_drawing import tree_section
+    from prm_core.evaluation.search_costs import compared
     from prm_core.models.loading import load_tokenizer, policy_encoder
     from prm_core.platform.tracking import code_date, code_version, stage_run
     from prm_core.sampling.rollouts import without_long
@@ -377,7 +354,7 @@ def run(config: Config, io: StageIO) -> None:
         table |= stopping.left_out(missing)
         for split, evaluation in evaluations.items():
             table |= evaluation.flat(split) | stopping.figures(promises, chains[f"{split}-base"], split)
-        for row in searches:
+        for row in compared(searches):
             table |= {f"test/{key}": value for key, value in row.flat().items()}
         tracked.log_metrics({key: value for key, value in table.items() if not isinstance(value, str)})
         for output in ("report", "plots"):

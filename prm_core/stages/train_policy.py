@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from prm_core.config import Config
+from prm_core.config import IMPLICIT, Config, GuardConfig
 from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO, model_path
@@ -14,8 +15,26 @@ from prm_core.types import Problem
 OWN = ("prm", "pav")
 
 
+def _check_probe(guard: GuardConfig, figures: Mapping[str, Any]) -> None:
+    """Raises InputError where the guard requires a probe and the prm's was not taken or failed."""
+    from prm_core.evaluation.probe.bounds import bounds
+
+    for bound in bounds(guard):
+        value = figures.get(bound.figure)
+        if value is None:
+            raise InputError(f"artifacts/probe/metrics.json has no {bound.figure}, which train_policy.guard."
+                             "require_probe demands; run the stage probe again, or set that to false")
+        if value > bound.most:
+            raise InputError(f"the prm may not reward a policy: its {bound.figure} {value:.4f} is above the limit "
+                             f"{bound.setting} {bound.most:.4f}; train it on other labels, raise the limit, or set "
+                             "train_policy.guard.require_probe to false")
+
+
 def run(config: Config, io: StageIO) -> None:
-    """Trains a copy of the base policy and saves it as a Hugging Face folder."""
+    """Trains a copy of the base policy and saves it as a Hugging Face folder.
+
+    Raises InputError where the reward model scores no steps, or its probe did not stay within the bounds it must.
+    """
     from prm_core.domains import DOMAINS
     from prm_core.models.saving import save_language_model
     from prm_core.platform.tracking import stage_run
@@ -25,13 +44,15 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.training.policy.loop import train_policy
 
     settings = config.train_policy
+    _check_probe(settings.guard, store.read_json(io.inputs["probe"]))
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
     problems = without_long(store.read_jsonl(Problem, io.inputs["problems"]), policy.encoder)
     named = settings.reward_model
     dev = without_long(store.read_jsonl(Problem, io.inputs["dev"]), policy.encoder)
-    scorer = load_any_scorer(str(io.inputs[named]) if named in OWN else model_path(io.workspace, named),
-                             device=config.models.device, batch_size=config.serve.batch_size)
-    if scorer.kind == "outcome":
+    scorer = None if named == IMPLICIT else load_any_scorer(
+        str(io.inputs[named]) if named in OWN else model_path(io.workspace, named), device=config.models.device,
+        batch_size=config.serve.batch_size)
+    if scorer is not None and scorer.kind == "outcome":
         raise InputError(f"train_policy.reward_model {named}: an outcome model scores no steps, and no chain would "
                          "get a process reward; name a model that scores steps")
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
@@ -62,6 +83,7 @@ STAGE = Stage(
         "models": "artifacts/warmup/models",
         "prm": "artifacts/train_prm/prm",
         "pav": "artifacts/train_prm/pav",
+        "probe": "artifacts/probe/metrics.json",
     },
     outputs={
         "policy": "artifacts/train_policy/policy",

@@ -1,6 +1,8 @@
-"""Training chains with steps inserted that change nothing, so that filler does not pass for an error.
+"""Training chains with steps that change nothing, so that filler does not pass for an error, and with words that say
+nothing, so that noise does not pass for filler.
 
-The texts are other ones than those of the adversarial suite (`evaluation/perturbations.py`), which measures the effect.
+The texts of the former are other ones than those of the adversarial suite (`evaluation/perturbations.py`), which
+measures the effect; that of the latter is measured by `evaluation/probe/`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ FACTS = (
     "Also {a} + {b} = {c}, by the way.",
 )
 RESTATEMENTS = ("Again: ", "So, ", "As said, ", "Put differently, ", "Recall that ", "I repeat: ", "Which means: ")
-MOST_INSERTED = 2
+MOST_INSERTED, MOST_WORDS = 2, 8
 
 
 def with_harmless_steps(examples: Sequence[Example], kind: str, share: float, seed: int) -> list[Example]:
@@ -76,3 +78,28 @@ def _text(before: Step | None, rng: random.Random) -> str:
         return rng.choice(RESTATEMENTS) + before.text
     a, b = rng.randint(2, 9), rng.randint(2, 9)
     return rng.choice(FACTS).format(a=a, b=b, c=a + b)
+
+
+def with_nonsense(examples: Sequence[Example], words: Sequence[str], share: float, seed: int) -> list[Example]:
+    """The examples of a process model, and of a share of them a copy in which one step says nothing: some random words
+    stand behind its own, or before it as a step of their own.
+
+    That step is wrong, and what follows it has no target. Every second word is drawn from `words`, the others from the
+    steps of the examples: noise that a model was never shown gives itself away, noise of its own words does not.
+    """
+    rng = random.Random(f"nonsense/{seed}")
+    own = sorted({word for example in examples for step in example.steps for word in step.text.split()})
+    return [*examples, *(_garbled(example, (own, words), rng) for example in examples if rng.random() < share)]
+
+
+def _garbled(example: Example, words: Sequence[Sequence[str]], rng: random.Random) -> Example:
+    steps, targets = list(example.steps), list(example.targets)
+    at = rng.randrange(len(steps))
+    some = [rng.choice(rng.choice(words)) for _ in range(rng.randint(1, MOST_WORDS))]
+    if rng.random() < 0.5:
+        steps[at] = replace(steps[at], text=" ".join((steps[at].text, *some)))
+    else:
+        steps.insert(at, Step(" ".join(some)))
+        targets.insert(at, 0.0)
+    targets[at:] = [0.0, *[IGNORED] * (len(steps) - at - 1)]
+    return replace(example, steps=tuple(steps), targets=tuple(targets))

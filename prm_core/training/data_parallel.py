@@ -1,11 +1,15 @@
-"""Gradients of a batch whose parts are worked on in processes of their own, over weights in shared memory."""
+"""Work that is shared out among processes: gradients of a batch by parts, and items to be mapped.
+
+On a CPU the processes are forked here and see the weights in shared memory; where a launcher started several, these
+share the work out among themselves, and each ends up with all of its results.
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from prm_core.platform import workers
 
@@ -14,8 +18,49 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Part = TypeVar("Part")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 # Losses of the passes over a part, and figures; both add up over the parts to those of the batch.
 Passes = Callable[[Part], Iterable[tuple["Tensor", dict[str, float]]]]
+
+
+class Mapping(Protocol[Item, Result]):
+    """What `shared_out` gives."""
+
+    def map(self, items: Sequence[Item]) -> Iterable[Result]:
+        """Results in the order of the items."""
+        ...
+
+
+class _Launched(Generic[Item, Result]):
+    """Processes of a launcher, each of which takes its share of the items and receives the results of all."""
+
+    def __init__(self, function: Callable[[Item], Result], accelerator: Accelerator) -> None:
+        self._function = function
+        self._accelerator = accelerator
+
+    def map(self, items: Sequence[Item]) -> list[Result]:
+        from accelerate.utils import gather_object
+
+        rank, count = self._accelerator.process_index, self._accelerator.num_processes
+        own = [(number, self._function(items[number])) for number in range(rank, len(items), count)]
+        return [result for _, result in sorted(gather_object(own), key=lambda found: found[0])]
+
+
+@contextmanager
+def shared_out(
+    accelerator: Accelerator, function: Callable[[Item], Result], parts: int
+) -> Iterator[Mapping[Item, Result]]:
+    """Processes that do `function` with items: those of the launcher, else forked ones; see `workers.forked`.
+
+    Args:
+        function: its results can be pickled.
+    """
+    if accelerator.num_processes > 1:
+        yield _Launched(function, accelerator)
+    else:
+        with workers.forked(function, parts) as pool:
+            yield pool
 
 
 class Gradients(Generic[Part]):
@@ -23,46 +68,51 @@ class Gradients(Generic[Part]):
 
     Args:
         parts: as many as a batch is to be cut into.
-        pool: takes (number, part) and returns figures.
-        buffers: gradients of each parameter by part (parts, …).
+        accelerator: of the processes.
+        processes: take (number, part) and return figures.
+        buffers: gradients of each parameter by part, or where a process of a launcher adds up its own (1, …).
     """
 
     def __init__(
-        self, parts: int, pool: workers.Pool[tuple[int, Part], dict[str, float]],
+        self, parts: int, accelerator: Accelerator, processes: Mapping[tuple[int, Part], dict[str, float]],
         buffers: Sequence[tuple[nn.Parameter, Tensor]],
     ) -> None:
         self.parts = parts
-        self._pool = pool
+        self._accelerator = accelerator
+        self._processes = processes
         self._buffers = buffers
 
     def of(self, batch: Sequence[Part]) -> dict[str, float]:
         """Sets the parameters' gradients to those of the batch's parts, added up in their order; returns the figures,
         added up likewise."""
-        found = list(self._pool.map(list(enumerate(batch))))
+        for _, buffer in self._buffers:
+            buffer.zero_()
+        found = list(self._processes.map(list(enumerate(batch))))
         for parameter, buffer in self._buffers:
-            for part in buffer[1 : len(batch)]:
+            for part in buffer[1:]:
                 buffer[0] += part
-            parameter.grad = buffer[0]
+            parameter.grad = self._accelerator.reduce(buffer[0], "sum")
         return {name: sum(one[name] for one in found) for name in found[0]}
 
 
 @contextmanager
 def gradients(accelerator: Accelerator, model: nn.Module, passes: Passes[Part]) -> Iterator[Gradients[Part]]:
-    """Workers that add up a model's gradients; its weights move to shared memory, where optimizers go on changing them.
+    """Processes that add up a model's gradients. Where they are forked, its weights move to shared memory, where
+    optimizers go on changing them.
 
-    On a GPU, and where a launcher started several processes, there is one part, and no worker.
+    There are as many parts as processes of a launcher, on a CPU at least as many as forked workers; on one GPU one.
 
     Args:
         accelerator: does the backward passes.
-        model: prepared by it.
-        passes: losses and figures of a part; runs in a worker, which sees the weights as they are.
+        model: prepared by it in evaluation mode: gradients are added up here, and by no wrapper.
+        passes: losses and figures of a part; sees the weights as they are.
     """
-    alone = accelerator.device.type != "cpu" or accelerator.num_processes > 1
-    parts = 1 if alone else workers.PARTS
+    on_cpu, launched = accelerator.device.type == "cpu", accelerator.num_processes > 1
+    parts = max(accelerator.num_processes, workers.PARTS if on_cpu else 1)
     buffers = []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            if alone:
+            if launched or not on_cpu:
                 buffer = parameter.new_zeros(1, *parameter.shape)
             else:
                 parameter.data = workers.shared(parameter.shape, parameter.dtype).copy_(parameter.data)
@@ -73,7 +123,7 @@ def gradients(accelerator: Accelerator, model: nn.Module, passes: Passes[Part]) 
         number, part = item
         # A backward pass adds to gradients that are there, in place.
         for parameter, buffer in buffers:
-            parameter.grad = buffer[number].zero_()
+            parameter.grad = buffer[number % len(buffer)]
         figures: dict[str, float] = {}
         for loss, found in passes(part):
             accelerator.backward(loss)
@@ -81,8 +131,8 @@ def gradients(accelerator: Accelerator, model: nn.Module, passes: Passes[Part]) 
                 figures[name] = figures.get(name, 0.0) + value
         return figures
 
-    with workers.forked(work, parts) as pool:
-        yield Gradients(parts, pool, buffers)
+    with shared_out(accelerator, work, parts) as processes:
+        yield Gradients(parts, accelerator, processes, buffers)
 
 
 def balanced(sizes: Sequence[int], parts: int) -> list[list[int]]:

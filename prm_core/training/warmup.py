@@ -133,7 +133,8 @@ def train(
 
     settings = config.warmup
     problems, chains = _encode_solutions(encoder, problems)
-    accelerator = Accelerator(cpu=pick_device(config.models.device).type == "cpu")
+    # The processes of a launcher take their steps together, so a schedule steps once.
+    accelerator = Accelerator(cpu=pick_device(config.models.device).type == "cpu", step_scheduler_with_optimizer=False)
     model = build_model(encoder, config)
     optimizers = build_optimizers(model, config)
     schedulers = [
@@ -143,7 +144,8 @@ def train(
         )
         for optimizer in optimizers
     ]
-    model, *rest = accelerator.prepare(model, *optimizers, *schedulers)
+    model = accelerator.prepare_model(model, evaluation_mode=True)
+    rest = accelerator.prepare(*optimizers, *schedulers)
     optimizers, schedulers = rest[:2], rest[2:]
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     policy = work / "policy"

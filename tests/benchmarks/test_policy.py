@@ -31,7 +31,7 @@ def test_every_way_is_one_of_the_settings():
     for way in policy.WAYS:
         settings = policy.settings_of(config, way, 12, guarded=False)
         assert (settings.updates, settings.eval_every, settings.guard.window) == (12, 2, 0)
-        assert settings.reward_model == ("pav" if way == "prover advantages" else "prm")
+        assert settings.reward_model == {"prover advantages": "pav", policy.PRIME: "implicit"}.get(way, "prm")
         assert (settings.critic.kind == "none") == (way != policy.PPO)
     assert policy.settings_of(config, policy.CONFIGURED, 12, guarded=True).advantages == config.train_policy.advantages
     with pytest.raises(InputError, match="no way 'luck'; known: configured, outcome only"):

@@ -18,11 +18,26 @@ from prm_core.training.examples import Example, Pair
 from prm_core.training.reward.loop import _Best
 from prm_core.training.reward.recipe import train_on
 from prm_core.types import Step
+from tests import ROOT
+from tests.builders import warm_python
 from tests.builders.training import CHAINS, small_config
 
 # Nine training chains make five rows: updates of three rows and of two, the one dev chain makes one.
 SETTINGS = {"epochs": 3, "dev_share": 0.1, "row_tokens": 192, "rows_per_update": 3, "rows_per_pass": 1,
             "learning_rate": 0.003, "class_weights": "balanced", "checkpoint_every": 2}
+
+
+def launch(module: str, folder: Path) -> None:
+    """Runs a module on a folder in two processes, over gloo on the CPU."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # Without --multi_gpu accelerate starts one process where there is no GPU. Port 0: any that is free.
+    result = warm_python.run(
+        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "--no_python", sys.executable,
+        str(warm_python.CLIENT), "-m", module, str(folder), cwd=folder, env=environment,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def run(folder: Path) -> None:

@@ -46,8 +46,8 @@ SMALL = {
     "generate": {"problems": 6, "samples": 2, "max_new_tokens": 24, "batch_size": 32, "shard_size": 2},
     "train_prm": {
         "solver": "gradient", "committee": 0,
-        "labels": "hard", "harmless_steps": 0.0, "class_weights": "none", "epochs": 2, "max_updates": 0,
-        "row_tokens": 256, "rows_per_update": 2, "rows_per_pass": 2, "precision": "float32",
+        "labels": "hard", "harmless_steps": 0.0, "nonsense_steps": 0.0, "class_weights": "none", "epochs": 2,
+        "max_updates": 0, "row_tokens": 256, "rows_per_update": 2, "rows_per_pass": 2, "precision": "float32",
         "gradient_checkpointing": False, "lora_rank": 0, "learning_rate": 0.0003, "head_learning_rate": 0.003,
         "surprisal_learning_rate": 0.003, "weight_decay": 0.01, "warmup_share": 0.1, "max_grad_norm": 1.0,
         "dev_share": 0.25, "eval_every": 0, "patience": 0, "prover_samples": 4, "preference_weight": 1.0,
@@ -111,7 +111,7 @@ def open_eyes(model: RewardModel, seed: int = 1) -> RewardModel:
         model.head.weight.copy_(torch.randn(model.head.weight.shape, generator=generator) * 0.3)
         if model.surprisal is not None:
             # The surprisal is about -12 here; with weights of 1 every score would be at the edge.
-            model.surprisal.weight.copy_(torch.tensor([0.05, 0.03, 0.04, 0.02, 0.03]))
+            model.surprisal.weight.copy_(torch.tensor([0.05, 0.03, 0.04, 0.02, 0.03, 0.01, 0.02, 0.01]))
     return model
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prm_core.evaluation.judged_chains import Chain
-from prm_core.evaluation.search_costs import Searched, at_tokens, compare, whole_tokens
+from prm_core.evaluation.search_costs import Searched, at_tokens, compare, compared, whole_tokens
 from prm_core.types import Problem, Step, Trajectory
 
 
@@ -55,8 +55,16 @@ def test_methods_are_compared_at_equal_tokens():
         (1, 4), row, strict=True)}
     tokens = {0: {1: 50.0, 4: 200.0}, 1: {1: 100.0, 4: 400.0}}
     right = [True] * 6 + [False] * 2
-    rows = {row.method: row for row in compare(accuracies, tokens, 4, [Searched("beam", right, [200] * problems)], 200,
-                                               0)}
+    everything = compare(accuracies, tokens, [Searched("beam", right, [200] * problems)], 200, 0)
+    # At every cost, and weighted majority with itself.
+    assert [(row.method, row.n, row.tokens) for row in everything] == [
+        *(("majority", n, tokens[0][n]) for n in (1, 4)),
+        *((method, n, tokens[1][n]) for method in (
+            "weighted_majority", "orm_best_of_n", "prm_best_of_n", "combined_best_of_n") for n in (1, 4)),
+        ("beam", None, 200.0)]
+    assert all(row.gain.value == 0 for row in everything if row.method == "weighted_majority")
+    rows = {row.method: row for row in compared(everything)}
+    assert compared([]) == []
     assert list(rows) == ["majority", "orm_best_of_n", "prm_best_of_n", "combined_best_of_n", "beam"]
     # 200 tokens buy weighted majority two chains: 0.3, the middle of its ends.
     assert rows["majority"].rival.value == rows["beam"].rival.value == pytest.approx(0.3)

@@ -25,7 +25,7 @@ from prm_core.scoring.scorer import load_scorer, save_reward_model
 from prm_core.training.examples import Encoded, Example
 from prm_core.training.reward.loss import cross_entropy_sum
 from prm_core.training.reward.recipe import TrainedModel, train_on
-from prm_core.training.reward.trees import collate_trees, cut, grow
+from prm_core.training.trees import collate_trees, cut, grow
 from prm_core.types import Step
 from tests.builders.training import (
     CHAINS,

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import tensor
 
+from prm_core.models.bases import Base
 from prm_core.models.chains import ChainBatch, collate
 from prm_core.scoring import surprisal as module
-from prm_core.scoring.surprisal import Surprisal, mark_numbers, token_logprobs
+from prm_core.scoring.kinds import load_reward_model
+from prm_core.scoring.surprisal import FEATURES, Surprisal, mark_numbers, token_logprobs
 from prm_core.types import Step
 from tests.builders.training import CHAINS, make_encoder, make_lm, make_reward_model
 
@@ -34,12 +36,29 @@ def reader() -> Surprisal:
     return result
 
 
-def test_the_features_of_a_step_by_hand() -> None:
+def test_the_features_of_a_step_by_hand(monkeypatch) -> None:
+    monkeypatch.setattr(module, "CAP", -1.0)
     found = reader().features(HIDDEN, ROW)[0]
     for features, values in zip(found.tolist(), LOGPROBS, strict=True):
         # Token 2, the second of either step, is a number.
-        expected = [min(values), sum(values) / 2, sum(values) / 50, values[1], values[1] / 10]
+        expected = [min(values), sum(values) / 2, sum(values) / 50, values[1], values[1] / 10,
+                    max(min(values), -1.0), max(sum(values) / 2, -1.0), max(values[1], -1.0)]
         assert features == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("on_a_base", [False, True])
+def test_a_model_saved_before_there_were_all_features_scores_as_it_did(tmp_path, on_a_base: bool) -> None:
+    model = make_reward_model(tmp_path / "lm", ENCODER)
+    with torch.no_grad():
+        model.surprisal.weight.data = tensor([0.05, 0.03, 0.04, 0.02, 0.03])
+        batch = collate([ENCODER.encode(*chain) for chain in CHAINS[:2]], ENCODER.pad_id)
+        expected = model(batch).tolist()
+        if on_a_base:
+            model.base = Base.of(str(tmp_path / "lm"), str(tmp_path / "lm"))
+        model.save_pretrained(tmp_path / "old")
+        again = load_reward_model(str(tmp_path / "old"), device="cpu")
+        assert again.feature_count == model.feature_count == model.network.config.hidden_size + 5
+        assert again(batch).tolist() == expected
 
 
 def test_tokens_with_a_digit_are_numbers() -> None:
@@ -55,8 +74,8 @@ def test_tokens_with_a_digit_are_numbers() -> None:
 def test_the_term_is_linear_in_the_features_and_starts_at_nothing() -> None:
     surprisal = reader()
     assert surprisal(surprisal.features(HIDDEN, ROW, False)).tolist() == [[0.0, 0.0]]
-    surprisal.weight.data.copy_(tensor([1.0, 2.0, -3.0, 0.5, 4.0]))
-    expected = surprisal.features(HIDDEN, ROW)[0] @ tensor([1.0, 2.0, -3.0, 0.5, 4.0])
+    surprisal.weight.data.copy_(tensor([1.0, 2.0, -3.0, 0.5, 4.0, 5.0, -1.0, 0.25]))
+    expected = surprisal.features(HIDDEN, ROW)[0] @ tensor([1.0, 2.0, -3.0, 0.5, 4.0, 5.0, -1.0, 0.25])
     assert surprisal(surprisal.features(HIDDEN, ROW, False))[0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
@@ -66,7 +85,7 @@ def term(surprisal, batch):
 
 def test_of_a_whole_chain_the_least_expected_step_so_far_counts_feature_by_feature() -> None:
     surprisal = reader()
-    surprisal.weight.data.copy_(tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
+    surprisal.weight.data.copy_(torch.eye(len(FEATURES))[0])
     assert term(surprisal, ROW) == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-6)
     lineage = tensor([[[True, False], [False, True]]])
     tree = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tensor([[-1, *range(7)]]), lineage=lineage)
@@ -87,9 +106,9 @@ def test_the_token_before_is_the_one_before_it_in_its_chain() -> None:
 
 def test_slots_without_a_step_have_no_features() -> None:
     batch = ChainBatch(ROW.ids, ROW.steps, tensor([[3, 6, -1]]))
-    assert reader().features(HIDDEN, batch)[0, 2].tolist() == [0.0] * 5
+    assert reader().features(HIDDEN, batch)[0, 2].tolist() == [0.0] * len(FEATURES)
     nothing = ChainBatch(ROW.ids, torch.full_like(ROW.steps, -1), tensor([[1]]))
-    assert reader().features(HIDDEN, nothing).tolist() == [[[0.0] * 5]]
+    assert reader().features(HIDDEN, nothing).tolist() == [[[0.0] * len(FEATURES)]]
 
 
 def test_labels_move_the_weights_and_nothing_that_surprisal_is_measured_with() -> None:
@@ -144,7 +163,7 @@ def test_a_model_s_surprisal_is_that_of_the_language_model_it_started_from(tmp_p
     model = make_reward_model(tmp_path, ENCODER, kind)
     with torch.no_grad():
         model.head.weight.zero_()
-        model.surprisal.weight.copy_(tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
+        model.surprisal.weight.copy_(torch.eye(len(FEATURES))[0])
         batch = collate([ENCODER.encode(*chain) for chain in chains], ENCODER.pad_id, prompt_slot=model.prompt_slot)
         found = model(batch)
     for logits, chain in zip(found.tolist(), chains, strict=True):

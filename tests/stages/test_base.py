@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from prm_core.platform import store
 from prm_core.sampling.policy import load_policy
 from prm_core.scoring.calibration import fit_calibrator
 from prm_core.scoring.scorer import ChainScore, load_scorer
-from prm_core.stages import base
+from prm_core.stages import base, train_policy
 from prm_core.stages.base import CHAIN, Stage, StageIO, execute, load_stage, model_path
 from prm_core.stages.train_prm import MODELS, calibrate_scores
 from prm_core.training.examples import Example
@@ -255,8 +258,10 @@ CALIBRATED = {"calibrate": {"min_labels": 5}}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, Tracked]:
-    """A workspace whose three models are trained, and what the run reported. Tests that change it copy it."""
+    """A workspace whose three models are trained and not probed, and what the run reported. Tests that change it copy
+    it."""
     root, tracked = workspace(tmp_path_factory.mktemp("trained") / "w", **CALIBRATED), Tracked()
+    store.write_json(root / "artifacts/probe/metrics.json", {})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("prm_core.platform.tracking.stage_run", tracked.stage_run)
         execute("train_prm", root)
@@ -397,6 +402,20 @@ def test_an_outcome_model_rewards_no_steps(trained, tmp_path) -> None:
     with pytest.raises(InputError, match=r"reward_model artifacts/train_prm/orm: an outcome model scores no steps"):
         execute("train_policy", root)
     assert files(root / "artifacts/train_policy") == []
+
+
+@pytest.mark.parametrize(("figures", "said"), [
+    ({}, "metrics.json has no probe/suffix/passed, which train_policy.guard.require_probe demands; run the stage"),
+    ({"probe/suffix/passed": 0.2, "probe/policy/outcome_fall": 0.06},
+     "may not reward a policy: its probe/policy/outcome_fall 0.0600 is above the limit "
+     "train_policy.guard.max_outcome_fall 0.0500; train it"),
+    ({"probe/suffix/passed": 0.2, "probe/policy/outcome_fall": 0.05}, ""),
+])
+def test_a_required_probe_decides_whether_the_prm_may_reward(figures, said: str) -> None:
+    required = dataclasses.replace(small_config().train_policy.guard, require_probe=True)
+    with pytest.raises(InputError, match=re.escape(said)) if said else nullcontext():
+        train_policy._check_probe(required, figures)
+    train_policy._check_probe(dataclasses.replace(required, require_probe=False), {})
 
 
 def test_the_probe_tries_the_prm_and_leaves_the_policy_as_it_was(trained, tmp_path, tracked) -> None:

@@ -489,7 +489,9 @@ def test_methods_that_search_are_compared_at_equal_tokens(world, config, tmp_pat
     io = make_io(tmp_path)
     stage.run(config, io)
     assert asked == [("step_best_of_n", [problem.id for problem in TEST], config.search, config.seed)]
-    rows = {row["method"]: row for row in store.read_json(io.outputs["searches"])}
+    saved = store.read_json(io.outputs["searches"])
+    assert [row["n"] for row in saved if row["method"] == "weighted_majority"] == config.evaluate.best_of
+    rows = {row["method"]: row for row in saved if row["n"] in (8, None) and row["method"] != "weighted_majority"}
     assert set(rows) == {"majority", "orm_best_of_n", "prm_best_of_n", "combined_best_of_n", "step_best_of_n"}
     assert (rows["step_best_of_n"]["tokens"], rows["step_best_of_n"]["accuracy"]["value"]) == (114.5, 0.5)
     # As many chains, as many tokens: the rival at its own N.

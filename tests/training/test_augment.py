@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prm_core.evaluation.adversarial import perturbations
 from prm_core.training import augment
-from prm_core.training.augment import with_harmless_steps
+from prm_core.training.augment import with_harmless_steps, with_nonsense
 from prm_core.training.examples import IGNORED, Example
 from prm_core.types import Step
 
@@ -104,3 +104,42 @@ def test_the_suite_s_texts_are_never_trained_on() -> None:
     trained = {*augment.FILLERS, *augment.FACTS, *augment.RESTATEMENTS}
     measured = {*perturbations.FILLERS, *perturbations.FACTS, *perturbations.SUMS, *perturbations.RESTATEMENTS}
     assert not trained & measured
+
+
+# Words that say nothing
+
+
+def garbled(targets: tuple[float, ...] = (1.0,) * 5, seed: int = 0) -> list[Example]:
+    rows = with_nonsense([example(targets)] * 60, ["xx", "yy"], 1.0, seed)
+    assert rows[:60] == [example(targets)] * 60
+    return rows[60:]
+
+
+def test_a_step_that_says_nothing_is_wrong_and_ends_what_is_judged() -> None:
+    places = set()
+    for copy in garbled():
+        at = copy.targets.index(0.0)
+        assert shown(copy.targets) == [1.0] * at + [0.0] + [None] * (len(copy.steps) - at - 1)
+        assert copy.steps[:at] == STEPS[:at]
+        inserted = len(copy.steps) > len(STEPS)
+        assert copy.steps[at + 1 :] == STEPS[at + 1 - inserted :]
+        words = copy.steps[at].text.split()[0 if inserted else 2 :]
+        assert 1 <= len(words) <= augment.MOST_WORDS
+        assert set(words) <= {"xx", "yy", "step", *"01234"}
+        assert inserted or copy.steps[at].text.startswith(STEPS[at].text)
+        places.add((at, inserted))
+    assert len(places) == 10, "every step, both ways"
+
+
+def test_the_targets_before_nonsense_stay() -> None:
+    for copy in garbled(TARGETS):
+        at = next(index for index, step in enumerate(copy.steps) if step not in STEPS)
+        assert shown(copy.targets[:at]) == shown(TARGETS[:at])
+
+
+def test_nonsense_comes_from_both_vocabularies_and_the_seed() -> None:
+    words = {word for copy in garbled() for step in copy.steps for word in step.text.split()}
+    assert {"xx", "yy"} < words
+    assert [copy.steps for copy in garbled()] == [copy.steps for copy in garbled()] != [
+        copy.steps for copy in garbled(seed=1)]
+    assert with_nonsense([example(TARGETS)], ["xx"], 0.0, 0) == [example(TARGETS)]

@@ -47,7 +47,7 @@ def read_call(call: Call) -> dict[str, Any] | str:
     if call.name not in TOOLS:
         return NO_TOOL
     try:
-        arguments = json.loads(call.arguments)
+        arguments = json.loads(call.arguments, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         return BAD_ARGUMENTS
     properties = TOOLS[call.name][1]
@@ -55,6 +55,12 @@ def read_call(call: Call) -> dict[str, Any] | str:
         return BAD_ARGUMENTS
     fits = all(_fits(arguments[name], kind) for name, kind in properties.items())
     return {name: arguments[name] for name in properties} if fits else BAD_ARGUMENTS
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("an argument is given twice")
+    return found
 
 
 def _fits(value: Any, kind: Mapping[str, Any]) -> bool:

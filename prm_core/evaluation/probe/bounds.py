@@ -1,10 +1,10 @@
-"""What promotion demands of a probe: the figures that have a bound, and the settings that hold it."""
+"""What a gate demands of a probe: the figures that have a bound, and the settings that hold it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prm_core.config import PromoteConfig
+from prm_core.config import GuardConfig, PromoteConfig
 
 SUFFIX_PASSES = "probe/suffix/passed"
 OUTCOME_FALL = "probe/policy/outcome_fall"
@@ -19,11 +19,12 @@ class Bound:
     setting: str
 
 
-def bounds(promote: PromoteConfig) -> list[Bound]:
-    """The bounds of a probe; none where promotion does not require one."""
-    if not promote.require_probe:
+def bounds(gate: PromoteConfig | GuardConfig) -> list[Bound]:
+    """The bounds of a probe; none where the gate does not require one."""
+    if not gate.require_probe:
         return []
+    section = "promote" if isinstance(gate, PromoteConfig) else "train_policy.guard"
     return [
-        Bound(SUFFIX_PASSES, promote.max_suffix_passes, "promote.max_suffix_passes"),
-        Bound(OUTCOME_FALL, promote.max_outcome_fall, "promote.max_outcome_fall"),
+        Bound(SUFFIX_PASSES, gate.max_suffix_passes, f"{section}.max_suffix_passes"),
+        Bound(OUTCOME_FALL, gate.max_outcome_fall, f"{section}.max_outcome_fall"),
     ]

@@ -92,16 +92,6 @@ def with_text(chain: GoldChain, place: str, text: str) -> tuple[tuple[Step, ...]
     return (*steps[:begin], added, *steps[begin:]), at + (place == "before")
 
 
-def plain_tokens(encoder: Encoder) -> list[int]:
-    """Tokens that are a text of their own which reads as that token: no marks, no blanks, no parts of letters."""
-    found = []
-    for token in range(len(encoder.tokenizer)):
-        text = encoder.turn([token]).text
-        if text.strip() and next(iter(encoder.encode_steps([text])))[:-1] == [(token, True)]:
-            found.append(token)
-    return found
-
-
 class SuffixSearch:
     """The search in a reward model, over some wrong chains that it finds wrong.
 
@@ -114,7 +104,7 @@ class SuffixSearch:
 
     def __init__(self, scorer: RewardScorer, chains: Sequence[GoldChain], settings: ProbeConfig, seed: int) -> None:
         self.scorer, self.chains, self.settings = scorer, chains, settings
-        self.allowed = plain_tokens(scorer.encoder)
+        self.allowed = scorer.encoder.plain_tokens()
         self.rng = random.Random(f"suffixes/{seed}")
 
     def run(self) -> tuple[list[Found], list[Found]]:

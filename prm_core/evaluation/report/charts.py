@@ -167,6 +167,54 @@ def best_of_n_chart(series: Sequence[Series], ns: Sequence[int]) -> Markup:
     return canvas.svg("Accuracy against the number of chains, for each way to choose among them")
 
 
+def cost_chart(lines: Sequence[Series], points: Sequence[Series]) -> Markup:
+    """Accuracy against tokens, which grow by factors.
+
+    Args:
+        lines: methods that were tried at several costs, the first of them the one that others are held against: with
+            its band, dashed.
+        points: methods that were tried at one, each with its interval.
+    """
+    estimates = [estimate for series in (*lines, *points) for _, estimate in series.points]
+    costs = [math.log(cost) for series in (*lines, *points) for cost, _ in series.points]
+    low = max(0.0, math.floor(20 * min(e.low for e in estimates)) / 20)
+    high = min(1.0, math.ceil(20 * max(e.high for e in estimates)) / 20)
+    canvas = _Canvas(960, 420, (min(costs) - 0.1, max(costs) + 0.1), (low, high), right=206)
+    doublings = [math.log(100 * 2.0**power) for power in range(-6, 20)]
+    canvas.axes([cost for cost in doublings if min(costs) <= cost <= max(costs)], ticks(low, high),
+                "tokens a problem, of policy and reward models together", "answered right",
+                lambda x: f"{math.exp(x):.0f}", lambda y: f"{100 * y:.0f} %")
+
+    def at(series: Series) -> list[tuple[float, float]]:
+        return [(canvas.px(math.log(cost)), canvas.py(e.value)) for cost, e in series.points]
+
+    rival = lines[0]
+    band = [[(canvas.px(math.log(cost)), canvas.py(getattr(e, end))) for cost, e in rival.points]
+            for end in ("high", "low")]
+    canvas.add('<path class="band {}" d="{}Z"/>', rival.style, _path(band[0] + band[1][::-1]))
+    for series in lines:
+        canvas.add('<path class="line {}{}" d="{}"/>', series.style, " rival" if series is rival else "",
+                   _path(at(series)))
+    for series in points:
+        [(x, _)], [(_, e)] = at(series), series.points
+        canvas.add('<line class="line {}" x1="{}" x2="{}" y1="{}" y2="{}"/>', series.style, x, x, canvas.py(e.low),
+                   canvas.py(e.high))
+    for series in (*lines, *points):
+        for (cost, e), (x, y) in zip(series.points, at(series), strict=True):
+            canvas.add('<circle class="dot {}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>', series.style, x, y,
+                       3.5 if series in lines else 5,
+                       f"{series.name}, {cost:.0f} tokens: {percent(e.value)} ({percent(e.low)} to {percent(e.high)})")
+    for series in points:
+        [(x, y)] = at(series)
+        left = x > canvas.right - 140
+        canvas.text(x + (-9 if left else 9), y + 4, series.name, "name haloed", "end" if left else "start")
+    ends = [at(series)[-1][1] for series in lines]
+    for series, y in zip(lines, _spread(ends, LINE, canvas.top, canvas.bottom), strict=True):
+        canvas.add('<text class="name {}" x="{}" y="{}">{} {}</text>', series.style, canvas.right + 8, y + 4,
+                   series.name, f"{100 * series.points[-1][1].value:.1f}")
+    return canvas.svg("Accuracy against tokens, for each way to choose")
+
+
 def interval_chart(rows: Sequence[tuple[str, str, Estimate]]) -> Markup:
     """One dot and whisker a row.
 
@@ -249,6 +297,33 @@ def curve_chart(curve: Curve) -> Markup:
     canvas.add('<circle class="kept" cx="{}" cy="{}" r="5"><title>{}</title></circle>', canvas.px(x), canvas.py(y),
                f"kept: update {x:g}, {y:.4g}")
     return canvas.svg(f"{curve.name} by update: {curve.title}")
+
+
+def outcome_chart(curves: Sequence[tuple[str, Curve]]) -> Markup:
+    """Curves of one training on one scale, named at their right end; a dashed line marks the update that was kept.
+
+    Args:
+        curves: (CSS class, curve), of which at least one.
+    """
+    xs, ys = zip(*(point for _, curve in curves for point in curve.points), strict=True)
+    low, high = min(ys), max(ys)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    canvas = _Canvas(960, 300, (min(xs), max(xs)), (low, high), right=226)
+    canvas.axes(ticks(min(xs), max(xs), 8), ticks(low, high), "update", "", lambda x: f"{x:g}", lambda y: f"{y:.4g}")
+    kept = canvas.px(curves[0][1].kept[0])
+    canvas.add('<line class="ideal" x1="{}" x2="{}" y1="{}" y2="{}"/>', kept, kept, canvas.top, canvas.bottom)
+    canvas.text(kept, canvas.top - 4, "kept")
+    for style, curve in curves:
+        at = [(canvas.px(x), canvas.py(y)) for x, y in curve.points]
+        canvas.add('<path class="line {}" d="{}"/>', style, _path(at))
+        for (update, value), (x, y) in zip(curve.points, at, strict=True):
+            canvas.add('<circle class="dot {}" cx="{}" cy="{}" r="2.5"><title>{}</title></circle>', style, x, y,
+                       f"{curve.name}, update {update:g}: {value:.4g}")
+    ends = [canvas.py(curve.points[-1][1]) for _, curve in curves]
+    for (style, curve), y in zip(curves, _spread(ends, LINE, canvas.top, canvas.bottom), strict=True):
+        canvas.add('<text class="name {}" x="{}" y="{}">{}</text>', style, canvas.right + 8, y + 4, curve.name)
+    return canvas.svg("; ".join(f"{curve.name} {curve.title}" for _, curve in curves))
 
 
 def step_colours(score: float) -> tuple[str, str]:

@@ -17,9 +17,10 @@ from prm_core.evaluation.metrics import Estimate, first_error
 from prm_core.evaluation.protocol import METHODS, STEP_CHAINS, Evaluation
 from prm_core.evaluation.report import charts, verdict
 from prm_core.evaluation.report.charts import Curve, Series
+from prm_core.evaluation.report.training import sections
 from prm_core.evaluation.report.tree_drawing import TreeSection
 from prm_core.evaluation.report.verdict import Gate
-from prm_core.evaluation.search_costs import SearchRow
+from prm_core.evaluation.search_costs import RIVAL, SearchRow, compared
 from prm_core.turns import heard, written
 from prm_core.types import Problem
 
@@ -112,7 +113,7 @@ class ReportData:
         promises: what the alarm and the clean prefix promise, and how that was kept.
         training: stage → its curves.
         labels: quality of the labels behind the reward models.
-        searches: every way to choose against weighted majority at equal total tokens.
+        searches: every way to choose against weighted majority at equal total tokens, at each cost.
         shown: how many trajectories.
         bars: whether the bars of the default profile apply.
         promote: the promotion gate's limits.
@@ -261,6 +262,21 @@ def _curve_series(evaluation: Evaluation) -> list[Series]:
     ]
 
 
+def _search_name(method: str) -> str:
+    return NAMES[method][0] if method in NAMES else method.replace("_", " ")
+
+
+def _costs(rows: Sequence[SearchRow]) -> Markup | None:
+    """Accuracy against tokens, weighted majority first; None where nothing was compared."""
+    series: dict[str, list[tuple[float, Estimate]]] = {RIVAL: []}
+    for row in rows:
+        series.setdefault(row.method, []).append((row.tokens, row.accuracy))
+    lines = [Series(*NAMES[method], sorted(points, key=lambda point: point[0]))
+             for method, points in series.items() if method in NAMES]
+    return charts.cost_chart(lines, [Series(_search_name(method), "s-search", points)
+                                     for method, points in series.items() if method not in NAMES]) if rows else None
+
+
 def _rows(figures: Mapping[str, Estimate], wanted: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, Estimate]]:
     return [(label, style, figures[key]) for label, style, key in wanted if key in figures]
 
@@ -377,16 +393,15 @@ def render(data: ReportData) -> str:
         title=data.title, facts=data.facts, headlines=headlines(data),
         verdict=verdict.judge(evaluation, data.promote, data.probe), titles=verdict.titles(evaluation),
         alarms=[(message, verdict.REMEDIES[name]) for name, message in evaluation.alarms.items()],
-        searches=[(NAMES[row.method][0] if row.method in NAMES else row.method.replace("_", " "), row)
-                  for row in data.searches],
+        searches=[(_search_name(row.method), row) for row in compared(data.searches)],
+        costs=_costs(data.searches),
         labels=data.labels, claims=[_claims(data.labels, population) for population in ("policy", "other")],
         agreement={(a, b): one for one in data.labels.agreement
                                        for a, b in ((one.a, one.b), (one.b, one.a))},
         charts=_charts(evaluation), ns=sorted({point.n for point in evaluation.curve}),
         series=_curve_series(evaluation), figures=evaluation.figures, numbers=evaluation.numbers,
         reasons=_by_reason(evaluation.reasons), lengths=evaluation.lengths, cards=cards, threshold=threshold,
-        training={stage: [(curve, charts.curve_chart(curve)) for curve in curves]
-                  for stage, curves in data.training.items()},
+        training=sections(data.training),
         threshold_note=data.threshold_note, promises=data.promises, step_chains=STEP_CHAINS, percent=charts.percent,
         agents=_agents(evaluation), policy_rows=POLICY_ROWS, shifted=_shifted_section(evaluation, data.shifted),
         trees=data.trees, probe=[(name, data.probe[key]) for name, key in PROBE_ROWS if key in data.probe],

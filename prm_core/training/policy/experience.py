@@ -15,9 +15,9 @@ from prm_core.models.padding import pad
 from prm_core.registry import Registry
 from prm_core.sampling.episodes import run_episodes
 from prm_core.sampling.policy import Policy
-from prm_core.sampling.rollouts import rollout_succeeds
+from prm_core.sampling.rollouts import says_answer
 from prm_core.scoring.scorer import ChainScore, ChainScorer
-from prm_core.training.policy.advantages import FILTERS, GroupRewards, advantages
+from prm_core.training.policy.advantages import FILTERS, GroupRewards, advantages, placed
 from prm_core.training.policy.advantages.compose import EPSILON, process_rewards, slot_rewards
 from prm_core.training.policy.gae import advantages_and_returns, choices, explained, place_rewards, whiten
 from prm_core.training.policy.loss import sampler_weights, token_weights
@@ -135,13 +135,16 @@ class Reading(NamedTuple):
 
 
 def sample_and_score(
-    policy: Policy, scorer: ChainScorer, domains: Registry[Domain], problems: Sequence[Problem],
+    policy: Policy, scorer: ChainScorer | None, domains: Registry[Domain], problems: Sequence[Problem],
     config: PolicyTrainingConfig, *, batch_size: int, seed: int,
 ) -> list[Rewarded]:
-    """`group_size` chains for each problem, with their rewards. Raises InputError for a score that is no number."""
+    """`group_size` chains for each problem, with their outcomes, and with scores where there is a scorer. Raises
+    InputError for a score that is no number."""
     drawn = sample_chains(policy, domains, [problem for problem in problems for _ in range(config.group_size)],
                           temperature=config.temperature, max_new_tokens=config.max_new_tokens, batch_size=batch_size,
                           seed=seed)
+    if scorer is None:
+        return drawn
     prompts = {problem.id: problem.prompt for problem in problems}
     # A chain without any step has nothing to score; its outcome alone speaks against it.
     scores = iter(scorer.score([(prompts[chain.problem], chain.steps) for chain in drawn if chain.steps]))
@@ -168,10 +171,13 @@ def _chains(policy: Policy, domains: Registry[Domain], problems: Sequence[Proble
     """A chain written in one go for each problem, without scores."""
     from prm_core.sampling.sampler import Prefix
 
-    prompts = [policy.encoder.encode_prompt(problem.prompt) for problem in problems]
-    drawn = policy.continue_chains(prompts, [Prefix(row, len(ids)) for row, ids in enumerate(prompts)], **sampling)
+    # The chains of a question share what is computed of its prompt.
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(problem.prompt for problem in problems))}
+    prompts = [policy.encoder.encode_prompt(text) for text in numbers]
+    asked = [Prefix(number, len(prompts[number])) for number in (numbers[problem.prompt] for problem in problems)]
     found = []
-    for problem, prompt, one in zip(problems, prompts, drawn, strict=True):
+    for problem, prefix, one in zip(problems, asked, policy.continue_chains(prompts, asked, **sampling), strict=True):
+        prompt = prompts[prefix.chain]
         split = policy.encoder.split_steps(one.ids)
         # What comes after the last step, the end token, is a choice of its own.
         slots = [-1] * len(prompt) + [len(split)] * len(one.ids)
@@ -179,9 +185,9 @@ def _chains(policy: Policy, domains: Registry[Domain], problems: Sequence[Proble
         for number, (_, end) in enumerate(split):
             slots[begin : len(prompt) + end + 1] = [number] * (len(prompt) + end + 1 - begin)
             begin = len(prompt) + end + 1
-        outcome = float(rollout_succeeds(policy, domains[problem.domain], problem, one))
+        right = one.finished and says_answer(domains[problem.domain], problem, split[-1][0] if split else "")
         found.append(Rewarded([*prompt, *one.ids], [*[None] * len(prompt), *one.logprobs], slots, problem.id,
-                              tuple(Step(text) for text, _ in split), outcome, one.finished))
+                              tuple(Step(text) for text, _ in split), float(right), one.finished))
     return found
 
 
@@ -260,13 +266,20 @@ def uniform_groups(rewards: GroupRewards, config: PolicyTrainingConfig) -> list[
 
 
 def to_experience(
-    chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig, kl_coef: float
+    chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig, kl_coef: float,
+    of_tokens: Tensor | None = None,
 ) -> Experience:
     """The chains of an update, those of a problem next to each other, with their advantages; with a critic these are
-    `estimated` later, and a chain whose process reward nobody knows is not learned from."""
+    `estimated` later, and a chain whose process reward nobody knows is not learned from.
+
+    Args:
+        of_tokens: process rewards of the tokens (chains, tokens), in place of the scores of steps.
+    """
     import torch
 
     rewards = lay_out(chains, pad_id, config.group_size)
+    if of_tokens is not None:
+        rewards = placed(rewards, of_tokens, config.implicit.placement)
     kept = FILTERS[config.advantages.chain_filter](rewards, config.advantages)
     old = torch.zeros(rewards.ids.shape)
     for row, chain in enumerate(chains):
@@ -326,14 +339,13 @@ def _figures(
 ) -> dict[str, float]:
     judged = rewards.judged
     worth = process_rewards(rewards, config.advantages).sum(1)[judged]
-    lowest = rewards.scores.where(rewards.steps, 1.0).amin(1)[judged]
+    paid = rewards.scores[rewards.steps & judged[:, None]]
+    lowest = rewards.scores.where(rewards.steps, math.inf).amin(1)[judged]
     steps = max(1, sum(len(chain.steps) for chain in chains))
-    questions = rewards.outcomes.reshape(-1, config.group_size).mean(1)
     return {
         "reward/outcome": rewards.outcomes.mean().item(),
-        # Standard error over questions, 0 of a single one.
-        "reward/outcome_error": (questions.std() / len(questions) ** 0.5).item() if len(questions) > 1 else 0.0,
-        "reward/process": sum(sum(chain.scores) for chain in chains) / max(1, sum(len(one.scores) for one in chains)),
+        **_by_question(rewards, config.group_size),
+        "reward/process": paid.mean().item() if len(paid) else 0.0,
         "reward/lowest_step": lowest.mean().item() if len(lowest) else 0.0,
         "reward/paid": worth.mean().item() if len(worth) else 0.0,
         "chain/steps": steps / len(chains),
@@ -346,6 +358,26 @@ def _figures(
         # On the policy's own tokens the mean of -log-probability is its entropy.
         "entropy": -(old.sum() / rewards.token_mask.sum().clamp(min=1)).item(),
     }
+
+
+def _by_question(rewards: GroupRewards, group_size: int) -> dict[str, float]:
+    """How far chance moves an update's figures, which other questions would have others of: standard errors over
+    questions of outcomes and of the lowest step, and the correlation of the two; 0 where there are too few."""
+    import torch
+
+    outcomes = rewards.outcomes.reshape(-1, group_size)
+    lowest = rewards.scores.where(rewards.steps, math.inf).amin(1).reshape(-1, group_size)
+    judged = rewards.judged.reshape(-1, group_size)
+    there = judged.any(1)
+    right, worst = ((values.where(judged, 0.0).sum(1) / judged.sum(1))[there] for values in (outcomes, lowest))
+
+    def error(of_questions: Tensor) -> float:
+        return (of_questions.std() / len(of_questions) ** 0.5).item() if len(of_questions) > 1 else 0.0
+
+    both = torch.stack([right, worst])
+    known = len(right) > 1 and bool((both.std(1) > EPSILON).all())
+    return {"reward/outcome_error": error(outcomes.mean(1)), "reward/lowest_error": error(worst),
+            "reward/agreement": torch.corrcoef(both)[0, 1].item() if known else 0.0}
 
 
 def _nothing_new(steps: Sequence[Step]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from prm_core.config import GuardConfig
 
 Record = Mapping[str, float]
-# Standard errors that a fall must exceed beyond what is allowed.
+# Standard errors by which a parting must exceed what is allowed.
 SURE = 2.0
 
 
@@ -23,22 +23,50 @@ def windows(history: Sequence[Record], size: int) -> list[dict[str, float]]:
             for end in range(size, len(history) + 1)]
 
 
+def parting(history: Sequence[Record], size: int) -> tuple[float, float]:
+    """By how much outcomes of the last `size` updates fall short of what the process rewards promise, by the updates
+    before, and the standard error of that.
+
+    Each update asks other questions, and most of what outcomes differ by is how hard these are. The process reward
+    knows much of it: of each update's outcome as much is taken off as questions with such a lowest step had more of
+    right answers in the first `2 * size` updates (a control variate; nothing where the two had nothing in common). What
+    is left stays where it is as long as a higher reward means as many more right answers as it did.
+
+    Args:
+        history: of at least `2 * size` updates.
+    """
+    known = history[: 2 * size]
+    common = sum(one["reward/agreement"] * one["reward/outcome_error"] * one["reward/lowest_error"] for one in known)
+    spread = sum(one["reward/lowest_error"] ** 2 for one in known)
+    slope = max(0.0, common / spread) if spread else 0.0
+
+    def left(records: Sequence[Record]) -> tuple[float, float]:
+        """Mean of what is left, and its squared standard error."""
+        squares = (one["reward/outcome_error"] ** 2 + (slope * one["reward/lowest_error"]) ** 2
+                   - 2 * slope * one["reward/agreement"] * one["reward/outcome_error"] * one["reward/lowest_error"]
+                   for one in records)
+        return (sum(one["reward/outcome"] - slope * one["reward/lowest_step"] for one in records) / len(records),
+                sum(squares) / len(records) ** 2)
+
+    (before, error), (now, other) = left(history[:-size]), left(history[-size:])
+    return before - now, math.sqrt(max(0.0, error + other))
+
+
 def alarm(history: Sequence[Record], settings: GuardConfig) -> str | None:
     """Why training should stop after these records, None where nothing speaks for it.
 
-    Compared are the last `window` updates, those with the best outcomes, and the first ones.
+    Outcomes are held against what the process rewards promise, see `parting`; steps, tokens and filler of the last
+    `window` updates against those of the first ones.
     """
     if not settings.window or len(history) < 2 * settings.window:
         return None
+    fall, chance = parting(history, settings.window)
     means = windows(history, settings.window)
     first, now = means[0], means[-1]
-    best = max(means, key=lambda one: one["reward/outcome"])
-    fall = best["reward/outcome"] - now["reward/outcome"]
-    # Each update asks other questions, some of which are harder.
-    chance = SURE * math.hypot(*(one["reward/outcome_error"] / math.sqrt(settings.window) for one in (best, now)))
-    if fall > settings.max_fall + chance and now["reward/process"] >= best["reward/process"]:
-        return (f"outcomes fell from {best['reward/outcome']:.3f} to {now['reward/outcome']:.3f} while the process "
-                f"reward went from {best['reward/process']:.3f} to {now['reward/process']:.3f}")
+    if fall > settings.max_fall + SURE * chance:
+        return (f"outcomes are {fall:.3f} below what the process rewards promise by the updates before: they are at "
+                f"{now['reward/outcome']:.3f}, after {first['reward/outcome']:.3f} at first, and the mean process "
+                f"reward is at {now['reward/process']:.3f}, after {first['reward/process']:.3f}")
     if now["reward/outcome"] - first["reward/outcome"] > settings.max_fall:
         return None
     # Outcomes are where they were: whatever else has moved is not what is wanted.

@@ -8,6 +8,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,11 @@ from prm_core.training.policy.experience import (
     uniform_groups,
 )
 from prm_core.training.policy.gae import adapted, value_loss
+from prm_core.training.policy.groups import Layout, Pass, grow, passes
 from prm_core.training.policy.guards import alarm
 from prm_core.training.policy.loss import SURROGATES, k3_kl
 from prm_core.training.policy.networks import Critic, states_before, token_logprobs
+from prm_core.training.policy.prime import OnlineReward
 from prm_core.types import Problem
 
 if TYPE_CHECKING:
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
-# Chains of like length, no two the same, that go through the model together.
-ROWS_PER_PASS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,15 @@ class Trained:
 
 
 def train_policy(
-    policy: Policy, scorer: ChainScorer, domains: Registry[Domain], problems: Sequence[Problem],
+    policy: Policy, scorer: ChainScorer | None, domains: Registry[Domain], problems: Sequence[Problem],
     config: PolicyTrainingConfig, *, dev: Sequence[Problem], batch_size: int, seed: int, work: Path,
     report: Callable[[dict[str, float], int], None],
 ) -> Trained:
-    """Trains the policy in place by GRPO, or with a critic by PPO.
+    """Trains the policy in place by GRPO, or with a critic by PPO. Launched on several processes, each samples, scores
+    and learns from its share of every update; weights and records are those of one process.
 
     Args:
+        scorer: of steps; None where an implicit reward model learns from the outcomes on the way (PRIME).
         problems: that it learns on.
         dev: others, on which it is evaluated, where `eval_every` says so; the policy that does best there is kept.
         report: receives figures and the number of updates done.
@@ -89,7 +92,9 @@ def train_policy(
     if config.eval_every and not dev:
         raise InputError("no dev problem to evaluate the policy on; give some, or set train_policy.eval_every to 0")
     reference = copy.deepcopy(policy.model).requires_grad_(False)
-    accelerator = Accelerator(cpu=policy.model.device.type == "cpu")
+    layout = Layout.of(reference)
+    # The processes of a launcher take their steps together, so the schedule steps once.
+    accelerator = Accelerator(cpu=policy.model.device.type == "cpu", step_scheduler_with_optimizer=False)
     critic = None if config.critic.kind == "none" else Critic(policy.model, separate=config.critic.kind == "separate")
     modules = [policy.model] if critic is None else [policy.model, critic]
     optimizer = torch.optim.AdamW([
@@ -100,8 +105,10 @@ def train_policy(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda update: min((update + 1) / (config.warmup_updates + 1), 1.0)
     )
-    *modules, optimizer, schedule = accelerator.prepare(*modules, optimizer, schedule)
+    modules = [accelerator.prepare_model(module, evaluation_mode=True) for module in modules]
+    optimizer, schedule = accelerator.prepare(optimizer, schedule)
     model, critic = modules[0], modules[1] if critic is not None else None
+    online = None if scorer is not None else OnlineReward(policy, reference, config, accelerator, seed)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     position = checkpoints.restore()
 
@@ -146,12 +153,12 @@ def train_policy(
         right = [found for part in judges.map([(asked[part], seed) for part in parts]) for found in part]
         return sum(right) / len(right)
 
-    def passes(part: Experience) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        for rows in _passes(part):
-            yield _loss(model, critic, reference, part, rows, config)
+    def losses_of(part: Experience) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        for read in passes(part.ids, part.learned, layout):
+            yield _loss(model, critic, reference, part, read, config)
 
     def reread(part: Experience) -> Reading:
-        return _read(model, critic, reference, part, config)
+        return _read(model, critic, reference, part, config, layout)
 
     def prepared(experience: Experience) -> Experience:
         """With what the models as they are now, before the first step, say of the sampled tokens."""
@@ -159,7 +166,7 @@ def train_policy(
         if not len(learned):
             raise InputError("the reward model could score no chain of an update whole; lower "
                              "train_policy.max_new_tokens, or name another in train_policy.reward_model")
-        parts = [learned[part] for part in _parts(experience.take(learned), gradients.parts)]
+        parts = [learned[part] for part in _parts(experience.take(learned), gradients.parts, layout)]
         whole = Reading(*(torch.zeros(experience.ids.shape) for _ in range(3)))
         for rows, found in zip(parts, readers.map([experience.take(rows) for rows in parts]), strict=True):
             for values, own in zip(whole, found, strict=True):
@@ -172,29 +179,32 @@ def train_policy(
     todo = range(position.update, position.update if stopped else config.updates)
     # The workers that sample see the weights that the gradients' context moves to shared memory.
     with (
-        data_parallel.gradients(accelerator, nn.ModuleList(modules), passes) as gradients,
-        workers.forked(draw, gradients.parts) as samplers,
-        workers.forked(judge, gradients.parts if config.eval_every else 1) as judges,
-        workers.forked(reread, gradients.parts if rereads else 1) as readers,
+        data_parallel.gradients(accelerator, nn.ModuleList(modules), losses_of) as gradients,
+        data_parallel.shared_out(accelerator, draw, gradients.parts) as samplers,
+        data_parallel.shared_out(accelerator, judge, gradients.parts if config.eval_every else 1) as judges,
+        data_parallel.shared_out(accelerator, reread, gradients.parts if rereads else 1) as readers,
+        nullcontext() if online is None else online.at_work() as reward,
     ):
         for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
             chains, sampled_tokens = gather(update)
             kl_coef = _kl_coef(position.history, config)
-            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef)
+            of_tokens, learned_reward = (None, {}) if reward is None else reward(chains, update)
+            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef, of_tokens)
             if rereads:
                 experience = prepared(experience)
             learned = experience.learned.any(1)
             rng = random.Random(f"grpo/order/{seed}/{update}")
             losses: list[dict[str, float]] = []
             for _ in range(config.inner_epochs):
-                # By question, since a policy writes many a chain twice, and twins take one pass.
+                # By question: what chains share is read once.
                 starts = range(0, len(chains), config.group_size)
                 order = [row for start in rng.sample(starts, len(starts))
                          for row in range(start, start + config.group_size) if learned[row]]
                 for start in range(0, len(order), config.minibatch_size):
                     minibatch = experience.take(order[start : start + config.minibatch_size]).weighed(
                         config.normaliser, policy.encoder.config.max_length)
-                    figures = gradients.of([minibatch.take(part) for part in _parts(minibatch, gradients.parts)])
+                    parts = _parts(minibatch, gradients.parts, layout)
+                    figures = gradients.of([minibatch.take(part) for part in parts])
                     loss = sum(figures[name] for name in ("loss/policy", "kl", "loss/value") if name in figures)
                     if not math.isfinite(loss):
                         rates = "train_policy.learning_rate" + (
@@ -207,7 +217,8 @@ def train_policy(
                     losses.append(figures)
             schedule.step()
             means = {name: sum(one[name] for one in losses) / len(losses) for name in losses[0]}
-            record = {"update": update + 1, **experience.figures, **means, "tokens": float(sampled_tokens)}
+            record = {"update": update + 1, **experience.figures, **learned_reward, **means,
+                      "tokens": float(sampled_tokens)}
             if config.kl_target:
                 record["kl_coef"] = kl_coef
             position.update = update + 1
@@ -216,7 +227,7 @@ def train_policy(
             last = stopped is not None or update + 1 == config.updates
             if config.eval_every and ((update + 1) % config.eval_every == 0 or last):
                 record["dev/outcome"] = dev_outcome()
-                if _best(position.history) == update + 1:
+                if _best(position.history) == update + 1 and accelerator.is_main_process:
                     _save_weights(policy.model, best)
             if (update + 1) % config.log_every == 0 or last:
                 report({name: value for name, value in record.items() if name != "update"}, update + 1)
@@ -225,9 +236,12 @@ def train_policy(
             if stopped is not None:
                 log.warning("policy training stops after update %d: %s", update + 1, stopped)
                 break
+    accelerator.wait_for_everyone()
     kept = _best(position.history)
     if kept != position.update:
         _load_weights(policy.model, best)
+    # Whoever is through first may remove the folder.
+    accelerator.wait_for_everyone()
     return Trained(position.history, kept, stopped)
 
 
@@ -255,80 +269,48 @@ def _load_weights(model: PreTrainedModel, folder: Path) -> None:
     model.load_state_dict(found.state_dict())
 
 
-def _distinct(ids: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each chain once, as `ids` and `sampled` of (chains, tokens), and which of these each given one is, (chains,)."""
-    import torch
-
-    distinct, which = torch.cat([ids, sampled.long()], 1).unique(dim=0, return_inverse=True)
-    return distinct[:, : ids.shape[1]], distinct[:, ids.shape[1] :].bool(), which
-
-
-def _parts(experience: Experience, count: int) -> list[list[int]]:
-    """Its rows in parts of about equal work, twins together."""
-    _, sampled, which = _distinct(experience.ids, experience.learned)
-    return [_rows(which, part).tolist() for part in balanced(sampled.sum(1).tolist(), count)]
-
-
-def _passes(experience: Experience) -> list[Tensor]:
-    """Its rows in passes of like length (rows,), twins together: the losses of the passes add up to that of the whole,
-    with less padding."""
-    import torch
-
-    _, sampled, which = _distinct(experience.ids, experience.learned)
-    lengths = (sampled * torch.arange(sampled.shape[1])).amax(1)
-    return [_rows(which, chosen.tolist()) for chosen in lengths.argsort(stable=True).split(ROWS_PER_PASS)]
-
-
-def _rows(which: Tensor, chosen: Sequence[int]) -> Tensor:
-    """Rows that are one of the chosen distinct chains."""
-    import torch
-
-    return torch.isin(which, torch.tensor(chosen)).nonzero()[:, 0]
-
-
-def _narrow(experience: Experience, rows: Tensor, device: Any) -> Experience:
-    """These rows on a device, without the pads at the right of all of them, which cost time and nothing else."""
-    width = int(experience.learned[rows].any(0).nonzero().max()) + 1
-    return experience.take(rows).each(lambda values: values[:, :width].to(device))
+def _parts(experience: Experience, count: int, layout: Layout) -> list[list[int]]:
+    """Its rows in parts of about equal work, those of a question together."""
+    groups = grow(experience.ids, experience.learned, layout)
+    return [sorted(row for number in part for row in groups[number].leaves)
+            for part in balanced([group.tokens for group in groups], count)]
 
 
 def _read(
-    model: Any, critic: Critic | None, reference: Any, experience: Experience, config: PolicyTrainingConfig
+    model: Any, critic: Critic | None, reference: Any, experience: Experience, config: PolicyTrainingConfig,
+    layout: Layout,
 ) -> Reading:
     """What the models say of each sampled token, as far as it is asked."""
     import torch
 
     whole = Reading(*(torch.zeros(experience.ids.shape) for _ in range(3)))
     with torch.no_grad():
-        for rows in _passes(experience):
-            part = _narrow(experience, rows, reference.device)
-            *once, which = _distinct(part.ids, part.learned)
-            states = states_before(model, *once)
-            width = part.ids.shape[1]
+        for found in passes(experience.ids, experience.learned, layout):
+            read = found.to(reference.device)
+            states = states_before(model, read)
             if config.sampler_cap:
-                found = token_logprobs(model, states, *once, config.temperature)
-                whole.logprobs[rows, :width] = found[which].cpu()
+                whole.logprobs[read.rows] = token_logprobs(model, states, read, config.temperature).cpu()
             if critic is not None:
-                whole.values[rows, :width] = critic(states, *once)[which].cpu()
+                whole.values[read.rows] = critic(states, read).cpu()
             if critic is not None and config.critic.kl_in_reward:
-                found = token_logprobs(reference, states_before(reference, *once), *once, config.temperature)
-                whole.anchor[rows, :width] = found[which].cpu()
+                whole.anchor[read.rows] = token_logprobs(
+                    reference, states_before(reference, read), read, config.temperature).cpu()
     return whole
 
 
 def _loss(
-    model: Any, critic: Critic | None, reference: Any, experience: Experience, rows: Tensor,
+    model: Any, critic: Critic | None, reference: Any, experience: Experience, read: Pass,
     config: PolicyTrainingConfig,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The share of these rows in the loss of the minibatch, and in its figures."""
+    """The share of a pass in the loss of the minibatch, and in its figures."""
     import torch
 
-    part = _narrow(experience, rows, reference.device)
-    *once, which = _distinct(part.ids, part.learned)
-    states = states_before(model, *once)
-    logprobs = token_logprobs(model, states, *once, config.temperature)[which]
+    read = read.to(reference.device)
+    part = experience.take(read.rows).each(lambda values: values.to(reference.device))
+    states = states_before(model, read)
+    logprobs = token_logprobs(model, states, read, config.temperature)
     with torch.inference_mode():
-        anchor = token_logprobs(reference, states_before(reference, *once), *once, config.temperature)[which]
+        anchor = token_logprobs(reference, states_before(reference, read), read, config.temperature)
     surrogate, clipped = SURROGATES[config.surrogate](logprobs, part.old_logprobs, part.advantages, *config.clip)
     kl = (k3_kl(logprobs, anchor.clone()) * part.weights).sum()
     policy_loss = (surrogate * part.weights).sum()
@@ -342,7 +324,7 @@ def _loss(
     if critic is None:
         return loss, figures
     asked = part.choices
-    missed, cut = value_loss(critic(states, *once)[which], asked.values, asked.returns, config.critic.clip)
+    missed, cut = value_loss(critic(states, read), asked.values, asked.returns, config.critic.clip)
     of_values = (missed * asked.weights).sum()
     figures |= {"loss/value": of_values.item(), "value/clip_share": (cut * asked.weights).sum().item()}
     return loss + config.critic.coef * of_values, figures

@@ -1,4 +1,4 @@
-"""What a policy and its critic say of sampled tokens: log-probabilities and values. Forward passes, no loss."""
+"""What a policy and its critic say of learned tokens: log-probabilities and values. Forward passes, no loss."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prm_core.scoring.reward import as_mask
+from prm_core.training.policy.groups import Pass
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def states_before(model: Any, ids: Tensor, sampled: Tensor) -> Tensor:
-    """The last hidden states that the sampled tokens were chosen from, (sampled tokens, width)."""
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return hidden[:, :-1][sampled[:, 1:]]
+def states_before(model: Any, read: Pass) -> Tensor:
+    """The last hidden states that the learned tokens of a pass are chosen from, (states, width)."""
+    backbone, chains = model.base_model, read.chains
+    hidden = backbone(input_ids=chains.ids, attention_mask=as_mask(chains.mask, backbone),
+                      position_ids=chains.positions, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1)[read.states]
 
 
-def token_logprobs(model: Any, states: Tensor, ids: Tensor, sampled: Tensor, temperature: float) -> Tensor:
-    """Log-probability of each sampled token at the sampling temperature, 0 elsewhere: (chains, tokens).
+def token_logprobs(model: Any, states: Tensor, read: Pass, temperature: float) -> Tensor:
+    """Log-probability of each learned token at the sampling temperature, 0 elsewhere: (rows, tokens).
 
     Args:
         states: see `states_before`.
     """
     logits = model.get_output_embeddings()(states).float() / temperature
-    values = torch.log_softmax(logits, -1).gather(1, ids[:, 1:][sampled[:, 1:]][:, None]).squeeze(1)
-    return _at_tokens(values, sampled)
+    return _at_tokens(torch.log_softmax(logits, -1)[read.chosen, read.targets], read.learned)
 
 
 class Critic(nn.Module):
@@ -44,19 +48,17 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, states: Tensor, ids: Tensor, sampled: Tensor) -> Tensor:
-        """Values at sampled tokens, 0 elsewhere: (chains, tokens).
+    def forward(self, states: Tensor, read: Pass) -> Tensor:
+        """Values at learned tokens, 0 elsewhere: (rows, tokens).
 
         Args:
             states: of the policy, see `states_before`.
         """
         if self.backbone is not None:
-            states = states_before(self.backbone, ids, sampled)
-        return _at_tokens(self.head(states.float()).squeeze(1), sampled)
+            states = states_before(self.backbone, read)
+        return _at_tokens(self.head(states.float()).squeeze(1)[read.chosen], read.learned)
 
 
-def _at_tokens(values: Tensor, sampled: Tensor) -> Tensor:
-    """(sampled tokens,) → (chains, tokens), 0 where none was sampled."""
-    result = torch.zeros(sampled.shape, device=sampled.device)
-    result[:, 1:] = result[:, 1:].masked_scatter(sampled[:, 1:], values)
-    return result
+def _at_tokens(values: Tensor, learned: Tensor) -> Tensor:
+    """(learned tokens,) → (rows, tokens), 0 where none is learned."""
+    return torch.zeros(learned.shape, device=learned.device).masked_scatter(learned, values)

@@ -1,6 +1,6 @@
 """Training reward models on packed trees of chains: one loop for process, outcome and advantage models.
 
-What a target is: `examples.py`; the layout of tokens: `trees.py`; the losses: `loss.py`.
+What a target is: `examples.py`; the layout of tokens: `training/trees.py`; the losses: `loss.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prm_core.errors import InputError
 from prm_core.training.checkpoint import Checkpoints
 from prm_core.training.examples import Encoded, EncodedPair
 from prm_core.training.reward.loss import balanced_weights, cross_entropy_sum, preference_sum
-from prm_core.training.reward.trees import Row, collate_trees, cut, grow, pack
+from prm_core.training.trees import Row, collate_trees, cut, grow, pack
 
 if TYPE_CHECKING:
     import torch

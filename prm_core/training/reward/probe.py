@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from prm_core.training.reward.trees import Row, collate_trees
+from prm_core.training.trees import Row, collate_trees
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from prm_core.models.bases import Base
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_tokenizer, pick_device
 from prm_core.models.precision import resolve
-from prm_core.training.augment import with_harmless_steps
+from prm_core.training.augment import with_harmless_steps, with_nonsense
 from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
 from prm_core.training.reward.loop import Rows, class_weights, held_out_loss, pack_rows, train_reward_model
 from prm_core.training.reward.probe import (
@@ -26,7 +26,7 @@ from prm_core.training.reward.probe import (
     read_regression,
     solve,
 )
-from prm_core.training.reward.trees import collate_trees
+from prm_core.training.trees import collate_trees
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +105,9 @@ def train_on(
     train, dev = split_by_problem(examples, config.train_prm.dev_share, config.seed)
     held = {example.problem_id for example in dev}
     train = with_harmless_steps(train, kind, config.train_prm.harmless_steps, config.seed)
+    if kind == "process" and config.train_prm.nonsense_steps:
+        words = [encoder.turn([token]).text for token in encoder.plain_tokens()]
+        train = with_nonsense(train, words, config.train_prm.nonsense_steps, config.seed)
     encoded, lost = encode_examples(fitting, train, kind)
     dev_encoded, _ = encode_examples(fitting, dev, kind)
     kept, long_pairs = encode_pairs(fitting, [pair for pair in pairs if pair.problem_id not in held],

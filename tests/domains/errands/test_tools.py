@@ -26,6 +26,7 @@ def test_arguments_are_read_in_the_order_of_their_definition():
     ("look", '{"item": "pens red 31", "boxes": 4}', BAD_ARGUMENTS), ("search", '{"words": 31}', BAD_ARGUMENTS),
     ("search", '{"words": null}', BAD_ARGUMENTS), ("ask", '{"about": "size"}', BAD_ARGUMENTS),
     ("convert", '{"amount": 2, "unit": "boxes"}', BAD_ARGUMENTS), ("multiply", '{"a": 4}', BAD_ARGUMENTS),
+    ("multiply", '{"a": 4, "b": 2, "b": 2}', BAD_ARGUMENTS),
 ])
 def test_what_is_no_call(name, arguments, fault):
     assert read_call(Call(name, arguments)) == fault

@@ -8,7 +8,7 @@ import torch
 from prm_core.config import ProbeConfig
 from prm_core.evaluation.adversarial.gold_chains import GoldChain
 from prm_core.evaluation.probe import suffixes
-from prm_core.evaluation.probe.suffixes import SuffixSearch, plain_tokens, suffix_figures, with_text
+from prm_core.evaluation.probe.suffixes import SuffixSearch, suffix_figures, with_text
 from prm_core.scoring.calibration import Calibrator
 from prm_core.scoring.scorer import RewardScorer
 from prm_core.types import Step
@@ -36,7 +36,7 @@ def scorer(tmp_path_factory):
         layer.mlp.down_proj.weight.zero_()
         table = model.backbone.get_input_embeddings().weight
         table[:, 0], table[:, 1] = 0.0, 1.0
-        (liked,) = [token for token in plain_tokens(encoder) if encoder.turn([token]).text == LIKED]
+        (liked,) = [token for token in encoder.plain_tokens() if encoder.turn([token]).text == LIKED]
         table[liked, 0] = 30.0
         for parameter in model.head.parameters():
             parameter.zero_()
@@ -63,7 +63,7 @@ def test_a_text_goes_before_into_or_after_the_first_wrong_step(place, texts, wro
 
 def test_plain_tokens_read_as_themselves_and_hold_no_mark() -> None:
     encoder = make_encoder()
-    found = plain_tokens(encoder)
+    found = encoder.plain_tokens()
     assert encoder.separator_id not in found
     assert not {encoder.eos_id, encoder.pad_id, *encoder.bos_ids} & set(found)
     texts = [encoder.turn([token]).text for token in found]

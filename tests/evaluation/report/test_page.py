@@ -56,7 +56,10 @@ def data(chains):
         title="Evaluation", facts=[("profile", "default")], evaluation=evaluation, shifted=None,
         chains=first_per_problem(chains["base"], 4), trained=first_per_problem(chains["trained"], 4),
         problems=PROBLEMS, threshold_note="Chosen on dev.", promises=["Alarm: <5 %."], labels=LABELS,
-        searches=[SearchRow("prm_best_of_n", 8, 800.4, Estimate(0.7, 0.6, 0.8), Estimate(0.6, 0.5, 0.7),
+        searches=[*(SearchRow(method, n, 100.0 * n, Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.4, 0.6),
+                              Estimate(0.0, 0.0, 0.0)) for method in ("weighted_majority", "prm_best_of_n")
+                    for n in (4, 1)),
+                  SearchRow("prm_best_of_n", 8, 800.4, Estimate(0.7, 0.6, 0.8), Estimate(0.6, 0.5, 0.7),
                             Estimate(0.1, 0.02, 0.2)),
                   SearchRow("step_best_of_n", None, 300.0, Estimate(0.5, 0.4, 0.6), Estimate(0.55, 0.5, 0.6),
                             Estimate(-0.05, -0.1, 0.01))],
@@ -440,6 +443,22 @@ def test_says_of_each_method_whether_it_is_worth_its_tokens(data):
         ("best by PRM, N = 8", ["800", "70.0", "60.0", "to", "80.0", "60.0", "+10.0", "+2.0", "to", "+20.0", "yes"]),
         ("step best of n", ["300", "50.0", "40.0", "to", "60.0", "55.0", "-5.0", "-10.0", "to", "+1.0", "no"])]
     assert "Is it worth its tokens?" not in page.render(replace(data, searches=[]))
+
+
+def test_draws_accuracy_against_tokens(data):
+    html = page.render(data)
+    [chart] = re.findall(r'<svg[^>]*aria-label="Accuracy against tokens.*?</svg>', html, re.DOTALL)
+    # Weighted majority first, with its band, by increasing tokens.
+    [band] = re.findall(r'class="band (\S+)"', chart)
+    lines = re.findall(r'<path class="line ([^"]+)" d="([^"]+)"', chart)
+    assert (band, [name for name, _ in lines]) == ("s-weighted", ["s-weighted rival", "s-prm"])
+    for _, path in lines:
+        places = [float(point.split(",")[0]) for point in path.lstrip("M").split("L")]
+        assert len(places) in (2, 3)
+        assert places == sorted(places)
+    assert re.findall(r"<title>([^<]+)</title>", chart)[-2:] == [
+        "best by PRM, 800 tokens: 70.0 % (60.0 % to 80.0 %)", "step best of n, 300 tokens: 50.0 % (40.0 % to 60.0 %)"]
+    assert chart.count("s-search") == 2, "a whisker and a dot"
 
 
 def test_the_probe_is_a_table_and_where_it_is_required_a_gate(data):

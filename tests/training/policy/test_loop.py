@@ -36,6 +36,7 @@ from prm_core.training.policy.experience import (
     to_experience,
 )
 from prm_core.training.policy.gae import adapted
+from prm_core.training.policy.groups import Layout, passes
 from prm_core.training.policy.networks import states_before
 from prm_core.turns import AGENT
 from prm_core.types import Problem, Step
@@ -131,7 +132,7 @@ def test_rewards_reach_the_tokens_of_their_step_and_those_before() -> None:
             assert not outside[row][~found.learned[row]].any()
     count = len(chains[0][0]) + len(chains[1][0])
     assert found.figures == pytest.approx({
-        "reward/outcome": 0.5, "reward/outcome_error": 0.0,
+        "reward/outcome": 0.5, "reward/outcome_error": 0.0, "reward/lowest_error": 0.0, "reward/agreement": 0.0,
         "reward/process": 3 / 5, "reward/lowest_step": 0.0, "reward/paid": (2 + 1) / 2,
         "chain/steps": 2.5, "chain/tokens": count / 2, "chain/unfinished_share": 0.0, "chain/unjudged_share": 0.0,
         "chain/repeated_share": 0.0, "chain/nothing_new_share": 0.0,
@@ -203,8 +204,8 @@ def test_logprobs_are_those_the_tokens_were_sampled_with(temperature: float) -> 
         ids = torch.tensor([[*prompt, *one.ids, ENCODER.pad_id, ENCODER.pad_id]])
         sampled = torch.zeros(ids.shape, dtype=torch.bool)
         sampled[0, len(prompt) : len(prompt) + len(one.ids)] = True
-        states = states_before(policy.model, ids, sampled)
-        found = loop.token_logprobs(policy.model, states, ids, sampled, temperature)
+        (read,) = passes(ids, sampled, Layout.of(policy.model))
+        found = loop.token_logprobs(policy.model, states_before(policy.model, read), read, temperature)
         assert found[sampled].tolist() == pytest.approx(one.logprobs, abs=1e-4)
         assert not found[~sampled].any()
 
@@ -384,39 +385,38 @@ def test_the_seed_decides(tmp_path, undisturbed) -> None:
     assert found[0] == undisturbed[0] != found[1]
 
 
-def test_passes_of_like_length_have_the_gradient_and_figures_of_the_whole_minibatch(monkeypatch) -> None:
-    policy = make_policy(ENCODER)
-    reference = make_policy(ENCODER, seed=1).model
-    experience = collect(policy, DigitScorer(), PROBLEMS[:5], 4)
-    experience.learned[3, 70:] = False
-    # Twins: the model reads them once, whatever their advantages.
+@pytest.mark.parametrize("critic", [None, "shared", "separate"])
+@pytest.mark.parametrize("share", [True, False])
+def test_trees_have_the_gradient_and_figures_of_chains_one_by_one(critic: str | None, share: bool) -> None:
+    policy, reference = make_policy(ENCODER), make_policy(ENCODER, seed=1).model
+    settings = SETTINGS if critic is None else with_critic(critic)
+    experience = collect(policy, DigitScorer(), PROBLEMS[:5], 4, settings)
+    # One stops early and so stands within others; one is another's twin, and is worth something else.
+    experience.learned[3, int(experience.learned[3].nonzero()[2]) :] = False
     experience.ids[5], experience.learned[5] = experience.ids[7], experience.learned[7]
-    experience = experience.take([7, 3, 12, 0, 19, 5, 11]).weighed("token_mean", 256)
-    monkeypatch.setattr(loop, "ROWS_PER_PASS", 3)
-    whole, figures = loop._loss(policy.model, None, reference, experience, torch.arange(7), SETTINGS)
-    whole.backward()
-    expected = {name: parameter.grad.clone() for name, parameter in policy.model.named_parameters()}
-    policy.model.zero_grad()
-    passes = loop._passes(experience)
-    assert sorted(map(len, passes)) == [3, 4]
-    assert sorted(row for part in passes for row in part.tolist()) == list(range(7))
-    assert any({0, 5} <= set(part.tolist()) for part in passes)
-    first, second = ([int(experience.learned[row].nonzero().max()) for row in part] for part in passes)
-    assert max(first) <= min(second)
-    read = []
-    plain = loop.states_before
-    monkeypatch.setattr(loop, "states_before", lambda model, ids, *rest: (
-        read.append(len(ids)), plain(model, ids, *rest))[1])
-    found = dict.fromkeys(figures, 0.0)
-    for part in passes:
-        loss, own = loop._loss(policy.model, None, reference, experience, part, SETTINGS)
-        loss.backward()
-        found = {name: value + own[name] for name, value in found.items()}
-    # By the policy and by the reference.
-    assert read == [3, 3] * 2
-    assert found == pytest.approx(figures, abs=1e-5)
-    for name, parameter in policy.model.named_parameters():
-        assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-3)
+    experience = experience.take([7, 3, 12, 0, 19, 5, 11, 6, 1]).weighed("token_mean", 256)
+    head = None if critic is None else loop.Critic(policy.model, separate=critic == "separate")
+    modules = torch.nn.ModuleList([policy.model] + ([] if head is None else [head]))
+    if head is not None:
+        torch.nn.init.normal_(head.head.weight)
+
+    def found(parts: Sequence[Experience], layout: Layout) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        modules.zero_grad()
+        total: dict[str, float] = {}
+        for part in parts:
+            for read in passes(part.ids, part.learned, layout):
+                loss, figures = loop._loss(policy.model, head, reference, part, read, settings)
+                loss.backward()
+                total = {name: total.get(name, 0.0) + value for name, value in figures.items()}
+        return total, {name: parameter.grad.clone() for name, parameter in modules.named_parameters()}
+
+    alone = found([experience.take([row]) for row in range(9)], Layout(share=False, width=1, tokens=1))
+    # Rows narrower than the trees: some are cut.
+    for layout in (Layout(share, width=400, tokens=900), Layout(share, width=110, tokens=230)):
+        figures, gradients = found([experience], layout)
+        assert figures == pytest.approx(alone[0], abs=1e-5)
+        for name, gradient in gradients.items():
+            assert_close(gradient, alone[1][name], atol=1e-5, rtol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_way_out(tmp_path) -> None:

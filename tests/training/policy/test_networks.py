@@ -7,12 +7,14 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
+from prm_core.training.policy.groups import Layout, passes
 from prm_core.training.policy.networks import Critic, states_before
 from tests.builders.training import assert_same_weights, make_encoder, make_lm, weights
 
 MODEL = make_lm(make_encoder())
 IDS = tensor([[1, 7, 9, 11, 5], [1, 7, 9, 12, 5]])
 SAMPLED = tensor([[False, False, True, True, True], [False, False, True, False, True]])
+(READ,) = passes(IDS, SAMPLED, Layout(share=True, width=99, tokens=99))
 
 
 def opened(*, separate: bool) -> Critic:
@@ -26,7 +28,7 @@ def opened(*, separate: bool) -> Critic:
 
 def values(critic: Critic) -> torch.Tensor:
     with torch.no_grad():
-        return critic(states_before(MODEL, IDS, SAMPLED), IDS, SAMPLED)
+        return critic(states_before(MODEL, READ), READ)
 
 
 @pytest.mark.parametrize("separate", [False, True])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from prm_core.platform import store
-from tests import ROOT
-from tests.builders import distributed_run, warm_python
+from tests.builders import distributed_run
 from tests.builders.training import assert_same_weights, changed, files, make_encoder, reward_model_on, save_lm, weights
 
 
@@ -23,15 +20,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     for folder in (alone, together):
         save_lm(folder / "lm", make_encoder())
     distributed_run.run(alone)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    # Without --multi_gpu accelerate starts one process where there is no GPU. Port 0: any that is free.
-    result = warm_python.run(
-        "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-        "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no", "--no_python", sys.executable,
-        str(warm_python.CLIENT), "-m", "tests.builders.distributed_run", str(together), cwd=together, env=environment,
-    )
-    assert result.returncode == 0, result.stderr
+    distributed_run.launch("tests.builders.distributed_run", together)
     return alone, together
 
 

@@ -12,7 +12,7 @@ from prm_core.errors import InputError
 from prm_core.training.examples import Encoded
 from prm_core.training.reward.loop import Objective, Rows, class_weights
 from prm_core.training.reward.loss import balanced_weights, cross_entropy_sum, preference_sum
-from prm_core.training.reward.trees import Row, cut, grow
+from prm_core.training.trees import Row, cut, grow
 from tests.builders.training import small_config
 from tests.builders.trees import chain, pair
 

@@ -22,7 +22,7 @@ from prm_core.training.reward.probe import (
     read_regression,
     solve,
 )
-from prm_core.training.reward.trees import collate_trees
+from prm_core.training.trees import collate_trees
 from prm_core.types import Step
 from tests.builders.training import CHAINS, make_encoder, reward_model_on, save_lm, small_config, weights
 

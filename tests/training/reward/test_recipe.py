@@ -20,7 +20,7 @@ from prm_core.training.examples import Encoded, Example, Pair, encode_examples
 from prm_core.training.reward import recipe
 from prm_core.training.reward.loop import Objective
 from prm_core.training.reward.recipe import TrainedModel, held_out_scores, lora, train_on
-from prm_core.training.reward.trees import cut, grow
+from prm_core.training.trees import cut, grow
 from prm_core.types import Step
 from tests.builders.training import (
     CHAINS,
@@ -263,6 +263,14 @@ def test_an_encoder_beyond_the_model_s_context_is_an_error(backbone, tmp_path) -
 def test_harmless_steps_are_for_training_and_not_for_dev(backbone, tmp_path) -> None:
     trained = train(backbone, tmp_path, harmless_steps=1.0, max_updates=1)
     assert (trained.counts["chains"], trained.counts["dev_chains"], len(trained.dev)) == (12, 2, 2)
+
+
+def test_nonsense_is_for_the_training_of_a_process_model(backbone, tmp_path) -> None:
+    chains = {}
+    for kind in ("process", "outcome"):
+        trained = train(backbone, tmp_path / kind, kind=kind, nonsense_steps=1.0, max_updates=1)
+        chains[kind] = (trained.counts["chains"], trained.counts["dev_chains"])
+    assert chains == {"process": (12, 2), "outcome": (6, 2)}
 
 
 # Memory and precision

@@ -30,7 +30,7 @@ from prm_core.scoring.reward import RewardModel, takes_trees
 from prm_core.scoring.surprisal import Surprisal
 from prm_core.training.examples import Encoded, EncodedPair
 from prm_core.training.reward.loop import Objective
-from prm_core.training.reward.trees import cut, grow, pack
+from prm_core.training.trees import cut, grow, pack
 from tests.builders.training import KINDS, open_eyes
 from tests.builders.trees import STEPS, VOCABULARY, chain, examples_of_kind, least_width, pair, preference_pairs
 

@@ -15,5 +15,6 @@ from prm_core.training.policy.advantages import filters as filters
 from prm_core.training.policy.advantages import forms as forms
 from prm_core.training.policy.advantages.base import BASELINES, FILTERS, FORMS, GroupRewards, Rewards
 from prm_core.training.policy.advantages.compose import CREDITS, advantages
+from prm_core.training.policy.advantages.placement import placed
 
-__all__ = ["BASELINES", "CREDITS", "FILTERS", "FORMS", "GroupRewards", "Rewards", "advantages"]
+__all__ = ["BASELINES", "CREDITS", "FILTERS", "FORMS", "GroupRewards", "Rewards", "advantages", "placed"]

@@ -3,7 +3,7 @@
 A tree holds chains of one prompt, a node is a step. A token sees what stands before it in its own chain and nothing
 else, so every step has the hidden state it has in its chain alone, and a node's weight counts the chains that label it:
 loss and gradient are those of the chains one by one. Trees larger than a row are cut, the path to a cut is repeated.
-What lives here is the order of tokens; the loop is `loop.py`.
+What lives here is the order of tokens; the loops are in `reward` and `policy`.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def pack(pieces: Sequence[Piece], width: int, seed: int) -> list[Row]:
     rng = random.Random(f"pack/{seed}")
     order = list(pieces)
     rng.shuffle(order)
-    fill = _like_lengths if order and order[0].tree.apart else _best_fit
+    fill = like_lengths if order and order[0].tree.apart else _best_fit
     rows = [row for start in range(0, len(order), WINDOW)
             for row in fill(sorted(order[start : start + WINDOW], key=lambda piece: -piece.tokens), width)]
     rng.shuffle(rows)
@@ -234,7 +234,8 @@ def _best_fit(longest_first: Sequence[Piece], width: int) -> list[list[Piece]]:
     return rows
 
 
-def _like_lengths(longest_first: Sequence[Piece], width: int) -> list[list[Piece]]:
+def like_lengths(longest_first: Sequence[Piece], width: int) -> list[list[Piece]]:
+    """Pieces of like length, padded to at most `width` tokens together."""
     rows: list[list[Piece]] = []
     for piece in longest_first:
         if rows and (len(rows[-1]) + 1) * rows[-1][0].tokens <= width:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core.training.examples import Encoded, EncodedPair
-from prm_core.training.reward.trees import Node, Piece, Tree, collate_trees, cut, grow, pack
+from prm_core.training.trees import Node, Piece, Tree, collate_trees, cut, grow, pack
 from tests.builders.trees import STEPS, chain, examples_of_kind, least_width, pair, preference_pairs
 
 PROMPT, OTHER = [1, 9], [6, 9]
