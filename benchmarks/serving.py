@@ -258,7 +258,7 @@ def in_process(scorer: RewardScorer, given: argparse.Namespace) -> dict[str, Any
         found.setdefault("engine_chains_per_second", []).append(len(whole) / (time.perf_counter() - start))
         found.setdefault("largest_difference", []).append(max(
             abs(a - b) for one, other in zip(own, said, strict=True)
-            for a, b in zip(one.step_scores, other.step_scores, strict=True)))
+            for a, b in zip(one.step_scores, other.score.step_scores, strict=True)))
         prompt, texts = session(2 * 10**6 + repeat, 30, given.seed)
         engine.score([(prompt, steps(texts))])
         branches = [(prompt, steps([*texts, *session(3 * 10**6 + repeat * BRANCHES + n, 1, given.seed)[1]]))

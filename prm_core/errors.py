@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class PrmError(Exception):
     """Base of every error this project raises on purpose."""
@@ -20,8 +22,12 @@ class OverloadError(PrmError):
 
     Attributes:
         retry_after: seconds after which it is worth asking again.
+        cause: what monitoring calls it.
     """
 
-    def __init__(self, reason: str, retry_after: float = 1.0) -> None:
+    def __init__(
+        self, reason: str, retry_after: float = 1.0, cause: Literal["queue_full", "deadline", "draining"] = "queue_full"
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.cause = cause

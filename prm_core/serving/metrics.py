@@ -1,8 +1,7 @@
 """What a server tells Prometheus: the figures that dashboards of vLLM know, with the prefix `prm:`, and what a reward
 model has to say besides.
 
-The HTTP edge (`http/`) counts requests; whatever scores (`service.py` and below) counts tokens and what it found kept.
-Both get the same `Metrics`.
+The HTTP edge (`http/`) counts requests; the service and its engine say what they do, as to any observer.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from prm_core.serving.engine.observer import Observer
+
 # A time beside every counter, which nobody asks for.
 disable_created_metrics()
 
@@ -34,7 +35,7 @@ STEPS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 500, 1000)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
-class Metrics:
+class Metrics(Observer):
     """One server's figures, each an object of prometheus_client; names and labels are those of vLLM where it has them.
 
     Args:
@@ -61,10 +62,10 @@ class Metrics:
         self._refused = counter("request_refused", "Requests answered with 4xx or 5xx.", "path", "status")
         self._seconds = histogram("e2e_request_latency_seconds", "Seconds from a request's head to its answer.",
                                   SECONDS, "path")
-        self.running = gauge("num_requests_running", "Requests that are being answered.")
-        self.waiting = gauge("num_requests_waiting", "Requests that wait to be answered.")
+        self._running = gauge("num_requests_running", "Requests that the model is at.")
+        self._waiting = gauge("num_requests_waiting", "Requests that wait for the model.")
         self._rejected = counter("admission_rejections", "Requests refused with 503.", "reason")
-        self.queue_seconds = histogram("request_queue_time_seconds", "Seconds a request waits to be answered.",
+        self._queue_seconds = histogram("request_queue_time_seconds", "Seconds a request waits for the model.",
                                        SECONDS).labels(model_name)
         # Of what is said of trajectories.
         self._step_scores = histogram("step_score", "Calibrated scores of steps.", SCORES).labels(model_name)
@@ -76,20 +77,22 @@ class Metrics:
         self._alarms = counter("alarms", "Trajectories whose stopping alarm is raised.").labels(model_name)
         self._calibrated = calibrated
         self._age = gauge("calibration_age_seconds", "Seconds since the served model was calibrated.", "max")
-        # Of whatever scores.
-        self.prompt_tokens = counter("prompt_tokens", "Tokens of the trajectories that were scored.").labels(model_name)
-        self.request_prompt_tokens = histogram("request_prompt_tokens", "Tokens of a scored trajectory.",
+        # Of the service and its engine.
+        self._prompt_tokens = counter("prompt_tokens", "Tokens of the trajectories that were scored."
+                                      ).labels(model_name)
+        self._request_prompt_tokens = histogram("request_prompt_tokens", "Tokens of a scored trajectory.",
                                                TOKENS).labels(model_name)
-        self.batch_tokens = histogram("iteration_tokens", "Tokens of one pass of the model.", TOKENS).labels(model_name)
-        self.inference_seconds = histogram("request_inference_time_seconds", "Seconds of one pass of the model.",
+        self._batch_tokens = histogram("iteration_tokens", "Tokens of one pass of the model.",
+                                       TOKENS).labels(model_name)
+        self._inference_seconds = histogram("request_inference_time_seconds", "Seconds of one pass of the model.",
                                            SECONDS).labels(model_name)
-        self.prefix_queries = counter("prefix_cache_queries", "Tokens looked up among kept prefixes."
+        self._prefix_queries = counter("prefix_cache_queries", "Tokens looked up among kept prefixes."
                                       ).labels(model_name)
-        self.prefix_hits = counter("prefix_cache_hits", "Of these, those found.").labels(model_name)
-        self.result_queries = counter("result_cache_queries", "Trajectories looked up among kept scores."
+        self._prefix_hits = counter("prefix_cache_hits", "Of these, those found.").labels(model_name)
+        self._result_queries = counter("result_cache_queries", "Trajectories looked up among kept scores."
                                       ).labels(model_name)
-        self.result_hits = counter("result_cache_hits", "Of these, those found.").labels(model_name)
-        self.kv_usage = gauge("kv_cache_usage_perc", "Share of the bytes for kept prefixes that is used, 0 to 1.",
+        self._result_hits = counter("result_cache_hits", "Of these, those found.").labels(model_name)
+        self._kv_usage = gauge("kv_cache_usage_perc", "Share of the bytes for kept prefixes that is used, 0 to 1.",
                               "max")
 
     def answered(self, path: str, status: int, seconds: float) -> None:
@@ -115,6 +118,28 @@ class Metrics:
         self._verdicts.labels(self._model_name, verdict).inc()
         if alarm:
             self._alarms.inc()
+
+    def queued(self, running: int, waiting: int) -> None:
+        self._running.set(running)
+        self._waiting.set(waiting)
+
+    def begun(self, seconds: float) -> None:
+        self._queue_seconds.observe(seconds)
+
+    def passed(self, tokens: int, seconds: float, usage: float) -> None:
+        self._batch_tokens.observe(tokens)
+        self._inference_seconds.observe(seconds)
+        self._kv_usage.set(usage)
+
+    def scored(self, tokens: int, known: int) -> None:
+        self._prompt_tokens.inc(tokens)
+        self._request_prompt_tokens.observe(tokens)
+        self._prefix_queries.inc(tokens)
+        self._prefix_hits.inc(known)
+
+    def looked_up(self, asked: int, found: int) -> None:
+        self._result_queries.inc(asked)
+        self._result_hits.inc(found)
 
     def render(self) -> bytes:
         """All of it in Prometheus's text format; of every worker process where there are several."""

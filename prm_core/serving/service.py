@@ -21,7 +21,8 @@ from prm_core.search.aggregate import AGGREGATIONS
 from prm_core.serving.analysis import TrajectoryAnalysis, analyze, check_parameters, intervals
 from prm_core.serving.cache import ScoreCache, context_key
 from prm_core.serving.engine.engine import Engine
-from prm_core.serving.engine.requests import RefusedChain
+from prm_core.serving.engine.observer import Observer
+from prm_core.serving.engine.requests import RefusedChain, Scored
 from prm_core.turns import with_tools, written
 from prm_core.types import Step
 
@@ -57,11 +58,14 @@ class ScoringAnswer:
         analysis: of the scored steps, None where the context has no room for the first.
         truncated_steps: trailing steps that did not fit the context.
         version: of the model that says so.
+        known_tokens: of the trajectory, that were not computed for this answer; None where its scores were kept, so
+            that none was.
     """
 
     analysis: TrajectoryAnalysis | None
     truncated_steps: int
     version: str
+    known_tokens: int | None
 
 
 def parse_request(record: Any, where: str, then: Sequence[Step] = ()) -> ScoringRequest:
@@ -187,6 +191,10 @@ class ScoringService:
         self._promises = promises
         self._engine = Engine(scorer, config)
 
+    def report_to(self, observer: Observer) -> None:
+        """Has an observer told from now on what the service does."""
+        self._engine.observer = observer
+
     def answer(
         self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
     ) -> list[ScoringAnswer]:
@@ -205,7 +213,7 @@ class ScoringService:
         """
         check_parameters(threshold, aggregate)
         answers = []
-        for request, score in zip(requests, self._scores(requests), strict=True):
+        for request, (score, known) in zip(requests, self._scores(requests), strict=True):
             if score.truncated_steps and not truncate:
                 raise InputError(
                     f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
@@ -228,25 +236,26 @@ class ScoringService:
                 if not score.out_of_domain:
                     analysis.alarm_step = self._promises.alarm and self._promises.alarm.step(score.step_scores)
                     analysis.clean_prefix = self._promises.prefix and self._promises.prefix.length(score.step_scores)
-            answers.append(ScoringAnswer(analysis, score.truncated_steps, self.version))
+            answers.append(ScoringAnswer(analysis, score.truncated_steps, self.version, known))
         return answers
 
     def tokens(self, request: ScoringRequest) -> int:
         """How many tokens the model reads of a trajectory."""
         return len(self._scorer.encoder.encode(request.prompt, request.steps).ids)
 
-    def _scores(self, requests: Sequence[ScoringRequest]) -> list[ChainScore]:
+    def _scores(self, requests: Sequence[ScoringRequest]) -> list[tuple[ChainScore, int | None]]:
         keys = [context_key(self._scorer.version, request.prompt, request.steps) for request in requests]
-        known = {key: score for key in set(keys) if (score := self._cache.get(key)) is not None}
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
+        found: dict[str, tuple[ChainScore, int | None]] = {
+            key: (score, None) for key in set(keys) if (score := self._cache.get(key)) is not None}
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in found}
+        self._engine.observer.looked_up(len(keys), sum(key in found for key in keys))
         if missing:
-            scored = self._score(list(missing.values()))
-            for key, score in zip(missing, scored, strict=True):
-                self._cache.put(key, score)
-                known[key] = score
-        return [known[key] for key in keys]
+            for key, scored in zip(missing, self._score(list(missing.values())), strict=True):
+                self._cache.put(key, scored.score)
+                found[key] = scored.score, scored.known
+        return [found[key] for key in keys]
 
-    def _score(self, requests: Sequence[ScoringRequest]) -> list[ChainScore]:
+    def _score(self, requests: Sequence[ScoringRequest]) -> list[Scored]:
         try:
             return self._engine.score([(request.prompt, request.steps) for request in requests])
         except RefusedChain as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from prm_core.config import HttpConfig
+from prm_core.config import EngineConfig, HttpConfig
 from prm_core.scoring.conformal import NO_PROMISES, Promises
 from prm_core.scoring.scorer import ChainScorer
 from prm_core.serving.cache import ScoreCache
@@ -18,7 +18,7 @@ from prm_core.serving.http.asked import Served
 from prm_core.serving.http.edge import Edge
 from prm_core.serving.http.keys import ApiKeys
 from prm_core.serving.metrics import Metrics
-from prm_core.serving.service import ScoringService
+from prm_core.serving.service import ENGINE, ScoringService
 from tests.builders.scorer import FakeScorer
 
 JSON = "application/json"
@@ -28,10 +28,10 @@ SOURCE = "models:/prm/3"
 
 def edge(
     scorer: ChainScorer | None = None, *, promises: Promises = NO_PROMISES, keys: Path | None = None,
-    calibrated: float | None = None, **limits: Any
+    calibrated: float | None = None, kept: int = 0, engine: EngineConfig = ENGINE, **limits: Any
 ) -> Edge:
-    """The application; `limits` are settings of `HttpConfig`."""
-    service = ScoringService(scorer or FakeScorer(), ScoreCache(0, 1.0), promises)
+    """The application, which keeps the scores of so many chains; `limits` are settings of `HttpConfig`."""
+    service = ScoringService(scorer or FakeScorer(), ScoreCache(kept, 60.0), promises, engine)
     served = Served(service, DEFAULTS, "prm", SOURCE, calibrated)
     return Edge(served, HttpConfig(**limits), ApiKeys(keys) if keys else None, Metrics("prm", calibrated))
 

@@ -32,6 +32,11 @@ def shown() -> set[str]:
     metrics.answered("/classify", 400, 0.1)
     metrics.rejected("queue_full")
     metrics.judged([0.9, 0.1], 1, False, True)
+    metrics.queued(1, 1)
+    metrics.begun(0.1)
+    metrics.passed(3, 0.1, 0.5)
+    metrics.scored(3, 1)
+    metrics.looked_up(2, 1)
     return names(metrics.render().decode())
 
 
@@ -53,7 +58,7 @@ def test_the_dashboard_asks_for_what_there_is(shown) -> None:
 
 def test_what_several_processes_count_is_told_together(tmp_path) -> None:
     script = ("from prm_core.serving.metrics import Metrics; m = Metrics('prm', 0.0); "
-              "m.judged([0.5], -1, False, False); m.running.inc(); m.prompt_tokens.inc(3); print(m.render().decode())")
+              "m.judged([0.5], -1, False, False); m.queued(1, 0); m.scored(3, 0); print(m.render().decode())")
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True,
                               env={**os.environ, SHARED: str(tmp_path)})

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, cast
 from prm_core.config import EngineConfig
 from prm_core.errors import InputError, OverloadError
 from prm_core.models.batching import free_memory, is_out_of_memory
-from prm_core.scoring.scorer import ChainScore, LoadedScorer
-from prm_core.serving.engine.requests import Chain, RefusedChain, Request, Task, in_turn
+from prm_core.scoring.scorer import LoadedScorer
+from prm_core.serving.engine.observer import Observer
+from prm_core.serving.engine.requests import Chain, RefusedChain, Request, Scored, Task, in_turn
 
 if TYPE_CHECKING:
     from prm_core.scoring.incremental.reader import IncrementalReader
@@ -94,6 +95,7 @@ class Engine:
 
     Attributes:
         incremental: whether they can.
+        observer: is told what it does.
     """
 
     def __init__(self, scorer: LoadedScorer, config: EngineConfig) -> None:
@@ -105,6 +107,7 @@ class Engine:
         if reads_on(scorer):
             self._reader = IncrementalReader(cast("RewardScorer", scorer), int(config.memory * 2**30))
         self.incremental = self._reader is not None
+        self.observer = Observer()
         self._wake = threading.Condition()
         self._arrived: list[Request] = []
         self._running: list[Request] = []
@@ -117,7 +120,7 @@ class Engine:
         self._short, self._speed, self._busy = 0.005, 1e5, 0.0
         self._passes = self._asked = self._computed = self._refused = self._late = 0
 
-    def score(self, chains: Sequence[Chain], timeout: float | None = None) -> list[ChainScore]:
+    def score(self, chains: Sequence[Chain], timeout: float | None = None) -> list[Scored]:
         """Scores of (prompt, steps) pairs, in order.
 
         Args:
@@ -133,10 +136,10 @@ class Engine:
         request = Request(chains, time.monotonic() + timeout)
         self._submit(request)
         if not request.done.wait(timeout):
-            request.fail(OverloadError(f"no answer within {timeout:g} seconds", self._delay()))
+            request.fail(OverloadError(f"no answer within {timeout:g} seconds", self._delay(), "deadline"))
         if request.error is not None:
             raise request.error
-        return cast("list[ChainScore]", request.scores)
+        return cast("list[Scored]", request.scores)
 
     def figures(self) -> EngineFigures:
         """What it did so far, and what waits."""
@@ -155,7 +158,7 @@ class Engine:
     def _submit(self, request: Request) -> None:
         with self._wake:
             if self._closed:
-                raise OverloadError("the server is stopping")
+                raise OverloadError("the server is stopping", cause="draining")
             # A request of any size is taken in where nothing waits.
             if self._size and self._size + request.size > self._config.waiting:
                 self._refused += 1
@@ -163,6 +166,7 @@ class Engine:
                 raise OverloadError(f"{waiting} requests wait, and there is no room for more", self._delay())
             self._size += request.size
             self._arrived.append(request)
+            self._tell()
             if self._thread is None:
                 # The model gives Python's lock up at every operation, and waits this long for it where others compute.
                 sys.setswitchinterval(SWITCH)
@@ -173,6 +177,16 @@ class Engine:
     def _delay(self) -> float:
         """Seconds that what waits will take."""
         return max(self._size / self._speed, 1.0)
+
+    def _tell(self) -> None:
+        running = self._running
+        begun = sum(request.begun for request in running)
+        self.observer.queued(begun, len(self._arrived) + len(running) - begun)
+
+    def _begin(self, request: Request) -> None:
+        if not request.begun:
+            request.begun = True
+            self.observer.begun(time.monotonic() - request.arrived)
 
     def _work(self) -> None:
         while True:
@@ -186,7 +200,7 @@ class Engine:
             now = time.monotonic()
             for request in self._running:
                 if now > request.deadline and not request.done.is_set():
-                    request.fail(OverloadError("the deadline passed", self._delay()))
+                    request.fail(OverloadError("the deadline passed", self._delay(), "deadline"))
             self._pass()
             self._busy += time.monotonic() - now
             self._release()
@@ -200,6 +214,7 @@ class Engine:
             self._running = [request for request in self._running if not request.done.is_set()]
             size = sum(request.size for request in done)
             self._size -= size
+            self._tell()
         self._speed += 0.1 * (size / max(self._busy, 1e-6) - self._speed)
         self._busy = 0.0
         for request in done:
@@ -217,6 +232,7 @@ class Engine:
             self._read_whole(self._some())
             return
         short, long = self._look(self._reader)
+        self._tell()
         start = time.monotonic()
         if short:
             tokens = self._advance(self._reader, short, self._batch)
@@ -235,6 +251,7 @@ class Engine:
         room = self._batch.tokens
         for task in in_turn(self._running):
             if task.job is None:
+                self._begin(task.request)
                 try:
                     task.job = reader.start(*task.chain)
                 except InputError as error:
@@ -253,14 +270,14 @@ class Engine:
     def _advance(self, reader: IncrementalReader, tasks: Sequence[Task], pace: Pace) -> int:
         """One pass; what it was about fails alone where it fails. Returns the tokens that were computed."""
         jobs = [task.job for task in tasks if task.job is not None]
-        computed, again = 0, False
+        computed, again, start = 0, False, time.monotonic()
         try:
             computed = reader.advance(jobs, pace.tokens)
         except Exception as error:
             if isinstance(error, RuntimeError) and is_out_of_memory(error) and pace.halve():
                 again = True
             elif len(tasks) == 1:
-                log.exception("scoring failed")
+                # Whoever asked says so in its log.
                 tasks[0].request.fail(error)
             else:
                 log.warning("a pass of %d chains failed (%s); reading each alone", len(tasks), type(error).__name__)
@@ -272,31 +289,46 @@ class Engine:
             return 0
         self._passes += 1
         self._computed += computed
+        if computed:
+            tree = reader.pool.tree
+            self.observer.passed(computed, time.monotonic() - start, tree.size / tree.limit if tree.limit else 0.0)
         for task in tasks:
             if task.job is not None and task.job.score is not None:
-                task.request.finish(task, task.job.score)
+                known = task.job.length - task.job.computed
+                self.observer.scored(task.job.length, known)
+                task.request.finish(task, Scored(task.job.score, known))
                 self._leave(task)
         return computed
 
     def _some(self) -> list[Task]:
         """Tasks for a model that reads chains whole."""
-        return [task for _, task in zip(range(WHOLE), in_turn(self._running), strict=False)]
+        tasks = [task for _, task in zip(range(WHOLE), in_turn(self._running), strict=False)]
+        for task in tasks:
+            self._begin(task.request)
+        self._tell()
+        return tasks
 
     def _read_whole(self, tasks: Sequence[Task]) -> None:
         """Scores chains; of those that fail together the ones that fail alone are found by halves."""
         if not tasks:
             return
-        failed = None
+        failed, start = None, time.monotonic()
         try:
             scores = self._scorer.score([task.chain for task in tasks])
+            seconds = time.monotonic() - start
+            # Of the steps that it had room for: others are an error to the encoder where they are all.
+            lengths = [len(self._scorer.encoder.encode(task.chain[0], task.chain[1][: len(score.step_scores)]).ids)
+                       for task, score in zip(tasks, scores, strict=True)]
             self._passes += 1
-            for task, score in zip(tasks, scores, strict=True):
-                task.request.finish(task, score)
+            self._asked += sum(lengths)
+            self._computed += sum(lengths)
+            self.observer.passed(sum(lengths), seconds, 0.0)
+            for task, score, length in zip(tasks, scores, lengths, strict=True):
+                self.observer.scored(length, 0)
+                task.request.finish(task, Scored(score, 0))
         except Exception as error:
             failed = error
             if len(tasks) == 1:
-                if not isinstance(error, InputError):
-                    log.exception("scoring failed")
                 tasks[0].request.fail(
                     RefusedChain(tasks[0].index, str(error)) if isinstance(error, InputError) else error)
         if failed is not None and len(tasks) > 1:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prm_core.errors import InputError
@@ -28,6 +30,19 @@ class RefusedChain(InputError):
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(reason)
         self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What came of a chain.
+
+    Attributes:
+        score: of it.
+        known: tokens that were not computed for it.
+    """
+
+    score: ChainScore
+    known: int
 
 
 class Task:
@@ -61,6 +76,8 @@ class Request:
 
     Attributes:
         size: characters.
+        arrived: when it was made, on the same clock.
+        begun: whether any of it was looked at.
         open: its tasks that are not done, in order.
         done: set once all scores are there, or an error.
         error: what went wrong.
@@ -70,14 +87,16 @@ class Request:
         self.chains = chains
         self.deadline = deadline
         self.size = sum(len(prompt) + sum(map(characters, steps)) for prompt, steps in chains)
+        self.arrived = time.monotonic()
+        self.begun = False
         self.open = {index: Task(self, index) for index in range(len(chains))}
-        self.scores: list[ChainScore | None] = [None] * len(chains)
+        self.scores: list[Scored | None] = [None] * len(chains)
         self.done = threading.Event()
         self.error: Exception | None = None
 
-    def finish(self, task: Task, score: ChainScore) -> None:
-        """Takes the score of a task."""
-        self.scores[task.index] = score
+    def finish(self, task: Task, scored: Scored) -> None:
+        """Takes what came of a task."""
+        self.scores[task.index] = scored
         self.open.pop(task.index, None)
         if not self.open:
             self.done.set()

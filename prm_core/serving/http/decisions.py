@@ -124,8 +124,8 @@ class SystemOneAnswer(BaseModel):
 def decisions(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of the Decisions API."""
     given = body.checked(DecisionRequest, values)
-    said, tokens = _judged(asked, given.input if isinstance(given.input, list) else
-                         _sections(given.input, asked.limits.max_depth))
+    said, tokens, known = _judged(asked, given.input if isinstance(given.input, list) else
+                                  _sections(given.input, asked.limits.max_depth))
     answers = []
     for question in given.questions:
         answer: dict[str, Any] = {"type": "refusal"}
@@ -139,7 +139,7 @@ def decisions(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
                 answer = {"type": "choice", "choice": best, "confidence": share,
                           "probabilities": [{"value": value, "probability": share} for value, share in shares]}
         answers.append({"name": question.name, **answer})
-    usage = Usage(input_tokens=tokens, input_tokens_details=InputTokens(cached_tokens=0, cache_write_tokens=0),
+    usage = Usage(input_tokens=tokens, input_tokens_details=InputTokens(cached_tokens=known, cache_write_tokens=0),
                   output_tokens=0, output_tokens_details=OutputTokens(reasoning_tokens=0), total_tokens=tokens)
     return Decision(model=asked.served.source, answers=answers, usage=usage).model_dump()
 
@@ -147,7 +147,7 @@ def decisions(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
 def systemone(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of System One."""
     given = body.checked(SystemOneRequest, values)
-    said, tokens = _judged(asked, given.state)
+    said, tokens, _ = _judged(asked, given.state)
     answers: dict[str, dict[str, Any]] = {}
     for name, question in given.questions.items():
         answer: dict[str, Any] = {"type": "refusal"}
@@ -226,13 +226,15 @@ def _choice(
                                      for value, way in zip(values, ways, strict=True)]
 
 
-def _judged(asked: Asked, state: Any) -> tuple[TrajectoryAnalysis | None, int]:
-    """What is said of the trajectory in a state, and its tokens; None where there is no trajectory in it."""
+def _judged(asked: Asked, state: Any) -> tuple[TrajectoryAnalysis | None, int, int]:
+    """What is said of the trajectory in a state, its tokens, and how many of them were known; None where there is no
+    trajectory in it."""
     record = _trajectory(state)
     if record is None:
-        return None, 0
+        return None, 0, 0
     request = asked.request(record, "the state")
-    return asked.answer([request])[0].analysis, asked.tokens([request])
+    [answer], tokens = asked.answer([request]), asked.tokens([request])
+    return answer.analysis, tokens, tokens if answer.known_tokens is None else answer.known_tokens
 
 
 def _trajectory(state: Any) -> dict[str, Any] | None:

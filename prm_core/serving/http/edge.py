@@ -75,13 +75,23 @@ class Edge:
     """
 
     def __init__(self, served: Served, limits: HttpConfig, keys: ApiKeys | None, metrics: Metrics) -> None:
-        self.served = served
         self.metrics = metrics
+        self.served = served
         self._limits = limits
         self._keys = keys
-        self._admission = Admission(limits.max_running, limits.max_waiting, metrics)
+        self._admission = Admission(limits.max_running)
         self._endpoints = {endpoint.path: endpoint for endpoint in ENDPOINTS}
         self._pages = {path: getattr(self, "_" + path.strip("/").replace(".", "_")) for path, _ in PAGES}
+
+    @property
+    def served(self) -> Served:
+        """What answers."""
+        return self._served
+
+    @served.setter
+    def served(self, served: Served) -> None:
+        served.service.report_to(self.metrics)
+        self._served = served
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -138,6 +148,7 @@ class Edge:
         except InputError as error:
             return _fault(400, str(error), entry)
         except OverloadError as error:
+            self.metrics.rejected(error.cause)
             return _fault(503, str(error), entry, {"retry-after": str(max(1, round(error.retry_after)))})
         except ClientDisconnect:
             return Response(status_code=GONE)

@@ -53,7 +53,7 @@ def test_threads_get_the_scores_of_their_own_chains(scorer, memory):
         for turn in range(5):
             steps.append(Step(texts[(number + turn * (1 + number % 2)) % 4]))
             [said], [own] = engine.score([(TEXTS[0], list(steps))]), scorer.score([(TEXTS[0], steps)])
-            assert said.step_scores == pytest.approx(own.step_scores, abs=1e-4)
+            assert said.score.step_scores == pytest.approx(own.step_scores, abs=1e-4)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(agent, range(6)))
@@ -74,8 +74,8 @@ def test_requests_that_wait_are_read_together():
         while engine.figures().waiting < 5:
             time.sleep(0.001)
         scorer.gate.set()
-        assert first.result()[0].step_scores == (0.9,)
-        assert [other.result()[0].step_scores for other in others] == [(0.9, 0.1)] * 4
+        assert first.result()[0].score.step_scores == (0.9,)
+        assert [other.result()[0].score.step_scores for other in others] == [(0.9, 0.1)] * 4
     assert [len(call) for call in scorer.calls] == [1, 4]
 
 
@@ -97,7 +97,7 @@ def test_a_full_queue_refuses_and_a_deadline_passes():
     while engine.figures().waiting:
         time.sleep(0.001)
     # Nobody waits for it, and it takes no room any more.
-    assert engine.score([chain("again")])[0].step_scores == (0.9,)
+    assert engine.score([chain("again")])[0].score.step_scores == (0.9,)
     engine.close()
     assert (engine.figures().refused, engine.figures().late, engine.figures().waiting) == (1, 1, 0)
     with pytest.raises(OverloadError, match="stopping"):
@@ -132,7 +132,7 @@ def test_a_pass_that_runs_out_of_memory_is_made_smaller(scorer, monkeypatch):
     monkeypatch.setattr(reader.pool, "extend", limited)
     chains = [(TEXTS[0], [Step(TEXTS[1]), Step(f"{n} .")]) for n in range(6)]
     for said, own in zip(engine.score(chains), scorer.score(chains), strict=True):
-        assert said.step_scores == pytest.approx(own.step_scores, abs=1e-4)
+        assert said.score.step_scores == pytest.approx(own.step_scores, abs=1e-4)
     assert sizes[0] > 20 >= sizes[-1]
     # Where one token is too much there is no way out.
     monkeypatch.setattr(reader.pool, "extend", lambda places, texts: limited(places, [[0] * 21]))
@@ -149,7 +149,7 @@ def test_a_long_chain_holds_up_no_short_one(scorer, monkeypatch):
     def ask(name: str, chain) -> None:
         [said] = engine.score([chain])
         order.append(name)
-        assert said.step_scores == pytest.approx(scorer.score([chain])[0].step_scores, abs=1e-4)
+        assert said.score.step_scores == pytest.approx(scorer.score([chain])[0].step_scores, abs=1e-4)
 
     passes = []
     advance = engine._reader.advance

@@ -10,15 +10,19 @@ import logging
 import signal
 import threading
 import time
+from typing import Any
 
 import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from prm_core.config import EngineConfig
+from prm_core.scoring.scorer import load_scorer
 from prm_core.serving.http import edge as edges
 from prm_core.serving.http.logs import JsonLines
 from tests.builders.edge import DEFAULTS, JSON, SOURCE, edge, listening
 from tests.builders.edge import ask as answered
+from tests.builders.reward_models import TEXTS, tiny_reward_model
 from tests.builders.scorer import CONTEXT, FakeScorer
 
 ROW = {"prompt": "p", "steps": ["ok", "wrong"]}
@@ -293,8 +297,43 @@ def test_metrics_count_requests_and_what_was_said(client) -> None:
     assert value(client, f'first_error_position_bucket{{le="0.0",{model}}}') == 0
     assert value(client, f'trajectories_total{{{model},verdict="clean"}}') == 1
     assert value(client, f'trajectories_total{{{model},verdict="error"}}') == 1
-    assert value(client, f'num_requests_running{{{model}}}') == value(client, f'num_requests_waiting{{{model}}}') == 0
-    assert value(client, f'request_queue_time_seconds_count{{{model}}}') == 2
+    while value(client, f'num_requests_running{{{model}}}'):
+        time.sleep(0.001)
+    assert value(client, f'num_requests_waiting{{{model}}}') == 0
+    assert value(client, f'request_queue_time_seconds_count{{{model}}}') == 1, "what cannot be read waits for no model"
+
+
+def test_metrics_tell_of_the_engine_and_usage_of_what_it_knew(tmp_path) -> None:
+    app = edge(load_scorer(tiny_reward_model(tmp_path / "prm"), device="cpu"), kept=10)
+    client, model = TestClient(app), 'model_name="prm"'
+
+    def decided(*steps: str) -> dict[str, Any]:
+        body = {"model": "m", "input": "inputs: " + json.dumps({"task": TEXTS[0]}) + "\noutputs: " + json.dumps(
+            {"steps": steps}), "questions": [{"type": "predicate", "name": "step_0", "instructions": ""}]}
+        return client.post("/v1/decisions", json=body).json()["usage"]
+
+    first, second, again = decided(TEXTS[1]), decided(TEXTS[1], TEXTS[2]), decided(TEXTS[1], TEXTS[2])
+    lengths = [usage["input_tokens"] for usage in (first, second, again)]
+    assert lengths[0] < lengths[1] == lengths[2]
+    assert [usage["input_tokens_details"]["cached_tokens"] for usage in (first, second, again)] == [
+        0, lengths[0], lengths[1]]
+    told = {name: value(client, f"{name}{{{model}}}") for name in (
+        "prompt_tokens_total", "request_prompt_tokens_count", "prefix_cache_queries_total", "prefix_cache_hits_total",
+        "iteration_tokens_count", "iteration_tokens_sum", "request_inference_time_seconds_count",
+        "result_cache_queries_total", "result_cache_hits_total")}
+    assert list(told.values()) == [lengths[0] + lengths[1], 2, lengths[0] + lengths[1], lengths[0], 2, lengths[1], 2, 3,
+                                   1]
+    assert 0 < value(client, f"kv_cache_usage_perc{{{model}}}") < 1
+
+
+def test_what_the_engine_refuses_is_503_with_its_cause() -> None:
+    scorer = Held()
+    client = TestClient(edge(scorer, engine=EngineConfig(deadline=0.05)))
+    late = client.post("/invocations", json={"inputs": [ROW]})
+    assert (late.status_code, late.json()["message"]) == (503, "no answer within 0.05 seconds")
+    assert int(late.headers["retry-after"]) >= 1
+    assert value(client, 'admission_rejections_total{model_name="prm",reason="deadline"}') == 1
+    scorer.release.set()
 
 
 def test_the_age_of_the_calibration_is_told() -> None:
@@ -322,7 +361,7 @@ def test_a_full_queue_is_503_with_a_time_to_come_back() -> None:
     scorer = Held()
 
     async def several():
-        transport = httpx.ASGITransport(app := edge(scorer, max_running=1, max_waiting=1))
+        transport = httpx.ASGITransport(app := edge(scorer, max_running=2))
         async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
             first = asyncio.create_task(client.post("/invocations", json={"inputs": [ROW]}))
             await asyncio.to_thread(scorer.entered.acquire)
