@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prm_core.models.static.graph import fused
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# Logits that exist at one time where there would be more.
+LOGITS = 2**28
 
 
 def states_before(model: Any, ids: Tensor, sampled: Tensor) -> Tensor:
@@ -24,9 +29,57 @@ def token_logprobs(model: Any, states: Tensor, ids: Tensor, sampled: Tensor, tem
     Args:
         states: see `states_before`.
     """
-    logits = model.get_output_embeddings()(states).float() / temperature
-    values = torch.log_softmax(logits, -1).gather(1, ids[:, 1:][sampled[:, 1:]][:, None]).squeeze(1)
+    head, targets = model.get_output_embeddings(), ids[:, 1:][sampled[:, 1:]]
+    if len(states) * head.weight.shape[0] > LOGITS and getattr(head, "bias", None) is None:
+        return _at_tokens(_Chosen.apply(states, head.weight, targets, temperature), sampled)
+    logits = head(states).float() / temperature
+    values = torch.log_softmax(logits, -1).gather(1, targets[:, None]).squeeze(1)
     return _at_tokens(values, sampled)
+
+
+class _Chosen(torch.autograd.Function):
+    """Log-probabilities of chosen tokens, the logits computed part by part and again for the gradient, so that those of
+    all tokens never exist at one time."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """(tokens,) float32 of states (tokens, width), a head's weight (vocabulary, width) and tokens (tokens,)."""
+        found = [fused(_chosen)(state @ weight.T, target, temperature)
+                 for state, target in zip(*_parts(weight, states, targets), strict=True)]
+        chosen, total = (torch.cat(part) for part in zip(*found, strict=True))
+        ctx.save_for_backward(states, weight, targets, total)
+        ctx.temperature = temperature
+        return chosen
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        states, weight, targets, total = ctx.saved_tensors
+        of_states, of_weight = [], torch.zeros_like(weight, dtype=torch.float32)
+        for state, target, sums, part in zip(*_parts(weight, states, targets, total, grad), strict=True):
+            of_logits = fused(_pull)(state @ weight.T, target, sums, part, ctx.temperature)
+            of_states.append(of_logits @ weight)
+            of_weight += of_logits.T @ state
+        return torch.cat(of_states), of_weight.to(weight.dtype), None, None
+
+
+def _parts(weight: Tensor, *lists: Tensor) -> list[tuple[Tensor, ...]]:
+    """Each list over tokens in parts, whose logits are few enough."""
+    size = max(1, LOGITS // weight.shape[0])
+    return [values.split(size) for values in lists]
+
+
+def _chosen(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target, and the logarithm of what its row is normalised by."""
+    scaled = logits.float() / temperature
+    total = scaled.logsumexp(-1)
+    return scaled.gather(1, targets[:, None]).squeeze(1) - total, total
+
+
+def _pull(logits: Tensor, targets: Tensor, total: Tensor, grad: Tensor, temperature: float) -> Tensor:
+    """Gradient of the logits."""
+    shares = (logits.float() / temperature - total[:, None]).exp()
+    here = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+    return ((here.float() - shares) * (grad / temperature)[:, None]).to(logits.dtype)
 
 
 class Critic(nn.Module):
