@@ -179,7 +179,7 @@ def decode(
 
 
 def _encode(model: PreTrainedModel, decoder: StaticDecoder, prefixes: Sequence[tuple[int, ...]]) -> None:
-    """Puts the keys and values of all but each prefix's last token into its row's slot; equal ones are computed once."""
+    """Puts keys and values of all but each prefix's last token into its row's slot; equal ones are computed once."""
     rows_of: dict[tuple[int, ...], list[int]] = {}
     for row, prefix in enumerate(prefixes):
         if len(prefix) > 1:

@@ -358,7 +358,8 @@ def test_own_attention_is_back_after_an_error(llama: transformers.PreTrainedMode
 
 def test_uniforms_are_uniform_and_independent() -> None:
     streams = torch.arange(300)
-    table = torch.stack([uniforms(stream_starts(7, streams), torch.full_like(streams, count)) for count in range(100)], dim=1)
+    starts = stream_starts(7, streams)
+    table = torch.stack([uniforms(starts, torch.full_like(streams, count)) for count in range(100)], dim=1)
     assert table.min() >= 0
     assert table.max() < 1
     share = torch.histc(table, bins=20, min=0, max=1) / table.numel()

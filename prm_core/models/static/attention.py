@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +16,8 @@ LOG2_E = math.log2(math.e)
 HIDDEN = -1e30
 # Keys a program of the kernel multiplies at once, and queries at most.
 KEYS, QUERIES = 64, 64
+# Devices that have the kernel.
+FUSED = ("cuda",)
 # Programs that fill a GPU; where rows and heads are fewer, keys are split between several.
 PROGRAMS = 264
 
@@ -24,13 +27,13 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, seen: Ten
 
     Args:
         query: (rows, tokens, heads, width).
-        keys, values: buffers in which the new tokens' own are written already, (slots, key-value heads, columns, width).
+        keys, values: buffers that hold the new tokens' own already, (slots, key-value heads, columns, width).
         slots: the buffers' row that each row reads, (rows,).
         seen: columns before each row's first token, (rows,).
         scale: of the products.
     """
     width = query.shape[3]
-    if query.is_cuda and width >= 16 and width & (width - 1) == 0:
+    if query.device.type in FUSED and width >= 16 and width & (width - 1) == 0:
         return attend_fused(query, keys, values, slots, seen, scale)
     return attend_plain(query, keys, values, slots, seen, scale)
 
@@ -77,9 +80,10 @@ def attend_fused(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, see
         keys.stride(0), keys.stride(1), rows * tokens * heads, OWN=own, GROUP=group, WIDTH=width, TILE=tile,
         BLOCK=KEYS, WHOLE=whole, num_warps=4, num_stages=2,
     )
-    return out if whole else fused(_joined)(out, sides[0], sides[1]).to(query.dtype)
+    return out if whole else _joined(out, sides[0], sides[1]).to(query.dtype)
 
 
+@fused
 def _joined(mixed: Tensor, top: Tensor, total: Tensor) -> Tensor:
     """What parts of the columns came to, as one: (rows, tokens, heads, width)."""
     share = torch.exp2(top - top.amax(0))

@@ -80,24 +80,24 @@ class StaticDecoder:
         # All rows' tokens as one list, so that what is compiled has one size that changes.
         flat = places.flatten()
         cos, sin = self.cos[flat][:, None], self.sin[flat][:, None]
-        at = slots.repeat_interleave(tokens, output_size=rows * tokens)
+        at = slots[:, None].expand(-1, tokens).flatten()
         stream = self.backbone.embed_tokens(ids.flatten())
         added = torch.zeros_like(stream)
         for layer, (weight, bias), keys, values in zip(
                 self.backbone.layers, self._joint, self.keys, self.values, strict=True):
             norm = layer.input_layernorm
-            stream, read = fused(_norm)(stream, added, norm.weight, norm.variance_epsilon)
+            stream, read = _norm(stream, added, norm.weight, norm.variance_epsilon)
             joint = functional.linear(read, weight, bias).view(rows * tokens, -1, self.width)
-            query, key = fused(_rotated)(joint, cos, sin, self.heads, self.own)
+            query, key = _rotated(joint, cos, sin, self.heads, self.own)
             keys[at, :, flat] = key
             values[at, :, flat] = joint[:, self.heads + self.own :]
             mixed = attend(query.view(rows, tokens, self.heads, self.width), keys, values, slots, seen, self.scale)
             added = layer.self_attn.o_proj(mixed.reshape(rows * tokens, -1))
             norm = layer.post_attention_layernorm
-            stream, read = fused(_norm)(stream, added, norm.weight, norm.variance_epsilon)
-            added = layer.mlp.down_proj(fused(_gated)(layer.mlp.gate_proj(read), layer.mlp.up_proj(read)))
+            stream, read = _norm(stream, added, norm.weight, norm.variance_epsilon)
+            added = layer.mlp.down_proj(_gated(layer.mlp.gate_proj(read), layer.mlp.up_proj(read)))
         norm = self.backbone.norm
-        return fused(_norm)(stream, added, norm.weight, norm.variance_epsilon)[1].view(rows, tokens, -1)
+        return _norm(stream, added, norm.weight, norm.variance_epsilon)[1].view(rows, tokens, -1)
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Copies whole slots (count,) to others (count,)."""
@@ -105,6 +105,7 @@ class StaticDecoder:
             states[target] = states[source]
 
 
+@fused
 def _norm(stream: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The residual stream with what a block adds, and its root-mean-square norm; (tokens, width)."""
     stream = stream + added
@@ -113,6 +114,7 @@ def _norm(stream: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[Te
     return stream, weight * wide.to(stream.dtype)
 
 
+@fused
 def _rotated(joint: Tensor, cos: Tensor, sin: Tensor, heads: int, own: int) -> tuple[Tensor, Tensor]:
     """Queries and keys at their places, (tokens, heads, width)."""
     found = []
@@ -123,6 +125,7 @@ def _rotated(joint: Tensor, cos: Tensor, sin: Tensor, heads: int, own: int) -> t
     return found[0], found[1]
 
 
+@fused
 def _gated(gate: Tensor, up: Tensor) -> Tensor:
     return functional.silu(gate) * up
 

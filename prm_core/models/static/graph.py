@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Calls before the capture, in which kernels are compiled and libraries take their workspaces.
 WARM_UP = 2
+# Devices for which functions are compiled.
+COMPILED = ("cuda",)
 
 
 class Graphed:
@@ -50,7 +53,36 @@ class Graphed:
         return self._outputs
 
 
-@cache
-def fused(function: Any) -> Any:
-    """The function compiled, where there is a GPU; as it is elsewhere."""
-    return torch.compile(function) if torch.cuda.is_available() else function
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which takes a tensor first, compiled for devices that gain by it."""
+    compiled = cache(lambda: torch.compile(function))
+
+    @wraps(function)
+    def call(first: Tensor, *others: Any) -> Any:
+        return (compiled() if first.device.type in COMPILED else function)(first, *others)
+
+    return call
+
+
+class CompiledLayers:
+    """A model's layers compiled one by one, which share what was compiled; on a GPU only.
+
+    Args:
+        backbone: a model without its head.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        compiles = next(backbone.parameters()).device.type in COMPILED
+        layers = getattr(backbone, "layers", ()) if compiles else ()
+        self._compiled = [(layer, torch.compile(layer._call_impl)) for layer in layers]
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Within the block the model computes with them: for passes without a cache, as training makes."""
+        for layer, compiled in self._compiled:
+            layer._compiled_call_impl = compiled
+        try:
+            yield
+        finally:
+            for layer, _ in self._compiled:
+                layer._compiled_call_impl = None

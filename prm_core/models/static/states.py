@@ -1,4 +1,4 @@
-"""What a causal model computed of texts that go on: one slot of the buffers each, the one read longest ago goes first."""
+"""What a causal model computed of texts that go on: a slot of the buffers each, the one read longest ago goes first."""
 
 from __future__ import annotations
 
@@ -63,24 +63,31 @@ class StaticStates:
         best = {key: max(((_common(text, key), slot) for slot, text in held.items() if text), default=(0, -1))
                 for key in keys}
         taken: set[int] = set()
-        # Those that go on from a whole text keep its slot; others copy from it before anything is written.
+        # Those that go on from a whole text keep its slot.
         for key in sorted(keys, key=len):
             common, slot = best[key]
             if slot >= 0 and common == len(held[slot]) and slot not in taken:
                 placed[key] = (slot, common)
                 taken.add(slot)
+        others = [key for key in keys if key not in placed]
+        sources = {best[key][1] for key in others}
+        spare = [slot for slot in held if slot not in taken and slot not in sources]
         copies: list[tuple[int, int]] = []
-        free = [slot for slot in self._texts if slot not in taken]
-        # A slot that somebody copies from is written over last.
-        sources = {best[key][1] for key in keys if key not in placed}
-        free.sort(key=lambda slot: slot in sources)
-        for key, slot in zip((key for key in keys if key not in placed), free, strict=False):
+        # Others copy what they begin with; where no room is left they take the place of what they branch off from.
+        for key, slot in zip(others, spare, strict=False):
             common, source = best[key]
-            if common and source != slot and source not in {target for _, target in copies}:
-                copies.append((source, slot))
-            elif source != slot:
-                common = 0
+            copies += [(source, slot)] if common else []
             placed[key] = (slot, common)
+            taken.add(slot)
+        for key in others:
+            common, slot = best[key]
+            if key not in placed and slot >= 0 and slot not in taken:
+                placed[key] = (slot, common)
+                taken.add(slot)
+        left = (slot for slot in held if slot not in taken)
+        for key in others:
+            if key not in placed:
+                placed[key] = (next(left), 0)
         for source, slot in copies:
             pair = [torch.tensor([one], device=self._hidden.device) for one in (source, slot)]
             self.decoder.copy(*pair)
@@ -89,7 +96,6 @@ class StaticStates:
             slot, _ = placed[key]
             self._texts[slot] = key
             self._texts.move_to_end(slot)
-        # The last hidden state is always there, but a text must have a pass to end in: none is needed.
         return placed
 
     def _compute(self, rows: Sequence[tuple[Key, int, int]]) -> None:

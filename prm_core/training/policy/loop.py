@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import PolicyTrainingConfig
 from prm_core.domains.base import Domain
 from prm_core.errors import InputError
+from prm_core.models.static.graph import CompiledLayers
 from prm_core.platform import workers
 from prm_core.registry import Registry
 from prm_core.sampling.policy import Policy
@@ -146,9 +147,13 @@ def train_policy(
         right = [found for part in judges.map([(asked[part], seed) for part in parts]) for found in part]
         return sum(right) / len(right)
 
+    compiled = [CompiledLayers(one.base_model) for one in (policy.model, reference)]
+
     def passes(part: Experience) -> Iterator[tuple[Tensor, dict[str, float]]]:
         for rows in _passes(part):
-            yield _loss(model, critic, reference, part, rows, config)
+            with compiled[0].on(), compiled[1].on():
+                found = _loss(model, critic, reference, part, rows, config)
+            yield found
 
     def reread(part: Experience) -> Reading:
         return _read(model, critic, reference, part, config)

@@ -44,7 +44,7 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """(tokens,) float32 of states (tokens, width), a head's weight (vocabulary, width) and tokens (tokens,)."""
-        found = [fused(_chosen)(state @ weight.T, target, temperature)
+        found = [_chosen(state @ weight.T, target, temperature)
                  for state, target in zip(*_parts(weight, states, targets), strict=True)]
         chosen, total = (torch.cat(part) for part in zip(*found, strict=True))
         ctx.save_for_backward(states, weight, targets, total)
@@ -56,7 +56,7 @@ class _Chosen(torch.autograd.Function):
         states, weight, targets, total = ctx.saved_tensors
         of_states, of_weight = [], torch.zeros_like(weight, dtype=torch.float32)
         for state, target, sums, part in zip(*_parts(weight, states, targets, total, grad), strict=True):
-            of_logits = fused(_pull)(state @ weight.T, target, sums, part, ctx.temperature)
+            of_logits = _pull(state @ weight.T, target, sums, part, ctx.temperature)
             of_states.append(of_logits @ weight)
             of_weight += of_logits.T @ state
         return torch.cat(of_states), of_weight.to(weight.dtype), None, None
@@ -68,6 +68,7 @@ def _parts(weight: Tensor, *lists: Tensor) -> list[tuple[Tensor, ...]]:
     return [values.split(size) for values in lists]
 
 
+@fused
 def _chosen(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability of each target, and the logarithm of what its row is normalised by."""
     scaled = logits.float() / temperature
@@ -75,6 +76,7 @@ def _chosen(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor
     return scaled.gather(1, targets[:, None]).squeeze(1) - total, total
 
 
+@fused
 def _pull(logits: Tensor, targets: Tensor, total: Tensor, grad: Tensor, temperature: float) -> Tensor:
     """Gradient of the logits."""
     shares = (logits.float() / temperature - total[:, None]).exp()
