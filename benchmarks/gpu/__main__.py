@@ -64,8 +64,7 @@ def run(given: argparse.Namespace, name: str, seconds: float) -> None:
     words += ["--mini"] if given.mini else []
     words += ["--peers", str(given.peers)] if given.peers else []
     environment = os.environ | {
-        "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+        "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     (given.out / f"{name}.json").unlink(missing_ok=True)
     try:
         code = subprocess.run(words, cwd=ROOT, env=environment, timeout=seconds + GRACE, check=False).returncode

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,19 @@ from benchmarks.gpu.measure import Job
 RELEASE = "1.13.0"
 # Chains of an update, and updates, of which the first warms up. TRL takes eight chains at a time.
 CHAINS, UPDATES, TOGETHER = 64, 4, 8
-LONGEST, ROW = 1024, 2048
-PROMPT, STEPS, STEP = 40, (4, 20), (15, 45)
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Of the longest chain and of a row of ours, in tokens; of prompts; steps of a chain; tokens of a step."""
+
+    longest: int = 1024
+    row: int = 2048
+    prompt: int = 40
+    steps: tuple[int, int] = (4, 20)
+    step: tuple[int, int] = (15, 45)
+
+
 # Dense bfloat16 products of an H100 or H200 (SXM), by their data sheets, in operations a second.
 PEAK = 989e12
 RANK, RATE = 16, 1e-5
@@ -32,14 +43,15 @@ def work(job: Job, shape: str) -> None:
     rank = RANK if shape == "7b" else 0
     size = config.vocab_size
     chains, updates = (8, 2) if job.mini else (CHAINS, UPDATES)
+    lengths = Lengths(64, 128, 4, (2, 4), (3, 8)) if job.mini else Lengths()
     rng = random.Random(0)
     # An update more: rows are not cut at the ends of updates.
-    apart = [_chain(rng, size, number) for number in range(chains * (updates + 1))]
-    trees = _shared(rng, size, chains * (updates + 1))
-    job.result.note(shape=config.to_dict(), chains_an_update=chains, lora_rank=rank, longest=LONGEST, row_tokens=ROW,
+    apart = [_chain(rng, size, lengths, number) for number in range(chains * (updates + 1))]
+    trees = _shared(rng, size, lengths, chains * (updates + 1))
+    job.result.note(shape=config.to_dict(), chains_an_update=chains, lora_rank=rank, lengths=asdict(lengths),
                     peak_operations_per_second=PEAK, learning_rate=RATE)
     try:
-        packed = _ours(job, config, apart, chains, updates, rank, "packed chains")
+        packed = _ours(job, config, lengths, apart, chains, updates, rank, "packed chains")
     except Exception as error:
         if job.mini:
             raise
@@ -48,43 +60,47 @@ def work(job: Job, shape: str) -> None:
         graph.COMPILED = ()
         job.result.note(left_out="compiled layers", failed=f"{type(error).__name__}: {str(error)[:600]}")
         measure.free(job.device)
-        packed = _ours(job, config, apart, chains, updates, rank, "packed chains, layers as they are")
-    theirs = _theirs(job, config, apart[: chains * updates], chains, updates, rank)
+        packed = _ours(job, config, lengths, apart, chains, updates, rank, "packed chains, layers as they are")
+    theirs = _theirs(job, config, lengths, apart[: chains * updates], chains, updates, rank)
     if theirs:
         job.result.add(f"ours, packed / TRL {RELEASE}", statistics.median(packed) / statistics.median(theirs), "x",
                        ">= 2.5")
     if job.budget.left() > 30:
-        covered = _ours(job, config, trees, chains, updates, rank, "trees of chains")
+        covered = _ours(job, config, lengths, trees, chains, updates, rank, "trees of chains")
         if theirs:
             job.result.add(f"ours, trees / TRL {RELEASE} (chain tokens covered, chains that share steps)",
                            statistics.median(covered) / statistics.median(theirs), "x")
 
 
-def _chain(rng: random.Random, size: int, number: int, begin: Sequence[str] = (), prompt: str = "") -> Any:
+def _chain(
+    rng: random.Random, size: int, lengths: Lengths, number: int, begin: Sequence[str] = (), prompt: str = ""
+) -> Any:
     """A chain of random words with a label for each step, some 400 tokens."""
     from prm_core.training.examples import Example
     from prm_core.types import Step
 
-    prompt = prompt or measure.words(rng, PROMPT, size)
-    steps = [*begin, *(measure.words(rng, rng.randint(*STEP), size) for _ in range(rng.randint(*STEPS)))]
+    prompt = prompt or measure.words(rng, lengths.prompt, size)
+    steps = [*begin, *(measure.words(rng, rng.randint(*lengths.step), size)
+                       for _ in range(rng.randint(*lengths.steps)))]
     return Example(f"p{number}", prompt, tuple(Step(text) for text in steps),
                    tuple(float(rng.random() < 0.7) for _ in steps))
 
 
-def _shared(rng: random.Random, size: int, count: int) -> list[Any]:
+def _shared(rng: random.Random, size: int, lengths: Lengths, count: int) -> list[Any]:
     """Chains of which eight each share a prompt and their first half, as rollouts of prefixes do."""
     found = []
     for problem in range(count // 8):
-        prompt = measure.words(rng, PROMPT, size)
-        begin = [measure.words(rng, rng.randint(*STEP), size) for _ in range(6)]
+        prompt = measure.words(rng, lengths.prompt, size)
+        most = sum(lengths.steps) // 2
+        begin = [measure.words(rng, rng.randint(*lengths.step), size) for _ in range(most // 2)]
         for _ in range(8):
-            one = _chain(rng, size, problem, begin, prompt)
-            found.append(dataclasses.replace(one, steps=one.steps[:12], targets=one.targets[:12]))
+            one = _chain(rng, size, lengths, problem, begin, prompt)
+            found.append(dataclasses.replace(one, steps=one.steps[:most], targets=one.targets[:most]))
     return found
 
 
 def _ours(
-    job: Job, config: Any, examples: Sequence[Any], chains: int, updates: int, rank: int, what: str
+    job: Job, config: Any, lengths: Lengths, examples: Sequence[Any], chains: int, updates: int, rank: int, what: str
 ) -> list[float]:
     """Chain tokens a second by update, without the first."""
     from transformers import AutoModelForTokenClassification
@@ -96,11 +112,11 @@ def _ours(
     from prm_core.training.reward.loop import pack_rows, train_reward_model, updates_of
     from prm_core.training.reward.recipe import lora
 
-    encoder = measure.encoder(config.vocab_size, LONGEST)
+    encoder = measure.encoder(config.vocab_size, lengths.longest)
     raw = configuration.resolve(environment.project_root() / configuration.PARAMS_FILE, "default")
     per_pass = 2 if job.mini else 4 if not rank else 1
     settings = dataclasses.replace(
-        configuration.parse(raw, "default").train_prm, epochs=1, max_updates=updates, row_tokens=ROW,
+        configuration.parse(raw, "default").train_prm, epochs=1, max_updates=updates, row_tokens=lengths.row,
         rows_per_pass=per_pass, precision="float32" if job.mini else "bfloat16", class_weights="none", eval_every=0,
         log_every=1, learning_rate=RATE, head_learning_rate=RATE, lora_rank=rank, gradient_checkpointing=False,
         checkpoint_every=10**6, patience=0)
@@ -158,7 +174,7 @@ def _operations(config: Any, rows: Sequence[Any], tokens: int, rank: int) -> flo
 
 
 def _theirs(
-    job: Job, config: Any, examples: Sequence[Any], chains: int, updates: int, rank: int
+    job: Job, config: Any, lengths: Lengths, examples: Sequence[Any], chains: int, updates: int, rank: int
 ) -> list[float] | None:
     reason = job.peer(RELEASE)
     if reason:
@@ -200,7 +216,7 @@ def _theirs(
     with tempfile.TemporaryDirectory(dir=measure.memory_folder()) as scratch:
         # bf16, gradient checkpointing and eight chains at a time are its defaults.
         arguments = PRMConfig(
-            output_dir=scratch, bf16=not job.mini, gradient_checkpointing=True, max_length=LONGEST,
+            output_dir=scratch, bf16=not job.mini, gradient_checkpointing=True, max_length=lengths.longest,
             per_device_train_batch_size=TOGETHER, gradient_accumulation_steps=chains // TOGETHER, max_steps=updates,
             learning_rate=RATE, use_cpu=job.device == "cpu", report_to="none", save_strategy="no", disable_tqdm=True,
             step_separator=" <step> ", logging_steps=10**6)

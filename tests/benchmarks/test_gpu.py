@@ -1,4 +1,4 @@
-"""The GPU pack in miniature: each part's code on a CPU, without what a bare machine lacks, and parts that fail alone."""
+"""The GPU pack in miniature: each part's code on a CPU, without what a bare machine lacks; parts fail alone."""
 
 from __future__ import annotations
 
