@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prm_core.models.padding import pad
-from prm_core.models.prefix_states import KEPT, Key, State
+from prm_core.models.prefix_states import KEPT, State
 from prm_core.models.static.decoder import StaticDecoder
 from prm_core.models.static.graph import Graphed
 
@@ -18,6 +17,8 @@ from prm_core.models.static.graph import Graphed
 LONGEST, STEP = 64, 8
 # Tokens of one pass that is no graph, which bounds the memory of activations.
 AT_ONCE = 16_384
+# Tokens that are compared first.
+GLANCE = 8
 
 
 class StaticStates:
@@ -36,69 +37,88 @@ class StaticStates:
         width = backbone.config.hidden_size
         self._hidden = torch.zeros(
             self.slots + 1, self.decoder.columns, width, dtype=backbone.dtype, device=backbone.device)
-        # Of each slot its text, in the order they were read.
-        self._texts: OrderedDict[int, Key] = OrderedDict((slot, ()) for slot in range(self.slots))
+        # The text of each slot; slots in the order they were read.
+        self._texts: list[list[int]] = [[] for _ in range(self.slots)]
+        self._order = list(range(self.slots))
         self._graphs: dict[tuple[int, ...], Graphed] = {}
 
     @torch.inference_mode()
     def read(self, texts: Sequence[Sequence[int]]) -> list[tuple[State, int]]:
         """The state of each text of at least one token, without its layers, in order, and how many tokens were computed
-        for it: those that no text before it, in this call or another, began with."""
-        keys = [tuple(text) for text in texts]
-        distinct = list(dict.fromkeys(keys))
-        found: dict[Key, tuple[Tensor, int]] = {}
+        for it: those that no text of an earlier call began with, and none for an equal text in this call."""
+        numbers: dict[tuple[int, ...], int] = {}
+        which = [numbers.setdefault(tuple(text), len(numbers)) for text in texts]
+        distinct = [list(text) for text in numbers]
+        found: list[Tensor] = []
+        costs: list[int] = []
         for start in range(0, len(distinct), self.slots):
             part = distinct[start : start + self.slots]
             placed = self._place(part)
-            self._compute([(key, *placed[key]) for key in part])
-            for key, (slot, seen) in placed.items():
-                found[key] = (self._hidden[slot, : len(key)].clone(), len(key) - seen)
-        left = {key: cost for key, (_, cost) in found.items()}
-        return [(State(found[key][0], ()), left.pop(key, 0)) for key in keys]
+            self._compute([(text, *place) for text, place in zip(part, placed, strict=True)])
+            for text, (slot, seen) in zip(part, placed, strict=True):
+                found.append(self._hidden[slot, : len(text)].clone())
+                costs.append(len(text) - seen)
+        first = set()
+        result = []
+        for number in which:
+            result.append((State(found[number], ()), 0 if number in first else costs[number]))
+            first.add(number)
+        return result
 
-    def _place(self, keys: Sequence[Key]) -> dict[Key, tuple[int, int]]:
+    def _best(self, text: list[int]) -> tuple[int, int]:
+        """How many of its tokens a held text begins with, at most, and that one's slot; first one that ends there."""
+        ended = [slot for slot, held in enumerate(self._texts) if held and len(held) <= len(text)
+                 and text[max(len(held) - GLANCE, 0) : len(held)] == held[-GLANCE:] and text[: len(held)] == held]
+        if ended:
+            slot = max(ended, key=lambda slot: len(self._texts[slot]))
+            if len(self._texts[slot]) >= len(text) - LONGEST:
+                return len(self._texts[slot]), slot
+        # Nearly all of it may lie in a text that goes on differently.
+        near = [slot for slot, held in enumerate(self._texts) if held[:GLANCE] == text[:GLANCE]]
+        return max([(0, -1), *((_common(self._texts[slot], text), slot) for slot in (*near, *ended))],
+                   key=lambda found: (found[0], found[1] in ended))
+
+    def _place(self, texts: Sequence[list[int]]) -> list[tuple[int, int]]:
         """Slot of each text, and how many of its tokens are there already."""
-        placed: dict[Key, tuple[int, int]] = {}
-        held = dict(self._texts)
-        best = {key: max(((_common(text, key), slot) for slot, text in held.items() if text), default=(0, -1))
-                for key in keys}
+        placed: dict[int, tuple[int, int]] = {}
+        best = [self._best(text) for text in texts]
         taken: set[int] = set()
         # Those that go on from a whole text keep its slot.
-        for key in sorted(keys, key=len):
-            common, slot = best[key]
-            if slot >= 0 and common == len(held[slot]) and slot not in taken:
-                placed[key] = (slot, common)
+        for number, (common, slot) in enumerate(best):
+            if slot >= 0 and common == len(self._texts[slot]) and slot not in taken:
+                placed[number] = (slot, common)
                 taken.add(slot)
-        others = [key for key in keys if key not in placed]
-        sources = {best[key][1] for key in others}
-        spare = [slot for slot in held if slot not in taken and slot not in sources]
+        others = [number for number in range(len(texts)) if number not in placed]
+        sources = {best[number][1] for number in others}
+        spare = [slot for slot in self._order if slot not in taken and slot not in sources]
         copies: list[tuple[int, int]] = []
         # Others copy what they begin with; where no room is left they take the place of what they branch off from.
-        for key, slot in zip(others, spare, strict=False):
-            common, source = best[key]
+        for number, slot in zip(others, spare, strict=False):
+            common, source = best[number]
             copies += [(source, slot)] if common else []
-            placed[key] = (slot, common)
+            placed[number] = (slot, common)
             taken.add(slot)
-        for key in others:
-            common, slot = best[key]
-            if key not in placed and slot >= 0 and slot not in taken:
-                placed[key] = (slot, common)
+        for number in others:
+            common, slot = best[number]
+            if number not in placed and slot >= 0 and slot not in taken:
+                placed[number] = (slot, common)
                 taken.add(slot)
-        left = (slot for slot in held if slot not in taken)
-        for key in others:
-            if key not in placed:
-                placed[key] = (next(left), 0)
+        left = (slot for slot in self._order if slot not in taken)
+        for number in others:
+            if number not in placed:
+                placed[number] = (next(left), 0)
+                taken.add(placed[number][0])
         for source, slot in copies:
             pair = [torch.tensor([one], device=self._hidden.device) for one in (source, slot)]
             self.decoder.copy(*pair)
             self._hidden[slot] = self._hidden[source]
-        for key in keys:
-            slot, _ = placed[key]
-            self._texts[slot] = key
-            self._texts.move_to_end(slot)
-        return placed
+        for number, text in enumerate(texts):
+            self._texts[placed[number][0]] = text
+        read = [placed[number][0] for number in range(len(texts))]
+        self._order = [slot for slot in self._order if slot not in taken] + read
+        return [placed[number] for number in range(len(texts))]
 
-    def _compute(self, rows: Sequence[tuple[Key, int, int]]) -> None:
+    def _compute(self, rows: Sequence[tuple[Sequence[int], int, int]]) -> None:
         """Passes over the new tokens of (text, slot, tokens seen)."""
         todo = sorted((row for row in rows if row[2] < len(row[0])), key=lambda row: len(row[0]) - row[2])
         short = [row for row in todo if len(row[0]) - row[2] <= LONGEST]
@@ -110,10 +130,10 @@ class StaticStates:
             self._pass(todo[-count:])
             todo = todo[:-count]
 
-    def _pass(self, rows: Sequence[tuple[Key, int, int]]) -> None:
+    def _pass(self, rows: Sequence[tuple[Sequence[int], int, int]]) -> None:
         if not rows:
             return
-        new = [key[seen:] for key, _, seen in rows]
+        new = [text[seen:] for text, _, seen in rows]
         longest = max(map(len, new))
         graphed = longest <= LONGEST
         count = len(rows)
@@ -143,15 +163,14 @@ class StaticStates:
         return hidden
 
 
-def _common(one: Key, other: Key) -> int:
+def _common(one: list[int], other: list[int]) -> int:
     """Tokens that both begin with."""
-    size = min(len(one), len(other))
-    if one[:size] == other[:size]:
-        return size
-    low, high = 0, size - 1
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
     while low < high:
         middle = (low + high + 1) // 2
-        if one[:middle] == other[:middle]:
+        if one[low:middle] == other[low:middle]:
             low = middle
         else:
             high = middle - 1
