@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from prm_core.models.encoder import EncodedChain, Encoder
 
+# Devices on which what is kept lies in buffers of a fixed size, and a pass over a step is one graph.
+GRAPHED = ("cuda",)
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -47,10 +50,15 @@ class ScoringSession:
         self._states = None
         if isinstance(scorer, RewardScorer) and scorer.model.kind != "implicit":
             from prm_core.models.prefix_states import PrefixStates
+            from prm_core.models.static.decoder import supports
+            from prm_core.models.static.states import StaticStates
             from prm_core.scoring.reward import takes_trees
 
-            if takes_trees(scorer.model.backbone):
-                self._states = PrefixStates(scorer.model.backbone, scorer.encoder.separator_id)
+            backbone = scorer.model.backbone
+            if scorer.model.device.type in GRAPHED and supports(backbone):
+                self._states = StaticStates(backbone, scorer.encoder.config.max_length)
+            elif takes_trees(backbone):
+                self._states = PrefixStates(backbone, scorer.encoder.separator_id)
 
     @property
     def kind(self) -> str:
