@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from prm_core.models.batching import in_batches
 from prm_core.models.padding import pad
 from prm_core.models.prefixes.pool import PrefixPool
-from prm_core.sampling import shared_attention
+from prm_core.sampling import graphed, shared_attention
+from prm_core.sampling.drawing import draw, stream_starts, uniforms
 
 # Rows are compacted when this share of a batch has finished.
 COMPACT_SHARE = 0.1
@@ -26,6 +27,8 @@ COMPACT_SHARE = 0.1
 POOL_SHARE = 0.03
 # Tokens of one forward pass that encodes chains; bounds the memory of activations.
 ENCODE_TOKENS = 8192
+# Devices on which a decoding step of a model that can is one graph over buffers of a fixed size.
+GRAPHED = ("cuda",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +51,6 @@ class Continuation:
     logprobs: list[float]
     finished: bool
     read: int = field(default=0, compare=False)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 on int64 (any shape). Source: Steele, Lea & Flood 2014."""
-    # Shifts of int64 copy the sign, which the masks take away again; products wrap.
-    x = (x ^ ((x >> 30) & (1 << 34) - 1)) * (0xBF58476D1CE4E5B9 - (1 << 64))
-    x = (x ^ ((x >> 27) & (1 << 37) - 1)) * (0x94D049BB133111EB - (1 << 64))
-    return x ^ ((x >> 31) & (1 << 33) - 1)
-
-
-def uniforms(seed: int, streams: Tensor, counts: Tensor) -> Tensor:
-    """The number in [0, 1) at place `counts` of stream `streams` (int64, any one shape); the same on every device.
-
-    A prefix's samples come from its own stream, so they do not depend on what is decoded beside it.
-    """
-    step = 0x9E3779B97F4A7C15 - (1 << 64)
-    low = seed & (1 << 64) - 1
-    start = torch.tensor(low - (1 << 64) if low >> 63 else low, device=streams.device)
-    bits = _mix(_mix(_mix(start) + streams * step) + counts * step)
-    # 23 bits: the largest number times a float32 is still below that float32.
-    return ((bits >> 41) & (1 << 23) - 1).float() / (1 << 23)
-
-
-def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One token for each row of logits (rows, vocabulary) and its log-probability; temperature 0 takes the likeliest.
-
-    Sampling inverts the cumulative distribution at one number in [0, 1) a row (rows,), so it costs one pass over the
-    vocabulary and no noise tensor.
-    """
-    if temperature == 0:
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        return logits.argmax(-1), logprobs.amax(-1)
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    cumulative = probabilities.cumsum(-1)
-    # Scaled by the last entry, which rounding leaves a little off 1.
-    tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-    return tokens.squeeze(1), probabilities.gather(1, tokens).squeeze(1).log()
 
 
 def survivors(alive: Tensor) -> Tensor:
@@ -253,7 +219,7 @@ class _Sampling:
         """Decodes until at most `leave` rows are not done, and writes into the rows what came."""
         size, step = len(batch), 0
         rows = torch.arange(size, device=device)
-        streams = torch.tensor([row.stream for row in batch], device=device)
+        starts = stream_starts(self.seed, torch.tensor([row.stream for row in batch], device=device))
         # Where each row is in its stream: rows that went on from another batch are not at the start of it.
         counts = torch.tensor([len(row.ids) for row in batch], device=device)
         alive = torch.ones(size, dtype=torch.bool, device=device)
@@ -262,7 +228,7 @@ class _Sampling:
         tokens = None
         while True:
             logits = decoder.step(tokens)
-            tokens, logprobs = draw(logits, self.temperature, uniforms(self.seed, streams, counts + step))
+            tokens, logprobs = draw(logits, self.temperature, uniforms(starts, counts + step))
             column = torch.full((size,), -1, device=device).index_copy_(0, rows, tokens.where(alive, -1))
             steps.append((column, torch.zeros(size, device=device).index_copy_(0, rows, logprobs)))
             step += 1
@@ -273,7 +239,7 @@ class _Sampling:
             if left <= (1 - COMPACT_SHARE) * len(rows):
                 kept = survivors(alive)
                 decoder.keep(kept)
-                tokens, rows, streams, counts = tokens[kept], rows[kept], streams[kept], counts[kept]
+                tokens, rows, starts, counts = tokens[kept], rows[kept], starts[kept], counts[kept]
                 alive = alive[kept]
         ids, logprobs = (torch.stack(part, dim=1).tolist() for part in zip(*steps, strict=True))
         for row, new_ids, new_logprobs in zip(batch, ids, logprobs, strict=True):
@@ -298,6 +264,26 @@ def _decode_all(
         sampling.decode(decoder, batch, model.device, leave)
         for row, read in zip(batch, decoder.read, strict=True):
             row.read += read
+        return batch
+
+    in_batches(waiting, batch_size, decode, "sampling")
+
+
+def _decode_graphed(
+    model: PreTrainedModel, sampling: _Sampling, texts: Sequence[Sequence[int]], waiting: list[_Row], batch_size: int
+) -> None:
+    """`_decode_all` by a graph of the whole step, until every row is done."""
+
+    def decode(batch: Sequence[_Row], first: int) -> Sequence[_Row]:
+        prefixes = [tuple(texts[row.start.chain][: row.start.length]) for row in batch]
+        found = graphed.decode(
+            model, prefixes, [row.stream for row in batch], end_ids=sampling.end_ids,
+            temperature=sampling.temperature, max_new_tokens=sampling.max_new_tokens, seed=sampling.seed)
+        read = set()
+        for row, prefix, (ids, logprobs) in zip(batch, prefixes, found, strict=True):
+            row.ids, row.logprobs, row.done = ids, logprobs, True
+            row.read = 0 if prefix in read else row.start.length - 1
+            read.add(prefix)
         return batch
 
     in_batches(waiting, batch_size, decode, "sampling")
@@ -344,12 +330,16 @@ def sample_continuations(
     rows = [_Row(stream, prefix, [], []) for stream, prefix in enumerate(prefixes)]
     if not rows or max_new_tokens < 1:
         return [Continuation([], [], False) for _ in rows]
-    shared = shared_attention.shares_prefixes(model)
+    fast = model.device.type in GRAPHED and states is None and graphed.supports(model)
+    shared = not fast and shared_attention.shares_prefixes(model)
     # Neighbours share a chain (and its encoding) and have about the same number of tokens to go.
     waiting = sorted(rows, key=lambda row: (len(texts[row.start.chain]), row.start.chain, row.start.length))
     with shared_attention.switched_on(model) if shared else nullcontext():
         while waiting:
-            _decode_all(model, sampling, texts, waiting, batch_size, shared, states)
+            if fast:
+                _decode_graphed(model, sampling, texts, waiting, batch_size)
+            else:
+                _decode_all(model, sampling, texts, waiting, batch_size, shared, states)
             # What the rows left over wrote becomes part of their prefixes, encoded in one pass.
             waiting, texts = [row for row in waiting if not row.done], []
             for number, row in enumerate(waiting):

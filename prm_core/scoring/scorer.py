@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,13 @@ from prm_core.turns import RENDERER
 from prm_core.types import Step
 
 if TYPE_CHECKING:
+    from torch import Tensor
 
     from prm_core.scoring.reward import Reading, RewardModel
 
 CALIBRATOR_FILE = "calibrator.json"
+# Token ids of chains, and the columns to pad to → the backbone's last states, (chains, columns, width).
+Hidden = Callable[[Sequence[Sequence[int]], int], "Tensor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +157,13 @@ class RewardScorer:
         return self.score_encoded(
             [self.encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains])
 
-    def score_encoded(self, encoded: Sequence[EncodedChain]) -> list[ChainScore]:
-        """Scores chains that the scorer's own encoder encoded, in order."""
-        return self._read(encoded, (self,))[0]
+    def score_encoded(self, encoded: Sequence[EncodedChain], hidden: Hidden | None = None) -> list[ChainScore]:
+        """Scores chains that the scorer's own encoder encoded, in order.
+
+        Args:
+            hidden: what computes the backbone's states, in place of a pass over whole chains.
+        """
+        return self._read(encoded, (self,), hidden)[0]
 
     def score_with(
         self, others: Sequence[RewardScorer], chains: Sequence[tuple[str, Sequence[Step]]]
@@ -174,7 +181,9 @@ class RewardScorer:
         return (self.encoder.config == other.encoder.config and self.model.prompt_slot == other.model.prompt_slot
                 and self.model.shares_backbone(other.model))
 
-    def _read(self, encoded: Sequence[EncodedChain], scorers: Sequence[RewardScorer]) -> list[list[ChainScore]]:
+    def _read(
+        self, encoded: Sequence[EncodedChain], scorers: Sequence[RewardScorer], states: Hidden | None = None
+    ) -> list[list[ChainScore]]:
         """What each of some scorers says of the chains; one that is not the first shares this one's pass."""
         import torch
 
@@ -192,7 +201,10 @@ class RewardScorer:
             batch = [encoded[i] for i in rows]
             inputs = collate(batch, self.encoder.pad_id, prompt_slot=self.model.prompt_slot).to(self.model.device)
             with torch.inference_mode():
-                hidden = self.model.hidden(inputs) if len(scorers) > 1 else None
+                if states is not None:
+                    hidden = states([encoded[i].ids for i in rows], inputs.ids.shape[1])
+                else:
+                    hidden = self.model.hidden(inputs) if len(scorers) > 1 else None
                 readings = [scorer.model.judge(inputs, hidden) for scorer in scorers]
             for found, scorer, reading in zip(results, scorers, readings, strict=True):
                 for row, said in zip(rows, scorer._scores_of(batch, reading), strict=True):

@@ -11,8 +11,14 @@ from prm_core.scoring.scorer import ChainScore, LoadedScorer, RewardScorer
 from prm_core.types import Step
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from prm_core.models.encoder import EncodedChain, Encoder
+    from prm_core.models.static.states import StaticStates
     from prm_core.scoring.incremental.reader import IncrementalReader
+
+# Devices on which what is kept lies in buffers of a fixed size, and a pass over a step is one graph.
+GRAPHED = ("cuda",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +50,15 @@ class ScoringSession:
         self.scorer = scorer
         self._counter = counter
         self._reader: IncrementalReader | None = None
-        if isinstance(scorer, RewardScorer):
+        self._states: StaticStates | None = None
+        if isinstance(scorer, RewardScorer) and scorer.model.kind != "implicit":
+            from prm_core.models.static.decoder import supports
+            from prm_core.models.static.states import StaticStates
             from prm_core.scoring.incremental.reader import IncrementalReader, reads_on
 
-            if reads_on(scorer):
+            if scorer.model.device.type in GRAPHED and supports(scorer.model.backbone):
+                self._states = StaticStates(scorer.model.backbone, scorer.encoder.config.max_length)
+            elif reads_on(scorer):
                 self._reader = IncrementalReader(scorer)
 
     @property
@@ -66,7 +77,23 @@ class ScoringSession:
             scores = self.scorer.score(chains)
             return [Read(score, whole, whole) for score, whole in zip(scores, lengths, strict=True)]
         encoded = [self.scorer.encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains]
-        return _whole(self.scorer.score_encoded(encoded), encoded)
+        if self._states is None:
+            return _whole(self.scorer.score_encoded(encoded), encoded)
+        costs: dict[tuple[int, ...], int] = {}
+        scores = self.scorer.score_encoded(encoded, lambda texts, columns: self._hidden(texts, columns, costs))
+        return [Read(score, costs.pop(tuple(chain.ids), 0), len(chain.ids))
+                for score, chain in zip(scores, encoded, strict=True)]
+
+    def _hidden(self, texts: Sequence[Sequence[int]], columns: int, costs: dict[tuple[int, ...], int]) -> Tensor:
+        assert self._states is not None
+        found = self._states.read(texts)
+        for text, (_, computed) in zip(texts, found, strict=True):
+            costs[tuple(text)] = costs.get(tuple(text), 0) + computed
+        first = found[0][0]
+        hidden = first.new_zeros(len(texts), columns, first.shape[1])
+        for row, (states, _) in zip(hidden, found, strict=True):
+            row[: len(states)] = states
+        return hidden
 
 
 def _whole(scores: Sequence[ChainScore], encoded: Sequence[EncodedChain]) -> list[Read]:

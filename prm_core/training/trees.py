@@ -308,38 +308,53 @@ class _Layout:
         self.pairs += [(slots[chosen], slots[rejected]) for chosen, rejected in piece.pairs]
 
 
-def collate_trees(rows: Sequence[Row], pad_id: int) -> TreeBatch:
-    """Tensors of rows, as wide as the longest; of trees that are kept apart, one chain a row."""
+def collate_trees(rows: Sequence[Row], pad_id: int, device: torch.device | str = "cpu", width: int = 0) -> TreeBatch:
+    """Tensors of rows, as wide as the longest; of trees that are kept apart, one chain a row.
+
+    Args:
+        device: where they are put, and the mask is made.
+        width: they are at least as wide, as passes of one size are fastest on a GPU.
+    """
     import torch
 
     from prm_core.models.padding import pad
 
     if rows[0][0].tree.apart:
-        return _collate_chains(rows, pad_id)
+        return _collate_chains(rows, pad_id).to(torch.device(device))
     layouts = [_Layout(row) for row in rows]
-    ids = pad([layout.ids for layout in layouts], pad_id)
+    width = max(width, *(len(layout.ids) for layout in layouts))
+    for layout in layouts:
+        layout.ids += [pad_id] * (width - len(layout.ids))
     ends = pad([layout.ends for layout in layouts], -1)
-    width, slots = ids.shape[1], ends.shape[1]
+    slots = ends.shape[1]
     lineage = torch.zeros(len(rows), slots, slots, dtype=torch.bool)
-    mask = torch.zeros(len(rows), 1, width, width, dtype=torch.bool)
-    causal = torch.ones(width, width, dtype=torch.bool).tril_()
     for number, layout in enumerate(layouts):
         for slot, parent in enumerate(layout.parents):
             if parent >= 0:
                 lineage[number, slot] = lineage[number, parent]
             lineage[number, slot, slot] = True
-        node = torch.tensor(layout.node)
+    lineage = lineage.to(device)
+    mask = torch.zeros(len(rows), 1, width, width, dtype=torch.bool, device=device)
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril_()
+    for number, layout in enumerate(layouts):
+        node = torch.tensor(layout.node).to(device)
         used = len(node)
         mask[number, 0, :used, :used] = lineage[number][node][:, node] & causal[:used, :used]
         # A padding token sees itself: a row of the softmax without any column would be NaN.
         mask[number, 0].fill_diagonal_(True)
+
+    def wide(lists: Sequence[Sequence[int]], value: int) -> Tensor:
+        found = pad(lists, value)
+        return torch.nn.functional.pad(found, (0, width - found.shape[1]), value=value)
+
     pairs = [(number, chosen, number, rejected)
              for number, layout in enumerate(layouts) for chosen, rejected in layout.pairs]
     chains = ChainBatch(
-        ids, pad([layout.steps for layout in layouts], -1), ends, pad([layout.positions for layout in layouts], 0),
-        pad([layout.previous for layout in layouts], -1), mask, lineage,
+        pad([layout.ids for layout in layouts], pad_id), wide([layout.steps for layout in layouts], -1), ends,
+        wide([layout.positions for layout in layouts], 0), wide([layout.previous for layout in layouts], -1), mask,
+        lineage,
     )
-    return _with_targets(chains, layouts, pairs)
+    return _with_targets(chains, layouts, pairs).to(torch.device(device))
 
 
 def _collate_chains(rows: Sequence[Row], pad_id: int) -> TreeBatch:

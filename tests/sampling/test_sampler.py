@@ -12,8 +12,9 @@ import torch
 import transformers
 
 from prm_core.models.prefixes.pool import PrefixPool
-from prm_core.sampling import sampler, shared_attention
-from prm_core.sampling.sampler import Prefix, draw, sample_continuations, survivors, uniforms
+from prm_core.sampling import graphed, sampler, shared_attention
+from prm_core.sampling.drawing import draw, stream_starts, uniforms
+from prm_core.sampling.sampler import Prefix, sample_continuations, survivors
 
 END, PAD, VOCABULARY = 1, 0, 13
 SMALL = {
@@ -84,6 +85,42 @@ def test_greedy_equals_generate(name: str, shared: bool) -> None:
             assert one.ids == expected[prefix]
             assert one.finished == (one.ids[-1] == END)
             assert one.finished or len(one.ids) == 12
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_graphed_steps_draw_the_same(
+    llama: transformers.PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    settings = {"temperature": temperature, "batch_size": 30, "max_new_tokens": 50}
+    plain = _sample(llama, PREFIXES * 4, **settings)
+    assert temperature == 0 or len({len(one.ids) for one in plain}) > 5, "rows leave at different steps"
+    monkeypatch.setattr(sampler, "GRAPHED", ("cpu",))
+    asked = []
+    own = graphed.decode
+    monkeypatch.setattr(graphed, "decode", lambda *args, **kw: asked.append(args) or own(*args, **kw))
+    # Again, with what was made for the first call; again, with other weights at the same places.
+    for _ in range(2):
+        found = _sample(llama, PREFIXES * 4, **settings)
+        assert [one.ids for one in found] == [one.ids for one in plain]
+        for mine, theirs in zip(found, plain, strict=True):
+            assert mine.finished == theirs.finished
+            torch.testing.assert_close(torch.tensor(mine.logprobs), torch.tensor(theirs.logprobs), atol=2e-4, rtol=1e-4)
+    assert len(asked) == 4
+    before = {name: value.clone() for name, value in llama.state_dict().items()}
+    try:
+        llama.load_state_dict(_model(*SHARED["llama"], seed=1).state_dict())
+        other = [one.ids for one in _sample(llama, PREFIXES, **settings)]
+        monkeypatch.setattr(sampler, "GRAPHED", ())
+        assert other == [one.ids for one in _sample(llama, PREFIXES, **settings)]
+    finally:
+        llama.load_state_dict(before)
+
+
+@pytest.mark.parametrize(("name", "can"), [("llama", True), ("qwen2", True), ("mistral", True), ("qwen3", False),
+                                           ("granite", False), ("gpt2", False), ("gemma2", False), ("mamba", False),
+                                           ("qwen2 window", False)])
+def test_graphed_models_are_those_built_like_llama(name: str, can: bool) -> None:
+    assert graphed.supports(_model(*{**SHARED, **OTHERS}[name])) == can
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral window"])
@@ -321,7 +358,8 @@ def test_own_attention_is_back_after_an_error(llama: transformers.PreTrainedMode
 
 def test_uniforms_are_uniform_and_independent() -> None:
     streams = torch.arange(300)
-    table = torch.stack([uniforms(7, streams, torch.full_like(streams, count)) for count in range(100)], dim=1)
+    starts = stream_starts(7, streams)
+    table = torch.stack([uniforms(starts, torch.full_like(streams, count)) for count in range(100)], dim=1)
     assert table.min() >= 0
     assert table.max() < 1
     share = torch.histc(table, bins=20, min=0, max=1) / table.numel()
@@ -330,8 +368,8 @@ def test_uniforms_are_uniform_and_independent() -> None:
         # Of independent numbers, neighbours' products have mean 1/4 and variance 7/144.
         assert abs(shifted.mean() - 0.25) < 4 * math.sqrt(7 / 144 / shifted.numel())
     assert len(table.unique()) > 0.99 * table.numel()
-    assert not torch.equal(table[:, 0], uniforms(8, streams, torch.zeros_like(streams)))
-    assert torch.equal(uniforms(-1, streams, streams), uniforms(2**64 - 1, streams, streams))
+    assert not torch.equal(table[:, 0], uniforms(stream_starts(8, streams), torch.zeros_like(streams)))
+    assert torch.equal(stream_starts(-1, streams), stream_starts(2**64 - 1, streams))
 
 
 def test_survivors_stay_or_fill_gaps() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from prm_core.models.static.states import StaticStates
+from prm_core.scoring import session as sessions
 from prm_core.scoring.scorer import load_scorer
 from prm_core.scoring.session import ScoringSession
 from prm_core.types import Step
@@ -14,13 +16,21 @@ from tests.builders.tiny import make_encoder
 ONE, TWO = [Step(TEXTS[1])], [Step(TEXTS[1]), Step(TEXTS[2])]
 
 
+@pytest.fixture(params=[(), ("cpu",)], ids=["prefixes", "fixed buffers"])
+def graphed(request, monkeypatch):
+    """Each way to keep what was computed."""
+    monkeypatch.setattr(sessions, "GRAPHED", request.param)
+    return bool(request.param)
+
+
 @pytest.fixture(params=["process", "outcome", "advantage"])
 def scorer(request, tmp_path):
     return load_scorer(tiny_reward_model(tmp_path / "model", kind=request.param), device="cpu")
 
 
-def test_scores_are_the_scorers_own(scorer):
+def test_scores_are_the_scorers_own(scorer, graphed):
     session = ScoringSession(scorer, scorer.encoder)
+    assert isinstance(session._states, StaticStates) == graphed
     chains = [(TEXTS[0], ONE), (TEXTS[0], TWO), (TEXTS[0], [Step("The answer is 3 .")])]
     for asked in (chains[:1], chains):
         for read, own in zip(session.score(asked), scorer.score(asked), strict=True):
@@ -28,7 +38,7 @@ def test_scores_are_the_scorers_own(scorer):
             assert read.score.out_of_domain == own.out_of_domain
 
 
-def test_a_step_more_costs_its_own_tokens(scorer):
+def test_a_step_more_costs_its_own_tokens(scorer, graphed):
     session, encoder = ScoringSession(scorer, scorer.encoder), scorer.encoder
     prompt, one, two = (len(encoder.encode(TEXTS[0], steps).ids) for steps in ([], ONE, TWO))
     assert prompt < one < two

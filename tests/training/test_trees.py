@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -214,6 +215,22 @@ def test_two_trees_in_a_row_do_not_see_each_other() -> None:
     assert batch.weights.tolist() == [[0.0, 1.0, 0.0, 0.0, 0.0]]
     # Row and slot of the chosen step, row and slot of the rejected one.
     assert batch.pairs.tolist() == [[0, 3, 0, 4]]
+
+
+def test_wider_rows_hold_padding_that_nobody_sees() -> None:
+    rows = [cut(small_tree(), 99)]
+    batch, wide = collate_trees(rows, 0), collate_trees(rows, 0, width=20)
+    size = batch.chains.ids.shape[1]
+    assert size < 20
+    for name in ("ids", "steps", "positions", "previous"):
+        one, other = getattr(batch.chains, name), getattr(wide.chains, name)
+        assert other.shape == (1, 20)
+        assert torch.equal(other[:, :size], one)
+    assert torch.equal(wide.chains.mask[..., :size, :size], batch.chains.mask)
+    assert torch.equal(wide.chains.mask[0, 0, size:], torch.eye(20, dtype=torch.bool)[size:])
+    assert not wide.chains.mask[0, 0, :size, size:].any()
+    assert torch.equal(wide.chains.lineage, batch.chains.lineage)
+    assert wide.chains.steps[0, size:].tolist() == [-1] * (20 - size)
 
 
 def test_a_repeated_path_trains_in_one_piece_only() -> None:

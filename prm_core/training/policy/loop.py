@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import PolicyTrainingConfig
 from prm_core.domains.base import Domain
 from prm_core.errors import InputError
+from prm_core.models.static.graph import CompiledLayers
 from prm_core.platform import workers
 from prm_core.registry import Registry
 from prm_core.sampling.policy import Policy
@@ -153,9 +154,13 @@ def train_policy(
         right = [found for part in judges.map([(asked[part], seed) for part in parts]) for found in part]
         return sum(right) / len(right)
 
+    compiled = [CompiledLayers(one.base_model) for one in (policy.model, reference)]
+
     def losses_of(part: Experience) -> Iterator[tuple[Tensor, dict[str, float]]]:
         for read in passes(part.ids, part.learned, layout):
-            yield _loss(model, critic, reference, part, read, config)
+            with compiled[0].on(), compiled[1].on():
+                found = _loss(model, critic, reference, part, read, config)
+            yield found
 
     def reread(part: Experience) -> Reading:
         return _read(model, critic, reference, part, config, layout)

@@ -89,12 +89,14 @@ class Objective:
         class_weights: of wrong and right targets.
         preference_weight: of the preference loss.
         mixed: compute in bfloat16 what may be, on float32 weights.
+        width: of rows, at least.
     """
 
     pad_id: int
     class_weights: tuple[float, float]
     preference_weight: float
     mixed: bool = False
+    width: int = 0
 
     def weight(self, rows: Sequence[Row]) -> tuple[float, int]:
         """What the two sums of these rows are divided by: class-weighted targets, and pairs."""
@@ -108,7 +110,7 @@ class Objective:
         """These rows' share of the loss of rows with that weight."""
         import torch
 
-        batch = collate_trees(rows, self.pad_id).to(device)
+        batch = collate_trees(rows, self.pad_id, device, self.width)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
             logits = model(batch.chains)
         targets, pairs = weight
@@ -238,14 +240,18 @@ def train_reward_model(
     from accelerate.utils import set_seed
     from transformers import get_cosine_schedule_with_warmup
 
+    from prm_core.models.static.graph import CompiledLayers
     from prm_core.platform.progress import track
 
     set_seed(seed)
     per_epoch = math.ceil(len(train.rows) / config.rows_per_update)
     total = min(per_epoch * config.epochs, config.max_updates or math.inf)
     every = config.eval_every or per_epoch
+    # On a GPU all passes are of one size, so that layers are compiled once.
+    width = config.row_tokens if model.device.type == "cuda" else 0
     objective = Objective(pad_id, class_weights(config, train), config.preference_weight,
-                          mixed=config.precision == "bfloat16")
+                          mixed=config.precision == "bfloat16", width=width)
+    compiled = CompiledLayers(model.backbone)
     optimizer = _optimizer(model, config)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(config.warmup_share * total), total)
     # Its own mixed precision is one for the whole process, and would stay in the model after training.
@@ -265,7 +271,8 @@ def train_reward_model(
     ):
         if _patience_over(history, config.patience):
             break
-        loss = _update(wrapped, rows, objective, accelerator, config)
+        with compiled.on():
+            loss = _update(wrapped, rows, objective, accelerator, config)
         _check_finite(loss, f"the {kind} model's loss", update)
         rate = schedule.get_last_lr()[0]
         optimizer.step()

@@ -117,8 +117,10 @@ def train_on(
         return_freed_memory()
     model = REWARD_MODELS[kind].from_backbone(
         backbone, surprisal=kind in config.models.surprisal, encoder=dataclasses.asdict(config.encoder),
-        # Mixed precision trains float32 weights; what is rounded to bfloat16 cannot take small steps.
-        dtype=config.models.dtype if config.train_prm.precision == "float32" else "float32",
+        # Mixed precision trains float32 weights; what is rounded to bfloat16 cannot take small steps. Under adapters
+        # these are the weights that take them.
+        dtype=config.models.dtype if config.train_prm.precision == "float32" or config.train_prm.lora_rank
+        else "float32",
         device=str(device),
     )
     context = getattr(model.backbone.config, "max_position_embeddings", None) or config.encoder.max_length
@@ -221,7 +223,7 @@ def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
 
     # A vocabulary head too, which is no part of what the library calls the base model.
     model.network.requires_grad_(False)
-    model.head.requires_grad_(True)
+    model.head.float().requires_grad_(True)
     torch.manual_seed(seed)
     adapted = get_peft_model(model.backbone, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import tensor
 from torch.testing import assert_close
 
+from prm_core.training.policy import networks
 from prm_core.training.policy.groups import Layout, passes
 from prm_core.training.policy.networks import Critic, states_before
 from tests.builders.training import assert_same_weights, make_encoder, make_lm, weights
@@ -55,3 +58,22 @@ def test_a_backbone_of_its_own_begins_as_the_policy_s_and_is_another() -> None:
 @pytest.mark.parametrize("separate", [False, True])
 def test_before_it_has_learned_it_expects_nothing(separate: bool) -> None:
     assert not values(Critic(MODEL, separate=separate)).any()
+
+
+def test_logits_in_parts_give_the_same_values_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    head, learned = torch.nn.Linear(8, 11, bias=False), torch.rand(3, 6) > 0.4
+    count = int(learned.sum())
+    # Two tokens may be chosen from one state.
+    states, chosen = torch.randn(count - 2, 8, requires_grad=True), torch.arange(count) % (count - 2)
+    read = SimpleNamespace(learned=learned, targets=torch.randint(11, (count,)), chosen=chosen)
+    model = SimpleNamespace(get_output_embeddings=lambda: head)
+    found = []
+    for most in (networks.LOGITS, 25):
+        monkeypatch.setattr(networks, "LOGITS", most)
+        values = networks.token_logprobs(model, states, read, 0.7)
+        weighed = (values * torch.arange(18).view(3, 6)).sum()
+        found.append((values.detach(), *torch.autograd.grad(weighed, (states, head.weight))))
+    assert count * 11 > 25, "several parts"
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

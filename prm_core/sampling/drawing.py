@@ -1,0 +1,51 @@
+"""Random numbers that depend on a seed, a stream and a place alone, and tokens drawn with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The odd constant of SplitMix64 as int64.
+STREAM = 0x9E3779B97F4A7C15 - (1 << 64)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 on int64 (any shape). Source: Steele, Lea & Flood 2014."""
+    # Shifts of int64 copy the sign, which the masks take away again; products wrap.
+    x = (x ^ ((x >> 30) & (1 << 34) - 1)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    x = (x ^ ((x >> 27) & (1 << 37) - 1)) * (0x94D049BB133111EB - (1 << 64))
+    return x ^ ((x >> 31) & (1 << 33) - 1)
+
+
+def stream_starts(seed: int, streams: Tensor) -> Tensor:
+    """Where in the sequence of all numbers each stream (int64, any shape) begins."""
+    low = seed & (1 << 64) - 1
+    start = torch.tensor(low - (1 << 64) if low >> 63 else low, device=streams.device)
+    return _mix(start) + streams * STREAM
+
+
+def uniforms(starts: Tensor, counts: Tensor) -> Tensor:
+    """The number in [0, 1) at place `counts` (int64) of streams that begin at `starts`, any one shape; the same on
+    every device.
+
+    A prefix's samples come from its own stream, so they do not depend on what is decoded beside it.
+    """
+    bits = _mix(_mix(starts) + counts * STREAM)
+    # 23 bits: the largest number times a float32 is still below that float32.
+    return ((bits >> 41) & (1 << 23) - 1).float() / (1 << 23)
+
+
+def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token for each row of logits (rows, vocabulary) and its log-probability; temperature 0 takes the likeliest.
+
+    Sampling inverts the cumulative distribution at one number in [0, 1) a row (rows,), so it costs one pass over the
+    vocabulary and no noise tensor.
+    """
+    if temperature == 0:
+        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        return logits.argmax(-1), logprobs.amax(-1)
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    cumulative = probabilities.cumsum(-1)
+    # Scaled by the last entry, which rounding leaves a little off 1.
+    tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    return tokens.squeeze(1), probabilities.gather(1, tokens).squeeze(1).log()
