@@ -69,10 +69,11 @@ def work(job: Job) -> None:
             result.add(f"a step of {length} tokens, {who}", [1e3 * one / count for one in times], "ms a step", bar,
                        floor=floors[length][count > 1], tokens=length, sessions=count,
                        share_of_products=2 * weights * length * count / statistics.median(times) / multiplied)
-    _agrees(job, model, texts[0], states)
-    _graph_alone(job, states, texts, sessions, room)
+    # What comes last may fail: the figures above are written.
     _session(job, scorer, context, rounds, rng, size, sessions)
     _whole(job, model, texts[0])
+    _agrees(job, model, texts[0], states, ids)
+    _graph_alone(job, states, texts, sessions)
 
 
 def _steps(
@@ -98,9 +99,12 @@ def _steps(
     return times
 
 
-def _agrees(job: Job, model: Any, text: list[int], states: Any) -> None:
+def _agrees(job: Job, model: Any, text: list[int], states: Any, ids: Any) -> None:
     """How far states that came step by step are from those of a whole pass, of their own size."""
     with torch.inference_mode():
+        for _ in range(4):
+            text = [*text, *ids(LENGTHS[0])]
+            states.read([text])
         found = states.read([text])[0][0].float()
         whole = model.backbone(
             input_ids=torch.tensor([text], device=job.device), use_cache=False).last_hidden_state[0].float()
@@ -108,7 +112,8 @@ def _agrees(job: Job, model: Any, text: list[int], states: Any) -> None:
     job.result.add("states step by step against a whole pass, relative", apart, "")
 
 
-def _graph_alone(job: Job, states: Any, texts: list[list[int]], sessions: int, room: int) -> None:
+@torch.inference_mode()
+def _graph_alone(job: Job, states: Any, texts: list[list[int]], sessions: int) -> None:
     """The pass without what is around it."""
     for count in (1, sessions):
         key = next((key for key in states._graphs if key[0] >= count and key[1] >= LENGTHS[0]), None)
