@@ -447,6 +447,35 @@ class ServeConfig:
 
 
 @section
+class EngineConfig:
+    """What a server may take of the machine it runs on, where `serve` goes with the model."""
+
+    memory: NonNegativeFloat = setting("GiB for what was computed of chains that may go on", default=0.5)
+    waiting: PositiveInt = setting("characters of requests that wait; what goes beyond gets a 503", default=2**23)
+    deadline: PositiveFloat = setting("seconds after which a request that has no answer gets a 503", default=60.0)
+
+
+@section
+class HttpConfig:
+    """The edge of `prm serve`: of the machine it runs on, where `serve` goes with the model."""
+
+    keys: str = setting("file of API keys, a name and a SHA-256 a line; empty: whoever reaches the port may ask",
+                        default="")
+    max_body: PositiveInt = setting("bytes of a request", default=4 * 2**20)
+    max_depth: PositiveInt = setting("how deep a request's JSON may be nested", default=32)
+    max_trajectories: PositiveInt = setting("trajectories of a request", default=1024)
+    max_steps: PositiveInt = setting("steps of a trajectory", default=1000)
+    max_running: PositiveInt = setting("requests taken in at a time, each by a thread; those beyond get a 503",
+                                       default=256)
+    body_timeout: PositiveFloat = setting("seconds for a client to send its request", default=30.0)
+    drain_delay: NonNegativeFloat = setting(
+        "seconds from SIGTERM on in which /ready says no and requests are answered, so that a load balancer notices",
+        default=0.0)
+    drain_timeout: PositiveInt = setting("seconds that requests have to end before the server does", default=30)
+    log_texts: bool = setting("whether the log holds the start of each request's body", default=False)
+
+
+@section
 class Config:
     """Everything a run is decided by; `params.yaml` of a workspace holds it resolved."""
 
@@ -469,6 +498,8 @@ class Config:
     register: RegisterConfig
     promote: PromoteConfig
     serve: ServeConfig
+    engine: EngineConfig = setting(default=EngineConfig())
+    http: HttpConfig = setting(default=HttpConfig())
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

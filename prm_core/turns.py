@@ -54,6 +54,11 @@ def is_empty(step: Step) -> bool:
     return not (step.text or step.reasoning or step.calls)
 
 
+def is_plain(step: Step) -> bool:
+    """Whether a turn is a text alone, as most are: what is done to many of them need not look further."""
+    return not (step.observation or step.agent or step.reasoning or step.calls or step.context)
+
+
 def parts(step: Step) -> Iterator[Part]:
     """The parts of a turn as version 2 reads them: the agent's name, what it thought, said and called, that it waits,
     what came back of each call, and what others said. A text alone is one part without a mark."""
@@ -154,8 +159,11 @@ def unnamed(step: Step) -> Step:
 def identity(steps: Sequence[Step]) -> list[list[Any]]:
     """What of the turns a score or a label depends on, for digests; a turn of text, observation and agent alone is
     these three, as it always was."""
-    found = []
+    found: list[list[Any]] = []
     for step in steps:
+        if not (step.reasoning or step.calls or step.context):
+            found.append([step.text, step.observation, step.agent])
+            continue
         more = {name: value for name, value in record(step).items() if name in ("reasoning", "calls", "context")}
-        found.append([step.text, step.observation, step.agent, *([more] if more else [])])
+        found.append([step.text, step.observation, step.agent, more])
     return found

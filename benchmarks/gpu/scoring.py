@@ -89,7 +89,7 @@ def _steps(
 
         def step(own: list[list[int]] = own, scores: list[float] = scores) -> None:
             with torch.inference_mode():
-                ends = torch.stack([state.hidden[-1] for state, _ in states.read(own)])
+                ends = torch.stack([state[-1] for state, _ in states.read(own)])
                 wrong, right = model.head(ends).float().unbind(-1)
                 scores += torch.sigmoid(right - wrong).tolist()
 
@@ -105,7 +105,7 @@ def _agrees(job: Job, model: Any, text: list[int], states: Any, ids: Any) -> Non
         for _ in range(4):
             text = [*text, *ids(LENGTHS[0])]
             states.read([text])
-        found = states.read([text])[0][0].hidden.float()
+        found = states.read([text])[0][0].float()
         whole = model.backbone(
             input_ids=torch.tensor([text], device=job.device), use_cache=False).last_hidden_state[0].float()
         apart = ((found - whole).norm() / whole.norm()).item()

@@ -48,20 +48,26 @@ def in_batches(
         try:
             results += work(batch, len(results))
         except RuntimeError as error:
-            if len(batch) == 1 or not _is_out_of_memory(error):
+            if len(batch) == 1 or not is_out_of_memory(error):
                 raise
             fits = False
         if not fits:
-            from accelerate.utils.memory import clear_device_cache
-
             # Not while the error is at hand: its traceback holds what the batch had allocated.
             size = len(batch) // 2
             log.warning("%s: out of memory with %d at once; going on with %d", what, len(batch), size)
-            clear_device_cache(garbage_collection=True)
+            free_memory()
     return results
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def free_memory() -> None:
+    """Gives back what a batch that ran out of memory had allocated."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out."""
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
 

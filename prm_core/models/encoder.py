@@ -11,20 +11,18 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
 from prm_core.models.marks import marked, tokens
+from prm_core.models.text_cache import TextCache
 from prm_core.turns import AGENT, BOUNDARY, MARKS, WAIT, Part, from_parts, heard, is_empty, parts, written
 from prm_core.types import Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Texts whose token ids are remembered.
-TEXTS_KEPT = 50_000
 # Stands for the question while a chat template is taken apart.
 QUESTION = "prm0question0prm"
 
@@ -76,8 +74,7 @@ class Encoder:
         self.separator_id: int = ids[0]
         # Of its own, because the setting stays in a tokenizer: what a text spells, "<|im_end|>" too, is text.
         plain = copy.deepcopy(self.tokenizer)
-        # Chains of a tree share most of their steps.
-        self._tokenized = lru_cache(TEXTS_KEPT)(
+        self._tokenized = TextCache(
             lambda text: tuple(plain.encode(text, add_special_tokens=False, split_special_tokens=True)))
         self._marks: dict[str, int] = {}
         # That are put in by id, beside those that every tokenizer has.
@@ -124,21 +121,25 @@ class Encoder:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
             )
-            return [*self.tokenizer.encode(text, add_special_tokens=False), self.separator_id]
+            with self._tokenized.lock:
+                return [*self.tokenizer.encode(text, add_special_tokens=False), self.separator_id]
         return [*self.bos_ids, *self._tokenized(prompt), self.separator_id]
 
     def encode_steps(self, steps: Sequence[Step | str]) -> Iterator[list[tuple[int, bool]]]:
         """(id, written by the policy) of each step's tokens; what was heard comes before the SEP that ends the step."""
         for index, item in enumerate(steps):
-            step = Step(item) if isinstance(item, str) else item
-            if is_empty(step):
-                raise InputError(f"step {index} is empty; remove it or give its text")
-            block: list[tuple[int, bool]] = []
-            for part in self._parts(step):
-                if part.mark:
-                    block.append((self._marks[part.mark], part.written))
-                block += [(token, part.written) for token in self._tokenized(part.text)]
-            yield [*block, (self.separator_id, True)]
+            yield self.encode_step(Step(item) if isinstance(item, str) else item, index)
+
+    def encode_step(self, step: Step, index: int) -> list[tuple[int, bool]]:
+        """What `encode_steps` gives for the step of this index."""
+        if is_empty(step):
+            raise InputError(f"step {index} is empty; remove it or give its text")
+        block: list[tuple[int, bool]] = []
+        for part in self._parts(step):
+            if part.mark:
+                block.append((self._marks[part.mark], part.written))
+            block += [(token, part.written) for token in self._tokenized(part.text)]
+        return [*block, (self.separator_id, True)]
 
     def _parts(self, step: Step) -> Iterator[Part]:
         if self.config.renderer > 1:

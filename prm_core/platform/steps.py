@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prm_core.errors import InputError
-from prm_core.turns import SPOKEN, is_empty
+from prm_core.turns import SPOKEN, is_empty, is_plain
 from prm_core.types import Call, Message, Step
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def parse_steps(raw: Any, where: str) -> tuple[Step, ...]:
 def parse_step(item: Any, where: str, index: int) -> Step:
     """A step from JSON; see `parse_steps`."""
     if isinstance(item, str):
+        if item:
+            return Step(item)
         item = {"text": item}
     if not isinstance(item, Mapping) or set(item) - set(FIELDS):
         raise InputError(f"{where}: step {index} must be a text or an object of {', '.join(FIELDS)}")
@@ -121,6 +123,8 @@ def _message(item: Any, where: str) -> Message:
 
 def texts(step: Step) -> list[str]:
     """Every text in a step that a model may read."""
+    if is_plain(step):
+        return [step.text]
     return [step.text, step.observation, step.agent, step.reasoning,
             *(text for call in step.calls for text in (call.name, call.arguments, call.result or "")),
             *(text for message in step.context for text in (message.name, message.text))]

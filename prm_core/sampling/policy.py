@@ -16,7 +16,7 @@ from prm_core.types import Step
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from prm_core.models.prefix_states import PrefixStates
+    from prm_core.models.prefixes.pool import PrefixPool
     from prm_core.sampling.sampler import Continuation, Prefix
 
 
@@ -47,15 +47,15 @@ class Policy:
         self.encoder = encoder
         self.version = version
         self.sampling_memory = sampling_memory
-        self._states: PrefixStates | None = None
+        self._states: PrefixPool | None = None
 
     @contextmanager
     def keeping_prefixes(self) -> Iterator[None]:
         """Within the block what was computed of a prefix is kept for calls that go on from it: for those who continue
         the same chains step by step. Changes no sample but by rounding."""
-        from prm_core.models.prefix_states import PrefixStates
+        from prm_core.models.prefixes.pool import PrefixPool
 
-        self._states = PrefixStates(self.model.base_model, self.encoder.separator_id)
+        self._states = PrefixPool(self.model.base_model)
         try:
             yield
         finally:

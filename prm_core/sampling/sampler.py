@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from prm_core.models.batching import in_batches
 from prm_core.models.padding import pad
-from prm_core.models.prefix_states import PrefixStates
+from prm_core.models.prefixes.pool import PrefixPool
 from prm_core.sampling import graphed, shared_attention
 from prm_core.sampling.drawing import draw, stream_starts, uniforms
 
@@ -84,7 +84,7 @@ class _SharedDecoder:
 
     def __init__(
         self, model: PreTrainedModel, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], pad_id: int,
-        states: PrefixStates | None,
+        states: PrefixPool | None,
     ) -> None:
         self.model = model
         # The last token of a prefix is the first that its rows decode, so that encoding need not compute logits.
@@ -133,12 +133,12 @@ class _SharedDecoder:
             layer.keep(rows)
 
 
-def _kept(states: PrefixStates, texts: list[Sequence[int]]) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+def _kept(states: PrefixPool, texts: list[Sequence[int]]) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
     """What `_SharedDecoder._encode` gives, where it is not computed yet."""
     found = states.read(texts)
     longest = max(map(len, texts))
     layers = []
-    for parts in zip(*(state.layers for state, _ in found), strict=True):
+    for parts in zip(*(place.layers() for place, _ in found), strict=True):
         layers.append(tuple(
             torch.stack([torch.nn.functional.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
             for rows in zip(*parts, strict=True)))
@@ -251,7 +251,7 @@ class _Sampling:
 
 def _decode_all(
     model: PreTrainedModel, sampling: _Sampling, texts: Sequence[Sequence[int]], waiting: list[_Row], batch_size: int,
-    shared: bool, states: PrefixStates | None,
+    shared: bool, states: PrefixPool | None,
 ) -> None:
     """Decodes the rows in batches. Where there are several, the last few rows of each are left before they are done."""
 
@@ -302,7 +302,7 @@ def sample_continuations(
     batch_size: int,
     seed: int,
     stop_ids: Sequence[int] = (),
-    states: PrefixStates | None = None,
+    states: PrefixPool | None = None,
 ) -> list[Continuation]:
     """One sampled continuation for each prefix, in order; name a prefix K times for K samples.
 

@@ -38,6 +38,30 @@ ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
+class News:
+    """What of a chain's tokens is new to a model.
+
+    Attributes:
+        unknown: the largest share of tokens of a part that occur in no training chain, in [0, 1].
+        part: the first part with that share; 0 is the prompt.
+        parts: that were looked at.
+        new: pairs of neighbours that occur in no training chain.
+        tokens: of all parts.
+        last: the last token, -1 for none.
+    """
+
+    unknown: float
+    part: int
+    parts: int
+    new: int
+    tokens: int
+    last: int
+
+
+NOTHING = News(0.0, 0, 0, 0, 0, -1)
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """What a model was trained on, as far as telling other texts needs it.
 
@@ -66,19 +90,43 @@ class Domain:
             chains: as encoded for the model.
             states: their mean hidden states, (chains, width).
         """
-        distances = _nearest(_units(states) @ self.states.T)
-        return [self._doubt(chain, float(distance)) for chain, distance in zip(chains, distances, strict=True)]
+        return self.doubts_of([self.news(parts(chain))[-1] for chain in chains], states)
 
-    def _doubt(self, chain: EncodedChain, distance: float) -> str:
-        if not self.known[chain.ids].all():
-            shares = [1 - float(self.known[ids].mean()) for ids in parts(chain)]
-            worst = int(np.argmax(shares))
-            if shares[worst] > self.max_unknown:
-                where = f"steps[{worst - 1}]" if worst else "the prompt"
-                return (f"{shares[worst]:.0%} of the tokens of {where} occur nowhere in the text the model was trained "
-                        f"on (usual is up to {self.max_unknown:.0%})")
-        codes = neighbour_codes(chain.ids, self.numbers)
-        new = 1 - float(np.isin(codes, self.neighbours, assume_unique=False).mean()) if len(codes) else 0.0
+    def news(self, added: Sequence[Sequence[int]], before: News = NOTHING) -> list[News]:
+        """What is new to the model in a chain up to and with each part (prompt or step) that is added to it.
+
+        Args:
+            added: token ids of the parts, each with the separator that ends it.
+            before: of the parts before.
+        """
+        ids = np.concatenate([np.asarray(part, dtype=np.int64) for part in added])
+        ends = np.cumsum([len(part) for part in added])
+        known = np.concatenate([[0], np.cumsum(self.known[ids])])[[0, *ends]]
+        # The first token of a chain has nothing before it.
+        linked = ids if before.last < 0 else np.concatenate([[before.last], ids])
+        codes = neighbour_codes(linked, self.numbers)
+        met = np.concatenate([[0], np.cumsum(~_among(codes, self.neighbours))])[ends - (before.last < 0)]
+        found, last = [], before
+        for number, (new, end) in enumerate(zip(met.tolist(), ends.tolist(), strict=True)):
+            share = 1 - float(known[number + 1] - known[number]) / len(added[number])
+            worst, part = max((last.unknown, -last.part), (share, -last.parts))
+            last = News(worst, -part, last.parts + 1, before.new + new, before.tokens + end, int(ids[end - 1]))
+            found.append(last)
+        return found
+
+    def doubts_of(self, news: Sequence[News], states: NDArray[np.float32]) -> list[str]:
+        """The same of chains whose tokens were looked at before."""
+        distances = _nearest(_units(states) @ self.states.T)
+        return [self._doubt(one, float(distance)) for one, distance in zip(news, distances, strict=True)]
+
+    def _doubt(self, news: News, distance: float) -> str:
+        if news.unknown > self.max_unknown:
+            where = f"steps[{news.part - 1}]" if news.part else "the prompt"
+            return (f"{news.unknown:.0%} of the tokens of {where} occur nowhere in the text the model was trained "
+                    f"on (usual is up to {self.max_unknown:.0%})")
+        pairs = news.tokens - 1
+        # As the limit is computed, to the last bit.
+        new = 1 - (pairs - news.new) / pairs if pairs > 0 else 0.0
         if new > self.max_new:
             return (f"{new:.0%} of the pairs of neighbouring tokens occur nowhere in the text the model was trained on "
                     f"(usual is up to {self.max_new:.0%})")
@@ -150,11 +198,22 @@ def neighbour_codes(ids: Sequence[int], numbers: NDArray[np.bool_]) -> NDArray[n
     return classes[:-1] * (len(numbers) + 1) + classes[1:]
 
 
-def unreadable(ids: Sequence[int], unknown_id: int | None) -> str | None:
+def _among(codes: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which codes are among sorted ones."""
+    if not len(known):
+        return np.zeros(len(codes), dtype=bool)
+    return known[np.minimum(np.searchsorted(known, codes), len(known) - 1)] == codes
+
+
+def unreadable(count: int, tokens: int) -> str | None:
     """Why a model saved without its domain cannot judge a chain: its tokenizer has no token for some of the text. None
-    where nothing says that it cannot, which is not to say that it can."""
-    count = list(ids).count(unknown_id)
-    return f"the model's tokenizer cannot read {count} of {len(ids)} tokens" if count else None
+    where nothing says that it cannot, which is not to say that it can.
+
+    Args:
+        count: tokens that stand for what the tokenizer cannot read.
+        tokens: of the chain.
+    """
+    return f"the model's tokenizer cannot read {count} of {tokens} tokens" if count else None
 
 
 def fit_domain(model: RewardModel, encoder: Encoder, chains: Sequence[tuple[str, str, Sequence[Step]]]) -> Domain:

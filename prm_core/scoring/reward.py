@@ -77,6 +77,7 @@ class RewardModel(nn.Module):
         self.base: Base | None = None
         self.precision: str | None = None
         self.heads: Heads | None = None
+        self._head: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +91,10 @@ class RewardModel(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """hidden → (wrong, right)."""
-        return self.network.get_submodule(_head_name(self.network))
+        if self._head is None:
+            # Once: it takes as long as a small model's pass.
+            self._head = _head_name(self.network)
+        return self.network.get_submodule(self._head)
 
     @classmethod
     def from_backbone(
@@ -159,6 +163,17 @@ class RewardModel(nn.Module):
         if self.surprisal is not None:
             step = self.surprisal.features(hidden, batch)
             chain = self.surprisal.over_chain(step, batch)
+        return self.judge_ends(ends, step, chain, states)
+
+    def judge_ends(self, ends: Tensor, step: Tensor | None, chain: Tensor | None, states: Tensor) -> Reading:
+        """The same of what is known of each slot.
+
+        Args:
+            ends: state where its step ends, (…, slots, width).
+            step, chain: surprisal of the step, and of the chain up to it, (…, slots, features); None without a
+                surprisal.
+            states: handed on.
+        """
         logits = self._logits(ends, chain if self.kind == "outcome" else step)
         if self.heads is None:
             return Reading(logits, states, None, None)

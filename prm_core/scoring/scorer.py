@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +23,6 @@ from prm_core.turns import RENDERER
 from prm_core.types import Step
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from prm_core.scoring.reward import Reading, RewardModel
@@ -65,7 +63,26 @@ class ChainScore:
     def reliabilities(self) -> tuple[float, ...]:
         """How far each step's score can be relied upon: 1 where all members of the committee agree, 0 where they are
         split between 0 and 1 (1 - twice their standard deviation); empty without a committee."""
-        return tuple(1 - 2 * statistics.pstdev(step) for step in self.members)
+        import numpy as np
+
+        return tuple((1 - 2 * np.std(self.members, axis=1)).tolist()) if self.members else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a model says where a step ends, or a prompt.
+
+    Attributes:
+        raw: probability that it is right, before calibration.
+        score: the same calibrated.
+        outcome: probability that the answer is right were the chain to end here; None of a model without.
+        members: calibrated probability of each of the committee; empty of a model without.
+    """
+
+    raw: float
+    score: float
+    outcome: float | None
+    members: tuple[float, ...]
 
 
 class ChainScorer(Protocol):
@@ -80,6 +97,10 @@ class ChainEncoder(Protocol):
     """What callers ask of a scorer's encoder."""
 
     config: EncoderConfig
+
+    def encode(self, prompt: str, steps: Sequence[Step]) -> EncodedChain:
+        """A chain as tokens."""
+        ...
 
 
 class LoadedScorer(ChainScorer, Protocol):
@@ -192,41 +213,64 @@ class RewardScorer:
 
     def _scores_of(self, batch: Sequence[EncodedChain], reading: Reading) -> Iterator[ChainScore]:
         """Of each chain of a batch, what its reading comes to."""
-        import torch
-
-        raw, outcome, members = (None if logits is None else torch.sigmoid(logits).double().cpu().numpy()
-                                 for logits in (reading.logits, reading.outcome, reading.committee))
         if self.domain:
             doubts: list[str | None] = [*self.domain.doubts(batch, reading.states.cpu().numpy())]
         else:
-            doubts = [unreadable(chain.ids, self.encoder.tokenizer.unk_token_id) for chain in batch]
-        for number, (chain, doubt) in enumerate(zip(batch, doubts, strict=True)):
-            yield self._score_of(chain, raw[number], doubt, None if outcome is None else outcome[number],
-                                 None if members is None else members[number])
+            unknown = self.encoder.tokenizer.unk_token_id
+            doubts = [unreadable(chain.ids.count(unknown), len(chain.ids)) for chain in batch]
+        counts = [int(self.model.prompt_slot) + len(chain.step_ends) for chain in batch]
+        for chain, doubt, slots in zip(batch, doubts, self.slots(reading, counts), strict=True):
+            yield self.chain_score(slots, chain.truncated_steps, doubt)
 
-    def _calibrated(self, raw: NDArray[np.float64], doubt: str | None) -> list[float]:
-        return self._believed(self.calibrator.apply(raw).tolist(), doubt)
+    def slots(self, reading: Reading, counts: Sequence[int]) -> list[list[Slot]]:
+        """What is said of each row's first slots.
 
-    def _believed(self, scores: list[float], doubt: str | None) -> list[float]:
+        Args:
+            reading: of (batch, slots).
+            counts: how many there are of each row, (batch,).
+        """
+        import numpy as np
+        import torch
+
+        raw, outcome, members = (None if found is None else torch.sigmoid(found).double().cpu().numpy()
+                                 for found in (reading.logits, reading.outcome, reading.committee))
+        inside = np.arange(raw.shape[1]) < np.array(counts)[:, None]
+        # Slots of all rows, one after the other: never what stands in the padding.
+        plain = raw[inside]
+        found = [Slot(*values) for values in zip(
+            plain.tolist(), self.calibrator.apply(plain).tolist(),
+            [None] * len(plain) if outcome is None else outcome[inside].tolist(),
+            [()] * len(plain) if members is None else map(tuple, self.calibrator.apply(members[inside]).tolist()),
+            strict=True)]
+        ends = list(itertools.accumulate(counts, initial=0))
+        return [found[start:end] for start, end in itertools.pairwise(ends)]
+
+    def chain_score(self, slots: Sequence[Slot], truncated: int, doubt: str | None) -> ChainScore:
+        """What is said of a chain.
+
+        Args:
+            slots: of its steps that were read, and before them of the prompt where the model has one for it.
+            truncated: trailing steps that were not.
+            doubt: why the model cannot judge it.
+        """
+        first = int(self.model.prompt_slot)
+        # An outcome model's last real step.
+        kept = slots[-1:] if self.kind == "outcome" else slots
+        scores = self._believed([slot.score for slot in kept], doubt)
+        members = tuple([slot.members for slot in slots[first:]])
+        if any(members):
+            believed = self._believed(list(itertools.chain.from_iterable(members)), doubt)
+            members = tuple(zip(*[iter(believed)] * len(members[0]), strict=True))
+        ended: float | None = None
+        if len(slots) > first and slots[-1].outcome is not None and not truncated:
+            [ended] = self._believed([slots[-1].outcome], doubt)
+        return ChainScore(
+            tuple(scores[first:]), tuple([slot.raw for slot in kept[first:]]), truncated, scores[0] if first else None,
+            doubt, ended, members if any(members) else ())
+
+    def _believed(self, scores: Sequence[float], doubt: str | None) -> Sequence[float]:
         # A value says how the policy fares, and of that an unfamiliar text tells as much.
         return moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
-
-    def _score_of(
-        self, chain: EncodedChain, values: NDArray[np.float64], doubt: str | None,
-        outcome: NDArray[np.float64] | None, members: NDArray[np.float64] | None,
-    ) -> ChainScore:
-        first, steps = int(self.model.prompt_slot), len(chain.step_ends)
-        kept = values[: first + steps]
-        if self.kind == "outcome":
-            # The last real step's: never what stands in the padding after it.
-            kept = kept[-1:]
-        scores = tuple(self._calibrated(kept, doubt))
-        ended = outcome is not None and steps and not chain.truncated_steps
-        said = () if members is None else tuple(
-            tuple(self._calibrated(step, doubt)) for step in members[first : first + steps])
-        return ChainScore(scores[first:], tuple(map(float, kept[first:])), chain.truncated_steps,
-                          scores[0] if first else None, doubt,
-                          self._believed([float(outcome[first + steps - 1])], doubt)[0] if ended else None, said)
 
 
 def save_reward_model(

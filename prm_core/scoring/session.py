@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prm_core.scoring.scorer import ChainScore, LoadedScorer, RewardScorer
 from prm_core.types import Step
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from prm_core.models.encoder import EncodedChain, Encoder
+    from prm_core.models.static.states import StaticStates
+    from prm_core.scoring.incremental.reader import IncrementalReader
 
 # Devices on which what is kept lies in buffers of a fixed size, and a pass over a step is one graph.
 GRAPHED = ("cuda",)
@@ -37,7 +39,7 @@ class Read:
 class ScoringSession:
     """A reward model that remembers what it has read. The scores are its own, but for rounding.
 
-    One whose attention does not follow a mask, an implicit model, and models of other projects read every chain whole.
+    One for which `incremental.reader.reads_on` says no reads every chain whole.
 
     Args:
         scorer: the model.
@@ -47,18 +49,17 @@ class ScoringSession:
     def __init__(self, scorer: LoadedScorer, counter: Encoder) -> None:
         self.scorer = scorer
         self._counter = counter
-        self._states = None
+        self._reader: IncrementalReader | None = None
+        self._states: StaticStates | None = None
         if isinstance(scorer, RewardScorer) and scorer.model.kind != "implicit":
-            from prm_core.models.prefix_states import PrefixStates
             from prm_core.models.static.decoder import supports
             from prm_core.models.static.states import StaticStates
-            from prm_core.scoring.reward import takes_trees
+            from prm_core.scoring.incremental.reader import IncrementalReader, reads_on
 
-            backbone = scorer.model.backbone
-            if scorer.model.device.type in GRAPHED and supports(backbone):
-                self._states = StaticStates(backbone, scorer.encoder.config.max_length)
-            elif takes_trees(backbone):
-                self._states = PrefixStates(backbone, scorer.encoder.separator_id)
+            if scorer.model.device.type in GRAPHED and supports(scorer.model.backbone):
+                self._states = StaticStates(scorer.model.backbone, scorer.encoder.config.max_length)
+            elif reads_on(scorer):
+                self._reader = IncrementalReader(scorer)
 
     @property
     def kind(self) -> str:
@@ -69,12 +70,13 @@ class ScoringSession:
         """Scores (prompt, steps) pairs, each with a step at least, in order."""
         if not chains:
             return []
+        if self._reader is not None:
+            return [Read(cast("ChainScore", job.score), job.computed, job.length) for job in self._reader.score(chains)]
         if not isinstance(self.scorer, RewardScorer):
             lengths = [len(self._counter.encode(*chain, may_be_empty=True).ids) for chain in chains]
             scores = self.scorer.score(chains)
             return [Read(score, whole, whole) for score, whole in zip(scores, lengths, strict=True)]
-        encoder = self.scorer.encoder
-        encoded = [encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains]
+        encoded = [self.scorer.encoder.encode(prompt, steps, may_be_empty=True) for prompt, steps in chains]
         if self._states is None:
             return _whole(self.scorer.score_encoded(encoded), encoded)
         costs: dict[tuple[int, ...], int] = {}
@@ -87,10 +89,10 @@ class ScoringSession:
         found = self._states.read(texts)
         for text, (_, computed) in zip(texts, found, strict=True):
             costs[tuple(text)] = costs.get(tuple(text), 0) + computed
-        first = found[0][0].hidden
+        first = found[0][0]
         hidden = first.new_zeros(len(texts), columns, first.shape[1])
-        for row, (state, _) in zip(hidden, found, strict=True):
-            row[: len(state.hidden)] = state.hidden
+        for row, (states, _) in zip(hidden, found, strict=True):
+            row[: len(states)] = states
         return hidden
 
 

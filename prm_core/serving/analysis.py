@@ -14,6 +14,8 @@ from prm_core.errors import InputError
 from prm_core.search.aggregate import AGGREGATIONS
 
 SHOWN_CHARACTERS = 80
+# Standard deviations on either side of the mean that hold 95 % of a normal distribution.
+Z_95 = 1.96
 
 
 class ErrorStep(BaseModel):
@@ -42,7 +44,9 @@ class TrajectoryAnalysis(BaseModel):
     step_reliabilities: list[float] | None = Field(None, description="how far each score can be relied upon: 1 where "
                                                    "heads trained on other draws of the problems agree, 0 where they "
                                                    "are split; not there of a model without such heads")
-
+    step_intervals: list[list[float]] | None = Field(None, description="from and to: how far another draw of the "
+                                                     "training problems would move each score; not there as "
+                                                     "step_reliabilities")
     alarm_step: int | None = Field(None, description="index of the step after which a run should be stopped, -1 for "
                                                      "none, at a false-alarm rate that is kept; not there of a model "
                                                      "without a fitted alarm or where in_domain is false")
@@ -69,6 +73,21 @@ def verdict_confidences(step_scores: Sequence[float], threshold: float) -> list[
     At threshold 0.5 this is max(p, 1 - p). It is a probability only as far as the scores are calibrated.
     """
     return [score if score >= threshold else 1.0 - score for score in step_scores]
+
+
+def intervals(step_scores: Sequence[float], reliabilities: Sequence[float]) -> list[list[float]]:
+    """Each score ± 1.96 standard deviations of what the heads of a committee say, cut at 0 and 1. They were fitted on
+    other draws of the training problems: it says how far another training would move the score, and nothing of how well
+    the scores are calibrated.
+
+    Args:
+        reliabilities: 1 - 2 standard deviations, as `ChainScore.reliabilities` has them.
+
+    Returns a pair for each: MLflow's signatures know no tuples.
+    """
+    reaches = [Z_95 * (1 - reliability) / 2 for reliability in reliabilities]
+    return [[max(0.0, score - reach), min(1.0, score + reach)]
+            for score, reach in zip(step_scores, reaches, strict=True)]
 
 
 def likely_cause(step_scores: Sequence[float], index: int, threshold: float) -> str:

@@ -7,7 +7,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 from cachetools import TTLCache
 
 from prm_core.scoring.scorer import ChainScore
@@ -26,7 +28,8 @@ def context_key(version: str, prompt: str, steps: Sequence[Step]) -> str:
 
 
 class ScoreCache:
-    """Chain scores by context key.
+    """Chain scores by context key. They are held as arrays: of numbers of Python's a long chain's take ten times the
+    memory.
 
     Args:
         size: entries kept; 0 keeps none.
@@ -35,19 +38,27 @@ class ScoreCache:
     """
 
     def __init__(self, size: int, ttl: float, timer: Callable[[], float] = time.monotonic) -> None:
-        self._entries: TTLCache[str, ChainScore] = TTLCache(maxsize=size, ttl=ttl, timer=timer)
+        self._entries: TTLCache[str, tuple[ChainScore, np.ndarray]] = TTLCache(maxsize=size, ttl=ttl, timer=timer)
         self._lock = threading.Lock()
 
     def get(self, key: str) -> ChainScore | None:
         """The scores under a key, None where they are not held."""
         with self._lock:
-            return self._entries.get(key)
+            found = self._entries.get(key)
+        if found is None:
+            return None
+        rest, table = found
+        scores, raw, *members = table.tolist()
+        return replace(rest, step_scores=tuple(scores), raw_scores=tuple(raw),
+                       members=tuple(zip(*members, strict=True)))
 
     def put(self, key: str, score: ChainScore) -> None:
         """Keeps scores under a key."""
         if self._entries.maxsize:
+            table = np.array([score.step_scores, score.raw_scores, *zip(*score.members, strict=True)], dtype=np.float64)
+            entry = replace(score, step_scores=(), raw_scores=(), members=()), table
             with self._lock:
-                self._entries[key] = score
+                self._entries[key] = entry
 
     def __len__(self) -> int:
         with self._lock:

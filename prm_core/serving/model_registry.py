@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,18 @@ def logged_settings(folder: Path) -> ServeConfig:
     config = logged.flavors["python_function"]["config"]
     defaults = {param.name: param.default for param in logged.get_params_schema().params}
     return ServeConfig(**defaults, **config)
+
+
+def logged_at(folder: Path) -> float:
+    """When a model was logged, in seconds since 1970.
+
+    Args:
+        folder: as of `logged_settings`.
+    """
+    from mlflow.models import Model
+
+    made = Model.load(str(folder.parents[1])).utc_time_created
+    return datetime.fromisoformat(made).replace(tzinfo=UTC).timestamp()
 
 
 def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:

@@ -14,10 +14,10 @@ from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from pydantic import BaseModel, ConfigDict
 
-from prm_core.errors import InputError
+from prm_core.errors import InputError, OverloadError
 from prm_core.scoring.conformal import Promises
 from prm_core.serving.analysis import TrajectoryAnalysis
 from prm_core.serving.cache import ScoreCache
@@ -37,12 +37,12 @@ class Request(BaseModel):
     tools: list[Any] | None = None
 
 
-class BadRequest(MlflowException):
-    """Bad input, answered with HTTP 400 and our one line."""
+class Refusal(MlflowException):
+    """A request that is not answered, with our one line: bad input with HTTP 400, one too many with 503."""
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, line: str, code: int) -> None:
         self._line = line
-        super().__init__(line, error_code=INVALID_PARAMETER_VALUE)
+        super().__init__(line, error_code=code)
 
     @property
     def message(self) -> str:
@@ -80,8 +80,8 @@ class RewardModel(mlflow.pyfunc.PythonModel):
 
 
 def with_clear_errors(predict: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes bad input a 400 of one line and everything else a 500; MLflow by itself answers 400 to any error, with
-    many lines."""
+    """Makes bad input a 400 of one line, what is too much a 503 and everything else a 500; MLflow by itself answers 400
+    to any error, with many lines."""
 
     @functools.wraps(predict)
     def wrapper(self: RewardModel, model_input: Any, params: dict[str, Any] | None = None) -> Any:
@@ -90,7 +90,9 @@ def with_clear_errors(predict: Callable[..., Any]) -> Callable[..., Any]:
             parse_rows(model_input)
             return predict(self, model_input, params)
         except InputError as error:
-            raise BadRequest(str(error)) from None
+            raise Refusal(str(error), INVALID_PARAMETER_VALUE) from None
+        except OverloadError as error:
+            raise Refusal(str(error), TEMPORARILY_UNAVAILABLE) from None
         except MlflowException:
             raise
         except Exception as error:

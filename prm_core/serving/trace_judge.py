@@ -31,8 +31,6 @@ NAME = "prm_step"
 CHAMPION = "models:/prm@champion"
 # Metadata by which feedback of ours is known.
 STEP, SCORED, VERSION = "step_index", "scored_steps", "model_version"
-# Standard deviations on either side of the mean that hold 95 % of a normal distribution.
-Z_95 = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +179,10 @@ class Judge:
 
     def _metadata(self, index: int, analysis: TrajectoryAnalysis) -> dict[str, str]:
         values = {STEP: str(index), SCORED: str(len(analysis.step_scores)), **self._about}
-        if analysis.step_reliabilities:
-            score, reliability = analysis.step_scores[index], analysis.step_reliabilities[index]
-            # A reliability is 1 - 2 standard deviations.
-            reach = Z_95 * (1 - reliability) / 2
-            values |= {"reliability": f"{reliability:.6g}", "low": f"{max(0.0, score - reach):.6g}",
-                       "high": f"{min(1.0, score + reach):.6g}"}
+        if analysis.step_reliabilities and analysis.step_intervals:
+            low, high = analysis.step_intervals[index]
+            values |= {"reliability": f"{analysis.step_reliabilities[index]:.6g}", "low": f"{low:.6g}",
+                       "high": f"{high:.6g}"}
         if analysis.in_domain is not None:
             values["in_domain"] = str(analysis.in_domain).lower()
         return values

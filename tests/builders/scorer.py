@@ -18,7 +18,9 @@ CONTEXT = 400
 class FakeScorer:
     """Scores a step 0.1 when it says "wrong", else 0.9; reads CONTEXT characters; refuses "refuse"."""
 
-    encoder = SimpleNamespace(config=EncoderConfig(max_length=CONTEXT))
+    encoder = SimpleNamespace(
+        config=EncoderConfig(max_length=CONTEXT),
+        encode=lambda prompt, steps: SimpleNamespace(ids=list(prompt + "".join(map(written, steps)))))
     kind = "process"
     version = "v1"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from prm_core.models.prefix_states import PrefixStates
+from prm_core.models.prefixes.pool import PrefixPool
 from prm_core.sampling import graphed, sampler, shared_attention
 from prm_core.sampling.drawing import draw, stream_starts, uniforms
 from prm_core.sampling.sampler import Prefix, sample_continuations, survivors
@@ -324,7 +324,7 @@ def test_a_chain_is_stored_once(llama: transformers.PreTrainedModel, monkeypatch
 @pytest.mark.parametrize("name", SHARED)
 def test_kept_prefixes_change_no_sample_and_are_computed_once(name: str) -> None:
     model = _model(*SHARED[name])
-    states = PrefixStates(model.base_model, boundary=4)
+    states = PrefixPool(model.base_model)
     plain = _sample(model, seed=3)
     # Of each chain the first that goes on from it reads it, up to its last token but one at most.
     assert sum(one.read for one in plain) == 6 + 11 + 2 + 1

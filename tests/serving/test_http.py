@@ -17,10 +17,12 @@ import httpx
 import pytest
 
 from prm_core import config as configuration
+from prm_core.errors import OverloadError
 from prm_core.platform import store
 from prm_core.scoring.conformal import NO_PROMISES
 from prm_core.scoring.scorer import load_scorer
 from prm_core.serving.promotion import promote
+from prm_core.serving.service import ScoringService
 from prm_core.stages.base import execute
 from prm_core.types import Step, StepLabel
 from tests import ROOT
@@ -166,6 +168,18 @@ def test_mlflow_s_own_server_gets_one_line_too(logged, row, params, reason):
     with pytest.raises(MlflowException, match=reason) as refused:
         logged.predict([row], params=params)
     assert (refused.value.error_code, refused.value.message.count("\n")) == ("INVALID_PARAMETER_VALUE", 0)
+
+
+def test_mlflow_s_own_server_says_when_there_is_too_much(logged, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    def full(*_, **__):
+        raise OverloadError("3 requests wait")
+
+    monkeypatch.setattr(ScoringService, "answer", full)
+    with pytest.raises(MlflowException, match="3 requests wait") as refused:
+        logged.predict([{"prompt": PROMPT, "steps": STEPS}])
+    assert (refused.value.get_http_status_code(), refused.value.message) == (503, "3 requests wait")
 
 
 def test_concurrent_requests_get_their_own_scores(server, workspace):

@@ -122,7 +122,7 @@ def test_cache_forgets_the_old_and_the_least_recently_used():
     cache.put("a", scores["a"])
     now[0] = 5.0
     cache.put("b", scores["b"])
-    assert cache.get("a") is scores["a"]
+    assert cache.get("a") == scores["a"]
     cache.put("c", scores["c"])
     assert (cache.get("b"), cache.get("a"), cache.get("c")) == (None, scores["a"], scores["c"])
     now[0] = 11.0

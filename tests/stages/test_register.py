@@ -178,7 +178,8 @@ def test_signature_has_the_contract_s_fields_and_parameters(model):
     (answer,) = [column.to_dict() for column in signature.outputs]
     assert set(answer["properties"]) == {
         "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements",
-        "in_domain", "out_of_domain", "outcome_score", "step_reliabilities", "alarm_step", "clean_prefix", "step_refs"
+        "in_domain", "out_of_domain", "outcome_score", "step_reliabilities", "step_intervals", "alarm_step",
+        "clean_prefix", "step_refs"
     }
     assert {p.name: p.default for p in signature.params} == {"threshold": 0.5, "aggregate": "min"}
 

@@ -73,12 +73,12 @@ def scored_record(scored: Scored) -> dict[str, Any]:
     assert scored.answer.analysis is not None
     # Only some answers have these.
     optional = ("truncated_steps", "in_domain", "out_of_domain", "outcome_score", "step_reliabilities",
-                "alarm_step", "clean_prefix", "step_refs")
+                "step_intervals", "alarm_step", "clean_prefix", "step_refs")
     kept = {name: value for name, value in scored.record.items() if name not in optional}
     result = {**kept, **scored.answer.analysis.model_dump()}
     if scored.answer.truncated_steps:
         blank = [None] * scored.answer.truncated_steps
-        for name in ("step_scores", "step_confidences", "step_reliabilities"):
+        for name in ("step_scores", "step_confidences", "step_reliabilities", "step_intervals"):
             if name in result:
                 result[name] = [*result[name], *blank]
         result["truncated_steps"] = scored.answer.truncated_steps

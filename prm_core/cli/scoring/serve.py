@@ -1,8 +1,10 @@
-"""`prm serve`: the scoring server (prm_core/serving/app.py), on a model of this workspace's store or a folder."""
+"""`prm serve`: the scoring server (prm_core/serving/app.py, prm_core/serving/http/), on a model of this workspace's
+store or a folder."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -22,15 +24,19 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Server processes, each with its own copy of the model.")] = 1,
     workspace: Annotated[Path, typer.Option(help="Folder with params.yaml, whose model store is used.")] = Path("."),
 ) -> None:
-    """Serve step scores over HTTP: POST /invocations.
+    """Serve step scores over HTTP: POST /invocations and what else /openapi.json lists.
 
-    The alias is resolved when the server starts; after a promotion, start it again.
+    Limits, API keys and logs are the section `http` of params.yaml. The alias is resolved when the server
+    starts; after a promotion, start it again.
     """
     import uvicorn
 
     from prm_core import config as configuration
     from prm_core.platform import tracking
+    from prm_core.platform.guard import is_loopback
     from prm_core.serving import app, model_registry
+    from prm_core.serving.http import logs
+    from prm_core.serving.metrics import SHARED
 
     if model and alias:
         raise InputError("--model and --alias both name a model; give one of them")
@@ -45,10 +51,17 @@ def serve(
         model = f"models:/{name}/{version.version}"
         typer.echo(f"serving {model} ({alias}) on http://{host}:{port}/invocations", err=True)
     # Here, so that a model that does not load is one line, whatever the number of processes.
-    served = app.load(model, workspace)
+    settings = app.settings_of(workspace).http
+    edge = app.build(app.load(model, workspace), workspace)
+    how = {"host": host, "port": port, "log_config": None, "access_log": False,
+           "timeout_graceful_shutdown": settings.drain_timeout}
+    if not settings.keys and not is_loopback(host):
+        typer.echo(f"whoever reaches {host}:{port} may ask; http.keys names a file of API keys", err=True)
+    logs.configure(settings.log_texts)
     if workers == 1:
-        uvicorn.run(app.build(served), host=host, port=port)
+        uvicorn.run(edge, **how)
         return
-    del served
-    os.environ |= {app.MODEL: model, app.WORKSPACE: str(workspace.resolve())}
-    uvicorn.run("prm_core.serving.app:create_app", factory=True, host=host, port=port, workers=workers)
+    del edge
+    with tempfile.TemporaryDirectory() as shared:
+        os.environ |= {app.MODEL: model, app.WORKSPACE: str(workspace.resolve()), SHARED: shared}
+        uvicorn.run("prm_core.serving.app:create_app", factory=True, workers=workers, **how)

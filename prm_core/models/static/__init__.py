@@ -2,5 +2,5 @@
 
 `decoder.py` has the passes, `attention.py` how new tokens read the buffers, `graph.py` the capture, `states.py` what a
 search or an agent's session keeps of texts that go on. On other devices the same code runs call by call; there
-`prefix_states.py` needs less memory.
+`prefixes/` needs less memory.
 """

@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prm_core.models.padding import pad
-from prm_core.models.prefix_states import KEPT, State
 from prm_core.models.static.decoder import StaticDecoder
 from prm_core.models.static.graph import Graphed
 
+# Tokens that are kept.
+KEPT = 200_000
 # New tokens of a text up to which its pass is a graph; their number is filled up to a multiple of STEP.
 LONGEST, STEP = 64, 8
 # Tokens of one pass that is no graph, which bounds the memory of activations.
@@ -22,7 +23,7 @@ GLANCE = 8
 
 
 class StaticStates:
-    """States of texts that a model has read; what `PrefixStates` is elsewhere.
+    """States of texts that a model has read; what `PrefixPool` is elsewhere.
 
     Args:
         backbone: `supports` says yes to it.
@@ -43,9 +44,9 @@ class StaticStates:
         self._graphs: dict[tuple[int, ...], Graphed] = {}
 
     @torch.inference_mode()
-    def read(self, texts: Sequence[Sequence[int]]) -> list[tuple[State, int]]:
-        """The state of each text of at least one token, without its layers, in order, and how many tokens were computed
-        for it: those that no text of an earlier call began with, and none for an equal text in this call."""
+    def read(self, texts: Sequence[Sequence[int]]) -> list[tuple[Tensor, int]]:
+        """Hidden states of each text of at least one token, (tokens, width), in order, and how many tokens were
+        computed for it: those that no text of an earlier call began with, and none for an equal text in this call."""
         numbers: dict[tuple[int, ...], int] = {}
         which = [numbers.setdefault(tuple(text), len(numbers)) for text in texts]
         distinct = [list(text) for text in numbers]
@@ -61,7 +62,7 @@ class StaticStates:
         first = set()
         result = []
         for number in which:
-            result.append((State(found[number], ()), 0 if number in first else costs[number]))
+            result.append((found[number], 0 if number in first else costs[number]))
             first.add(number)
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class ForeignEncoder(ABC):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, separator: str, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.config = EncoderConfig(separator=separator, max_length=max_length, renderer=1)
+        # Fast tokenizers raise "Already borrowed" when threads share them.
+        self._lock = threading.Lock()
         # Of its own, because how special tokens are read stays in a tokenizer.
         self._plain = copy.deepcopy(tokenizer)
         self._special = {*tokenizer.all_special_tokens, *special_tokens(tokenizer)}
@@ -66,17 +69,19 @@ class ForeignEncoder(ABC):
 
     def encode(self, prompt: str, steps: Sequence[Step | str]) -> ForeignChain:
         """Encodes a chain; the steps that do not fit, all of them if need be, are left out from the end and counted.
+        Thread-safe.
 
         Raises InputError for an empty step.
         """
         texts = [self._text(index, Step(step) if isinstance(step, str) else step) for index, step in enumerate(steps)]
         ids: list[int] = []
         ends: list[int] = []
-        for block in self._blocks(prompt, texts):
-            if len(ids) + len(block) + len(self.boundary) > self.config.max_length:
-                break
-            ids += [*block, *self.boundary]
-            ends.append(len(ids) - 1)
+        with self._lock:
+            for block in self._blocks(prompt, texts):
+                if len(ids) + len(block) + len(self.boundary) > self.config.max_length:
+                    break
+                ids += [*block, *self.boundary]
+                ends.append(len(ids) - 1)
         return ForeignChain(ids, ends, len(texts) - len(ends))
 
     def _text(self, index: int, step: Step) -> str:

@@ -84,7 +84,8 @@ class ForeignScorer(ABC):
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             for index, scores in zip(batch, self._probabilities([encoded[i] for i in batch]), strict=True):
-                doubt = unreadable(encoded[index].ids, self.encoder.tokenizer.unk_token_id)
+                ids = encoded[index].ids
+                doubt = unreadable(ids.count(self.encoder.tokenizer.unk_token_id), len(ids))
                 results[index] = ChainScore(scores, scores, encoded[index].truncated_steps, out_of_domain=doubt)
         return results
 

@@ -17,6 +17,7 @@ from prm_core.cli.scoring.serve import serve
 from prm_core.errors import InputError
 from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises
 from prm_core.serving import app
+from prm_core.serving.metrics import SHARED
 from tests import ROOT
 from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
 
@@ -290,19 +291,25 @@ def test_serve_takes_a_model_or_an_alias(workspace):
 def test_serve_loads_a_folder_here_or_has_several_processes_load_it(workspace, model, monkeypatch):
     started = []
     monkeypatch.setattr(app, "load_any_scorer", lambda folder, **_: FakeScorer())
-    for name in (app.MODEL, app.WORKSPACE):
+    for name in (app.MODEL, app.WORKSPACE, SHARED):
         # So that it is put back.
         monkeypatch.setenv(name, "")
     monkeypatch.setattr("uvicorn.run", lambda *arguments, **settings: started.append((arguments, settings)))
+    configured = []
+    monkeypatch.setattr(app, "configure", configured.append)
+    monkeypatch.setattr("prm_core.serving.http.logs.configure", configured.append)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     for workers in (1, 2):
         serve(model=model, port=port, workers=workers, workspace=workspace)
     (((one,), settings), ((name,), several)) = started
-    assert settings == {"host": "127.0.0.1", "port": port}
+    assert settings == {"host": "127.0.0.1", "port": port, "log_config": None, "access_log": False,
+                        "timeout_graceful_shutdown": 30}
     assert several == settings | {"workers": 2, "factory": True}
     assert name == "prm_core.serving.app:create_app"
-    assert [route.path for route in app.create_app().routes] == [route.path for route in one.routes]
+    monkeypatch.delenv(SHARED)
+    assert app.create_app().served.source == one.served.source == Path(model).name
+    assert configured == [False] * 3
     with pytest.raises(InputError, match="--model no/model: no reward model there"):
         serve(model="no/model", port=port, workspace=workspace)

@@ -1,0 +1,194 @@
+"""Attention of texts that are packed into one row, each after a past of its own that is held elsewhere.
+
+What lives here is one attention function for the transformers library. Nothing is padded but texts that share a past,
+whose keys and values are read once for all of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from prm_core.models.prefixes.tree import Place
+
+NAME = "prm_packed"
+# Attention scores that exist at one time, which bounds the memory of long pasts.
+SCORES = 2**23
+# What an attention layer may ask of its attention function beyond softmax(q k) v over all that came before.
+EXTRAS = ("softcap", "sliding_window", "s_aux", "sinks", "position_bias", "bias", "indices", "block_indices")
+
+_switch = threading.Lock()
+
+
+class UnsupportedAttention(Exception):
+    """A layer asks for more than this attention does."""
+
+
+class _Group:
+    """Texts that follow the same past: (start, end) of each in the packed row, and the runs of the past."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]], past: Sequence[Place], device: torch.device) -> None:
+        self.longest = max(end - start for start, end in spans)
+        self.span = spans[0] if len(spans) == 1 else None
+        # Keys and values of each layer, one after the other: (heads, tokens, width).
+        self.past = [run.branch.states[:, :, :, : run.count].flatten(0, 1).unbind(0) for run in past
+                     if run.branch.states is not None]
+        # Column of each token, (texts, longest), padded with the first column, and where the tokens are in that.
+        self.columns = self.real = None
+        if self.span is None:
+            lengths = torch.tensor([end - start for start, end in spans], device=device)
+            starts = torch.tensor([start for start, _ in spans], device=device)
+            inside = torch.arange(self.longest, device=device)
+            real = inside < lengths[:, None]
+            self.columns = (starts[:, None] + inside).where(real, 0)
+            self.real = real.flatten().nonzero().squeeze(1)
+
+    def take(self, packed: Tensor) -> Tensor:
+        """(heads, tokens, width) → (heads, texts, longest, width)."""
+        if self.span is not None:
+            return packed[:, None, self.span[0] : self.span[1]]
+        return packed[:, self.columns]
+
+    def give(self, attended: Tensor, packed: Tensor) -> None:
+        """(heads, texts, longest, width) into its places of (heads, tokens, width)."""
+        if self.span is not None:
+            packed[:, self.span[0] : self.span[1]] = attended[:, 0]
+        else:
+            packed[:, self.columns.flatten()[self.real]] = attended.flatten(1, 2)[:, self.real]
+
+
+class Packed:
+    """Texts of one pass.
+
+    Args:
+        spans: (start, end) of each text's new tokens in the packed row, which they fill.
+        pasts: where each begins.
+
+    Attributes:
+        states: keys and values of the new tokens after the pass: (layers, 2, heads, tokens, width).
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, int]], pasts: Sequence[Place], device: torch.device) -> None:
+        groups: dict[tuple[tuple[int, int], ...], tuple[list[tuple[int, int]], list[Place]]] = {}
+        for span, place in zip(spans, pasts, strict=True):
+            past = place.path()
+            groups.setdefault(tuple((id(run.branch), run.count) for run in past), ([], past))[0].append(span)
+        self._groups = [_Group(alike, past, device) for members, past in groups.values() for alike in _alike(members)]
+        self._states: dict[int, Tensor] = {}
+
+    @property
+    def states(self) -> Tensor:
+        return torch.stack([self._states[layer] for layer in range(len(self._states))])
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """(heads, tokens, width) of queries (heads, tokens, width) and keys and values (key heads, tokens, width)."""
+        self._states[layer] = torch.stack([key, value])
+        result = query.new_empty(query.shape[0], query.shape[1], value.shape[2])
+        for group in self._groups:
+            own, past = [group.take(part) for part in (query, key, value)], [
+                (run[2 * layer], run[2 * layer + 1]) for run in group.past]
+            group.give(_alone(*own, scaling) if not past else _after(*own, past, scaling), result)
+        return result
+
+
+def _alike(spans: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Spans of like length, which wastes little on padding."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans, key=lambda span: span[1] - span[0]):
+        if found and end - start > 1.5 * (found[0][1] - found[0][0]) + 16:
+            yield found
+            found = []
+        found.append((start, end))
+    yield found
+
+
+def _alone(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Causal attention of texts without a past, (heads, texts, tokens, width) each."""
+    query, key, value = (part.transpose(0, 1) for part in (query, key, value))
+    return functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]).transpose(0, 1)
+
+
+def _after(query: Tensor, key: Tensor, value: Tensor, past: Sequence[tuple[Tensor, Tensor]], scaling: float) -> Tensor:
+    """Causal attention of texts after the same past, a block of them at a time.
+
+    Args:
+        query, key, value: (heads, texts, tokens, width); fewer heads of keys and values may serve more of queries.
+        past: keys and values of its runs, (key heads, tokens of the run, width).
+    """
+    heads, texts, tokens, _ = query.shape
+    before = sum(keys.shape[1] for keys, _ in past)
+    result = query.new_empty(*query.shape[:3], value.shape[3])
+    few = max(SCORES // (heads * tokens * (before + tokens)), 1)
+    some = tokens if few > 1 or texts > 1 else max(SCORES // (heads * (before + tokens)), 1)
+    for text in range(0, texts, few):
+        for start in range(0, tokens, some):
+            rows, end = slice(text, text + few), min(start + some, tokens)
+            result[:, rows, start:end] = _block(query[:, rows, start:end], key[:, rows, :end], value[:, rows, :end],
+                                                past, scaling)
+    return result
+
+
+def _block(query: Tensor, key: Tensor, value: Tensor, past: Sequence[tuple[Tensor, Tensor]], scaling: float) -> Tensor:
+    heads, texts, tokens, width = query.shape
+    groups, columns = key.shape[0], key.shape[2]
+    shared = heads // groups
+    # Query heads that read the same keys stand side by side, so nothing is repeated for them.
+    query = query.reshape(groups, shared, texts, tokens, width).transpose(1, 2).reshape(
+        groups, texts, shared * tokens, width) * scaling
+    flat = query.reshape(groups, -1, width)
+    scores = [(flat @ keys.transpose(1, 2)).view(groups, texts, shared * tokens, -1) for keys, _ in past]
+    own = query @ key.transpose(2, 3)
+    if tokens > 1:
+        ahead = torch.ones(tokens, columns, dtype=torch.bool, device=query.device).triu(columns - tokens + 1)
+        own = own.view(groups, texts, shared, tokens, columns).masked_fill(ahead, -torch.inf).view(own.shape)
+    weights = torch.cat([*scores, own], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+    *before, last = weights.split([*(keys.shape[1] for keys, _ in past), columns], -1)
+    mixed = last @ value
+    for weight, (_, values) in zip(before, past, strict=True):
+        mixed += (weight.reshape(groups, -1, values.shape[1]) @ values).view(mixed.shape)
+    return mixed.view(groups, texts, shared, tokens, -1).transpose(1, 2).reshape(heads, texts, tokens, -1)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
+    scaling: float | None = None, packed: Packed | None = None, **kwargs: object,
+) -> tuple[Tensor, Tensor | None]:
+    """Of (1, heads, tokens, width) through `packed`; without it exactly the library's SDPA."""
+    if packed is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    asked = [name for name in EXTRAS if kwargs.get(name) is not None]
+    if asked or len(query) != 1 or not hasattr(module, "layer_idx"):
+        raise UnsupportedAttention(", ".join(asked) or "several rows, or a layer without a number")
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    attended = packed.attend(module.layer_idx, query[0], key[0], value[0], scaling)
+    return attended.transpose(0, 1)[None], None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+@contextmanager
+def switched_on(model: PreTrainedModel) -> Iterator[None]:
+    """The model attends through packed texts where a call names them; its own attention is back when the block ends.
+
+    One block at a time in a process. Other threads may go on with the same model meanwhile: calls without packed texts
+    get the library's SDPA.
+    """
+    config = model.config
+    with _switch:
+        own = config._attn_implementation
+        config._attn_implementation = NAME
+        try:
+            yield
+        finally:
+            config._attn_implementation = own
