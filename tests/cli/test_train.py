@@ -22,9 +22,9 @@ PROFILE = {
     "models": {"device": "cpu", "surprisal": ["process"]},
     "encoder": {"max_length": 256},
     "calibrate": {"method": "platt", "min_labels": 5},
-    "train_prm": {"solver": "gradient", "labels": "hard", "harmless_steps": 0, "epochs": 2, "row_tokens": 256,
-                  "rows_per_update": 1, "learning_rate": 0.001, "dev_share": 0.3, "log_every": 1,
-                  "checkpoint_every": 2},
+    "train_prm": {"solver": "gradient", "labels": "hard", "harmless_steps": 0, "nonsense_steps": 0,
+                  "epochs": 2, "row_tokens": 256, "rows_per_update": 1, "learning_rate": 0.001, "dev_share": 0.3,
+                  "log_every": 1, "checkpoint_every": 2},
 }
 
 
