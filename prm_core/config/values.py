@@ -33,6 +33,8 @@ PositiveFloat = Annotated[float, Bounds(gt=0)]
 NonNegativeFloat = Annotated[float, Bounds(ge=0)]
 # A path, a name, a hub id: something other than blanks.
 Text = Annotated[str, Bounds(pattern=r"\S")]
+# How step scores become a chain's: the registry of the names.
+AGGREGATIONS = "prm_core.search.aggregate:AGGREGATIONS"
 
 # Of a field's metadata: where what it may name is registered, as "module:REGISTRY". The rest of it is pydantic's.
 _REGISTRY = "registry"

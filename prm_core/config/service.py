@@ -1,0 +1,95 @@
+"""Sections on what comes after training: search, evaluation, registration, serving."""
+
+from __future__ import annotations
+
+from prm_core.config.values import (
+    AGGREGATIONS,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    section,
+    setting,
+)
+
+SEARCHES = "prm_core.search.methods:METHODS"
+
+
+@section
+class SearchConfig:
+    candidates: int = setting("chains to choose among; of methods that work on steps, next steps of each beam", ge=1)
+    width: int = setting("beams that are kept, or trees", ge=1)
+    granularity: int = setting("steps between two choices of `blocks`", ge=1)
+    threshold: Share = setting("of step_best_of_n: the first step that scores as much is taken; 1: the best of all")
+    back_offs: int = setting("times a problem that step_best_of_n gives up a step after which none reaches it", ge=0)
+    gain: Share = setting("of adaptive_best_of_n: goes on while another chain may add as much to P(right)")
+    temperature: NonNegativeFloat
+    step_aggregate: str = setting("step scores so far to a beam's: min, prod, mean, last", registry=AGGREGATIONS)
+    chain_aggregate: str = setting("step scores to a chain's", registry=AGGREGATIONS)
+
+
+@section
+class EvaluateConfig:
+    samples: int = setting("chains per problem; N of best-of-N goes up to it", ge=1)
+    best_of: list[PositiveInt] = setting("the N of best-of-N that are reported", min_length=1)
+    temperature: NonNegativeFloat
+    aggregate: str = setting("step scores to a chain's: min, prod, mean, last", registry=AGGREGATIONS)
+    search: list[str] = setting("methods tried on the test problems, compared at equal tokens", registry=SEARCHES)
+    bootstrap: int = setting(ge=100)
+    bins: int = setting(ge=2)
+    shown_trajectories: int = setting(ge=10)
+    latency_repeats: PositiveInt
+
+
+@section
+class RegisterConfig:
+    model_name: str = setting("in MLflow's registry", pattern=r"^\w[\w .-]*$")
+
+
+@section
+class PromoteConfig:
+    max_ece: Share = setting("largest expected calibration error of a champion")
+    require_probe: bool = setting("a champion has been probed, and stayed within the bounds below", default=False)
+    max_suffix_passes: Share = setting("of wrong chains that pass with a suffix", default=0.2)
+    max_outcome_fall: Share = setting("of right answers under the scores alone", default=0.05)
+    alias: str = "champion"
+    challenger_alias: str = "challenger"
+
+
+@section
+class ServeConfig:
+    threshold: Share = setting("a step that scores lower is called wrong, unless a request says otherwise")
+    aggregate: str = setting("step scores to a chain's: min, prod, mean, last", registry=AGGREGATIONS)
+    cache_size: NonNegativeInt = setting("scored chains kept")
+    cache_ttl: PositiveFloat = setting("seconds")
+    batch_size: PositiveInt
+
+
+@section
+class EngineConfig:
+    """What a server may take of the machine it runs on, where `serve` goes with the model."""
+
+    memory: NonNegativeFloat = setting("GiB for what was computed of chains that may go on", default=0.5)
+    waiting: PositiveInt = setting("characters of requests that wait; what goes beyond gets a 503", default=2**23)
+    deadline: PositiveFloat = setting("seconds after which a request that has no answer gets a 503", default=60.0)
+
+
+@section
+class HttpConfig:
+    """The edge of `prm serve`: of the machine it runs on, where `serve` goes with the model."""
+
+    keys: str = setting("file of API keys, a name and a SHA-256 a line; empty: whoever reaches the port may ask",
+                        default="")
+    max_body: PositiveInt = setting("bytes of a request", default=4 * 2**20)
+    max_depth: PositiveInt = setting("how deep a request's JSON may be nested", default=32)
+    max_trajectories: PositiveInt = setting("trajectories of a request", default=1024)
+    max_steps: PositiveInt = setting("steps of a trajectory", default=1000)
+    max_running: PositiveInt = setting("requests taken in at a time, each by a thread; those beyond get a 503",
+                                       default=256)
+    body_timeout: PositiveFloat = setting("seconds for a client to send its request", default=30.0)
+    drain_delay: NonNegativeFloat = setting(
+        "seconds from SIGTERM on in which /ready says no and requests are answered, so that a load balancer notices",
+        default=0.0)
+    drain_timeout: PositiveInt = setting("seconds that requests have to end before the server does", default=30)
+    log_texts: bool = setting("whether the log holds the start of each request's body", default=False)

@@ -1,0 +1,202 @@
+"""Typed configuration: `params.yaml`, a profile over it, and the checks that catch a typo before anything runs.
+
+Sections are plain dataclasses, so that models and trainers take them on a machine without pydantic, which checks what
+`params.yaml` and profiles say. What a value may be is declared with it (values.py); what two values may not be together
+is in `_contradictions`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints
+
+from prm_core.config.data import (
+    MERGES,
+    CalibrateConfig,
+    DataConfig,
+    EncoderConfig,
+    GenerateConfig,
+    LabelConfig,
+    ModelsConfig,
+    ValidateConfig,
+    WarmupConfig,
+)
+from prm_core.config.profiles import PARAMS_FILE, find_profile, merge, read_profile, read_yaml
+from prm_core.config.service import (
+    EngineConfig,
+    EvaluateConfig,
+    HttpConfig,
+    PromoteConfig,
+    RegisterConfig,
+    SearchConfig,
+    ServeConfig,
+)
+from prm_core.config.training import IMPLICIT, PolicyTrainingConfig, ProbeConfig, RewardTrainingConfig
+from prm_core.config.values import Text, faults, is_alias, section, setting, truth_for_a_number, unknown
+from prm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+T = TypeVar("T")
+
+
+@section
+class Config:
+    """Everything a run is decided by; `params.yaml` of a workspace holds it resolved."""
+
+    profile: Text
+    seed: int = setting(ge=0, lt=2**32)
+    domain: str = setting(registry="prm_core.domains:DOMAINS")
+    data: DataConfig
+    models: ModelsConfig
+    encoder: EncoderConfig
+    warmup: WarmupConfig
+    generate: GenerateConfig
+    label: LabelConfig
+    validate: ValidateConfig
+    calibrate: CalibrateConfig
+    train_prm: RewardTrainingConfig
+    probe: ProbeConfig
+    train_policy: PolicyTrainingConfig
+    evaluate: EvaluateConfig
+    search: SearchConfig
+    register: RegisterConfig
+    promote: PromoteConfig
+    serve: ServeConfig
+    engine: EngineConfig = setting(default=EngineConfig())
+    http: HttpConfig = setting(default=HttpConfig())
+
+
+def parse(raw: Mapping[str, Any], source: str) -> Config:
+    """Checks raw values. Raises InputError with one line for all faults, naming `source` and the keys.
+
+    Without pydantic keys are checked, and values are taken as they are.
+    """
+    try:
+        from pydantic import ValidationError
+    except ImportError:
+        return _unchecked(Config, raw, source)
+    try:
+        config = _schema().validate_python(raw)
+    except ValidationError as error:
+        found = [(".".join(map(str, e["loc"])), _fault(e["type"], e["msg"])) for e in error.errors()]
+    else:
+        found = [*faults(config), *_contradictions(config)]
+    found += truth_for_a_number(Config, raw)
+    if found:
+        told = "; ".join(f"{key}: {fault}" for key, fault in found)
+        raise InputError(f"{source}: {told}. Correct these keys (params.yaml shows each with its meaning).")
+    return config
+
+
+def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, fault) of values that each may be, but not beside another one."""
+    label, evaluate, promote, probe = config.label, config.evaluate, config.promote, config.probe
+    if config.warmup.hidden_size % config.warmup.heads:
+        yield "warmup.heads", f"{config.warmup.heads} does not divide warmup.hidden_size {config.warmup.hidden_size}"
+    if label.merge not in label.strategies and (fault := unknown(MERGES, label.merge)):
+        yield "label.merge", f"{fault}, or one of label.strategies"
+    for name in ("correct_share", "mean_confidence"):
+        low, high = getattr(config.validate, name)
+        if low > high:
+            yield f"validate.{name}", f"from {low:g} to {high:g} there is nothing"
+    if config.train_prm.solver == "convex" and config.train_prm.lora_rank:
+        yield "train_prm.lora_rank", "trains the backbone, which solver convex leaves as it is: set one of them back"
+    given = config.train_policy.advantages
+    if not given.outcome_weight and not given.process_weight:
+        yield "train_policy.advantages.outcome_weight", "is 0, and so is process_weight: nothing would be rewarded"
+    if max(given.late_weights) == 0:
+        yield "train_policy.advantages.late_weights", "are both 0: no step would be rewarded"
+    if given.chain_filter != "none" and not 0 < given.left_out < config.train_policy.group_size:
+        yield "train_policy.advantages.left_out", (f"is {given.left_out}, and chain_filter {given.chain_filter} leaves "
+                                                   "out at least 1 and fewer than group_size")
+    if config.train_policy.critic.kind != "none" and given.process_weight and given.credit != "to_go":
+        yield "train_policy.advantages.credit", (f"is {given.credit}, and a critic credits each token with what is to "
+                                                 "come: set it to to_go, with a form that pays no padding (lowest)")
+    yield from _of_implicit(config.train_policy)
+    if config.train_policy.kl_target and not config.train_policy.kl_coef:
+        yield "train_policy.kl_target", "adapts kl_coef, which stays at 0 whatever the divergence: set it above 0"
+    if max(evaluate.best_of) > evaluate.samples:
+        yield "evaluate.best_of", (f"{max(evaluate.best_of)} is more than evaluate.samples {evaluate.samples}: lower N "
+                                   "or raise evaluate.samples")
+    for name in ("alias", "challenger_alias"):
+        if not is_alias(getattr(promote, name)):
+            yield f"promote.{name}", (f"{getattr(promote, name)!r} can be no alias: letters, digits, _ and -, and "
+                                      "neither latest nor v1, v2, …, which MLflow keeps for versions")
+    for name, gate in (("promote", promote), ("train_policy.guard", config.train_policy.guard)):
+        if gate.require_probe and not (probe.enabled and probe.suffix_chains and probe.updates):
+            yield f"{name}.require_probe", ("demands figures that nothing measures: set probe.enabled to true, and "
+                                            "probe.suffix_chains and probe.updates above 0")
+    if config.train_policy.guard.require_probe and config.train_policy.reward_model != "prm":
+        yield "train_policy.guard.require_probe", (
+            f"is about the run's own prm, which alone is probed, and train_policy.reward_model is "
+            f"{config.train_policy.reward_model}: try that one by `prm probe`, and set require_probe to false")
+    if promote.alias == promote.challenger_alias:
+        yield "promote.challenger_alias", f"is {promote.alias!r} too: every new version would be the champion"
+
+
+def _of_implicit(config: PolicyTrainingConfig) -> Iterator[tuple[str, str]]:
+    """Of a policy that an implicit reward model pays: its rewards are log-ratios, and no probabilities."""
+    given = config.advantages
+    if config.reward_model != IMPLICIT:
+        return
+    if not given.process_weight:
+        yield "train_policy.advantages.process_weight", ("is 0: nothing would ask the implicit reward model; set it "
+                                                         "above 0, or train_policy.reward_model to prm")
+    for name, allowed in (("form", ("sum", "mean", "min")),
+                          ("baseline", ("none", "group", "leave_one_out", "step", "token"))):
+        if given.process_weight and (chosen := getattr(given, name)) not in allowed:
+            yield f"train_policy.advantages.{name}", (f"{chosen} reads scores as probabilities, and an implicit reward "
+                                                      f"model gives log-ratios: set it to {', '.join(allowed)}")
+
+
+def _unchecked(kind: type[T], raw: Mapping[str, Any], source: str) -> T:
+    """A section from raw values whose types and limits nobody looks at."""
+    hints, values = get_type_hints(kind), {}
+    for name, value in raw.items():
+        if dataclasses.is_dataclass(hints.get(name)):
+            value = _unchecked(hints[name], value, f"{source}: {name}")
+        values[name] = tuple(value) if get_origin(hints.get(name)) is tuple else value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{source}: {error}. Correct these keys (params.yaml shows each with its meaning).") from None
+
+
+@cache
+def _schema() -> TypeAdapter[Config]:
+    from pydantic import TypeAdapter
+
+    # Building it takes longer than checking by it.
+    return TypeAdapter(Config)
+
+
+def _fault(kind: str, message: str) -> str:
+    # pydantic speaks of the dataclass's constructor.
+    return "no such key" if kind == "unexpected_keyword_argument" else message
+
+
+def load(workspace: Path) -> Config:
+    """The configuration of a workspace, from its `params.yaml`."""
+    path = workspace / PARAMS_FILE
+    return parse(read_yaml(path), str(path))
+
+
+def resolve(base: Path, profile: str) -> dict[str, Any]:
+    """The raw values of a profile: `base` (a params.yaml) with the profile's YAML over it, checked.
+
+    Args:
+        base: the defaults, normally the repository's `params.yaml`.
+        profile: `default`, the name of a shipped profile, or a path to a YAML file. One that says `extends: NAME` is
+            laid over that profile (a name, or a path from its own folder).
+    """
+    raw = read_yaml(base)
+    if profile != "default":
+        path = find_profile(profile)
+        raw = {**merge(raw, read_profile(path)), "profile": path.stem}
+    parse(raw, f"profile {profile}")
+    return raw
