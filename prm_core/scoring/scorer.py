@@ -137,12 +137,16 @@ class RewardScorer:
         self, model: RewardModel, encoder: Encoder, calibrator: Calibrator, version: str, batch_size: int,
         domain: Domain | None = None,
     ) -> None:
+        from prm_core.scoring.forest import Forest
+
         self.model = model
         self.encoder = encoder
         self.calibrator = calibrator
         self.version = version
         self.batch_size = batch_size
         self.domain = domain
+        # An implicit model reads by two backbones, and what it needs is more than states.
+        self._forest = None if model.kind == "implicit" else Forest(model.backbone, encoder.pad_id)
 
     @property
     def kind(self) -> str:
@@ -150,7 +154,7 @@ class RewardScorer:
         return "process" if self.model.kind == "implicit" else self.model.kind
 
     def score(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
-        """Scores (prompt, steps) pairs, in order, in one causal pass a chain.
+        """Scores (prompt, steps) pairs, in order; what many of them begin with is read once.
 
         Raises InputError for an empty step.
         """
@@ -193,9 +197,14 @@ class RewardScorer:
         # Of equal chains, which a policy writes often, one is read.
         first: dict[tuple[tuple[int, ...], int], int] = {}
         same = [first.setdefault((tuple(chain.ids), chain.truncated_steps), i) for i, chain in enumerate(encoded)]
-        # Batches of like length waste least on padding; a prompt that leaves no room for its first step is not read.
-        read = (i for i in first.values() if encoded[i].step_ends or not encoded[i].truncated_steps)
-        order = sorted(read, key=lambda i: len(encoded[i].ids))
+        # A prompt that leaves no room for its first step is not read.
+        read = [i for i in first.values() if encoded[i].step_ends or not encoded[i].truncated_steps]
+        order = sorted(read, key=lambda i: encoded[i].ids)
+        if states is None and self._forest and self._forest.pays([encoded[i].ids for i in order]):
+            states = self._forest.hidden
+        else:
+            # Batches of like length waste least on padding.
+            order.sort(key=lambda i: len(encoded[i].ids))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = [encoded[i] for i in rows]
