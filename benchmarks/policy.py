@@ -110,7 +110,7 @@ def settings_of(config: Config, way: str, updates: int, *, guarded: bool) -> Pol
 
 
 def train(workspace: Path, config: Config, settings: PolicyTrainingConfig, seed: int) -> tuple[Any, Trained]:
-    """The policy as the last update leaves it, or where it was guarded the one that was kept, and its training."""
+    """The policy that was kept, the best of those looked at on dev problems, and its training."""
     policy = load_policy(model_path(workspace, config.models.policy), config)
     splits = {name: without_long(store.read_jsonl(Problem, workspace / f"data/{name}.jsonl"), policy.encoder)
               for name in ("train", "dev")}

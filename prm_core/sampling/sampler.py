@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from prm_core.models.batching import in_batches
 from prm_core.models.padding import pad
 from prm_core.models.prefixes.pool import PrefixPool
+from prm_core.models.prefixes.switching import switched_on
 from prm_core.sampling import graphed, shared_attention
 from prm_core.sampling.drawing import draw, stream_starts, uniforms
 
@@ -334,7 +335,7 @@ def sample_continuations(
     shared = not fast and shared_attention.shares_prefixes(model)
     # Neighbours share a chain (and its encoding) and have about the same number of tokens to go.
     waiting = sorted(rows, key=lambda row: (len(texts[row.start.chain]), row.start.chain, row.start.length))
-    with shared_attention.switched_on(model) if shared else nullcontext():
+    with switched_on(model, shared_attention.NAME) if shared else nullcontext():
         while waiting:
             if fast:
                 _decode_graphed(model, sampling, texts, waiting, batch_size)

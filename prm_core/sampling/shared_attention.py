@@ -7,17 +7,15 @@ model can use it. The decoding loop is `sampler`.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from prm_core.models.prefixes.switching import EXTRAS, UnsupportedAttention, register, switched_on
 
 NAME = "prm_shared_prefix"
 # Columns by which the buffer of a row's own keys and values grows. Whole blocks are multiplied and what is not written
@@ -27,14 +25,6 @@ BLOCK = 32
 LOG2_E = math.log2(math.e)
 # Stands for minus infinity where a row may not look: finite, so that a row with nothing to see gets weight 0, not NaN.
 HIDDEN = -1e30
-# What an attention layer may ask of its attention function beyond softmax(q k) v over all that came before.
-EXTRAS = ("softcap", "sliding_window", "s_aux", "sinks", "position_bias", "bias", "indices", "block_indices")
-
-_switch = threading.Lock()
-
-
-class UnsupportedAttention(Exception):
-    """A layer asks for more than this attention does."""
 
 
 class SharedPrefix:
@@ -201,25 +191,7 @@ def _attention(
     return mixed.to(value.dtype).reshape(rows, 1, heads, -1), None
 
 
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
-@contextmanager
-def switched_on(model: PreTrainedModel) -> Iterator[None]:
-    """The model attends through shared prefixes where a call names one; its own attention is back when the block ends.
-
-    One block at a time in a process. Other threads may go on scoring with the same model meanwhile: calls without a
-    shared prefix get the library's SDPA.
-    """
-    config = model.config
-    with _switch:
-        own = config._attn_implementation
-        config._attn_implementation = NAME
-        try:
-            yield
-        finally:
-            config._attn_implementation = own
+register(NAME, _attention)
 
 
 def decode_step(
@@ -263,7 +235,7 @@ def shares_prefixes(model: PreTrainedModel) -> bool:
     try:
         layers = encode(model, token[None])
         prefix = SharedPrefix(layers, token, token + 1)
-        with switched_on(model):
+        with switched_on(model, NAME):
             decode_step(model, token, token + 1, prefix, suffix_cache(layers))
     except (UnsupportedAttention, TypeError):
         # TypeError: the model takes no position_ids or hands no extra arguments to its layers.

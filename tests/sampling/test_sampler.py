@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from prm_core.models.prefixes.pool import PrefixPool
+from prm_core.models.prefixes.switching import switched_on
 from prm_core.sampling import graphed, sampler, shared_attention
 from prm_core.sampling.drawing import draw, stream_starts, uniforms
 from prm_core.sampling.sampler import Prefix, sample_continuations, survivors
@@ -345,7 +346,7 @@ def test_own_attention_is_back_after_an_error(llama: transformers.PreTrainedMode
     ids = torch.tensor([CHAINS[0]])
     with torch.inference_mode():
         before = llama(ids).logits
-        with shared_attention.switched_on(llama):
+        with switched_on(llama, shared_attention.NAME):
             assert llama.config._attn_implementation == shared_attention.NAME
             # Scoring goes on as before meanwhile.
             torch.testing.assert_close(llama(ids).logits, before)

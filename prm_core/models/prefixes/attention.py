@@ -6,30 +6,19 @@ whose keys and values are read once for all of them.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from prm_core.models.prefixes.switching import EXTRAS, UnsupportedAttention, register
 from prm_core.models.prefixes.tree import Place
 
 NAME = "prm_packed"
 # Attention scores that exist at one time, which bounds the memory of long pasts.
 SCORES = 2**23
-# What an attention layer may ask of its attention function beyond softmax(q k) v over all that came before.
-EXTRAS = ("softcap", "sliding_window", "s_aux", "sinks", "position_bias", "bias", "indices", "block_indices")
-
-_switch = threading.Lock()
-
-
-class UnsupportedAttention(Exception):
-    """A layer asks for more than this attention does."""
 
 
 class _Group:
@@ -173,22 +162,5 @@ def _attention(
     return attended.transpose(0, 1)[None], None
 
 
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+register(NAME, _attention)
 
-
-@contextmanager
-def switched_on(model: PreTrainedModel) -> Iterator[None]:
-    """The model attends through packed texts where a call names them; its own attention is back when the block ends.
-
-    One block at a time in a process. Other threads may go on with the same model meanwhile: calls without packed texts
-    get the library's SDPA.
-    """
-    config = model.config
-    with _switch:
-        own = config._attn_implementation
-        config._attn_implementation = NAME
-        try:
-            yield
-        finally:
-            config._attn_implementation = own

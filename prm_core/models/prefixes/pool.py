@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from prm_core.models.prefixes.attention import Packed, UnsupportedAttention, switched_on
+from prm_core.models.prefixes.attention import NAME, Packed
+from prm_core.models.prefixes.switching import UnsupportedAttention, switched_on
 from prm_core.models.prefixes.tree import Branch, Place, Tree
 
 # Bytes that are kept unless somebody says otherwise.
@@ -51,7 +52,7 @@ class PrefixPool:
         positions = torch.from_numpy(np.concatenate(
             [np.arange(place.depth, place.depth + len(text)) for place, text in zip(places, texts, strict=True)]))
         packed = Packed(spans, places, device)
-        with switched_on(self.backbone):
+        with switched_on(self.backbone, NAME):
             # A four-dimensional mask passes the library as it is.
             hidden = self.backbone(
                 input_ids=ids[None].to(device), position_ids=positions[None].to(device), use_cache=False,
