@@ -251,7 +251,8 @@ def _call(call: Any, where: str) -> Call:
     # tau2 and inspect have the name and the arguments beside the id.
     function = call.get("function") or call.get("custom") or call if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else function
-    if not isinstance(name, str) or not name:
+    # An agent may call a tool by an empty name: that is what it did, and it is judged for it.
+    if not isinstance(name, str):
         raise InputError(f"{where}: a tool call is {shown(call)}, expected an object with function.name and "
                          "function.arguments")
     inner = function if isinstance(function, dict) else call

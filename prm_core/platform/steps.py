@@ -40,7 +40,7 @@ def to_record(step: Step) -> dict[str, Any]:
 
 def written_step(values: Mapping[str, Any]) -> Step:
     """The step of a record that this project wrote: not checked again, and there are many. A policy may have written
-    what is refused of people, such as a call without a name."""
+    what is refused of people, such as a failed call without a result."""
     found = {name: value for name, value in values.items() if value is not None}
     for name, part in (("calls", Call), ("context", Message)):
         if name in found:
@@ -102,7 +102,7 @@ def _call(item: Any, where: str) -> Call:
     for name in ("name", "result", "id"):
         if not isinstance(fields.get(name, ""), str):
             raise InputError(f"{where}: {name} is {str(fields[name])[:60]!r}, expected a text")
-    if not fields.get("name"):
+    if "name" not in fields:
         raise InputError(f"{where} has no name; name the tool")
     if not isinstance(fields.get("failed", False), bool):
         raise InputError(f"{where}: failed is {str(fields['failed'])[:60]!r}, expected true or false")

@@ -134,6 +134,8 @@ def test_parts_of_anthropic_s_clients() -> None:
                   {"type": "text", "text": "a"}]}, Step("a", reasoning="hm")),
     ({"content": None, "refusal": "No."}, Step("No.")),
     ({"function_call": {"name": "f", "arguments": ""}}, Step("", calls=(Call("f"),))),
+    ({"tool_calls": [{"id": "a", "type": "function", "function": {"name": "", "arguments": "{}"}}]},
+     Step("", calls=(Call("", id="a"),))),
     ({"tool_calls": [{"id": 3, "name": "f", "arguments": {"x": "ü"}}]},
      Step("", calls=(Call("f", '{"x": "ü"}', id="3"),))),
     ({"tool_calls": [{"id": "a", "function": "f", "arguments": {}}]}, Step("", calls=(Call("f", id="a"),))),

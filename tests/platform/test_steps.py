@@ -17,8 +17,8 @@ from prm_core.turns import SPOKEN
 from prm_core.types import Call, Message, Step, Trajectory
 
 TEXT = st.text(max_size=5)
-CALL = st.builds(Call, TEXT.filter(bool), TEXT, st.none() | TEXT, st.just(False), TEXT) | st.builds(
-    Call, TEXT.filter(bool), TEXT, TEXT, st.booleans(), TEXT)
+CALL = st.builds(Call, TEXT, TEXT, st.none() | TEXT, st.just(False), TEXT) | st.builds(
+    Call, TEXT, TEXT, TEXT, st.booleans(), TEXT)
 STEP = st.builds(Step, TEXT.filter(bool), TEXT, TEXT, TEXT, st.lists(CALL, max_size=2).map(tuple),
                  st.lists(st.builds(Message, st.sampled_from(sorted(SPOKEN)), TEXT, TEXT), max_size=2).map(tuple), TEXT)
 

@@ -236,7 +236,7 @@ def test_turns_are_scored_as_objects_and_as_messages():
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, *MESSAGES]}, "images, .* left out: 1"),
     ({"messages": [*MESSAGES, MESSAGES[2]]}, "results that answer no call, .*: 1"),
     ({"prompt": "p", "steps": ["a"], "tools": "no list"} | {"tools": [3]}, "tools is .*expected a list of function"),
-    ({"prompt": "p", "steps": [{"text": "a", "calls": [{"name": ""}]}]}, "call 0 of step 0 has no name"),
+    ({"prompt": "p", "steps": [{"text": "a", "calls": [{"arguments": {}}]}]}, "call 0 of step 0 has no name"),
     ({"prompt": "p", "steps": [{"text": "a", "context": [{"role": "x"}]}]}, "context 0 of step 0 has the role 'x'"),
 ])
 def test_a_conversation_that_cannot_be_scored_whole_is_refused(record, reason):
