@@ -35,7 +35,7 @@ from prm_core.stages.base import model_path
 from prm_core.training.policy.loop import Trained, train_policy
 from prm_core.types import Problem
 
-OUTCOME, PPO, PRIME = "outcome only", "outcome, PPO", "PRIME"
+OUTCOME, PPO, PRIME, RAW = "outcome only", "outcome, PPO", "PRIME", "process sum"
 CONFIGURED = "configured"
 PLAIN = {"credit": "to_go", "gate": False, "chain_filter": "none", "left_out": 0, "turn_weight": 0.0,
          "process_sets": False}
@@ -45,7 +45,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     CONFIGURED: {},
     OUTCOME: _GRPO,
     "outcome, λ-GRPO": _GRPO | {"process_sets": True},
-    "process sum": _GRPO | {"outcome_weight": 0.0, "process_weight": 1.0, "baseline": "step"},
+    RAW: _GRPO | {"outcome_weight": 0.0, "process_weight": 1.0, "baseline": "step"},
     "hybrid of sums": _GRPO | {"outcome_weight": 0.3, "process_weight": 0.7, "baseline": "step"},
     "min form": _GRPO | {"outcome_weight": 0.1, "process_weight": 0.9, "form": "min", "baseline": "token",
                          "scale": "none"},
@@ -225,6 +225,12 @@ def bars_of(found: Mapping[str, Mapping[str, Result]], *, agents: bool) -> list[
         bars.append(Bar(f"sampled tokens to the last dev outcome of {OUTCOME}, share of its own, median of seeds",
                         statistics.median(shares), min(shares), max(shares), "<= 0.5",
                         statistics.median(shares) <= 0.5))
+    for way, asked in ((CONFIGURED, "<= 2"), (RAW, "reported")):
+        falls = [100 * (max(value for _, value in one.curve) - one.curve[-1][1]) for one in found.get(way, {}).values()]
+        if falls:
+            fall, what = statistics.median(falls), f"right on dev problems: {way}'s best - its last, points"
+            bars.append(Bar(f"{what}, median of seeds", fall, min(falls), max(falls), asked,
+                            asked == "reported" or fall <= 2))
     return bars
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.policy import settings_of, train
+from benchmarks.policy import RAW, settings_of, train
 from benchmarks.report import Bar, write_as
 from prm_core import config as configuration
 from prm_core.evaluation.judged_chains import Plan, sample_chains
@@ -27,7 +27,7 @@ from prm_core.sampling.rollouts import without_long
 from prm_core.stages.base import model_path
 from prm_core.types import Problem
 
-WAY, MOST = "process sum", 3.0
+MOST = 3.0
 EVERY, SAMPLES = 2, 8
 
 
@@ -51,7 +51,7 @@ def measure(workspace: Path, updates: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
         chains = sample_chains(policy, problems, "dev-policy", plan, Path(work))
     base = statistics.mean(float(chain.right) for chain in chains)
-    settings = dataclasses.replace(settings_of(config, WAY, updates, guarded=True), eval_every=EVERY,
+    settings = dataclasses.replace(settings_of(config, RAW, updates, guarded=True), eval_every=EVERY,
                                    eval_problems=len(problems), eval_samples=SAMPLES)
     _, trained = train(workspace, config, settings, config.seed)
     curve = [(record["update"], record["dev/outcome"]) for record in trained.history if "dev/outcome" in record]

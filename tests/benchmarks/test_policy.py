@@ -52,7 +52,9 @@ def test_bars_hold_where_the_gain_does():
     assert bars["right: outcome, PPO - outcome only, points"].holds
     lucky = policy.bars_of(found, agents=True)[1]
     assert (lucky.value, lucky.holds) == (pytest.approx(-20.0), True)
-    assert policy.bars_of({policy.CONFIGURED: {"a": better}}, agents=False) == []
+    [fall] = policy.bars_of({policy.CONFIGURED: {"a": result(curve=[(4, 0.5), (8, 0.47)])}}, agents=False)
+    assert (fall.value, fall.holds) == (pytest.approx(3.0), False)
+    assert policy.bars_of({policy.CONFIGURED: {"a": better}}, agents=True) == []
 
 
 def test_what_is_never_reached_costs_everything():
