@@ -157,6 +157,19 @@ def logged_at(folder: Path) -> float:
     return datetime.fromisoformat(made).replace(tzinfo=UTC).timestamp()
 
 
+def logged_example(folder: Path) -> dict[str, Any] | None:
+    """The request that a model was logged with, as its server would be sent it; None where there is none.
+
+    Args:
+        folder: as of `logged_settings`.
+    """
+    from mlflow.models import Model
+
+    root = folder.parents[1]
+    sent = Model.load(str(root)).get_serving_input(str(root))
+    return None if sent is None else json.loads(sent)
+
+
 def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
     """Registers a logged model as the next version of `name`, with its tags."""
     import mlflow
