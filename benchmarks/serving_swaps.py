@@ -38,8 +38,8 @@ from prm_core import config as configuration
 from prm_core.types import Step
 
 CLOSE_ENOUGH = 1e-4
-SESSION_STEPS, BRANCHES = 12, 8
-POLL, WAIT, DRAIN_DELAY = 0.5, 60.0, 2.0
+SESSION_STEPS, BRANCHES = 10, 8
+POLL, WAIT, DRAIN_DELAY = 0.5, 300.0, 2.0
 ALIAS = "champion"
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -345,7 +345,8 @@ class Bench:
 
         chains = {json.dumps(one): one for answer in answers for one in answer.question.chains}
         given = [(prompt, [Step(text) for text in texts]) for prompt, texts in chains.values()]
-        plain = {model: dict(zip(chains, [score.step_scores for score in load_scorer(folder).score(given)], strict=True))
+        plain = {model: {key: score.step_scores for key, score in zip(chains, load_scorer(folder).score(given),
+                                                                      strict=True)}
                  for model, folder in self._models.items()}
         found = {"wrong": 0, "mixed": 0, "told_apart": 0, "largest_difference": 0.0}
         for answer in answers:
