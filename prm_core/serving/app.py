@@ -6,6 +6,7 @@ Scoring is in `service.py`, starting it in `prm_core/cli/scoring/serve.py`.
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ from prm_core.serving.swap.watcher import Watcher
 
 # Where a worker process, which imports this module anew, finds what it serves.
 MODEL, ALIAS, WORKSPACE = "PRM_SERVED_MODEL", "PRM_SERVED_ALIAS", "PRM_SERVED_WORKSPACE"
-# In the folder that they share.
-BELL_FILE = "reload"
+# In the folder that they share: what has the others look at the registry, and the version that took over last.
+BELL_FILE, TAKEN_FILE = "reload", "model"
 
 
 def settings_of(workspace: Path) -> Config:
@@ -52,9 +53,13 @@ def load(uri: str, workspace: Path) -> Served:
     Raises InputError as `model_registry.reward_model_folder` and `load_any_scorer` do, and for a model without step
     scores.
     """
-    folder = model_registry.reward_model_folder(uri, workspace)
+    # What was fetched is in memory then, and else would stay on the disk with every version.
+    with tempfile.TemporaryDirectory() as fetched:
+        return _load(uri, model_registry.reward_model_folder(uri, workspace, Path(fetched)), settings_of(workspace))
+
+
+def _load(uri: str, folder: Path, here: Config) -> Served:
     registered = uri.startswith(model_registry.SCHEMES)
-    here = settings_of(workspace)
     settings = model_registry.logged_settings(folder) if registered else here.serve
     scorer = load_any_scorer(folder, batch_size=settings.batch_size)
     service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl), Promises.load(folder),
@@ -88,10 +93,9 @@ def build(served: Served, workspace: Path, alias: str | None = None) -> Edge:
     recent = Recent(settings.swap.shadow if alias else 0)
     watcher = None
     if alias:
-        shared = os.environ.get(SHARED)
-        watcher = Watcher(current, recent, partial(_find, alias, workspace),
-                          partial(load, workspace=workspace), settings.swap, metrics,
-                          Bell(Path(shared, BELL_FILE) if shared else None))
+        shared = _shared()
+        watcher = Watcher(current, recent, partial(_find, alias, workspace), partial(load, workspace=workspace),
+                          settings.swap, metrics, Bell(shared and shared / BELL_FILE), shared and shared / TAKEN_FILE)
     return Edge(current, settings.http, keys, metrics, recent, watcher, webhook)
 
 
@@ -105,4 +109,13 @@ def create_app() -> Edge:
     """The application of one of several worker processes."""
     workspace = Path(os.environ[WORKSPACE])
     configure(settings_of(workspace).http.log_texts)
-    return build(load(os.environ[MODEL], workspace), workspace, os.environ.get(ALIAS))
+    shared = _shared()
+    taken = shared and shared / TAKEN_FILE
+    # One that takes the place of a process that has died goes on where that was.
+    model = taken.read_text(encoding="utf-8") if taken and taken.exists() else os.environ[MODEL]
+    return build(load(model, workspace), workspace, os.environ.get(ALIAS))
+
+
+def _shared() -> Path | None:
+    """The folder that several worker processes share; None of a server of one."""
+    return Path(os.environ[SHARED]) if os.environ.get(SHARED) else None

@@ -6,9 +6,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from prm_core.config import SwapConfig
 from prm_core.errors import InputError
+from prm_core.platform import store
 from prm_core.serving.metrics import Metrics
 from prm_core.serving.swap.bell import Bell
 from prm_core.serving.swap.current import Current, Served
@@ -36,6 +38,7 @@ class Watcher:
         config: how often, and what a version must keep within.
         metrics: where it is counted.
         bell: see there.
+        taken: a file that names the version that took over last, for processes that start later; None without.
 
     Attributes:
         alert: why the version that the alias points to is not served, None where it is.
@@ -43,11 +46,11 @@ class Watcher:
 
     def __init__(
         self, current: Current, recent: Recent, find: Callable[[], str], load: Callable[[str], Served],
-        config: SwapConfig, metrics: Metrics, bell: Bell,
+        config: SwapConfig, metrics: Metrics, bell: Bell, taken: Path | None = None,
     ) -> None:
         self._current, self._recent = current, recent
         self._find, self._load = find, load
-        self._config, self._metrics, self._bell = config, metrics, bell
+        self._config, self._metrics, self._bell, self._taken = config, metrics, bell, taken
         self._refused = self._lost = ""
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="prm-watcher", daemon=True)
@@ -137,6 +140,11 @@ class Watcher:
         self._say(None)
         self._refused = ""
         log.info("%s has taken over from %s", wanted, before.source)
+        if self._taken is not None:
+            try:
+                store.write_text(self._taken, wanted)
+            except OSError as error:
+                log.warning("a process that starts later begins with an earlier version (%s)", error.strerror)
         self._current.retire(before)
 
     def _refuse(self, wanted: str, outcome: str, what: str, error: Exception) -> None:
