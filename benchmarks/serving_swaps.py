@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -340,27 +340,37 @@ class Bench:
         return asyncio.run(self._under_load(1, work))
 
     def check(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """How many answers are wrong, and of these of mixed versions; and of how many the versions differ."""
+        """The answers beside plain scores, as `judged` has it."""
         from prm_core.scoring.scorer import load_scorer
 
         chains = {json.dumps(one): one for answer in answers for one in answer.question.chains}
         given = [(prompt, [Step(text) for text in texts]) for prompt, texts in chains.values()]
-        plain = {model: {key: score.step_scores for key, score in zip(chains, load_scorer(folder).score(given),
-                                                                      strict=True)}
-                 for model, folder in self._models.items()}
-        found = {"wrong": 0, "mixed": 0, "told_apart": 0, "largest_difference": 0.0}
-        for answer in answers:
-            away: dict[str, list[float]] = {
-                model: [abs(a - b) for one, scores in zip(answer.question.chains, answer.scores, strict=True)
-                        for a, b in zip(scores, known[json.dumps(one)][-len(scores) :], strict=True)]
-                for model, known in plain.items()}
-            own = max(away[answer.model])
-            found["told_apart"] += any(max(away[model]) > 10 * CLOSE_ENOUGH for model in away if model != answer.model)
-            found["largest_difference"] = max(found["largest_difference"], own)
-            if own > CLOSE_ENOUGH:
-                found["wrong"] += 1
-                found["mixed"] += all(min(each) <= CLOSE_ENOUGH for each in zip(*away.values(), strict=True))
-        return found
+        return judged(answers, {model: {
+            key: score.step_scores for key, score in zip(chains, load_scorer(folder).score(given), strict=True)}
+            for model, folder in self._models.items()})
+
+
+def judged(answers: Sequence[Answer], plain: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+    """How many answers are wrong, and of these of mixed versions; and of how many the versions differ.
+
+    Args:
+        plain: of each version, scores of the steps of each chain, by its JSON.
+    """
+    found = {"wrong": 0, "mixed": 0, "told_apart": 0, "largest_difference": 0.0}
+    for answer in answers:
+        known = {model: [value for one, scores in zip(answer.question.chains, answer.scores, strict=True)
+                         for value in of[json.dumps(one)][-len(scores) :]] for model, of in plain.items()}
+        said = [value for scores in answer.scores for value in scores]
+        away = {model: [abs(a - b) for a, b in zip(said, values, strict=True)] for model, values in known.items()}
+        own = max(away[answer.model])
+        found["told_apart"] += any(abs(a - b) > 10 * CLOSE_ENOUGH for values in known.values()
+                                   for a, b in zip(values, known[answer.model], strict=True))
+        found["largest_difference"] = max(found["largest_difference"], own)
+        if own > CLOSE_ENOUGH:
+            found["wrong"] += 1
+            found["mixed"] += (all(min(each) <= CLOSE_ENOUGH for each in zip(*away.values(), strict=True))
+                               and min(max(each) for each in away.values()) > CLOSE_ENOUGH)
+    return found
 
 
 def bars(given: argparse.Namespace, phases: dict[str, Phase], checked: dict[str, dict[str, Any]]) -> list[Bar]:
