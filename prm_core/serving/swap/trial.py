@@ -14,6 +14,8 @@ from prm_core.serving.swap.recent import Seen
 
 # Trajectories from which on a difference of scores says something of the version.
 ENOUGH = 16
+# Of them, that are scored in one request.
+TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,14 @@ def compare(served: Served, seen: Sequence[Seen]) -> Difference:
     """
     differences: list[float] = []
     changed, threshold = 0, served.defaults["threshold"]
-    for one in seen:
-        # One after the other: the version that answers meanwhile is on the same machine.
-        scores = _scores(one.request, *served.service.answer([one.request], **served.defaults))
-        for before, now in zip(one.step_scores, scores, strict=True):
-            differences.append(abs(now - before))
-            changed += (now < threshold) != (before < threshold)
+    # A few at a time: the version that answers meanwhile is on the same machine.
+    for start in range(0, len(seen), TOGETHER):
+        some = seen[start : start + TOGETHER]
+        for one, answer in zip(some, served.service.answer([one.request for one in some], **served.defaults),
+                               strict=True):
+            for before, now in zip(one.step_scores, _scores(one.request, answer), strict=True):
+                differences.append(abs(now - before))
+                changed += (now < threshold) != (before < threshold)
     count = max(len(differences), 1)
     return Difference(len(seen), len(differences), sum(differences) / count, max(differences, default=0.0),
                       changed / count)
