@@ -199,7 +199,7 @@ class Bench:
         self._given, self._workspace = given, folder
         self._numbers = itertools.count()
         settings = yaml.safe_load((ROOT / configuration.PARAMS_FILE).read_text())
-        settings["swap"] = {"poll": POLL, "max_difference": 1.0}
+        settings["swap"] = {"poll": POLL, "shadow": 64, "max_difference": 1.0}
         settings["http"] = {"drain_delay": DRAIN_DELAY}
         (folder / configuration.PARAMS_FILE).write_text(yaml.safe_dump(settings))
         with socket.socket() as probe:
