@@ -3,6 +3,7 @@ store or a folder."""
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -54,7 +55,8 @@ def serve(
         model, followed = f"models:/{name}/{version.version}", f"models:/{name}@{alias}"
         typer.echo(f"serving {model} ({alias}) on http://{host}:{port}/invocations", err=True)
     # Here, so that a model that does not load is one line, whatever the number of processes.
-    settings = app.settings_of(workspace).http
+    whole = app.settings_of(workspace)
+    settings = whole.http
     edge = app.build(app.load(model, workspace), workspace, followed)
     how = {"host": host, "port": port, "log_config": None, "access_log": False,
            "timeout_graceful_shutdown": settings.drain_timeout}
@@ -68,4 +70,7 @@ def serve(
     with tempfile.TemporaryDirectory() as shared:
         os.environ |= {app.MODEL: model, app.WORKSPACE: str(workspace.resolve()), SHARED: shared,
                        **({app.ALIAS: followed} if followed else {})}
-        uvicorn.run("prm_core.serving.app:create_app", factory=True, workers=workers, **how)
+        # A process that loads a model, the first or another one, does not answer its supervisor meanwhile, which by
+        # default kills it after five seconds with all that was asked of it.
+        uvicorn.run("prm_core.serving.app:create_app", factory=True, workers=workers,
+                    timeout_worker_healthcheck=math.ceil(whole.engine.deadline), **how)
