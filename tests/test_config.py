@@ -190,6 +190,8 @@ def test_no_list_takes_a_thing_twice():
     (("validate", "correct_share"), [float("nan"), 0.5], "finite"),
     (("evaluate", "best_of"), [1, 32], "32 is more than evaluate.samples 16"),
     (("evaluate", "best_of"), [0, 1], "greater than 0"),
+    (("http",), {"drain_timeout": 59}, "http.drain_timeout: is 59, and requests may take engine.deadline 60 s"),
+    (("swap",), {"poll": 0.0}, "swap.poll: Input should be greater than 0"),
     (("evaluate", "best_of"), [True, 2], "expected a number"),
     (("warmup", "heads"), 5, "5 does not divide warmup.hidden_size 96"),
     (("train_policy", "advantages"), {"outcome_weight": 0, "process_weight": 0}, "nothing would be rewarded"),

@@ -27,6 +27,7 @@ from prm_core.config.service import (
     RegisterConfig,
     SearchConfig,
     ServeConfig,
+    SwapConfig,
 )
 from prm_core.config.training import (
     IMPLICIT,
@@ -69,6 +70,7 @@ __all__ = [
     "RolloutConfig",
     "SearchConfig",
     "ServeConfig",
+    "SwapConfig",
     "ValidateConfig",
     "VerifierConfig",
     "WarmupConfig",

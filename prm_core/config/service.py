@@ -91,5 +91,17 @@ class HttpConfig:
     drain_delay: NonNegativeFloat = setting(
         "seconds from SIGTERM on in which /ready says no and requests are answered, so that a load balancer notices",
         default=0.0)
-    drain_timeout: PositiveInt = setting("seconds that requests have to end before the server does", default=30)
+    drain_timeout: PositiveInt = setting("seconds that requests have to end before the server does", default=60)
     log_texts: bool = setting("whether the log holds the start of each request's body", default=False)
+
+
+@section
+class SwapConfig:
+    """How `prm serve` goes with the alias that it serves."""
+
+    poll: PositiveFloat = setting("seconds between two looks at where the alias points", default=10.0)
+    shadow: NonNegativeInt = setting("trajectories, the last ones, on which a new version is tried", default=256)
+    max_difference: Share = setting("mean difference of its scores of them from the served version's; a version beyond "
+                                    "it does not take over", default=0.5)
+    webhook_secret: str = setting("file with the secret of MLflow's webhook; empty: POST /reload takes API keys alone",
+                                  default="")

@@ -33,6 +33,7 @@ from prm_core.config.service import (
     RegisterConfig,
     SearchConfig,
     ServeConfig,
+    SwapConfig,
 )
 from prm_core.config.training import IMPLICIT, PolicyTrainingConfig, ProbeConfig, RewardTrainingConfig
 from prm_core.config.values import Text, faults, is_alias, section, setting, truth_for_a_number, unknown
@@ -69,6 +70,7 @@ class Config:
     serve: ServeConfig
     engine: EngineConfig = setting(default=EngineConfig())
     http: HttpConfig = setting(default=HttpConfig())
+    swap: SwapConfig = setting(default=SwapConfig())
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:
@@ -135,6 +137,9 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         yield "train_policy.guard.require_probe", (
             f"is about the run's own prm, which alone is probed, and train_policy.reward_model is "
             f"{config.train_policy.reward_model}: try that one by `prm probe`, and set require_probe to false")
+    if config.http.drain_timeout < config.engine.deadline:
+        yield "http.drain_timeout", (f"is {config.http.drain_timeout}, and requests may take engine.deadline "
+                                     f"{config.engine.deadline:g} s: those that were taken in last would be cut off")
     if promote.alias == promote.challenger_alias:
         yield "promote.challenger_alias", f"is {promote.alias!r} too: every new version would be the champion"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,7 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from prm_core.serving.engine.observer import Observer
 
@@ -76,7 +77,7 @@ class Metrics(Observer):
                                  "verdict")
         self._alarms = counter("alarms", "Trajectories whose stopping alarm is raised.").labels(model_name)
         self._calibrated = calibrated
-        self._age = gauge("calibration_age_seconds", "Seconds since the served model was calibrated.", "max")
+        self._age = gauge("calibration_age_seconds", "Seconds since the served model was calibrated.", "livemax")
         # Of the service and its engine.
         self._prompt_tokens = counter("prompt_tokens", "Tokens of the trajectories that were scored."
                                       ).labels(model_name)
@@ -93,7 +94,17 @@ class Metrics(Observer):
                                       ).labels(model_name)
         self._result_hits = counter("result_cache_hits", "Of these, those found.").labels(model_name)
         self._kv_usage = gauge("kv_cache_usage_perc", "Share of the bytes for kept prefixes that is used, 0 to 1.",
-                              "max")
+                              "livemax")
+        # Of versions that take over.
+        self._swaps = counter("model_swaps", "Versions that were to take over, by what came of it: done, not_loaded, "
+                              "not_passed.", "outcome")
+        self._registry_failures = counter("registry_failures", "Looks at the registry that it did not answer."
+                                          ).labels(model_name)
+        self._alert = gauge("model_swap_alert", "1 where the alias points to a version that is not served.", "livemax")
+        self._difference = gauge("shadow_score_difference", "Mean difference of the last new version's scores of "
+                                 "recent trajectories from those that were given.", "livemax")
+        self._changed = gauge("shadow_verdicts_changed", "Share of their steps that it calls right instead of wrong, "
+                              "or the other way round.", "livemax")
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """A request that was answered, whatever the answer."""
@@ -118,6 +129,27 @@ class Metrics(Observer):
         self._verdicts.labels(self._model_name, verdict).inc()
         if alarm:
             self._alarms.inc()
+
+    def serves(self, calibrated: float | None) -> None:
+        """Another version answers from now on; `calibrated` as of the first one."""
+        self._calibrated = calibrated
+
+    def swapped(self, outcome: str) -> None:
+        """What came of a version that was to take over: `done`, `not_loaded`, `not_passed`."""
+        self._swaps.labels(self._model_name, outcome).inc()
+
+    def compared(self, difference: float, changed: float) -> None:
+        """How a new version's scores of recent trajectories differ, on average, and what share of verdicts changed."""
+        self._difference.set(difference)
+        self._changed.set(changed)
+
+    def alerted(self, alert: bool) -> None:
+        """Whether the alias points to a version that is not served."""
+        self._alert.set(alert)
+
+    def registry_failed(self) -> None:
+        """The registry did not say where the alias points."""
+        self._registry_failures.inc()
 
     def queued(self, running: int, waiting: int) -> None:
         self._running.set(running)
@@ -147,6 +179,16 @@ class Metrics(Observer):
             self._age.set(time.time() - self._calibrated)
         if SHARED not in os.environ:
             return generate_latest(self._registry)
+        _forget_ended(Path(os.environ[SHARED]))
         shared = CollectorRegistry()
         MultiProcessCollector(shared)
         return generate_latest(shared)
+
+
+def _forget_ended(shared: Path) -> None:
+    """Has worker processes that have ended count no more in what is so now; what they have counted stays."""
+    for number in {file.stem.rpartition("_")[2] for file in shared.glob("gauge_live*.db")}:
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            mark_process_dead(int(number), str(shared))

@@ -157,6 +157,19 @@ def logged_at(folder: Path) -> float:
     return datetime.fromisoformat(made).replace(tzinfo=UTC).timestamp()
 
 
+def logged_example(folder: Path) -> dict[str, Any] | None:
+    """The request that a model was logged with, as its server would be sent it; None where there is none.
+
+    Args:
+        folder: as of `logged_settings`.
+    """
+    from mlflow.models import Model
+
+    root = folder.parents[1]
+    sent = Model.load(str(root)).get_serving_input(str(root))
+    return None if sent is None else json.loads(sent)
+
+
 def add_version(workspace: Path, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
     """Registers a logged model as the next version of `name`, with its tags."""
     import mlflow
@@ -310,12 +323,14 @@ def _is_gone(description: str) -> bool:
     return False
 
 
-def reward_model_folder(uri: str, workspace: Path) -> Path:
+def reward_model_folder(uri: str, workspace: Path, into: Path | None = None) -> Path:
     """The local reward-model folder a URI names.
 
     Args:
         uri: a folder, or an MLflow model (`models:/prm@champion`, `models:/prm/3`, `runs:/<id>/reward_model`).
         workspace: whose tracking store knows the model.
+        into: where a registered version is put whose artifacts lie elsewhere than on this disk; MLflow otherwise makes
+            a folder that nobody removes.
 
     Raises:
         InputError: no such folder, no such model, or a model that is no reward model of ours.
@@ -334,7 +349,8 @@ def reward_model_folder(uri: str, workspace: Path) -> Path:
                          "workspace that registered it, or set MLFLOW_TRACKING_URI")
     tracking.use_store(workspace)
     try:
-        local = Path(mlflow.artifacts.download_artifacts(uri))
+        elsewhere = into if into is not None and _lies_elsewhere(uri) else None
+        local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=elsewhere and str(elsewhere)))
     except (MlflowException, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(f"--model {uri}: {tracking.tracking_uri(workspace)} has no such model ({reason}); "
@@ -344,3 +360,11 @@ def reward_model_folder(uri: str, workspace: Path) -> Path:
     if len(found) != 1:
         raise InputError(f"--model {uri}: not a reward model logged by the register stage")
     return found[0]
+
+
+def _lies_elsewhere(uri: str) -> bool:
+    """Whether a registered version's artifacts are to be fetched; they are copied where MLflow is told a place."""
+    from mlflow.tracking import MlflowClient
+
+    named = re.fullmatch(r"models:/([^/@]+)/(\d+)", uri)
+    return bool(named) and not MlflowClient().get_model_version_download_uri(*named.groups()).startswith(("/", "file:"))

@@ -195,6 +195,15 @@ class ScoringService:
         """Has an observer told from now on what the service does."""
         self._engine.observer = observer
 
+    @property
+    def has_room(self) -> bool:
+        """Whether what is asked now would be taken in."""
+        return self._engine.has_room
+
+    def close(self) -> None:
+        """Takes nothing more in; returns when all that was taken in has its answer."""
+        self._engine.close()
+
     def answer(
         self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
     ) -> list[ScoringAnswer]:

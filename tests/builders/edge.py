@@ -14,11 +14,12 @@ from prm_core.config import EngineConfig, HttpConfig
 from prm_core.scoring.conformal import NO_PROMISES, Promises
 from prm_core.scoring.scorer import ChainScorer
 from prm_core.serving.cache import ScoreCache
-from prm_core.serving.http.asked import Served
 from prm_core.serving.http.edge import Edge
 from prm_core.serving.http.keys import ApiKeys
 from prm_core.serving.metrics import Metrics
 from prm_core.serving.service import ENGINE, ScoringService
+from prm_core.serving.swap.current import Current, Served
+from prm_core.serving.swap.recent import Recent
 from tests.builders.scorer import FakeScorer
 
 JSON = "application/json"
@@ -33,7 +34,8 @@ def edge(
     """The application, which keeps the scores of so many chains; `limits` are settings of `HttpConfig`."""
     service = ScoringService(scorer or FakeScorer(), ScoreCache(kept, 60.0), promises, engine)
     served = Served(service, DEFAULTS, "prm", SOURCE, calibrated)
-    return Edge(served, HttpConfig(**limits), ApiKeys(keys) if keys else None, Metrics("prm", calibrated))
+    return Edge(Current(served), HttpConfig(**limits), ApiKeys(keys) if keys else None, Metrics("prm", calibrated),
+                Recent(0))
 
 
 def ask(client: TestClient, path: str, values: Any) -> Any:

@@ -18,9 +18,10 @@ import pytest
 
 from prm_core import config as configuration
 from prm_core.errors import OverloadError
-from prm_core.platform import store
+from prm_core.platform import store, tracking
 from prm_core.scoring.conformal import NO_PROMISES
 from prm_core.scoring.scorer import load_scorer
+from prm_core.serving.model_registry import add_version, log_reward_model
 from prm_core.serving.promotion import promote
 from prm_core.serving.service import ScoringService
 from prm_core.stages.base import execute
@@ -48,6 +49,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         execute("register", root)
         promote(root, configuration.load(root).promote)
+    # Random weights say anything of what was asked of late.
+    with (root / configuration.PARAMS_FILE).open("a") as params:
+        params.write("swap:\n  max_difference: 1.0\n")
     return root
 
 
@@ -208,3 +212,25 @@ def test_scores_of_a_file_are_those_over_http(server, workspace, tmp_path, monke
     (prediction,) = ask(server, {"prompt": PROMPT, "steps": STEPS}).json()["predictions"]
     assert row["step_scores"] == pytest.approx(prediction["step_scores"], abs=1e-6)
     assert row["error_steps"] == prediction["error_steps"]
+
+
+def test_the_server_goes_with_the_alias(server, workspace, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    other = tiny_reward_model(tmp_path / "prm", seed=1)
+    run = tracking.start_run(workspace, "by hand", {})
+    logged = log_reward_model(workspace, run, other, configuration.load(workspace).serve)
+    made = add_version(workspace, "prm", logged, {})
+    tracking.end_run(workspace, run, "FINISHED")
+    client = tracking.connect(workspace)
+    for version, folder in ((made.version, other), (1, workspace / "artifacts/train_prm/prm")):
+        client.set_registered_model_alias("prm", "champion", str(version))
+        assert httpx.post(f"{server}/reload").status_code == 202
+        for _ in range(START_SECONDS * 10):
+            response = ask(server, {"prompt": PROMPT, "steps": STEPS})
+            if response.headers["x-model"] == f"models:/prm/{version}":
+                break
+            time.sleep(0.1)
+        [expected] = load_scorer(folder).score([(PROMPT, [Step(text) for text in STEPS])])
+        assert response.json()["predictions"][0]["step_scores"] == pytest.approx(expected.step_scores, abs=1e-6)
+        assert httpx.get(f"{server}/ready").json() == {
+            "ready": True, "draining": False, "model": f"models:/prm/{version}", "alert": None}

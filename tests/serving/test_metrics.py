@@ -37,6 +37,10 @@ def shown() -> set[str]:
     metrics.passed(3, 0.1, 0.5)
     metrics.scored(3, 1)
     metrics.looked_up(2, 1)
+    metrics.swapped("done")
+    metrics.compared(0.1, 0.0)
+    metrics.alerted(False)
+    metrics.registry_failed()
     return names(metrics.render().decode())
 
 
@@ -65,3 +69,12 @@ def test_what_several_processes_count_is_told_together(tmp_path) -> None:
     assert 'prm:step_score_count{model_name="prm"} 2.0' in done.stdout
     assert 'prm:prompt_tokens_total{model_name="prm"} 6.0' in done.stdout
     assert 'prm:trajectories_total{model_name="prm",verdict="clean"} 2.0' in done.stdout
+
+
+def test_a_process_that_has_ended_has_no_requests_any_more(tmp_path) -> None:
+    script = "from prm_core.serving.metrics import Metrics; Metrics('prm').queued(5, 2)"
+    environment = {**os.environ, SHARED: str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, env=environment)
+    told = subprocess.run([sys.executable, "-c", f"{script}; print(Metrics('prm').render().decode())"], cwd=ROOT,
+                          capture_output=True, text=True, check=True, env=environment).stdout
+    assert 'prm:num_requests_running{model_name="prm"} 5.0' in told

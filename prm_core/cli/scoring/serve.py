@@ -3,6 +3,7 @@ store or a folder."""
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -26,8 +27,8 @@ def serve(
 ) -> None:
     """Serve step scores over HTTP: POST /invocations and what else /openapi.json lists.
 
-    Limits, API keys and logs are the section `http` of params.yaml. The alias is resolved when the server
-    starts; after a promotion, start it again.
+    Limits, API keys and logs are the section `http` of params.yaml. A server of an alias goes with it: when it moves,
+    the new version is tried beside the old and takes over, as the section `swap` says.
     """
     import uvicorn
 
@@ -41,6 +42,9 @@ def serve(
     if model and alias:
         raise InputError("--model and --alias both name a model; give one of them")
     check_port(host, port)
+    followed = model if model and model.startswith("models:/") and "@" in model else None
+    if followed:
+        model = model_registry.pinned(followed, workspace)
     if model is None:
         config = configuration.load(workspace)
         name, alias = config.register.model_name, alias or config.promote.alias
@@ -48,11 +52,12 @@ def serve(
         if version is None:
             raise InputError(f"model {name!r} has no {alias} in {tracking.tracking_uri(workspace)}; "
                              "`prm run` registers a version and `prm promote` makes it the champion")
-        model = f"models:/{name}/{version.version}"
+        model, followed = f"models:/{name}/{version.version}", f"models:/{name}@{alias}"
         typer.echo(f"serving {model} ({alias}) on http://{host}:{port}/invocations", err=True)
     # Here, so that a model that does not load is one line, whatever the number of processes.
-    settings = app.settings_of(workspace).http
-    edge = app.build(app.load(model, workspace), workspace)
+    whole = app.settings_of(workspace)
+    settings = whole.http
+    edge = app.build(app.load(model, workspace), workspace, followed)
     how = {"host": host, "port": port, "log_config": None, "access_log": False,
            "timeout_graceful_shutdown": settings.drain_timeout}
     if not settings.keys and not is_loopback(host):
@@ -63,5 +68,9 @@ def serve(
         return
     del edge
     with tempfile.TemporaryDirectory() as shared:
-        os.environ |= {app.MODEL: model, app.WORKSPACE: str(workspace.resolve()), SHARED: shared}
-        uvicorn.run("prm_core.serving.app:create_app", factory=True, workers=workers, **how)
+        os.environ |= {app.MODEL: model, app.WORKSPACE: str(workspace.resolve()), SHARED: shared,
+                       **({app.ALIAS: followed} if followed else {})}
+        # A process that loads a model, the first or another one, does not answer its supervisor meanwhile, which by
+        # default kills it after five seconds with all that was asked of it.
+        uvicorn.run("prm_core.serving.app:create_app", factory=True, workers=workers,
+                    timeout_worker_healthcheck=math.ceil(whole.engine.deadline), **how)

@@ -95,6 +95,7 @@ class Engine:
 
     Attributes:
         incremental: whether they can.
+        has_room: whether a request is taken in: no from one that was not until half the room is free again.
         observer: is told what it does.
     """
 
@@ -112,6 +113,7 @@ class Engine:
         self._arrived: list[Request] = []
         self._running: list[Request] = []
         self._size = 0
+        self.has_room = True
         self._thread: threading.Thread | None = None
         self._closed = False
         self._batch, self._piece = Pace(1024), Pace(256)
@@ -162,6 +164,7 @@ class Engine:
             # A request of any size is taken in where nothing waits.
             if self._size and self._size + request.size > self._config.waiting:
                 self._refused += 1
+                self.has_room = False
                 waiting = len(self._arrived) + len(self._running)
                 raise OverloadError(f"{waiting} requests wait, and there is no room for more", self._delay())
             self._size += request.size
@@ -214,6 +217,7 @@ class Engine:
             self._running = [request for request in self._running if not request.done.is_set()]
             size = sum(request.size for request in done)
             self._size -= size
+            self.has_room = self.has_room or self._size <= self._config.waiting // 2
             self._tell()
         self._speed += 0.1 * (size / max(self._busy, 1e-6) - self._speed)
         self._busy = 0.0

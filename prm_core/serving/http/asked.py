@@ -11,31 +11,14 @@ from prm_core.errors import InputError
 from prm_core.platform.steps import parse_steps
 from prm_core.serving.http.body import TooLarge
 from prm_core.serving.metrics import Metrics
-from prm_core.serving.service import ScoringAnswer, ScoringRequest, ScoringService, parse_parameters, parse_request
+from prm_core.serving.service import ScoringAnswer, ScoringRequest, parse_parameters, parse_request
+from prm_core.serving.swap.current import Served
+from prm_core.serving.swap.recent import Recent
 
 # Characters of a token, on average over a context, beyond which no text goes.
 LONGEST_TOKEN = 64
 # A turn with two calls and what a user says to it.
 MESSAGES_A_STEP = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What answers.
-
-    Attributes:
-        service: the model.
-        defaults: parameters of a request that names none.
-        name: the registered model's, or the folder's: the same from version to version.
-        source: the version as the registry has it (`models:/prm/3`), or the folder.
-        calibrated: when, in seconds since 1970; None where that is not known.
-    """
-
-    service: ScoringService
-    defaults: Mapping[str, Any]
-    name: str
-    source: str
-    calibrated: float | None = None
 
 
 @dataclass(slots=True)
@@ -46,12 +29,14 @@ class Asked:
         served: which it is, from the request's first trajectory to its answer.
         limits: what it may ask at once.
         metrics: where it is counted.
+        recent: where what was asked is kept for a while.
         trajectories, steps: how many were scored.
     """
 
     served: Served
     limits: HttpConfig
     metrics: Metrics
+    recent: Recent
     trajectories: int = field(default=0, init=False)
     steps: int = field(default=0, init=False)
 
@@ -97,6 +82,7 @@ class Asked:
                                 said.alarm_step is not None and said.alarm_step >= 0)
             self.steps += len(said.step_scores)
         self.trajectories += len(answers)
+        self.recent.add(self.served.source, requests, answers)
         return answers
 
     def tokens(self, requests: Sequence[ScoringRequest]) -> int:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -22,11 +23,15 @@ from prm_core.config import HttpConfig
 from prm_core.errors import InputError, OverloadError
 from prm_core.serving.http import body, openapi
 from prm_core.serving.http.admission import Admission
-from prm_core.serving.http.asked import Asked, Served
+from prm_core.serving.http.asked import Asked
 from prm_core.serving.http.endpoints import ENDPOINTS, Endpoint
 from prm_core.serving.http.keys import ApiKeys
 from prm_core.serving.http.logs import FIELDS, request_id
+from prm_core.serving.http.webhook import SIGNATURE, Webhook
 from prm_core.serving.metrics import Metrics
+from prm_core.serving.swap.current import Current, Served
+from prm_core.serving.swap.recent import Recent
+from prm_core.serving.swap.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +52,8 @@ GONE = 499
 PAGES = (("/ping", "Whether the server is there"), ("/health", "Whether the server is there"),
          ("/ready", "Whether it takes requests"), ("/version", "Version of MLflow"),
          ("/metrics", "Figures for Prometheus"), ("/openapi.json", "This document"))
+RELOAD = "/reload"
+HOOKS = ((RELOAD, "Has the server look now whether another version is to be served; the body is not read"),)
 # Asked by what knows no key.
 OPEN = ("/ping", "/health", "/ready")
 
@@ -68,30 +75,30 @@ class Edge:
     """The server of one model, as an ASGI application.
 
     Args:
-        served: what answers; setting `served` anew lets the requests that follow be answered by that.
+        current: which version answers.
         limits: what a request may be.
         keys: who may ask; None lets everybody.
         metrics: where all of it is counted.
+        recent: where what was asked is kept for a while.
+        watcher: what has new versions take over, while the application lives; None of a server that stays with one.
+        webhook: who may, besides those with a key, have it look for one.
     """
 
-    def __init__(self, served: Served, limits: HttpConfig, keys: ApiKeys | None, metrics: Metrics) -> None:
+    def __init__(
+        self, current: Current, limits: HttpConfig, keys: ApiKeys | None, metrics: Metrics, recent: Recent,
+        watcher: Watcher | None = None, webhook: Webhook | None = None,
+    ) -> None:
         self.metrics = metrics
-        self.served = served
+        self.current = current
+        current.served.service.report_to(metrics)
         self._limits = limits
         self._keys = keys
+        self._recent = recent
+        self._watcher = watcher
+        self._webhook = webhook
         self._admission = Admission(limits.max_running)
         self._endpoints = {endpoint.path: endpoint for endpoint in ENDPOINTS}
         self._pages = {path: getattr(self, "_" + path.strip("/").replace(".", "_")) for path, _ in PAGES}
-
-    @property
-    def served(self) -> Served:
-        """What answers."""
-        return self._served
-
-    @served.setter
-    def served(self, served: Served) -> None:
-        served.service.report_to(self.metrics)
-        self._served = served
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -104,10 +111,11 @@ class Edge:
             await self._http(Request(scope, receive), receive, send)
 
     async def _http(self, request: Request, receive: Receive, send: Send) -> None:
-        began, served = time.perf_counter(), self.served
+        began = time.perf_counter()
         path, id = request.url.path, request_id(request.headers.get("x-request-id"))
         entry: dict[str, Any] = {"request_id": id, "method": request.method, "path": path[:200]}
-        response = await self._answer(request, served, entry)
+        with self.current.request() as served:
+            response = await self._answer(request, served, entry)
         response.headers["x-request-id"] = id
         response.headers["x-model"] = quote(served.source, safe=":/@")
         response.headers["x-model-version"] = served.service.version
@@ -115,7 +123,7 @@ class Edge:
             response.headers["connection"] = "close"
         await response(request.scope, receive, send)
         seconds = time.perf_counter() - began
-        known = path in self._endpoints or path in self._pages
+        known = path in self._endpoints or path in self._pages or path == RELOAD
         if path not in self._pages:
             self.metrics.answered(path if known else "other", response.status_code, seconds)
             entry |= {"status": response.status_code, "seconds": round(seconds, 6), "model": served.source,
@@ -128,13 +136,15 @@ class Edge:
             self._admit(request, entry)
             page = self._pages.get(request.url.path)
             if page is not None:
-                return page()
-            endpoint = self._endpoints[request.url.path]
+                return page(served)
             content = await self._body(request)
             entry["bytes"] = len(content)
+            if request.url.path == RELOAD:
+                return self._reload(request, content, served, entry)
+            endpoint = self._endpoints[request.url.path]
             if self._limits.log_texts:
                 entry["body"] = content[:LOGGED_BODY].decode(errors="replace")
-            asked = Asked(served, self._limits, self.metrics)
+            asked = Asked(served, self._limits, self.metrics, self._recent)
             said = await self._admission.run(
                 partial(_respond, endpoint, asked, request.headers.get("content-type"), content))
             entry |= {"trajectories": asked.trajectories, "steps": asked.steps}
@@ -159,15 +169,17 @@ class Edge:
     def _admit(self, request: Request, entry: dict[str, Any]) -> None:
         """Raises Refusal where what a request's head says is enough for one."""
         path = request.url.path
-        if self._keys is not None and path not in OPEN:
+        # What is signed instead is looked at when its body is there.
+        signed = path == RELOAD and self._webhook is not None and SIGNATURE in request.headers
+        if self._keys is not None and path not in OPEN and not signed:
             name = self._keys.name(request.headers)
             if name is None:
                 raise Refusal(401, "no API key, or one that is not known; send it as Authorization: Bearer KEY",
                               {"www-authenticate": "Bearer"})
             entry["key"] = name
-        method = "POST" if path in self._endpoints else "GET"
-        if path not in self._endpoints and path not in self._pages:
-            near = difflib.get_close_matches(path[:80], [*self._endpoints, *self._pages], 1)
+        method = "POST" if path in self._endpoints or path == RELOAD else "GET"
+        if path not in self._endpoints and path not in self._pages and path != RELOAD:
+            near = difflib.get_close_matches(path[:80], [*self._endpoints, *self._pages, RELOAD], 1)
             raise Refusal(404, "nothing is here" + (f"; did you mean {near[0]}?" if near else "; see /openapi.json"))
         if request.method != method and (request.method, method) != ("HEAD", "GET"):
             raise Refusal(405, f"{path} is asked by {method}", {"allow": method})
@@ -175,7 +187,8 @@ class Edge:
             return
         if request.url.query:
             raise InputError("parameters in the URL are not read; put them into the body")
-        body.check_type(request.headers.get("content-type"))
+        if path != RELOAD:
+            body.check_type(request.headers.get("content-type"))
         length = request.headers.get("content-length", "")
         if length.isdecimal() and len(length) < 20 and int(length) > self._limits.max_body:
             raise self._too_long()
@@ -199,30 +212,46 @@ class Edge:
     def _too_long(self) -> Refusal:
         return Refusal(413, f"the request is longer than {self._limits.max_body} bytes (http.max_body)")
 
-    def _ping(self) -> Response:
+    def _reload(self, request: Request, content: bytes, served: Served, entry: dict[str, Any]) -> Response:
+        """Has the watcher look now."""
+        if self._webhook is not None and "key" not in entry:
+            if not self._webhook.sent(request.headers, content):
+                raise Refusal(401, "not signed by MLflow's webhook with the secret of swap.webhook_secret, or not now")
+            entry["key"] = "webhook"
+        if self._watcher is None:
+            raise InputError("this server was started with a version and stays with it; start it with an alias")
+        self._watcher.ring()
+        return JSONResponse({"model": served.source}, 202)
+
+    def _ping(self, _: Served) -> Response:
         return PlainTextResponse("\n")
 
     _health = _ping
 
-    def _ready(self) -> Response:
-        ready = self._admission.has_room and not self._admission.draining
-        return JSONResponse({"ready": ready, "draining": self._admission.draining, "model": self.served.source},
-                            200 if ready else 503)
+    def _ready(self, served: Served) -> Response:
+        room = self._admission.has_room and served.service.has_room
+        ready = room and not self._admission.draining
+        return JSONResponse({"ready": ready, "draining": self._admission.draining, "model": served.source,
+                             "alert": self._watcher.alert if self._watcher else None}, 200 if ready else 503)
 
-    def _version(self) -> Response:
+    def _version(self, _: Served) -> Response:
         return PlainTextResponse(importlib.metadata.version("mlflow"))
 
-    def _metrics(self) -> Response:
+    def _metrics(self, _: Served) -> Response:
         return Response(self.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def _openapi_json(self) -> Response:
-        return JSONResponse(openapi.document(ENDPOINTS, PAGES, self.served.source, self._keys is not None))
+    def _openapi_json(self, served: Served) -> Response:
+        return JSONResponse(openapi.document(ENDPOINTS, PAGES, HOOKS, served.source, self._keys is not None))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._watch_for_the_end()
+                if self._watcher is not None:
+                    self._watcher.start()
+            elif self._watcher is not None:
+                await anyio.to_thread.run_sync(self._watcher.stop)
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return

@@ -40,13 +40,16 @@ class ErrorAnswer(BaseModel):
     error: Fault
 
 
-def document(endpoints: Sequence[Endpoint], pages: Sequence[tuple[str, str]], version: str, secured: bool
-             ) -> dict[str, Any]:
+def document(
+    endpoints: Sequence[Endpoint], pages: Sequence[tuple[str, str]], hooks: Sequence[tuple[str, str]], version: str,
+    secured: bool
+) -> dict[str, Any]:
     """An OpenAPI 3.1 document.
 
     Args:
         endpoints: what is asked by POST.
         pages: path and summary of what is there by GET.
+        hooks: path and summary of what is told by POST, without a body.
         version: of the served model.
         secured: whether an API key is asked for.
     """
@@ -65,6 +68,9 @@ def document(endpoints: Sequence[Endpoint], pages: Sequence[tuple[str, str]], ve
     for path, summary in pages:
         paths[path] = {"get": {"operationId": "get_" + path.strip("/").replace(".", "_"), "summary": summary,
                                "responses": {"200": {"description": summary}}}}
+    for path, summary in hooks:
+        paths[path] = {"post": {"operationId": path.strip("/"), "summary": summary, "responses": {
+            "202": {"description": "it looks"}, **faults}}}
     result: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Process reward model", "version": version,

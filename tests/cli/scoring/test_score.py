@@ -305,11 +305,11 @@ def test_serve_loads_a_folder_here_or_has_several_processes_load_it(workspace, m
         serve(model=model, port=port, workers=workers, workspace=workspace)
     (((one,), settings), ((name,), several)) = started
     assert settings == {"host": "127.0.0.1", "port": port, "log_config": None, "access_log": False,
-                        "timeout_graceful_shutdown": 30}
-    assert several == settings | {"workers": 2, "factory": True}
+                        "timeout_graceful_shutdown": 60}
+    assert several == settings | {"workers": 2, "factory": True, "timeout_worker_healthcheck": 60}
     assert name == "prm_core.serving.app:create_app"
     monkeypatch.delenv(SHARED)
-    assert app.create_app().served.source == one.served.source == Path(model).name
+    assert app.create_app().current.served.source == one.current.served.source == Path(model).name
     assert configured == [False] * 3
     with pytest.raises(InputError, match="--model no/model: no reward model there"):
         serve(model="no/model", port=port, workspace=workspace)

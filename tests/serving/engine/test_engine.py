@@ -82,14 +82,19 @@ def test_requests_that_wait_are_read_together():
 def test_a_full_queue_refuses_and_a_deadline_passes():
     scorer = Gated()
     engine = Engine(scorer, EngineConfig(waiting=10, deadline=30.0))
+    assert engine.has_room
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(engine.score, [chain("of any size where nothing waits")])
         assert scorer.entered.wait(10)
         with pytest.raises(OverloadError, match="1 requests wait") as refused:
             engine.score([chain("more")])
         assert refused.value.retry_after >= 1
+        assert not engine.has_room
         scorer.gate.set()
         first.result()
+    while engine.figures().waiting:
+        time.sleep(0.001)
+    assert engine.has_room
     scorer.gate.clear()
     with pytest.raises(OverloadError, match=r"no answer within 0\.05 seconds"):
         engine.score([chain("late")], timeout=0.05)

@@ -379,6 +379,25 @@ def test_a_full_queue_is_503_with_a_time_to_come_back() -> None:
     assert b'prm:admission_rejections_total{model_name="prm",reason="queue_full"} 1.0' in figures
 
 
+def test_it_is_not_ready_while_the_engine_has_no_room() -> None:
+    scorer = Held()
+
+    async def several():
+        app = edge(scorer, engine=EngineConfig(waiting=5))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client:
+            before = (await client.get("/ready")).status_code
+            first = asyncio.create_task(client.post("/invocations", json={"inputs": [ROW]}))
+            await asyncio.to_thread(scorer.entered.acquire)
+            refused, full = await client.post("/invocations", json={"inputs": [ROW]}), await client.get("/ready")
+            scorer.release.set()
+            await first
+            while app.current.served.service.has_room is False:
+                await asyncio.sleep(0.001)
+            return before, refused.status_code, full.status_code, (await client.get("/ready")).status_code
+
+    assert asyncio.run(several()) == (200, 503, 503, 200)
+
+
 def test_on_sigterm_it_is_not_ready_and_still_answers_until_the_delay_or_a_second_one_ends_it(monkeypatch) -> None:
     ended = []
     monkeypatch.setattr(signal, "getsignal", lambda number: lambda *_: ended.append(number))

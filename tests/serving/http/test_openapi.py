@@ -10,7 +10,7 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 from starlette.testclient import TestClient
 
-from prm_core.serving.http.edge import PAGES
+from prm_core.serving.http.edge import HOOKS, PAGES
 from prm_core.serving.http.endpoints import ENDPOINTS
 from tests.builders.edge import edge
 
@@ -39,7 +39,8 @@ def document(client) -> dict[str, Any]:
 
 def test_the_document_is_valid_and_has_every_path(document) -> None:
     OpenAPI.model_validate(document)
-    assert set(document["paths"]) == {endpoint.path for endpoint in ENDPOINTS} | {path for path, _ in PAGES}
+    assert set(document["paths"]) == {endpoint.path for endpoint in ENDPOINTS} | {
+        path for path, _ in (*PAGES, *HOOKS)}
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     assert "security" not in document
