@@ -37,6 +37,7 @@ from prm_core.platform import guard
 API_URL = "PREFECT_API_URL"
 KEY = "PREFECT_SERVER_API_AUTH_STRING"
 START_SECONDS = 120
+DATABASE_URL = "PREFECT_API_DATABASE_CONNECTION_URL"
 RESTARTS = 3
 _TEMPORARY = "--temporary"
 DATABASE = "prefect.db"
@@ -50,7 +51,8 @@ def start() -> None:
     """
     if os.environ.get(API_URL):
         return
-    check_database(_home() / DATABASE)
+    if not os.environ.get(DATABASE_URL):
+        check_database(_home() / DATABASE)
     running = _Temporary()
     # Registered before Prefect registers what it still has to send, and so called after that.
     atexit.register(running.stop)
@@ -107,8 +109,10 @@ def _wait_until_it_answers(process: subprocess.Popen[str], said: list[str]) -> N
             time.sleep(0.2)
             why = next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
             home = os.environ.get("PREFECT_HOME", "")
-            raise InputError(f"Prefect's server does not start ({why}); its database is in {home}: mend it, or move "
-                             "that folder away and a new one is made (past runs are then no longer shown)")
+            raise InputError(f"Prefect's server does not start ({why}); " + (
+                f"{DATABASE_URL} names its database: start that, or correct it" if os.environ.get(DATABASE_URL) else
+                f"its database is in {home}: mend it, or move that folder away and a new one is made (past runs are "
+                "then no longer shown)"))
         time.sleep(0.1)
 
 
@@ -147,8 +151,9 @@ def prepare() -> None:
 
 
 def begin_database(home: Path) -> None:
-    """Puts the prepared database where there is none yet; without one, Prefect makes its own."""
-    if (home / DATABASE).exists() or not _template().is_file():
+    """Puts the prepared database where there is none yet; without one, Prefect makes its own, as it does elsewhere
+    (PREFECT_API_DATABASE_CONNECTION_URL)."""
+    if os.environ.get(DATABASE_URL) or (home / DATABASE).exists() or not _template().is_file():
         return
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home) as folder:
