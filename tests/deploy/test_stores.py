@@ -1,5 +1,5 @@
 """The chain on real stores: a deployment of a Prefect server on PostgreSQL, MLflow on PostgreSQL and S3, DVC's remote on
-S3. One run of the smoke profile, in a scratch clone of HEAD; `make test-services`."""
+the latter. One run of the smoke profile, in a scratch clone of HEAD; `make test-services`."""
 
 from __future__ import annotations
 
