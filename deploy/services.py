@@ -246,8 +246,8 @@ class Services:
         ports = [f"-{name}={number}" for name, number in zip(names, free_ports(len(names)), strict=True)]
         command = ["weed", "-logtostderr", "server", f"-dir={self.folder / 's3'}", f"-ip={HOST}", f"-ip.bind={HOST}",
                    "-s3", f"-s3.port={port}", f"-s3.config={self.folder / KEYS}", "-s3.iam=false",
-                   "-master.telemetry=false", f"-filer.localSocket={self.folder / 'filer.sock'}", "-master.volumeSizeLimitMB=256",
-                   "-volume.max=100", *ports]
+                   "-master.telemetry=false", f"-filer.localSocket={self.folder / 'filer.sock'}",
+                   "-master.volumeSizeLimitMB=256", "-volume.max=100", *ports]
         return Service("SeaweedFS", command, self.folder / "s3.log",
                        lambda: answers(f"http://{HOST}:{port}/healthz"))
 

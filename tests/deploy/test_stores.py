@@ -1,4 +1,4 @@
-"""The chain on real stores: a deployment of a Prefect server on PostgreSQL, MLflow on PostgreSQL and S3, DVC's remote on
+"""The chain on real stores: a deployment of a Prefect server on PostgreSQL, MLflow on it and S3, DVC's remote on
 the latter. One run of the smoke profile, in a scratch clone of HEAD; `make test-services`."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,17 +62,20 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site() -> Iterator[Site]:
     """The servers, and a checkout in which the deployment has run once."""
     if reason := services.missing():
         pytest.skip(f"not installed: {reason}")
-    scratch = tmp_path_factory.mktemp("services")
     # PostgreSQL runs as a user of its own, for whom pytest's folders are closed.
-    for folder in (scratch, *scratch.parents[:2]):
-        folder.chmod(0o711)
+    with tempfile.TemporaryDirectory(prefix="prm-services-") as folder:
+        yield from run_once(Path(folder))
+
+
+def run_once(scratch: Path) -> Iterator[Site]:
+    scratch.chmod(0o711)
     git(scratch, "clone", "--quiet", str(ROOT), "checkout")
     folder = scratch / "checkout"
-    params = configuration.resolve(folder, "smoke")
+    params = configuration.resolve(folder / configuration.PARAMS_FILE, "smoke")
     params["register"]["model_name"] = NAME
     (folder / configuration.PARAMS_FILE).write_text(yaml.safe_dump(params, sort_keys=False))
     for name in ("data.dvc", "dvc.lock"):
