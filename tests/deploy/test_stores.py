@@ -77,6 +77,8 @@ def run_once(scratch: Path) -> Iterator[Site]:
     folder = scratch / "checkout"
     params = configuration.resolve(folder / configuration.PARAMS_FILE, "smoke")
     params["register"]["model_name"] = NAME
+    # So small a model is no good one; here it is the way that counts.
+    params["promote"]["max_ece"] = 1.0
     (folder / configuration.PARAMS_FILE).write_text(yaml.safe_dump(params, sort_keys=False))
     for name in ("data.dvc", "dvc.lock"):
         (folder / name).unlink()
@@ -91,7 +93,7 @@ def run_once(scratch: Path) -> Iterator[Site]:
         finally:
             worker.terminate()
             said, _ = worker.communicate(timeout=60)
-        (scratch / "worker.log").write_text(said)
+        assert f"{NAME} version 1 is now champion" in said, said[-6000:]
         yield site
 
 
