@@ -187,6 +187,11 @@ def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
     begin_database(_home())
     port = listener.getsockname()[1]
     origins = ",".join(f"http://{name}:{port}" for name in guard.own_names(host))
+    # Who holds a place under a limit must outlive this process, or the place stays taken for ever.
+    os.environ.setdefault("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
+                          "prefect.server.concurrency.lease_storage.filesystem")
+    # Flow runs as old as their server keeps events go as well.
+    os.environ.setdefault("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "events,flow_runs")
     # Prefect reads its settings when it is imported. The page asks the API at this address, whatever the port.
     os.environ.setdefault("PREFECT_UI_API_URL", f"http://{host}:{port}/api")
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", origins)
@@ -195,8 +200,8 @@ def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    app = create_app()
-    app.add_middleware(guard.OnlyOwn, host=host, port=port)
+    # Around it, not in it: its automations ask the application itself, under another name.
+    app = guard.OnlyOwn(create_app(), host=host, port=port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=3))
     server.run(sockets=[listener])
     if not server.started:
