@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import pwd
 import secrets
@@ -29,13 +28,14 @@ from pathlib import Path
 
 import psutil
 
+from deploy import buckets
+
 START_SECONDS = 180
 STOP_SECONDS = 5
 HOST = "127.0.0.1"
 BUCKETS = ("mlflow", "dvc")
 DATABASES = ("mlflow", "prefect")
 USER = "prm"
-KEYS = "s3.json"
 # What the clients of these stores are: module → package.
 CLIENTS = {"psycopg": "psycopg[binary]", "boto3": "boto3", "dvc_s3": "dvc-s3"}
 
@@ -170,7 +170,7 @@ class Services:
             self._make_database()
             self.postgres.start()
             self._make_databases()
-            self._write_keys()
+            (self.folder / "s3").mkdir()
             self.s3.start()
             self._make_buckets()
             # Side by side: each takes ten seconds to make its tables.
@@ -245,27 +245,18 @@ class Services:
                  "s3.port.grpc")
         ports = [f"-{name}={number}" for name, number in zip(names, free_ports(len(names)), strict=True)]
         command = ["weed", "-logtostderr", "server", f"-dir={self.folder / 's3'}", f"-ip={HOST}", f"-ip.bind={HOST}",
-                   "-s3", f"-s3.port={port}", f"-s3.config={self.folder / KEYS}", "-s3.iam=false",
+                   "-s3", f"-s3.port={port}", "-s3.iam=false",
                    "-master.telemetry=false", f"-filer.localSocket={self.folder / 'filer.sock'}",
                    "-master.volumeSizeLimitMB=256", "-volume.max=100", *ports]
         return Service("SeaweedFS", command, self.folder / "s3.log",
-                       lambda: answers(f"http://{HOST}:{port}/healthz"))
-
-    def _write_keys(self) -> None:
-        (self.folder / "s3").mkdir()
-        path = self.folder / KEYS
-        path.touch(mode=0o600)
-        keys = [{"accessKey": USER, "secretKey": self._secret}]
-        path.write_text(json.dumps({"identities": [{"name": USER, "credentials": keys, "actions": ["Admin"]}]}))
+                       lambda: answers(f"http://{HOST}:{port}/healthz"),
+                       # Who the environment names is its administrator.
+                       environment={"AWS_ACCESS_KEY_ID": USER, "AWS_SECRET_ACCESS_KEY": self._secret})
 
     def _make_buckets(self) -> None:
-        import boto3
-
         given = self.environment
-        keys = {"aws_access_key_id": given["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": self._secret,
-                "region_name": given["AWS_DEFAULT_REGION"], "endpoint_url": given["AWS_ENDPOINT_URL"]}
-        for bucket in BUCKETS:
-            boto3.client("s3", **keys).create_bucket(Bucket=bucket)
+        buckets.make(BUCKETS, aws_access_key_id=given["AWS_ACCESS_KEY_ID"], aws_secret_access_key=self._secret,
+                     region_name=given["AWS_DEFAULT_REGION"], endpoint_url=given["AWS_ENDPOINT_URL"])
 
     def _mlflow(self, port: int, database: str) -> Service:
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port),

@@ -9,6 +9,7 @@ heartbeats is marked as crashed, so that it does not stay RUNNING for ever. Depl
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -67,8 +68,10 @@ def automate(client: SyncPrefectClient, alert_url: str | None, heartbeat: int | 
         for old in client.read_automations_by_name(name):
             client.delete_automation(old.id)
     if heartbeat:
-        silent = EventTrigger(after={HEARTBEAT}, expect={HEARTBEAT, *ENDED}, for_each={"prefect.resource.id"}, match=RUNS,
-                              posture=Posture.Proactive, threshold=1, within=timedelta(seconds=BEATS * heartbeat))
+        silent = EventTrigger(
+            after={HEARTBEAT}, expect={HEARTBEAT, *ENDED}, match=RUNS, for_each={"prefect.resource.id"},
+            posture=Posture.Proactive, threshold=1, within=timedelta(seconds=BEATS * heartbeat),
+        )
         crashed = ChangeFlowRunState(state=StateType.CRASHED, message="nothing was heard of its process any more")
         client.create_automation(AutomationCore(name=GONE, trigger=silent, actions=[crashed]))
     if alert_url:
@@ -79,7 +82,8 @@ def automate(client: SyncPrefectClient, alert_url: str | None, heartbeat: int | 
 
 
 def main() -> None:
-    """The command line."""
+    """The command line, which has nothing to say."""
+    argparse.ArgumentParser(prog="python -m flows.deploy", description=__doc__.splitlines()[0]).parse_args()
     with failures.told():
         deploy()
 
