@@ -117,7 +117,7 @@ def _find_runs(client: MlflowClient, workspace: Path, limits: Limits, now_ms: in
     for family in by_age[limits.newest :]:
         if _ended(family) >= now_ms - limits.days * DAY_MS:
             continue
-        if any(run.info.run_id in runs or _touches(run, models) for run in family):
+        if any(run.info.run_id in runs or _touches(client, run.info.run_id, models) for run in family):
             found.needed += len(family)
         else:
             found.runs += [run.info.run_id for run in family]
@@ -151,8 +151,10 @@ def _needed(client: MlflowClient) -> tuple[set[str], set[str]]:
             return runs, models
 
 
-def _touches(run: Run, models: set[str]) -> bool:
+def _touches(client: MlflowClient, run_id: str, models: set[str]) -> bool:
     """Whether a run made or measured one of these models."""
+    # A search gives runs without them.
+    run = client.get_run(run_id)
     inputs = run.inputs.model_inputs if run.inputs else []
     outputs = run.outputs.model_outputs if run.outputs else []
     return any(one.model_id in models for one in (*inputs, *outputs))
