@@ -17,9 +17,9 @@ from prefect.concurrency.sync import concurrency
 from prm_core import config as configuration
 from prm_core.platform import workspace
 
-# After a kill the place is free when its lease has run out, plus the server's look at that.
+# The shortest that Prefect takes. After a kill the place is free when that has run out and the server has looked.
 LEASE_SECONDS = 60
-LOOK_SECONDS = 30
+FREE_SECONDS = LEASE_SECONDS + 30
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def registering(folder: Path, patience: float) -> Iterator[None]:
         try:
             stack.enter_context(concurrency(
                 name, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False,
-                timeout_seconds=max(patience, LEASE_SECONDS + LOOK_SECONDS),
+                timeout_seconds=max(patience, FREE_SECONDS),
             ))
         except TimeoutError:
             raise workspace.InUse(f"another run registers model {model!r} at {os.environ['MLFLOW_TRACKING_URI']}; "

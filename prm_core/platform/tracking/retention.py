@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 PARENT = "mlflow.parentRunId"
+MODEL = "models:/"
 # As many as MLflow takes in one request.
 PAGE = 100
 
@@ -145,7 +146,8 @@ def _needed(client: MlflowClient) -> tuple[set[str], set[str]]:
     while True:
         page = client.search_model_versions(max_results=1000, page_token=token)
         runs |= {version.run_id for version in page if version.run_id}
-        models |= {version.model_id for version in page if version.model_id}
+        # A version's own field for it is empty.
+        models |= {version.source.removeprefix(MODEL) for version in page if version.source.startswith(MODEL)}
         token = page.token
         if not token:
             return runs, models
@@ -153,7 +155,7 @@ def _needed(client: MlflowClient) -> tuple[set[str], set[str]]:
 
 def _touches(client: MlflowClient, run_id: str, models: set[str]) -> bool:
     """Whether a run made or measured one of these models."""
-    # A search gives runs without them.
+    # A search leaves out what a run has measured.
     run = client.get_run(run_id)
     inputs = run.inputs.model_inputs if run.inputs else []
     outputs = run.outputs.model_outputs if run.outputs else []
