@@ -102,4 +102,4 @@ clean:  ## remove what runs have written: artifacts, stores, other profiles' wor
 	rm -rf artifacts runs mlruns mlflow.db* .work .prefect .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .hypothesis
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22

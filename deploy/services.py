@@ -191,6 +191,12 @@ class Services:
         for service in (self.prefect, self.mlflow, self.s3, self.postgres):
             service.stop()
 
+    def revive(self) -> None:
+        """Starts those that have ended, as what watches over servers does."""
+        for service in (self.postgres, self.s3, self.mlflow, self.prefect):
+            if service.process is None or service.process.poll() is not None:
+                service.start()
+
     def _postgres(self) -> Service:
         programs = _postgres_programs()
         # PostgreSQL refuses to run as root; its package has made a user for it.

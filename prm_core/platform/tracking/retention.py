@@ -25,7 +25,8 @@ MODEL = "models:/"
 PAGE = 100
 
 
-@dataclass(frozen=True, slots=True)
+# With slots the defaults could not be read off the class, as the command line and the flow do.
+@dataclass(frozen=True)
 class Limits:
     """What stays: the newest of each kind, however old, and all that is younger.
 
