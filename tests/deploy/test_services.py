@@ -147,7 +147,7 @@ def test_the_server_loads_the_champion_back_and_scores_as_the_model_on_disk(site
         served.stop()
     store.write_jsonl(tmp_path / "chains.jsonl", [CHAIN_OF])
     site.run("prm_core.cli", "score", str(tmp_path / "chains.jsonl"), "--model", "artifacts/train_prm/prm",
-             "--output", str(tmp_path / "scored.jsonl"))
+             "--out", str(tmp_path / "scored.jsonl"))
     on_disk = json.loads((tmp_path / "scored.jsonl").read_text())["step_scores"]
     assert scores == pytest.approx(on_disk, abs=1e-4)
 
