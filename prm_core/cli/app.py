@@ -14,6 +14,7 @@ from prm_core.cli import failures
 from prm_core.cli.data import app as data_app
 from prm_core.cli.promote import promote
 from prm_core.cli.report import report
+from prm_core.cli.retention import retention
 from prm_core.cli.review import app as review_app
 from prm_core.cli.run import run
 from prm_core.cli.scoring.adversarial import adversarial
@@ -50,6 +51,7 @@ app.command("score")(score)
 app.command("search")(search)
 app.command("serve")(serve)
 app.command("judge")(judge)
+app.command("retention")(retention)
 app.command("train")(train)
 app.command("adversarial")(adversarial)
 app.command("probe")(probe)

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Running, State
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Completed, Crashed, Running, State
 
-from flows import dvc, leftovers, pipeline, review, server
+from flows import deploy, dvc, leftovers, limits, pipeline, review, server
 from prm_core.labeling.human.labels import read_human
 from prm_core.platform import command_server, store, tracking, workspace
 from prm_core.problems import prepare
@@ -30,6 +35,7 @@ from prm_core.review import pause
 from prm_core.review.session import QUEUE, Session
 from prm_core.review.session import Board as ReviewBoard
 from prm_core.types import Trajectory
+from tests import ROOT
 from tests.builders import tracking_store, warm_dvc
 from tests.builders.checkout import copy_stage, make_checkout, write_graph
 from tests.builders.checkout import dvc as run_dvc
@@ -191,6 +197,25 @@ def test_a_killed_stage_is_tried_again(
     assert results(capfd.readouterr().out)["second"] == "ran"
 
 
+def test_a_stage_whose_tracking_server_is_away_is_tried_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter((False, True))
+    monkeypatch.setattr(pipeline.tracking, "answers", lambda folder: next(answers))
+    monkeypatch.setattr(pipeline, "run_stage", pipeline.run_stage.with_options(retry_delay_seconds=0))
+    use(root, "(test -e tried || (touch tried; exit 2)) && (test -e again || (touch again; exit 2))")
+    # The first time it is away; the second time it is there, and so the stage's own word counts.
+    state = run()
+    assert (state.name, results(capfd.readouterr().out)["second"]) == (pipeline.BAD_INPUT, "bad input")
+    assert next(answers, None) is None
+
+
+def test_waits_between_tries_grow_and_differ() -> None:
+    for step in (pipeline.run_stage, pipeline.promote):
+        assert step.retry_delay_seconds == sorted(set(step.retry_delay_seconds))
+        assert (step.retries, step.retry_jitter_factor > 0) == (len(step.retry_delay_seconds), True)
+
+
 def test_stages_find_the_server_of_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def started() -> Iterator[None]:
@@ -237,6 +262,28 @@ def test_a_run_that_has_waited_long_enough_is_skipped(root: Path) -> None:
         state = pipeline.pipeline("default", wait_hours=0.0001, return_state=True)
     assert (state.is_completed(), state.name) == (True, pipeline.SKIPPED)
     assert "and was still after 0.0001 hours" in state.message
+
+
+def test_one_run_at_a_time_registers_a_model_of_a_name_in_a_shared_store(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FREE_SECONDS", 0.5)
+    with limits.registering(root, 0), limits.registering(root, 0):
+        # A store of its own is nobody else's.
+        pass
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///shared.db")
+    with limits.registering(root, 0):
+        with pytest.raises(workspace.InUse, match="another run registers model 'prm' at sqlite"):
+            limits.registering(root, 0.1).__enter__()
+        state = pipeline.pipeline("default", wait_hours=0.0001, return_state=True)
+        assert (state.is_completed(), state.name) == (True, pipeline.SKIPPED)
+        other = yaml.safe_load((root / "params.yaml").read_text())
+        other["register"]["model_name"] = "other"
+        (root / "params.yaml").write_text(yaml.safe_dump(other))
+        with limits.registering(root, 0):
+            pass
+    with limits.registering(root, 0):
+        pass
 
 
 def is_locked(path: Path) -> bool:
@@ -318,6 +365,80 @@ def test_promotion(code: int, said: str, name: str, tmp_path: Path) -> None:
     assert state.name == name
     assert state.is_completed() is (name in ("Done", "Champion stays"))
     assert state.message.endswith(said.partition(": ")[2] or said)
+
+
+# --- alerts -----------------------------------------------------------------------------------------------------------
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    def do_POST(self) -> None:
+        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_automations_are_replaced_and_go_when_nobody_is_to_be_told() -> None:
+    names = lambda: sorted(one.name for one in client.read_automations())  # noqa: E731
+    with get_client(sync_client=True) as client:
+        for _ in range(2):
+            deploy.automate(client, "http://127.0.0.1:9/hook", 180)
+            assert names() == [deploy.ALERT, deploy.GONE]
+        deploy.automate(client, None, None)
+        assert names() == []
+
+
+@pytest.mark.service
+def test_a_run_that_failed_is_told_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the server that `make ui` runs, through its guard, to a receiver in this process."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+        receiver.got = []
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        port = free_port()
+        served = subprocess.Popen([sys.executable, "-m", "flows.server", "--port", str(port)], cwd=ROOT)
+        try:
+            monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+            with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+                wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
+                with get_client(sync_client=True) as client:
+                    deploy.automate(client, f"http://127.0.0.1:{receiver.server_port}/hook", None)
+                    # The server looks for automations as they are told of, a moment later.
+                    time.sleep(2)
+                    made = client.create_flow_run(pipeline.pipeline, name="broken", state=Running())
+                    client.set_flow_run_state(made.id, Completed(), force=True)
+                    made = client.create_flow_run(pipeline.pipeline, name="killed", state=Running())
+                    client.set_flow_run_state(made.id, Crashed(message="its process was killed"), force=True)
+                    wait_for(lambda: receiver.got)
+        finally:
+            served.terminate()
+            served.wait()
+            receiver.shutdown()
+    assert [(one["flow"], one["run"], one["type"]) for one in receiver.got] == [("pipeline", "killed", "CRASHED")]
+    assert receiver.got[0]["text"] == "pipeline killed: Crashed"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return held.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------

@@ -91,6 +91,15 @@ def store_exists(workspace: Path) -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or _own_database(workspace).exists()
 
 
+def answers(workspace: Path) -> bool:
+    """Whether the tracking store is there, as things stand; asked anew each time."""
+    try:
+        reachable.check(tracking_uri(workspace), again=True)
+    except reachable.Unreachable:
+        return False
+    return True
+
+
 def settle(workspace: Path) -> str:
     """The store's URI, with a store of the workspace's own that is there already naming the folders it lies in now.
 
