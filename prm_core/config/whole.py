@@ -26,6 +26,7 @@ from prm_core.config.data import (
 )
 from prm_core.config.profiles import PARAMS_FILE, find_profile, merge, read_profile, read_yaml
 from prm_core.config.service import (
+    DriftConfig,
     EngineConfig,
     EvaluateConfig,
     HttpConfig,
@@ -69,6 +70,7 @@ class Config:
     serve: ServeConfig
     engine: EngineConfig = setting(default=EngineConfig())
     http: HttpConfig = setting(default=HttpConfig())
+    drift: DriftConfig = setting(default=DriftConfig())
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:

@@ -17,6 +17,7 @@ from prm_core.scoring.foreign import load_any_scorer
 from prm_core.scoring.scorer import CALIBRATOR_FILE
 from prm_core.serving import model_registry
 from prm_core.serving.cache import ScoreCache
+from prm_core.serving.drift.watch import Watch
 from prm_core.serving.http.asked import Served
 from prm_core.serving.http.edge import Edge
 from prm_core.serving.http.keys import ApiKeys
@@ -67,9 +68,10 @@ def build(served: Served, workspace: Path) -> Edge:
 
     Raises InputError where the file of keys is none.
     """
-    settings = settings_of(workspace).http
-    keys = ApiKeys(workspace / settings.keys) if settings.keys else None
-    return Edge(served, settings, keys, Metrics(served.name, served.calibrated))
+    settings = settings_of(workspace)
+    keys = ApiKeys(workspace / settings.http.keys) if settings.http.keys else None
+    metrics = Metrics(served.name, served.calibrated)
+    return Edge(served, settings.http, keys, metrics, Watch(workspace, settings.drift, metrics))
 
 
 def create_app() -> Edge:

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from prm_core.config import HttpConfig
 from prm_core.errors import InputError, OverloadError
+from prm_core.serving.drift.watch import Watch
 from prm_core.serving.http import body, openapi
 from prm_core.serving.http.admission import Admission
 from prm_core.serving.http.asked import Asked, Served
@@ -72,13 +73,17 @@ class Edge:
         limits: what a request may be.
         keys: who may ask; None lets everybody.
         metrics: where all of it is counted.
+        watch: what keeps samples of it, and knows whether the calibration is stale.
     """
 
-    def __init__(self, served: Served, limits: HttpConfig, keys: ApiKeys | None, metrics: Metrics) -> None:
+    def __init__(
+        self, served: Served, limits: HttpConfig, keys: ApiKeys | None, metrics: Metrics, watch: Watch
+    ) -> None:
         self.metrics = metrics
         self.served = served
         self._limits = limits
         self._keys = keys
+        self._watch = watch
         self._admission = Admission(limits.max_running)
         self._endpoints = {endpoint.path: endpoint for endpoint in ENDPOINTS}
         self._pages = {path: getattr(self, "_" + path.strip("/").replace(".", "_")) for path, _ in PAGES}
@@ -111,6 +116,9 @@ class Edge:
         response.headers["x-request-id"] = id
         response.headers["x-model"] = quote(served.source, safe=":/@")
         response.headers["x-model-version"] = served.service.version
+        doubt = self._watch.doubt(served)
+        if doubt is not None:
+            response.headers["x-calibration-stale"] = doubt.kind
         if self._admission.draining:
             response.headers["connection"] = "close"
         await response(request.scope, receive, send)
@@ -134,7 +142,7 @@ class Edge:
             entry["bytes"] = len(content)
             if self._limits.log_texts:
                 entry["body"] = content[:LOGGED_BODY].decode(errors="replace")
-            asked = Asked(served, self._limits, self.metrics)
+            asked = Asked(served, self._limits, self.metrics, self._watch)
             said = await self._admission.run(
                 partial(_respond, endpoint, asked, request.headers.get("content-type"), content))
             entry |= {"trajectories": asked.trajectories, "steps": asked.steps}
@@ -223,6 +231,8 @@ class Edge:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._watch_for_the_end()
+            else:
+                await asyncio.to_thread(self._watch.close)
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
