@@ -9,10 +9,10 @@ import typer
 
 
 def promote(
-    model: Annotated[str | None, typer.Option(
-        help="models:/NAME/VERSION to promote, such as one that `prm drift` recalibrated; default: the version that was "
-             "registered last by the stage register.")] = None,
     workspace: Annotated[Path, typer.Option(help="Folder with params.yaml and artifacts/.")] = Path("."),
+    model: Annotated[str | None, typer.Option(
+        help="models:/NAME/VERSION to promote, such as one that `prm drift` recalibrated; default: the version that "
+             "the stage register registered last.")] = None,
 ) -> None:
     """Make the newly registered reward model the champion, if it passes the gate.
 

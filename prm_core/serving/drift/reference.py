@@ -60,13 +60,25 @@ def of_evaluation(
     promotion goes by was measured on.
 
     Args:
-        trajectories, scores: folder and file that the stage evaluate wrote; trajectories that the model saw in part
-            only are left out.
+        trajectories, scores: folder and file that the stage evaluate wrote.
         problems: split → its problems.
         threshold: a step that scores lower is called wrong.
     """
+    found = evaluated(trajectories, scores, {f"{split}-base": given for split, given in problems.items()},
+                      threshold=threshold, renderer=renderer)
+    return Reference(f"the base policy's on {' and '.join(problems)} problems", renderer, independent(found, seed))
+
+
+def evaluated(
+    trajectories: Path, scores: Path, problems: Mapping[str, Sequence[Problem]], *, threshold: float, renderer: int
+) -> list[Sample]:
+    """Samples of all trajectories of an evaluation that the model saw whole.
+
+    Args:
+        problems: what they were sampled under, as `dev-base` → its problems; others are left out.
+    """
     said = {record["trajectory_id"]: record for _, record in store.read_json_lines(scores)}
-    prompts = {f"{split}-base": {problem.id: problem.prompt for problem in given} for split, given in problems.items()}
+    prompts = {tag: {problem.id: problem.prompt for problem in given} for tag, given in problems.items()}
     found = []
     for one in store.read_shards(Trajectory, trajectories):
         asked, record = prompts.get(one.id.split("/", 1)[0]), said.get(one.id, {})
@@ -74,4 +86,4 @@ def of_evaluation(
             doubt = record["out_of_domain"]
             found.append(sample(asked[one.problem_id], one.steps, record["step_scores"], time=0.0, threshold=threshold,
                                 renderer=renderer, in_domain=None if doubt is None else not doubt))
-    return Reference(f"the base policy's on {' and '.join(problems)} problems", renderer, independent(found, seed))
+    return found
