@@ -4,7 +4,7 @@
 
 On the chains and scores of finished evaluations, one a seed. A window is 100 questions, of whose chains one is drawn;
 100 quiet windows a workspace are dev and test problems that the base policy solved, drawn at random and each compared
-with the others. Of drifted windows there are 20 of each kind, against the reference that goes with the registered model:
+with the others. Of drifted windows there are 20 of each kind, against the reference that goes with the model:
 
 - scores: chains of the trained policy in place of the base policy's;
 - lengths and phrases: the base policy's on problems with names, phrases or lengths that no training saw;
