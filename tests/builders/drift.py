@@ -24,7 +24,8 @@ def served(question: str, scores: Sequence[float], **given: Any) -> Sample:
 def traffic(count: int, seed: int, *, mean: float = 0.8, **given: Any) -> list[Sample]:
     """Trajectories of one question each, of one to six steps whose scores are drawn around a mean."""
     rng = np.random.default_rng(seed)
-    return [served(f"question {seed:06} {number:06}", np.clip(rng.normal(mean, 0.1, rng.integers(1, 7)), 0, 1).tolist(), **given)
+    return [served(f"question {seed:06} {number:06}",
+                   np.clip(rng.normal(mean, 0.1, rng.integers(1, 7)), 0, 1).tolist(), **given)
             for number in range(count)]
 
 
