@@ -6,12 +6,13 @@ On the chains and scores of finished evaluations, one a seed. A window is 100 qu
 100 quiet windows a workspace are dev and test problems that the base policy solved, drawn at random and each compared
 with the others. Of drifted windows there are 20 of each kind, against the reference that goes with the model:
 
-- scores: chains of the trained policy in place of the base policy's;
+- scores: the best of four chains, by the reward model, in place of one of them: somebody has begun to search;
 - lengths and phrases: the base policy's on problems with names, phrases or lengths that no training saw;
 - tools and agents: its chains as ever, of which one in five is by an agent of another name that calls, where it calls
   tools, one of its own.
 
-Beside the bars: windows of which the second half alone has drifted. With `--new` quiet windows are also made of new
+Beside the bars: windows of which the second half alone has drifted; and chains of the trained policy, which differ from
+the base policy's by as much as that training came to (`pass_at_1`). With `--new` quiet windows are also made of new
 problems, no two the same, that the base policy solves and the reward model scores (minutes a workspace): 100 more,
 against the reference that goes with the model.
 """
@@ -44,6 +45,8 @@ from prm_core.types import Problem, Trajectory
 
 WINDOWS, QUESTIONS, DRIFTED = 100, 100, 20
 KINDS = ("scores", "lengths and phrases", "tools and agents")
+ANOTHER_POLICY = "another policy"
+CHOSEN_AMONG = 4
 MOST_FALSE_ALARMS = 5
 SETTINGS = DriftConfig()
 Rng = np.random.Generator
@@ -71,6 +74,14 @@ def new_traffic(workspace: Path, config: Config, known: set[str]) -> list[Sample
 def some(samples: Sequence[Sample], count: int, rng: Rng) -> list[Sample]:
     """As many, drawn without replacement, in random order."""
     return [samples[row] for row in rng.permutation(len(samples))[:count]]
+
+
+def best(samples: Sequence[Sample]) -> list[Sample]:
+    """Of each question the chain whose lowest score is the highest of its first few."""
+    groups: dict[str, list[Sample]] = {}
+    for one in samples:
+        groups.setdefault(one.prompt, []).append(one)
+    return [max(group[:CHOSEN_AMONG], key=lambda one: min(one.scores)) for group in groups.values()]
 
 
 def renamed(samples: Sequence[Sample], rng: Rng) -> list[Sample]:
@@ -101,13 +112,14 @@ def measure(workspace: Path, new: bool) -> dict[str, Any]:
     rng = np.random.default_rng(config.seed)
 
     def chains(*tags: str) -> list[Sample]:
-        found = evaluated(folder / "trajectories", folder / "scores.jsonl",
-                          {tag: problems[tag.split("-")[0]] for tag in tags}, threshold=config.serve.threshold,
-                          renderer=2)
-        return independent(found, config.seed)
+        return evaluated(folder / "trajectories", folder / "scores.jsonl",
+                         {tag: problems[tag.split("-")[0]] for tag in tags}, threshold=config.serve.threshold,
+                         renderer=2)
 
-    usual = chains("dev-base", "test-base")
-    drifted = {"scores": chains("test-trained"), "lengths and phrases": chains("shifted-base")}
+    usual = independent(chains("dev-base", "test-base"), config.seed)
+    drifted = {"scores": best(chains("test-base")),
+               **{kind: independent(chains(tag), config.seed) for kind, tag in
+                  (("lengths and phrases", "shifted-base"), (ANOTHER_POLICY, "test-trained"))}}
     splits = [(mixed[QUESTIONS:], mixed[:QUESTIONS]) for mixed in (some(usual, len(usual), rng)
                                                                   for _ in range(WINDOWS))]
     made: dict[str, Any] = {"workspace": workspace.name, "domain": config.domain, "reference": len(usual),
@@ -118,7 +130,9 @@ def measure(workspace: Path, new: bool) -> dict[str, Any]:
         made["quiet, new problems"] = alarms([
             (usual, traffic[start : start + QUESTIONS])
             for start in range(0, QUESTIONS * (len(traffic) // QUESTIONS), QUESTIONS)][:WINDOWS])
-    for kind in KINDS:
+    table = store.read_json(folder / "metrics.json")
+    made["pass_at_1"] = {name: table[f"test/policy_{name}/pass_at_1"] for name in ("base", "trained")}
+    for kind in (*KINDS, ANOTHER_POLICY):
         whole, half = [], []
         for reference, window in splits[:DRIFTED]:
             # What is renamed is compared with other chains than it was made of.
