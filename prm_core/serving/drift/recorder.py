@@ -43,7 +43,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._numbers = itertools.count()
-        self._kept: list[Sample] = []
+        # By model and trajectory: what a later request goes on with is not kept besides.
+        self._kept: dict[tuple[str, str], Sample] = {}
         self._characters = 0
         self._due = 0.0
         self.dropped = 0
@@ -92,6 +93,7 @@ class Recorder:
     def _add(self, draft: Draft) -> None:
         try:
             made = draft()
+            key = made.version, made.prefixes[-1]
         except Exception:
             # Whatever a client sent must not end the thread.
             log.exception("a served trajectory could not be sampled")
@@ -99,11 +101,13 @@ class Recorder:
             return
         if not self._kept:
             self._due = time.monotonic() + self._config.seconds
-        self._kept.append(made)
+        if len(made.prefixes) > 1:
+            self._kept.pop((made.version, made.prefixes[-2]), None)
+        self._kept[key] = made
         self._characters += len(made.text or "")
 
     def _write(self) -> None:
-        kept, self._kept, self._characters = self._kept, [], 0
+        kept, self._kept, self._characters = list(self._kept.values()), {}, 0
         if not kept:
             return
         begins = datetime.fromtimestamp(min(one.time for one in kept), UTC)

@@ -29,11 +29,11 @@ def test_answers_are_kept_when_the_server_ends(tmp_path) -> None:
         ask(client, "/score_step", {"prompt": "q", "steps": ["ok", "wrong"], "step": "ok", "threshold": 0.0})
         assert figure(client, "prm:drift_samples_total", outcome="kept") == 3
     found = kept(tmp_path)
-    assert [(one.scores, one.first_error) for one in found] == [([0.9, 0.1], 1), ([0.9], -1), ([0.9, 0.1, 0.9], 1)]
+    # The second request goes on with the first trajectory.
+    assert [(one.scores, one.first_error) for one in found] == [([0.9], -1), ([0.9, 0.1, 0.9], 1)]
     assert {(one.source, one.version, one.chance, one.renderer, one.text) for one in found} == {
         (SOURCE, "v1", 1.0, 2, None)}
-    assert found[0].raw == [0.9, 0.1]
-    assert found[0].prefixes == found[2].prefixes[:2]
+    assert found[1].raw == [0.9, 0.1, 0.9]
 
 
 def test_texts_are_kept_where_they_are_asked_for(tmp_path) -> None:
