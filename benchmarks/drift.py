@@ -2,8 +2,7 @@
 
     python -m benchmarks.drift WORKSPACE… [--new] --out benchmarks/results/drift.json
 
-On the chains and scores of finished evaluations, one a seed. A window is 100 questions, of whose chains one is drawn;
-100 quiet windows a workspace are dev and test problems that the base policy solved, drawn at random and each compared
+On the chains and scores of finished evaluations, one a seed. A window is 100 questions with a chain each; 100 quiet windows a workspace are dev and test problems that the base policy solved, drawn at random and each compared
 with the others. Of drifted windows there are 20 of each kind, against the reference that goes with the model:
 
 - scores: the best of four chains, by the reward model, in place of one of them: somebody has begun to search;
@@ -40,7 +39,7 @@ from prm_core.scoring.scorer import load_scorer
 from prm_core.serving.drift.check import alarm_of
 from prm_core.serving.drift.compare import change_in_stream, compare
 from prm_core.serving.drift.reference import evaluated
-from prm_core.serving.drift.samples import Sample, independent
+from prm_core.serving.drift.samples import Sample, first_of_each
 from prm_core.types import Problem, Trajectory
 
 WINDOWS, QUESTIONS, DRIFTED = 100, 100, 20
@@ -68,7 +67,7 @@ def new_traffic(workspace: Path, config: Config, known: set[str]) -> list[Sample
         store.write_shard(work / "chains", 0, Trajectory, [chain.trajectory for chain in chains])
         found = evaluated(work / "chains", work / "scores.jsonl", {"new-base": problems},
                           threshold=config.serve.threshold, renderer=2)
-    return independent(found, config.seed)
+    return first_of_each(found)
 
 
 def some(samples: Sequence[Sample], count: int, rng: Rng) -> list[Sample]:
@@ -116,10 +115,10 @@ def measure(workspace: Path, new: bool) -> dict[str, Any]:
                          {tag: problems[tag.split("-")[0]] for tag in tags}, threshold=config.serve.threshold,
                          renderer=2)
 
-    usual = independent(chains("dev-base", "test-base"), config.seed)
+    usual = first_of_each(chains("dev-base", "test-base"))
     drifted = {"scores": best(chains("test-base")),
-               **{kind: independent(chains(tag), config.seed) for kind, tag in
-                  (("lengths and phrases", "shifted-base"), (ANOTHER_POLICY, "test-trained"))}}
+               "lengths and phrases": first_of_each(chains("shifted-base")),
+               ANOTHER_POLICY: first_of_each(chains("test-trained"))}
     splits = [(mixed[QUESTIONS:], mixed[:QUESTIONS]) for mixed in (some(usual, len(usual), rng)
                                                                   for _ in range(WINDOWS))]
     made: dict[str, Any] = {"workspace": workspace.name, "domain": config.domain, "reference": len(usual),

@@ -51,7 +51,7 @@ def _calibrated_on(config: Config, inputs: Mapping[str, Path], renderer: int) ->
 
     problems = {split: store.read_jsonl(Problem, inputs[split]) for split in ("dev", "test")}
     return of_evaluation(inputs["trajectories"], inputs["scores"], problems, threshold=config.serve.threshold,
-                         renderer=renderer, seed=config.seed)
+                         renderer=renderer)
 
 
 def run(config: Config, io: StageIO) -> None:
@@ -107,6 +107,6 @@ STAGE = Stage(
         "test": "data/test.jsonl",
     },
     outputs={"model_version": "artifacts/register/model_version.json"},
-    params=("profile", "seed", "models", "register", "serve", "promote"),
+    params=("profile", "models", "register", "serve", "promote"),
     run=run,
 )

@@ -42,9 +42,10 @@ class Recorder:
         self._waiting: queue.Queue[list[Draft] | None] = queue.Queue(config.queue)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._numbers = itertools.count()
-        # By model and trajectory: what a later request goes on with is not kept besides.
-        self._kept: dict[tuple[str, str], Sample] = {}
+        self._numbers, self._files = itertools.count(), itertools.count()
+        self._kept: dict[int, Sample] = {}
+        # By model and trajectory, the number of the last of that; what a request goes on with is not kept besides.
+        self._last: dict[tuple[str, str], int] = {}
         self._characters = 0
         self._due = 0.0
         self.dropped = 0
@@ -102,16 +103,17 @@ class Recorder:
         if not self._kept:
             self._due = time.monotonic() + self._config.seconds
         if len(made.prefixes) > 1:
-            self._kept.pop((made.version, made.prefixes[-2]), None)
-        self._kept[key] = made
+            self._kept.pop(self._last.pop((made.version, made.prefixes[-2]), -1), None)
+        number = next(self._numbers)
+        self._kept[number], self._last[key] = made, number
         self._characters += len(made.text or "")
 
     def _write(self) -> None:
-        kept, self._kept, self._characters = list(self._kept.values()), {}, 0
+        kept, self._kept, self._last, self._characters = list(self._kept.values()), {}, {}, 0
         if not kept:
             return
         begins = datetime.fromtimestamp(min(one.time for one in kept), UTC)
-        path = self._folder / f"{begins:{STAMP}}-{os.getpid()}-{next(self._numbers)}{SUFFIX}"
+        path = self._folder / f"{begins:{STAMP}}-{os.getpid()}-{next(self._files)}{SUFFIX}"
         try:
             write(path, kept)
             self._forget()

@@ -12,7 +12,7 @@ from pathlib import Path
 from prm_core.errors import InputError
 from prm_core.platform import store, sums
 from prm_core.serving.drift import samples as files
-from prm_core.serving.drift.samples import Sample, independent, sample
+from prm_core.serving.drift.samples import Sample, first_of_each, sample
 from prm_core.types import Problem, Trajectory
 
 FILE = "reference.parquet"
@@ -53,10 +53,9 @@ class Reference:
 
 
 def of_evaluation(
-    trajectories: Path, scores: Path, problems: Mapping[str, Sequence[Problem]], *, threshold: float, renderer: int,
-    seed: int,
+    trajectories: Path, scores: Path, problems: Mapping[str, Sequence[Problem]], *, threshold: float, renderer: int
 ) -> Reference:
-    """The base policy's trajectories on problems held out of training, one a problem: what the calibration error that
+    """The base policy's first trajectories of problems held out of training: what the calibration error that
     promotion goes by was measured on.
 
     Args:
@@ -66,7 +65,7 @@ def of_evaluation(
     """
     found = evaluated(trajectories, scores, {f"{split}-base": given for split, given in problems.items()},
                       threshold=threshold, renderer=renderer)
-    return Reference(f"the base policy's on {' and '.join(problems)} problems", renderer, independent(found, seed))
+    return Reference(f"the base policy's on {' and '.join(problems)} problems", renderer, first_of_each(found))
 
 
 def evaluated(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -193,15 +194,21 @@ def independent(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """One trajectory a question, drawn at random among those that no later request went on with; in the order given.
 
     Trajectories of one question are alike, and an agent that asks after each step sends its trajectory many times:
-    neither are draws of their own, which is what a comparison of distributions counts.
+    neither are draws of their own, which is what a comparison of distributions counts. One that came up several times
+    is as likely as that: among different ones, what a policy seldom writes would be as frequent as what it mostly does.
     """
     went_on = {prefix for one in samples for prefix in one.prefixes[:-1]}
-    best: dict[str, tuple[str, Sample]] = {}
+    found: dict[str, list[int]] = {}
+    for row, one in enumerate(samples):
+        if one.prefixes and one.prefixes[-1] not in went_on:
+            found.setdefault(one.prompt, []).append(row)
+    rng = random.Random(f"one a question/{seed}")
+    return [samples[row] for row in sorted(rng.choice(rows) for rows in found.values())]
+
+
+def first_of_each(samples: Iterable[Sample]) -> list[Sample]:
+    """The first trajectory of each question, of draws that are all whole."""
+    found: dict[str, Sample] = {}
     for one in samples:
-        if not one.prefixes or one.prefixes[-1] in went_on:
-            continue
-        rank = digest(seed, one.prefixes[-1])
-        if one.prompt not in best or rank < best[one.prompt][0]:
-            best[one.prompt] = rank, one
-    chosen = {id(one) for _, one in best.values()}
-    return [one for one in samples if id(one) in chosen]
+        found.setdefault(one.prompt, one)
+    return list(found.values())
