@@ -2,8 +2,9 @@
 
     python -m benchmarks.drift WORKSPACE… [--new] --out benchmarks/results/drift.json
 
-On the chains and scores of finished evaluations, one a seed. A window is 100 questions with a chain each; 100 quiet windows a workspace are dev and test problems that the base policy solved, drawn at random and each compared
-with the others. Of drifted windows there are 20 of each kind, against the reference that goes with the model:
+On the chains and scores of finished evaluations, one a seed. A window is 100 questions with a chain each. 100 quiet
+windows a workspace are dev and test problems that the base policy solved, drawn at random and each compared with the
+others. Of drifted windows there are 20 of each kind, against the reference that goes with the model:
 
 - scores: the best of four chains, by the reward model, in place of one of them: somebody has begun to search;
 - lengths and phrases: the base policy's on problems with names, phrases or lengths that no training saw;

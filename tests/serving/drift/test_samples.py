@@ -97,9 +97,9 @@ def test_of_a_question_one_finished_trajectory_is_taken(seed) -> None:
 
 def test_a_trajectory_is_as_likely_as_it_came_up() -> None:
     """Nine of ten draws of a policy are the same."""
-    samples = [served(f"question {number}", [0.9] if draw else [0.1, 0.1]) for number in range(300) for draw in
-               range(10)]
-    rare = sum(len(one.scores) == 2 for one in independent(samples, 0))
+    samples = [served(f"question {number}", [0.9], length=20 if draw else 10) for number in range(300)
+               for draw in range(10)]
+    rare = sum(one.lengths == [10] for one in independent(samples, 0))
     # Binomial(300, 0.1), where one of two different ones would be half.
     assert 12 <= rare <= 52
     assert first_of_each(samples) == samples[::10]
