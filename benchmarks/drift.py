@@ -1,8 +1,8 @@
 """Is injected drift found within one window, and how often does a window without drift raise an alarm?
 
-    python -m benchmarks.drift WORKSPACE… [--new] --out benchmarks/results/drift.json
+    python -m benchmarks.drift WORKSPACE… [--questions N] [--new] --out benchmarks/results/drift.json
 
-On the chains and scores of finished evaluations, one a seed. A window is 100 questions with a chain each. 100 quiet
+On the chains and scores of finished evaluations, one a seed. A window is 150 questions with a chain each. 100 quiet
 windows a workspace are dev and test problems that the base policy solved, drawn at random and each compared with the
 others. Of drifted windows there are 20 of each kind, against the reference that goes with the model:
 
@@ -43,7 +43,7 @@ from prm_core.serving.drift.reference import evaluated
 from prm_core.serving.drift.samples import Sample, first_of_each
 from prm_core.types import Problem, Trajectory
 
-WINDOWS, QUESTIONS, DRIFTED = 100, 100, 20
+WINDOWS, QUESTIONS, DRIFTED = 100, 150, 20
 KINDS = ("scores", "lengths and phrases", "tools and agents")
 ANOTHER_POLICY = "another policy"
 CHOSEN_AMONG = 4
@@ -52,10 +52,10 @@ SETTINGS = DriftConfig()
 Rng = np.random.Generator
 
 
-def new_traffic(workspace: Path, config: Config, known: set[str]) -> list[Sample]:
+def new_traffic(workspace: Path, config: Config, known: set[str], questions: int) -> list[Sample]:
     """New problems that a workspace's base policy has solved once each, scored by its reward model."""
     # A tenth more: a chain without a step is none that is served.
-    problems = DOMAINS[config.domain].levels[config.data.level]("new", round(1.1 * WINDOWS * QUESTIONS), config.seed,
+    problems = DOMAINS[config.domain].levels[config.data.level]("new", round(1.1 * WINDOWS * questions), config.seed,
                                                                 known)
     plan = Plan(1, config.evaluate.temperature, config.generate.max_new_tokens, config.generate.batch_size,
                 config.generate.batch_size, config.seed)
@@ -104,7 +104,7 @@ def alarms(pairs: Sequence[tuple[Sequence[Sample], Sequence[Sample]]]) -> dict[s
             "farthest": {name: features.count(name) for name in sorted(set(features))}}
 
 
-def measure(workspace: Path, new: bool) -> dict[str, Any]:
+def measure(workspace: Path, new: bool, questions: int) -> dict[str, Any]:
     """The figures of a workspace."""
     config, folder = configuration.load(workspace), workspace / "artifacts/evaluate"
     problems = {split: store.read_jsonl(Problem, workspace / f"data/{split}.jsonl")
@@ -120,16 +120,16 @@ def measure(workspace: Path, new: bool) -> dict[str, Any]:
     drifted = {"scores": best(chains("test-base")),
                "lengths and phrases": first_of_each(chains("shifted-base")),
                ANOTHER_POLICY: first_of_each(chains("test-trained"))}
-    splits = [(mixed[QUESTIONS:], mixed[:QUESTIONS]) for mixed in (some(usual, len(usual), rng)
+    splits = [(mixed[questions:], mixed[:questions]) for mixed in (some(usual, len(usual), rng)
                                                                   for _ in range(WINDOWS))]
     made: dict[str, Any] = {"workspace": workspace.name, "domain": config.domain, "reference": len(usual),
-                            "questions_a_window": QUESTIONS, "quiet": alarms(splits)}
+                            "questions_a_window": questions, "quiet": alarms(splits)}
     if new:
         known = {problem.prompt for group in problems.values() for problem in group}
-        traffic = new_traffic(workspace, config, known)
+        traffic = new_traffic(workspace, config, known, questions)
         made["quiet, new problems"] = alarms([
-            (usual, traffic[start : start + QUESTIONS])
-            for start in range(0, QUESTIONS * (len(traffic) // QUESTIONS), QUESTIONS)][:WINDOWS])
+            (usual, traffic[start : start + questions])
+            for start in range(0, questions * (len(traffic) // questions), questions)][:WINDOWS])
     table = store.read_json(folder / "metrics.json")
     made["pass_at_1"] = {name: table[f"test/policy_{name}/pass_at_1"] for name in ("base", "trained")}
     for kind in (*KINDS, ANOTHER_POLICY):
@@ -137,9 +137,9 @@ def measure(workspace: Path, new: bool) -> dict[str, Any]:
         for reference, window in splits[:DRIFTED]:
             # What is renamed is compared with other chains than it was made of.
             pool, known_before = (drifted[kind], usual) if kind in drifted else (renamed(window, rng), reference)
-            whole.append((known_before, some(pool, QUESTIONS, rng)))
-            half.append((reference, [*window[: QUESTIONS // 2], *(some(pool, QUESTIONS // 2, rng) if kind in drifted
-                                                                  else pool[QUESTIONS // 2 :])]))
+            whole.append((known_before, some(pool, questions, rng)))
+            half.append((reference, [*window[: questions // 2], *(some(pool, questions // 2, rng) if kind in drifted
+                                                                  else pool[questions // 2 :])]))
         made[kind], made[f"{kind}, second half only"] = alarms(whole), alarms(half)
     return made
 
@@ -164,12 +164,13 @@ def main() -> None:
     """Measures, writes the JSON file and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift")
     parser.add_argument("workspaces", type=Path, nargs="+", help="finished runs, one a seed")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="in a window")
     parser.add_argument("--new", action="store_true", help="also on new problems, solved and scored here")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     given = parser.parse_args()
-    found = [measure(workspace, given.new) for workspace in given.workspaces]
+    found = [measure(workspace, given.new, given.questions) for workspace in given.workspaces]
     command = (f"python -m benchmarks.drift {' '.join(path.name for path in given.workspaces)} "
-               f"{'--new ' if given.new else ''}--out {given.out.name}")
+               f"--questions {given.questions} {'--new ' if given.new else ''}--out {given.out.name}")
     write_as(command, given.out, bars(found), workspaces=found)
 
 
