@@ -19,6 +19,7 @@ from prm_core.cli.review import app as review_app
 from prm_core.cli.run import run
 from prm_core.cli.scoring.adversarial import adversarial
 from prm_core.cli.scoring.compare import compare
+from prm_core.cli.scoring.drift import drift
 from prm_core.cli.scoring.evaluate import evaluate
 from prm_core.cli.scoring.judge import judge
 from prm_core.cli.scoring.probe import probe
@@ -52,6 +53,7 @@ app.command("search")(search)
 app.command("serve")(serve)
 app.command("judge")(judge)
 app.command("retention")(retention)
+app.command("drift")(drift)
 app.command("train")(train)
 app.command("adversarial")(adversarial)
 app.command("probe")(probe)

@@ -20,6 +20,7 @@ from prm_core.config.data import (
 )
 from prm_core.config.profiles import PARAMS_FILE, PROFILES, merge, profile_names, read_yaml
 from prm_core.config.service import (
+    DriftConfig,
     EngineConfig,
     EvaluateConfig,
     HttpConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "Config",
     "CriticConfig",
     "DataConfig",
+    "DriftConfig",
     "EncoderConfig",
     "EngineConfig",
     "EvaluateConfig",

@@ -105,3 +105,23 @@ class SwapConfig:
                                     "it does not take over", default=0.5)
     webhook_secret: str = setting("file with the secret of MLflow's webhook; empty: POST /reload takes API keys alone",
                                   default="")
+
+
+@section
+class DriftConfig:
+    """What is kept of served traffic, how it is compared with what the model was calibrated on, and how long that
+    calibration is relied upon: of the folder that a server was started in."""
+
+    folder: str = setting("where samples, alarms and steps for review lie", default="served", pattern=r"\S")
+    sample: Share = setting("of the questions whose trajectories are kept, as figures", default=0.1)
+    texts: bool = setting("whether their texts are kept too, which review needs", default=False)
+    queue: PositiveInt = setting("requests that wait to be kept; what goes beyond is dropped and counted", default=256)
+    rows: PositiveInt = setting("trajectories of a file", default=1000)
+    seconds: PositiveFloat = setting("after which a file is written, however few they are", default=60.0)
+    keep_days: PositiveFloat = setting("days after which a file is removed", default=30.0)
+    window_hours: PositiveFloat = setting("hours up to now that are compared", default=24.0)
+    min_questions: int = setting("in a window, and in what it is compared with, below which nothing is compared",
+                                 default=50, ge=10)
+    false_alarms: float = setting("share of windows without drift that raise an alarm", default=0.01, ge=0.002, le=0.5)
+    review: NonNegativeInt = setting("trajectories of a window drawn for people to judge", default=20)
+    max_age_days: PositiveFloat = setting("days after which a calibration is stale", default=90.0)

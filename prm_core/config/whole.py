@@ -26,6 +26,7 @@ from prm_core.config.data import (
 )
 from prm_core.config.profiles import PARAMS_FILE, find_profile, merge, read_profile, read_yaml
 from prm_core.config.service import (
+    DriftConfig,
     EngineConfig,
     EvaluateConfig,
     HttpConfig,
@@ -71,6 +72,7 @@ class Config:
     engine: EngineConfig = setting(default=EngineConfig())
     http: HttpConfig = setting(default=HttpConfig())
     swap: SwapConfig = setting(default=SwapConfig())
+    drift: DriftConfig = setting(default=DriftConfig())
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:

@@ -33,6 +33,8 @@ RUNS = "runs"
 LOCK = ".work/run.lock"
 # Of a pass of `prm judge`, which may go on beside a run.
 JUDGE_LOCK = ".work/judge.lock"
+# Held by a check of served traffic.
+DRIFT_LOCK = ".work/drift.lock"
 # Held by the one run that waits for that lock.
 QUEUE_LOCK = ".work/queue.lock"
 POLL_SECONDS = 2.0

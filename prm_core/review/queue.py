@@ -35,7 +35,8 @@ def _candidates(
     return found
 
 
-def _readable(step: Step) -> str:
+def readable(step: Step) -> str:
+    """A step and what came back, for a reviewer."""
     said = heard(step)
     return f"{written(step)}\n[reply] {said}" if said else written(step)
 
@@ -74,8 +75,8 @@ def review_queue(
             "step_index": step_index,
             "chain": chain_digest(prompt, chain),
             "prompt": prompt,
-            "steps_before": [_readable(step) for step in chain.steps[:step_index]],
-            "step": _readable(chain.steps[step_index]),
+            "steps_before": [readable(step) for step in chain.steps[:step_index]],
+            "step": readable(chain.steps[step_index]),
             "is_correct": None,
             "note": "",
             "chance": pick.chance,

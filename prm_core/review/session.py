@@ -22,12 +22,13 @@ from prm_core.types import StepLabel
 
 QUEUE = "artifacts/calibrate/review_queue.jsonl"
 HUMAN = "data/human"
+CHAINS, PROBLEMS = "artifacts/generate/trajectories", "data/train.jsonl"
 OVERLAP = 0.2
 
 
 def generated(workspace: Path) -> Generated:
     """The chains of a workspace that answers may be about."""
-    return Generated(workspace / "artifacts/generate/trajectories", workspace / "data/train.jsonl")
+    return Generated(workspace / CHAINS, workspace / PROBLEMS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,11 @@ class Promises:
     alarm: Alarm | None = None
     prefix: CleanPrefix | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return self.alarm is not None or self.prefix is not None
+
     def save(self, folder: Path) -> None:
         """Writes the file beside a model's weights, and the folder's digests again. Raises InputError where its files
         are not as those record them."""

@@ -52,6 +52,9 @@ class TrajectoryAnalysis(BaseModel):
                                                      "without a fitted alarm or where in_domain is false")
     clean_prefix: int | None = Field(None, description="how many steps from the first on are promised to be right, "
                                                        "for all but a share of runs; not there as alarm_step")
+    calibration_stale: str | None = Field(None, description="why the scores are no longer to be taken for "
+                                                            "probabilities: the calibration's age, or traffic that has "
+                                                            "drifted; not there while they are")
     step_refs: list[str] | None = Field(None, description="where each step stands in what was sent: its `ref`, of "
                                                           "`messages` the index; not there where no step has one")
 

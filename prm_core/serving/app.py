@@ -21,6 +21,7 @@ from prm_core.scoring.foreign import load_any_scorer
 from prm_core.scoring.scorer import CALIBRATOR_FILE
 from prm_core.serving import model_registry
 from prm_core.serving.cache import ScoreCache
+from prm_core.serving.drift.watch import Watch
 from prm_core.serving.http.edge import Edge
 from prm_core.serving.http.keys import ApiKeys
 from prm_core.serving.http.logs import configure
@@ -96,7 +97,8 @@ def build(served: Served, workspace: Path, alias: str | None = None) -> Edge:
         shared = _shared()
         watcher = Watcher(current, recent, partial(_find, alias, workspace), partial(load, workspace=workspace),
                           settings.swap, metrics, Bell(shared and shared / BELL_FILE), shared and shared / TAKEN_FILE)
-    return Edge(current, settings.http, keys, metrics, recent, watcher, webhook)
+    watch = Watch(workspace, settings.drift, metrics)
+    return Edge(current, settings.http, keys, metrics, recent, watch, watcher, webhook)
 
 
 def _find(alias: str, workspace: Path) -> str:

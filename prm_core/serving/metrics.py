@@ -78,6 +78,9 @@ class Metrics(Observer):
         self._alarms = counter("alarms", "Trajectories whose stopping alarm is raised.").labels(model_name)
         self._calibrated = calibrated
         self._age = gauge("calibration_age_seconds", "Seconds since the served model was calibrated.", "livemax")
+        self._stale = gauge("calibration_stale", "1 where the served model's calibration is too old or its traffic has "
+                            "drifted, else 0.", "livemax")
+        self._samples = counter("drift_samples", "Trajectories drawn for samples of traffic: kept, dropped.", "outcome")
         # Of the service and its engine.
         self._prompt_tokens = counter("prompt_tokens", "Tokens of the trajectories that were scored."
                                       ).labels(model_name)
@@ -150,6 +153,14 @@ class Metrics(Observer):
     def registry_failed(self) -> None:
         """The registry did not say where the alias points."""
         self._registry_failures.inc()
+
+    def sampled(self, count: int, kept: bool) -> None:
+        """Trajectories that were drawn for a sample of traffic, and whether there was room for them."""
+        self._samples.labels(self._model_name, "kept" if kept else "dropped").inc(count)
+
+    def trusted(self, yes: bool) -> None:
+        """Whether the calibration of what is served may be relied upon."""
+        self._stale.set(not yes)
 
     def queued(self, running: int, waiting: int) -> None:
         self._running.set(running)

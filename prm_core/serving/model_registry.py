@@ -11,17 +11,16 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prm_core.config import ServeConfig
 from prm_core.errors import InputError
 from prm_core.platform import tracking
-from prm_core.scoring.conformal import NO_PROMISES, Promises
 from prm_core.serving.model_card import MODEL, ModelCard
 
 if TYPE_CHECKING:
@@ -46,6 +45,14 @@ POLL_SECONDS = 0.1
 SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/", "s3://", "gs://", "file:/")
 
 
+class Savable(Protocol):
+    """What lies in a model's folder beside the model."""
+
+    def save(self, folder: Path) -> None:
+        """Writes it there, and the folder's digests again."""
+        ...
+
+
 def pinned_requirements() -> list[str]:
     """`name==version` of what serving needs, read from what is installed (inferring them took MLflow 25 s)."""
     # A local label such as 2.13.0+cpu names a build, which an index does not have.
@@ -53,7 +60,7 @@ def pinned_requirements() -> list[str]:
 
 
 def log_reward_model(
-    workspace: Path, run_id: str, folder: Path, serve: ServeConfig, promises: Promises = NO_PROMISES, *,
+    workspace: Path, run_id: str, folder: Path, serve: ServeConfig, beside: Sequence[Savable] = (), *,
     example: Mapping[str, Any] = EXAMPLE,
 ) -> str:
     """Logs a reward-model folder as a servable MLflow model, and asks what was logged to score the example.
@@ -64,7 +71,8 @@ def log_reward_model(
         folder: a reward-model folder; its files are copied as they are, safetensors and JSON. What is served must not
             depend on another folder: a model saved without its base is logged with it.
         serve: request defaults, cache and batch sizes the server will have.
-        promises: of runs that the model scores; logged in its folder, where there are any.
+        beside: what goes into its folder with it: promises of runs that it scores, the trajectories it was calibrated
+            on.
         example: a request that MLflow validates the model with and shows to users.
 
     Returns:
@@ -79,20 +87,21 @@ def log_reward_model(
     if pickled or not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder}: {'pickled file ' + pickled[0] if pickled else 'no safetensors'}; "
                          "a served model is a folder of safetensors and JSON")
-    with whole(folder) as complete, _with_promises(complete, promises) as served:
+    with whole(folder) as complete, _with(complete, beside) as served:
         return _log(workspace, run_id, served, serve, example)
 
 
 @contextmanager
-def _with_promises(folder: Path, promises: Promises) -> Iterator[Path]:
-    """A copy of a model's folder with the promises in it, gone after the block; the folder itself where there are none.
-    """
-    if promises == NO_PROMISES:
+def _with(folder: Path, beside: Sequence[Savable]) -> Iterator[Path]:
+    """A copy of a model's folder with what goes beside it, gone after the block; the folder itself where that is
+    nothing."""
+    if not beside:
         yield folder
         return
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(shutil.copytree(folder, Path(temporary) / folder.name))
-        promises.save(copy)
+        for one in beside:
+            one.save(copy)
         yield copy
 
 

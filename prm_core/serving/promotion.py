@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prm_core.config import PromoteConfig
+from prm_core.config import DriftConfig, PromoteConfig
 from prm_core.errors import GateError, InputError
 from prm_core.evaluation.probe.bounds import bounds
 from prm_core.platform import store, tracking
 from prm_core.serving import model_registry
+from prm_core.serving.drift import trust
 from prm_core.serving.model_registry import ECE, F1, LEFT_OUT
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 ATTEMPTS = 5
+DRIFT = DriftConfig()
 # Standard deviations on either side of the mean that hold 95 % of a normal distribution, as the intervals do.
 Z_95 = 1.96
 
@@ -149,27 +154,62 @@ class Promotion:
     reason: str
 
 
-def promote(workspace: Path, config: PromoteConfig) -> Promotion:
-    """Moves the champion alias to the version this workspace registered last, if the gate holds.
+def check_calibration(version: ModelVersion, max_age_days: float, now: float) -> None:
+    """Raises InputError where a version's calibration is stale: `prm drift` found that its traffic has drifted, or it
+    was registered too long ago.
 
-    Raises:
-        InputError: nothing was registered here, or this tracking store does not know the version.
-        GateError: the gate refuses; the champion is as it was.
+    Args:
+        now: seconds since 1970.
     """
+    old = trust.too_old(version.creation_timestamp / 1000, now, max_age_days)
+    reason = version.tags.get(trust.TAG) or (old and old.reason)
+    if reason:
+        raise InputError(
+            f"{version.name} version {version.version} is not promoted, its calibration is stale: {reason}; have "
+            "people judge what is served now (`prm drift` draws it, with drift.texts) and register it anew with `prm "
+            "drift --recalibrate`, or train on new problems (`prm run`)")
+
+
+def _challenger(workspace: Path, client: MlflowClient, model: str | None) -> ModelVersion:
+    if model is not None:
+        named = re.fullmatch(r"models:/([^/@]+)/(\d+)", model)
+        found = named and model_registry.known_version(client, *named.groups())
+        if not found:
+            raise InputError(f"--model {model}: {tracking.tracking_uri(workspace)} has no such version; give "
+                             "models:/NAME/VERSION")
+        return found
     path = workspace / "artifacts" / "register" / "model_version.json"
     record = store.read_json(path)
-    client = tracking.connect(workspace)
-    challenger = model_registry.known_version(client, record["name"], record["version"])
-    if challenger is None or challenger.run_id != record["run_id"]:
+    found = model_registry.known_version(client, record["name"], record["version"])
+    if found is None or found.run_id != record["run_id"]:
         raise InputError(
             f"{path}: version {record['version']} of model {record['name']!r} (run {record['run_id']}) is not in "
             f"{tracking.tracking_uri(workspace)}; point MLFLOW_TRACKING_URI at the store it was registered in, or run "
             "the register stage again (`dvc repro --force --single-item register`)"
         )
+    return found
+
+
+def promote(
+    workspace: Path, config: PromoteConfig, drift: DriftConfig = DRIFT, model: str | None = None
+) -> Promotion:
+    """Moves the champion alias to the version this workspace registered last, if the gate holds.
+
+    Args:
+        drift: when a calibration is stale.
+        model: `models:/NAME/VERSION` to move it to instead.
+
+    Raises:
+        InputError: nothing was registered here, this tracking store does not know the version, or its calibration is
+            stale.
+        GateError: the gate refuses; the champion is as it was.
+    """
+    client = tracking.connect(workspace)
+    challenger = _challenger(workspace, client, model)
     # The database answers versions as numbers, a tracking server as texts.
     version = str(challenger.version)
     for _ in range(ATTEMPTS):
-        done = _compare_and_move(client, challenger.name, version, challenger.tags, config)
+        done = _compare_and_move(client, challenger, version, config, drift)
         if done is not None:
             return done
     raise GateError(f"{challenger.name} version {version} is not promoted: {config.alias} was moved by someone else "
@@ -177,19 +217,21 @@ def promote(workspace: Path, config: PromoteConfig) -> Promotion:
 
 
 def _compare_and_move(
-    client: MlflowClient, name: str, version: str, challenger: Mapping[str, str], config: PromoteConfig
+    client: MlflowClient, challenger: ModelVersion, version: str, config: PromoteConfig, drift: DriftConfig
 ) -> Promotion | None:
     """The gate, and what follows from it; None where the champion it was about is no longer the champion.
 
     From the look at the champion to the move of the alias nobody else promotes: of two at once, the later one is
     measured against what the first one left.
     """
+    name = challenger.name
     with model_registry.promotion_lock(client, name) as still_held:
         champion = model_registry.version_by_alias(client, name, config.alias)
         previous = str(champion.version) if champion else None
         if previous == version:
             return Promotion(name, version, False, previous, "it is the champion already")
-        decision = decide(challenger, champion.tags if champion else None, config)
+        check_calibration(challenger, drift.max_age_days, time.time())
+        decision = decide(challenger.tags, champion.tags if champion else None, config)
         if not decision.passed:
             kept = f"version {previous} stays {config.alias}" if champion else f"there is still no {config.alias}"
             raise GateError(f"{name} version {version} is not promoted: {decision.reason}; {kept}")

@@ -60,12 +60,14 @@ class ScoringAnswer:
         version: of the model that says so.
         known_tokens: of the trajectory, that were not computed for this answer; None where its scores were kept, so
             that none was.
+        raw_scores: of the analysed steps, before calibration.
     """
 
     analysis: TrajectoryAnalysis | None
     truncated_steps: int
     version: str
     known_tokens: int | None
+    raw_scores: tuple[float, ...] = ()
 
 
 def parse_request(record: Any, where: str, then: Sequence[Step] = ()) -> ScoringRequest:
@@ -245,7 +247,7 @@ class ScoringService:
                 if not score.out_of_domain:
                     analysis.alarm_step = self._promises.alarm and self._promises.alarm.step(score.step_scores)
                     analysis.clean_prefix = self._promises.prefix and self._promises.prefix.length(score.step_scores)
-            answers.append(ScoringAnswer(analysis, score.truncated_steps, self.version, known))
+            answers.append(ScoringAnswer(analysis, score.truncated_steps, self.version, known, score.raw_scores))
         return answers
 
     def tokens(self, request: ScoringRequest) -> int:

@@ -6,12 +6,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.stages.base import Stage, StageIO
+from prm_core.types import Problem
+
+if TYPE_CHECKING:
+    from prm_core.serving.drift.reference import Reference
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,14 @@ def version_tags(metrics: Mapping[str, float | str], config: Config, workspace: 
     return {"data_hash": data_hash(workspace), "git_commit": code_version(), "profile": config.profile, **gate}
 
 
+def _calibrated_on(config: Config, inputs: Mapping[str, Path], renderer: int) -> Reference:
+    from prm_core.serving.drift.reference import of_evaluation
+
+    problems = {split: store.read_jsonl(Problem, inputs[split]) for split in ("dev", "test")}
+    return of_evaluation(inputs["trajectories"], inputs["scores"], problems, threshold=config.serve.threshold,
+                         renderer=renderer)
+
+
 def run(config: Config, io: StageIO) -> None:
     """Logs the model, tries it, registers it, moves the challenger alias and writes `model_version.json`."""
     from prm_core.platform.tracking import connect, datasets, stage_run
@@ -52,14 +65,16 @@ def run(config: Config, io: StageIO) -> None:
     metrics = store.read_json(io.inputs["metrics"])
     numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
     name = config.register.model_name
-    precision = str(reward_settings(str(io.inputs["prm"])).get("precision", "unknown"))
-    tags = {**version_tags(metrics, config, io.workspace), "precision": precision}
+    settings = reward_settings(str(io.inputs["prm"]))
+    encoder: Mapping[str, Any] = settings.get("encoder", {})
+    tags = {**version_tags(metrics, config, io.workspace), "precision": str(settings.get("precision", "unknown"))}
     with stage_run(io.workspace, "register", config, io.inputs) as tracked:
         client = connect(io.workspace)
         promises = Promises.read(io.inputs["promises"])
-        model_id = model_registry.log_reward_model(io.workspace, tracked.run_id, io.inputs["prm"], config.serve,
-                                                   promises)
-        data = datasets.find_data(io.workspace, io.inputs)
+        model_id = model_registry.log_reward_model(
+            io.workspace, tracked.run_id, io.inputs["prm"], config.serve,
+            [_calibrated_on(config, io.inputs, encoder.get("renderer", 1)), *([promises] if promises.any else [])])
+        data = datasets.find_data(io.workspace, {role: io.inputs[role] for role in ("training_set", "test")})
         measured_on = next(one for one in data if one.role == "test")
         tracked.log_metrics(numbers, model_id=model_id, data=measured_on)
         runs = model_registry.link_runs(io.workspace, model_id, trained=io.inputs["prm"], measured=io.inputs["metrics"])
@@ -82,6 +97,10 @@ STAGE = Stage(
     inputs={
         "metrics": "artifacts/evaluate/metrics.json",
         "promises": "artifacts/evaluate/promises.json",
+        # Which served traffic is compared with.
+        "trajectories": "artifacts/evaluate/trajectories",
+        "scores": "artifacts/evaluate/scores.jsonl",
+        "dev": "data/dev.jsonl",
         "prm": "artifacts/train_prm/prm",
         # What it was trained and tested on, for the record.
         "training_set": "artifacts/calibrate/training_set",

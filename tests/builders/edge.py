@@ -10,10 +10,11 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from prm_core.config import EngineConfig, HttpConfig
+from prm_core.config import DriftConfig, EngineConfig, HttpConfig
 from prm_core.scoring.conformal import NO_PROMISES, Promises
 from prm_core.scoring.scorer import ChainScorer
 from prm_core.serving.cache import ScoreCache
+from prm_core.serving.drift.watch import Watch
 from prm_core.serving.http.edge import Edge
 from prm_core.serving.http.keys import ApiKeys
 from prm_core.serving.metrics import Metrics
@@ -25,17 +26,25 @@ from tests.builders.scorer import FakeScorer
 JSON = "application/json"
 DEFAULTS = {"threshold": 0.5, "aggregate": "min"}
 SOURCE = "models:/prm/3"
+NOT_SAMPLED = DriftConfig(sample=0.0)
+
+
+def unsampled(metrics: Metrics) -> Watch:
+    """Keeps nothing."""
+    return Watch(Path("."), NOT_SAMPLED, metrics)
 
 
 def edge(
     scorer: ChainScorer | None = None, *, promises: Promises = NO_PROMISES, keys: Path | None = None,
-    calibrated: float | None = None, kept: int = 0, engine: EngineConfig = ENGINE, **limits: Any
+    calibrated: float | None = None, kept: int = 0, engine: EngineConfig = ENGINE, workspace: Path = Path("."),
+    drift: DriftConfig = NOT_SAMPLED, **limits: Any
 ) -> Edge:
     """The application, which keeps the scores of so many chains; `limits` are settings of `HttpConfig`."""
     service = ScoringService(scorer or FakeScorer(), ScoreCache(kept, 60.0), promises, engine)
     served = Served(service, DEFAULTS, "prm", SOURCE, calibrated)
-    return Edge(Current(served), HttpConfig(**limits), ApiKeys(keys) if keys else None, Metrics("prm", calibrated),
-                Recent(0))
+    metrics = Metrics("prm", calibrated)
+    return Edge(Current(served), HttpConfig(**limits), ApiKeys(keys) if keys else None, metrics, Recent(0),
+                Watch(workspace, drift, metrics))
 
 
 def ask(client: TestClient, path: str, values: Any) -> Any:

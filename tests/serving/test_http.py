@@ -28,6 +28,7 @@ from prm_core.stages.base import execute
 from prm_core.types import Step, StepLabel
 from tests import ROOT
 from tests.builders import warm_python
+from tests.builders.drift import evaluated
 from tests.builders.reward_models import MAX_LENGTH, tiny_reward_model
 
 START_SECONDS = 120
@@ -41,7 +42,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("served")
     shutil.copy(ROOT / configuration.PARAMS_FILE, root)
     store.write_json(root / "artifacts/evaluate/metrics.json", {"test/prm/first_error_f1": 90.0, "test/prm/ece": 0.01})
-    store.write_text(root / "data/test.jsonl", "{}\n")
+    evaluated(root, questions=1)
     NO_PROMISES.write(root / "artifacts/evaluate/promises.json")
     store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, [])
     tiny_reward_model(root / "artifacts/train_prm/prm")

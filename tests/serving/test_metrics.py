@@ -32,6 +32,8 @@ def shown() -> set[str]:
     metrics.answered("/classify", 400, 0.1)
     metrics.rejected("queue_full")
     metrics.judged([0.9, 0.1], 1, False, True)
+    metrics.sampled(1, True)
+    metrics.trusted(True)
     metrics.queued(1, 1)
     metrics.begun(0.1)
     metrics.passed(3, 0.1, 0.5)

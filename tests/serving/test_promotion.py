@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core import config as configuration
-from prm_core.config import PromoteConfig
+from prm_core.config import DriftConfig, PromoteConfig
 from prm_core.errors import GateError, InputError
 from prm_core.platform import store, tracking
 from prm_core.serving import model_registry, promotion
@@ -176,6 +176,16 @@ def test_again_says_it_is_the_champion_already(workspace, registered):
     done = promote(workspace, CONFIG)
     assert (done.version, done.moved) == (version, False)
     assert champion(registered) == version
+
+
+def test_a_calibration_that_is_too_old_is_not_promoted_and_a_champion_stays_one(workspace, registered):
+    version = registered(tags())
+    with pytest.raises(InputError, match=rf"version {version} is not promoted, its calibration is stale: calibrated on "
+                                         r".*, more than 1e-09 days ago \(drift.max_age_days\); have people judge"):
+        promote(workspace, CONFIG, DriftConfig(max_age_days=1e-9))
+    assert champion(registered) is None
+    promote(workspace, CONFIG)
+    assert not promote(workspace, CONFIG, DriftConfig(max_age_days=1e-9)).moved
 
 
 def test_refusal_leaves_the_champion_and_names_the_figures(workspace, registered):

@@ -15,10 +15,12 @@ from prm_core.errors import InputError
 from prm_core.platform import store, sums, tracking
 from prm_core.scoring.conformal import FILE, Alarm, CleanPrefix, Promises
 from prm_core.serving import model_registry
+from prm_core.serving.drift import reference
 from prm_core.stages import register
 from prm_core.stages.base import StageIO
 from prm_core.types import StepLabel
 from tests import ROOT
+from tests.builders.drift import evaluated
 from tests.builders.quality import label
 from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
 
@@ -37,8 +39,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / configuration.PARAMS_FILE, root)
     store.write_json(root / "artifacts/evaluate/metrics.json", METRICS)
     PROMISES.write(root / "artifacts/evaluate/promises.json")
-    for split in ("train", "test"):
-        store.write_text(root / f"data/{split}.jsonl", "{}\n")
+    evaluated(root, questions=3)
     store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, [label("gen-0", 0), label("gen-0", 1)])
     fake_model_folder(root / "artifacts/train_prm/prm")
     return root
@@ -111,7 +112,8 @@ def test_model_is_tied_to_its_data_and_to_the_runs_that_made_it(workspace, regis
     assert [one.model_id for one in runs["train_prm"].outputs.model_outputs] == [output.model_id]
     assert [one.model_id for one in runs["evaluate"].inputs.model_inputs] == [output.model_id]
     data = {entry.dataset.name: entry.dataset for entry in runs["register"].inputs.dataset_inputs}
-    assert set(data) == {"data/test.jsonl", "artifacts/calibrate/training_set"}
+    assert set(data) == {"data/test.jsonl", "artifacts/calibrate/training_set", "data/dev.jsonl",
+                         "artifacts/evaluate/trajectories", "artifacts/evaluate/scores.jsonl"}
     test = data["data/test.jsonl"]
     # The digest is DVC's, and the place has nothing of where the workspace lies.
     assert test.digest == hashlib.md5((workspace / "data/test.jsonl").read_bytes()).hexdigest()
@@ -157,8 +159,14 @@ def test_logged_files_hold_no_pickle_and_only_the_package(workspace, registered)
     original = workspace / "artifacts/train_prm/prm"
     copied = model_registry.reward_model_folder(registered["uri"], workspace)
     assert Promises.load(copied) == PROMISES
-    # The one file that the trained model had not, and the digests.
-    assert {path.name for path in copied.iterdir()} - {path.name for path in original.iterdir()} == {FILE, sums.FILE}
+    # The two files that the trained model had not, and the digests.
+    assert {path.name for path in copied.iterdir()} - {path.name for path in original.iterdir()} == {
+        FILE, reference.FILE, sums.FILE}
+    # Of each held-out problem the one whole chain of the base policy.
+    calibrated_on = reference.Reference.load(copied)
+    assert (calibrated_on.traffic, calibrated_on.renderer) == ("the base policy's on dev and test problems", 1)
+    assert [(len(one.prefixes), one.scores, one.first_error) for one in calibrated_on.samples] == [
+        (2, [0.9, 0.2], 1)] * 6
     assert not list(sums.differences(copied))
     assert all((copied / path.name).read_bytes() == path.read_bytes() for path in original.iterdir())
 
@@ -179,7 +187,7 @@ def test_signature_has_the_contract_s_fields_and_parameters(model):
     assert set(answer["properties"]) == {
         "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements",
         "in_domain", "out_of_domain", "outcome_score", "step_reliabilities", "step_intervals", "alarm_step",
-        "clean_prefix", "step_refs"
+        "clean_prefix", "calibration_stale", "step_refs"
     }
     assert {p.name: p.default for p in signature.params} == {"threshold": 0.5, "aggregate": "min"}
 

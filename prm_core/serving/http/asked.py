@@ -9,6 +9,7 @@ from typing import Any
 from prm_core.config import HttpConfig
 from prm_core.errors import InputError
 from prm_core.platform.steps import parse_steps
+from prm_core.serving.drift.watch import Watch
 from prm_core.serving.http.body import TooLarge
 from prm_core.serving.metrics import Metrics
 from prm_core.serving.service import ScoringAnswer, ScoringRequest, parse_parameters, parse_request
@@ -30,6 +31,7 @@ class Asked:
         limits: what it may ask at once.
         metrics: where it is counted.
         recent: where what was asked is kept for a while.
+        watch: what notices it.
         trajectories, steps: how many were scored.
     """
 
@@ -37,6 +39,7 @@ class Asked:
     limits: HttpConfig
     metrics: Metrics
     recent: Recent
+    watch: Watch
     trajectories: int = field(default=0, init=False)
     steps: int = field(default=0, init=False)
 
@@ -75,9 +78,12 @@ class Asked:
         """
         chosen = parse_parameters(parameters or {}, self.served.defaults)
         answers = self.served.service.answer(requests, **chosen)
+        self.watch.keep(self.served, requests, answers)
+        doubt = self.watch.doubt(self.served)
         for answer in answers:
             said = answer.analysis
             assert said is not None
+            said.calibration_stale = doubt and doubt.reason
             self.metrics.judged(said.step_scores, said.first_error_step, said.in_domain is False,
                                 said.alarm_step is not None and said.alarm_step >= 0)
             self.steps += len(said.step_scores)

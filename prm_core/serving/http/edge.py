@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from prm_core.config import HttpConfig
 from prm_core.errors import InputError, OverloadError
+from prm_core.serving.drift.watch import Watch
 from prm_core.serving.http import body, openapi
 from prm_core.serving.http.admission import Admission
 from prm_core.serving.http.asked import Asked
@@ -80,13 +81,14 @@ class Edge:
         keys: who may ask; None lets everybody.
         metrics: where all of it is counted.
         recent: where what was asked is kept for a while.
+        watch: what keeps samples of it, and knows whether the calibration is stale.
         watcher: what has new versions take over, while the application lives; None of a server that stays with one.
         webhook: who may, besides those with a key, have it look for one.
     """
 
     def __init__(
         self, current: Current, limits: HttpConfig, keys: ApiKeys | None, metrics: Metrics, recent: Recent,
-        watcher: Watcher | None = None, webhook: Webhook | None = None,
+        watch: Watch, watcher: Watcher | None = None, webhook: Webhook | None = None,
     ) -> None:
         self.metrics = metrics
         self.current = current
@@ -94,6 +96,7 @@ class Edge:
         self._limits = limits
         self._keys = keys
         self._recent = recent
+        self._watch = watch
         self._watcher = watcher
         self._webhook = webhook
         self._admission = Admission(limits.max_running)
@@ -119,6 +122,9 @@ class Edge:
         response.headers["x-request-id"] = id
         response.headers["x-model"] = quote(served.source, safe=":/@")
         response.headers["x-model-version"] = served.service.version
+        doubt = self._watch.doubt(served)
+        if doubt is not None:
+            response.headers["x-calibration-stale"] = doubt.kind
         if self._admission.draining:
             response.headers["connection"] = "close"
         await response(request.scope, receive, send)
@@ -144,7 +150,7 @@ class Edge:
             endpoint = self._endpoints[request.url.path]
             if self._limits.log_texts:
                 entry["body"] = content[:LOGGED_BODY].decode(errors="replace")
-            asked = Asked(served, self._limits, self.metrics, self._recent)
+            asked = Asked(served, self._limits, self.metrics, self._recent, self._watch)
             said = await self._admission.run(
                 partial(_respond, endpoint, asked, request.headers.get("content-type"), content))
             entry |= {"trajectories": asked.trajectories, "steps": asked.steps}
@@ -250,8 +256,10 @@ class Edge:
                 self._watch_for_the_end()
                 if self._watcher is not None:
                     self._watcher.start()
-            elif self._watcher is not None:
-                await anyio.to_thread.run_sync(self._watcher.stop)
+            else:
+                if self._watcher is not None:
+                    await anyio.to_thread.run_sync(self._watcher.stop)
+                await anyio.to_thread.run_sync(self._watch.close)
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return

@@ -103,6 +103,8 @@ class StepScore(BaseModel):
                                            "where in_domain is false")
     clean_prefix: int | None = Field(description="how many steps from the first on are promised to be right; null as "
                                                  "alarm")
+    calibration_stale: str | None = Field(description="why the score is no longer to be taken for a probability; null "
+                                                      "while it is")
     model: str = Field(description="the version that says so")
 
 
@@ -120,6 +122,7 @@ def score_step(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
         severity=wrong.severity if wrong else None, likely_cause=wrong.likely_cause if wrong else None,
         analysis=said.improvements[-1] if wrong else "", in_domain=said.in_domain,
         alarm=None if said.alarm_step is None else said.alarm_step >= 0, clean_prefix=said.clean_prefix,
+        calibration_stale=said.calibration_stale,
         model=asked.served.source,
     ).model_dump()
 

@@ -16,7 +16,7 @@ from prm_core.serving.http.keys import ApiKeys
 from prm_core.serving.http.webhook import Webhook
 from prm_core.serving.swap.current import Current
 from prm_core.serving.swap.recent import Recent
-from tests.builders.edge import edge
+from tests.builders.edge import edge, unsampled
 from tests.builders.versions import Registry, served
 
 BODY = '{"entity": "model_version_alias", "action": "created", "data": {"name": "prm", "alias": "champion"}}'
@@ -35,7 +35,7 @@ def test_it_needs_no_key_and_who_has_none_needs_its_signature(tmp_path, with_key
     current = Current(served(1))
     watcher, metrics = Registry(1).watcher(current)
     client = TestClient(Edge(current, HttpConfig(), ApiKeys(tmp_path / "keys") if with_keys else None, metrics,
-                             Recent(0), watcher, Webhook(tmp_path / "secret")))
+                             Recent(0), unsampled(metrics), watcher, Webhook(tmp_path / "secret")))
 
     def status(headers: dict[str, str], body: str = BODY) -> int:
         return client.post("/reload", content=body, headers=headers).status_code

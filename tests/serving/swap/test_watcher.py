@@ -21,7 +21,7 @@ from prm_core.serving.swap.bell import Bell
 from prm_core.serving.swap.current import Current
 from prm_core.serving.swap.recent import Recent
 from prm_core.types import Step
-from tests.builders.edge import ask
+from tests.builders.edge import ask, unsampled
 from tests.builders.reward_models import TEXTS, tiny_reward_model
 from tests.builders.scorer import FakeScorer
 from tests.builders.versions import Registry, Version, served, source
@@ -43,7 +43,7 @@ def swaps(metrics: Metrics) -> dict[str, float]:
 def test_where_the_alias_moves_the_version_takes_over_and_is_told(caplog) -> None:
     registry, current, recent = Registry(1), Current(served(1)), Recent(50)
     watcher, metrics = registry.watcher(current, recent)
-    client = TestClient(Edge(current, HttpConfig(), None, metrics, recent, watcher))
+    client = TestClient(Edge(current, HttpConfig(), None, metrics, recent, unsampled(metrics), watcher))
     watcher.look()
     assert (registry.loaded, swaps(metrics)) == ([], {})
     assert ask(client, "/invocations", {"inputs": [ROW]})["predictions"][0]["step_scores"] == [0.9, 0.1]
@@ -81,7 +81,7 @@ def test_a_version_that_fails_leaves_the_old_one_and_is_not_tried_again(version,
     registry, current, recent = Registry(2), Current(served(1)), Recent(50)
     registry.versions[2] = version
     watcher, metrics = registry.watcher(current, recent, max_difference=0.3)
-    client = TestClient(Edge(current, HttpConfig(), None, metrics, recent, watcher))
+    client = TestClient(Edge(current, HttpConfig(), None, metrics, recent, unsampled(metrics), watcher))
     for number in range(20):
         ask(client, "/invocations", {"inputs": [{"prompt": str(number), "steps": ["ok", "wrong"] * (number % 2 + 1)}]})
     for _ in range(3):
@@ -143,8 +143,8 @@ def test_a_registry_that_goes_while_a_version_loads_is_no_fault_of_the_version()
 
 def test_the_thread_looks_at_once_when_told_and_outlives_a_fault(caplog) -> None:
     registry, current, bell = Registry(1), Current(served(1)), Bell()
-    watcher, _ = registry.watcher(current, bell=bell, poll=60.0)
-    with TestClient(Edge(current, HttpConfig(), None, Metrics("prm"), Recent(0), watcher)) as client:
+    watcher, metrics = registry.watcher(current, bell=bell, poll=60.0)
+    with TestClient(Edge(current, HttpConfig(), None, metrics, Recent(0), unsampled(metrics), watcher)) as client:
         broken, registry.points_to, load = threading.Event(), 2, registry.load
 
         def fault(uri: str):
@@ -179,7 +179,7 @@ def test_under_swaps_no_answer_is_lost_or_of_two_versions(tmp_path) -> None:
     registry, current, recent = Registry(1), Current(served(1, scorers[1])), Recent(50)
     watcher, metrics = registry.watcher(current, recent, max_difference=1.0)
     watcher._load = lambda uri: served(int(uri[-1]), scorers[int(uri[-1])])
-    client = TestClient(Edge(current, HttpConfig(), None, metrics, recent, watcher))
+    client = TestClient(Edge(current, HttpConfig(), None, metrics, recent, unsampled(metrics), watcher))
     said: list[tuple[str, int, list[float]]] = []
     ended = threading.Event()
 
