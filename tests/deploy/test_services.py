@@ -161,5 +161,5 @@ def test_dvc_pushes_to_s3_and_a_fresh_clone_pulls(site: Site, tmp_path: Path) ->
     clone = tmp_path / "clone"
     site.run("dvc", "pull", folder=clone)
     assert "up to date" in site.run("dvc", "status", folder=clone)
-    for name in ("artifacts/evaluate/metrics.json", "artifacts/train_prm/prm/model.safetensors"):
+    for name in ("artifacts/evaluate/metrics.json", "artifacts/train_prm/prm/trained.safetensors"):
         assert (clone / name).read_bytes() == (site.folder / name).read_bytes()
