@@ -108,6 +108,9 @@ def measure(workspace: Path, local: Path | None, repeats: int) -> dict[str, Any]
     models, setup = workspace / "artifacts/train_prm", Setup(config, Path)
     judges = {PRM: JUDGES[PRM](str(models / "prm"), setup), RULES: JUDGES[RULES]("", setup),
               ORM: JUDGES[ORM](str(models / "orm"), setup)}
+    for judge in judges.values():
+        # A folder of this machine tells nobody else anything.
+        judge.about = judge.about.replace(str(workspace), workspace.name)
     how = {"dev_name": "dev", "threshold": 0.5, "seed": config.seed}
     judged = comparison.judge_cases(judges, everything, dev, repeats=repeats, **how)
 

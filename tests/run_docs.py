@@ -24,8 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from deploy.services import answers
 from tests import ROOT
 
 # What this interpreter's start has set for the checkout it belongs to; the clone's own start sets it anew.
@@ -180,17 +179,6 @@ class Page:
             _end(process)
             yield Result(block, "passed" if alive else "failed", time.monotonic() - started,
                          "" if alive else f"ended by itself with {process.returncode}")
-
-
-def answers(url: str) -> bool:
-    """Whether a server answers there, whatever it says."""
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500
-    except OSError:
-        return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

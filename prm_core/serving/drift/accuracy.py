@@ -8,24 +8,15 @@ Source: Guillory et al. 2021, "Predicting with Confidence on Unseen Distribution
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prm_core.evaluation.metrics import Estimate
 from prm_core.serving.drift.samples import Sample
 
 RESAMPLES = 1000
 LEVEL = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A share and its 95 % interval over questions."""
-
-    value: float
-    low: float
-    high: float
 
 
 def estimate(samples: Sequence[Sample], seed: int) -> dict[str, Estimate]:

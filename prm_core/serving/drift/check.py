@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from prm_core.config import Config
+from prm_core.evaluation.metrics import Estimate
 from prm_core.models.loading import model_version
 from prm_core.platform import store, tracking
 from prm_core.platform.tracking import stage_run
 from prm_core.serving import model_registry
 from prm_core.serving.drift import report, trust
-from prm_core.serving.drift.accuracy import Estimate, estimate
+from prm_core.serving.drift.accuracy import estimate
 from prm_core.serving.drift.compare import Comparison, change_in_stream, compare
 from prm_core.serving.drift.reference import Reference
 from prm_core.serving.drift.samples import Sample, Window, independent, read_window

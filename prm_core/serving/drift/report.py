@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from prm_core.serving.drift.accuracy import Estimate
+from prm_core.evaluation.metrics import Estimate
 from prm_core.serving.drift.compare import Comparison, Distance
 from prm_core.serving.drift.samples import Sample
 
