@@ -71,6 +71,9 @@ class EngineConfig:
     """What a server may take of the machine it runs on, where `serve` goes with the model."""
 
     memory: NonNegativeFloat = setting("GiB for what was computed of chains that may go on", default=0.5)
+    threads: NonNegativeInt = setting(
+        "threads of a pass; 0: one for a model of fewer than 20 million parameters, whose passes are too short for "
+        "more, and what PyTorch takes for a larger one", default=0)
     waiting: PositiveInt = setting("characters of requests that wait; what goes beyond gets a 503", default=2**23)
     deadline: PositiveFloat = setting("seconds after which a request that has no answer gets a 503", default=60.0)
 

@@ -21,7 +21,7 @@ from prm_core.errors import InputError
 from prm_core.models.encoder import EncodedChain
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from prm_core.models.encoder import Encoder
     from prm_core.scoring.reward import RewardModel
@@ -179,11 +179,11 @@ def parts(chain: EncodedChain) -> list[list[int]]:
     return [chain.ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def moderate(scores: Sequence[float]) -> list[float]:
+def moderate(scores: ArrayLike) -> NDArray[np.float64]:
     """Calibrated scores of a chain that the model cannot judge, with TRUST of their log-odds: its confidence was earned
     on other text. Their order, and what is more likely right than wrong, stay."""
     p = np.clip(np.asarray(scores, dtype=np.float64), EDGE, 1 - EDGE)
-    return (1 / (1 + (1 / p - 1) ** TRUST)).tolist()
+    return 1 / (1 + (1 / p - 1) ** TRUST)
 
 
 def unmoderated(scores: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,8 @@ from prm_core.turns import RENDERER
 from prm_core.types import Step
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from prm_core.scoring.reward import Reading, RewardModel
@@ -77,12 +79,14 @@ class Slot:
         score: the same calibrated.
         outcome: probability that the answer is right were the chain to end here; None of a model without.
         members: calibrated probability of each of the committee; empty of a model without.
+        doubted: the same in a chain that the model cannot judge; None where it knows no such chains.
     """
 
     raw: float
     score: float
     outcome: float | None
     members: tuple[float, ...]
+    doubted: Slot | None = None
 
 
 class ChainScorer(Protocol):
@@ -246,11 +250,14 @@ class RewardScorer:
         inside = np.arange(raw.shape[1]) < np.array(counts)[:, None]
         # Slots of all rows, one after the other: never what stands in the padding.
         plain = raw[inside]
-        found = [Slot(*values) for values in zip(
-            plain.tolist(), self.calibrator.apply(plain).tolist(),
-            [None] * len(plain) if outcome is None else outcome[inside].tolist(),
-            [()] * len(plain) if members is None else map(tuple, self.calibrator.apply(members[inside]).tolist()),
-            strict=True)]
+        said = [self.calibrator.apply(plain), None if outcome is None else outcome[inside],
+                None if members is None else self.calibrator.apply(members[inside])]
+        doubted: Sequence[Slot | None] = [None] * len(plain)
+        # A value says how the policy fares, and of that an unfamiliar text tells as much.
+        if self.domain and self.kind != "advantage":
+            doubted = _slots(plain, *(None if one is None else moderate(one) for one in said))
+        found = [slot if other is None else replace(slot, doubted=other)
+                 for slot, other in zip(_slots(plain, *said), doubted, strict=True)]
         ends = list(itertools.accumulate(counts, initial=0))
         return [found[start:end] for start, end in itertools.pairwise(ends)]
 
@@ -263,23 +270,23 @@ class RewardScorer:
             doubt: why the model cannot judge it.
         """
         first = int(self.model.prompt_slot)
+        if doubt:
+            slots = [slot.doubted or slot for slot in slots]
         # An outcome model's last real step.
         kept = slots[-1:] if self.kind == "outcome" else slots
-        scores = self._believed([slot.score for slot in kept], doubt)
-        members = tuple([slot.members for slot in slots[first:]])
-        if any(members):
-            believed = self._believed(list(itertools.chain.from_iterable(members)), doubt)
-            members = tuple(zip(*[iter(believed)] * len(members[0]), strict=True))
-        ended: float | None = None
-        if len(slots) > first and slots[-1].outcome is not None and not truncated:
-            [ended] = self._believed([slots[-1].outcome], doubt)
+        read = slots[first:]
         return ChainScore(
-            tuple(scores[first:]), tuple([slot.raw for slot in kept[first:]]), truncated, scores[0] if first else None,
-            doubt, ended, members if any(members) else ())
+            tuple([slot.score for slot in kept[first:]]), tuple([slot.raw for slot in kept[first:]]), truncated,
+            kept[0].score if first else None, doubt, read[-1].outcome if read and not truncated else None,
+            tuple([slot.members for slot in read]) if read and read[0].members else ())
 
-    def _believed(self, scores: Sequence[float], doubt: str | None) -> Sequence[float]:
-        # A value says how the policy fares, and of that an unfamiliar text tells as much.
-        return moderate(scores) if self.domain and doubt and self.kind != "advantage" else scores
+
+def _slots(raw: NDArray[np.float64], score: NDArray[np.float64], outcome: NDArray[np.float64] | None,
+           members: NDArray[np.float64] | None) -> list[Slot]:
+    """Slots of raw scores (slots,), calibrated ones, outcomes, and a committee's (slots, members)."""
+    return [Slot(*values) for values in zip(
+        raw.tolist(), score.tolist(), [None] * len(raw) if outcome is None else outcome.tolist(),
+        [()] * len(raw) if members is None else map(tuple, members.tolist()), strict=True)]
 
 
 def save_reward_model(

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prm_core import config as configuration
 from prm_core.config import Config, ServeConfig
 from prm_core.platform import tracking
@@ -18,7 +20,7 @@ from prm_core.platform.environment import project_root
 from prm_core.platform.tracking import reachable
 from prm_core.scoring.conformal import Promises
 from prm_core.scoring.foreign import load_any_scorer
-from prm_core.scoring.scorer import CALIBRATOR_FILE
+from prm_core.scoring.scorer import CALIBRATOR_FILE, LoadedScorer, RewardScorer
 from prm_core.serving import model_registry
 from prm_core.serving.cache import ScoreCache
 from prm_core.serving.drift.watch import Watch
@@ -33,6 +35,8 @@ from prm_core.serving.swap.current import Current, Served
 from prm_core.serving.swap.recent import Recent
 from prm_core.serving.swap.watcher import Watcher
 
+# Of a model whose passes one thread makes.
+FEW_PARAMETERS = 20_000_000
 # Where a worker process, which imports this module anew, finds what it serves.
 MODEL, ALIAS, WORKSPACE = "PRM_SERVED_MODEL", "PRM_SERVED_ALIAS", "PRM_SERVED_WORKSPACE"
 # In the folder that they share: what has the others look at the registry, and the version that took over last.
@@ -63,6 +67,9 @@ def _load(uri: str, folder: Path, here: Config) -> Served:
     registered = uri.startswith(model_registry.SCHEMES)
     settings = model_registry.logged_settings(folder) if registered else here.serve
     scorer = load_any_scorer(folder, batch_size=settings.batch_size)
+    threads = threads_of(scorer, here.engine.threads)
+    if threads:
+        torch.set_num_threads(threads)
     service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl), Promises.load(folder),
                              here.engine)
     calibrator = folder / CALIBRATOR_FILE
@@ -71,6 +78,13 @@ def _load(uri: str, folder: Path, here: Config) -> Served:
     name = uri.split(":/", 1)[1].split("/")[0].split("@")[0] if registered else folder.resolve().name
     example = model_registry.logged_example(folder) if registered else None
     return Served(service, defaults_of(settings), name, uri if registered else name, made, example)
+
+
+def threads_of(scorer: LoadedScorer, asked: int) -> int:
+    """Threads of a pass of the model, 0 to leave that to PyTorch. A small model's operations are shorter than it takes
+    to share them, and threads that wait for one another spin on cores that the server's own threads need."""
+    small = isinstance(scorer, RewardScorer) and scorer.model.backbone.num_parameters() < FEW_PARAMETERS
+    return asked or int(small)
 
 
 def defaults_of(settings: ServeConfig) -> dict[str, Any]:

@@ -63,3 +63,10 @@ def test_processes_of_a_server_go_with_the_alias_and_one_that_starts_later_begin
         while client.get("/ready").json()["model"] != source(3):
             time.sleep(0.01)
     assert sorted(loaded) == [source(1)] * 2 + [source(2)] * 3 + [source(3)] * 2
+
+
+def test_a_small_model_computes_with_one_thread_unless_more_are_asked_for(tmp_path: Path) -> None:
+    scorer = load_scorer(tiny_reward_model(tmp_path / "prm"))
+    assert [app.threads_of(scorer, asked) for asked in (0, 2)] == [1, 2]
+    scorer.model.backbone.num_parameters = lambda: app.FEW_PARAMETERS
+    assert app.threads_of(scorer, 0) == 0

@@ -88,7 +88,7 @@ class Judged:
     def probabilities(self, calibrator: Calibrator) -> Floats:
         """As served."""
         made = calibrator.apply(self.raw)
-        return np.where(self.doubted > 0, np.asarray(moderate(made)), made)
+        return np.where(self.doubted > 0, moderate(made), made)
 
 
 def judged_steps(human: HumanData, scorer: ChainScorer, after: float) -> Judged:
@@ -132,8 +132,8 @@ def recalibrated(samples: Sequence[Sample], calibrator: Calibrator, threshold: f
     """Samples as they would have been with another calibrator, without texts."""
     found = []
     for one in samples:
-        scores = calibrator.apply(one.raw).tolist()
-        scores = moderate(scores) if one.in_domain is False else scores
+        made = calibrator.apply(one.raw)
+        scores = (moderate(made) if one.in_domain is False else made).tolist()
         first = next((index for index, score in enumerate(scores) if score < threshold), -1)
         found.append(dataclasses.replace(one, scores=scores, first_error=first, text=None))
     return found

@@ -48,10 +48,15 @@ def test_states_are_those_of_a_whole_pass(model):
         assert {part.shape[1] for layer in place.layers() for part in layer} == {len(text)} == {place.depth}
 
 
-@pytest.mark.parametrize("scores", [1, attention.SCORES])
+@pytest.mark.parametrize(("together", "merged", "scores"), [
+    (1, True, 1), (attention.TOGETHER, True, 1), (1, False, 1), (attention.TOGETHER, False, attention.SCORES)])
 @pytest.mark.parametrize("kind", [(LlamaModel, LlamaConfig), (Qwen2Model, Qwen2Config)])
-def test_texts_of_all_lengths_after_one_past_and_several_heads_a_key(monkeypatch, kind, scores):
+def test_texts_of_all_lengths_after_one_past_and_several_heads_a_key(monkeypatch, kind, together, merged, scores):
     monkeypatch.setattr(attention, "SCORES", scores)
+    monkeypatch.setattr(attention, "TOGETHER", together)
+    if not merged:
+        # What other devices do.
+        monkeypatch.setattr(attention, "_merged", attention._after)
     torch.manual_seed(0)
     model = kind[0](kind[1](vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                             num_key_value_heads=2, intermediate_size=48, initializer_range=0.3)).eval()

@@ -60,7 +60,9 @@ def test_threads_get_the_scores_of_their_own_chains(scorer, memory):
     figures = engine.figures()
     assert (figures.waiting, figures.refused, figures.late) == (0, 0, 0)
     assert figures.memory <= figures.limit
-    assert (figures.computed < figures.asked) == (memory > 0)
+    # What two ask about at one time is computed once though nothing is kept.
+    assert figures.computed <= figures.asked
+    assert memory == 0 or figures.computed < figures.asked
     engine.close()
 
 
