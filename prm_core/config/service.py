@@ -88,7 +88,7 @@ class HttpConfig:
     max_depth: PositiveInt = setting("how deep a request's JSON may be nested", default=32)
     max_trajectories: PositiveInt = setting("trajectories of a request", default=1024)
     max_steps: PositiveInt = setting("steps of a trajectory", default=1000)
-    max_running: PositiveInt = setting("requests taken in at a time, each by a thread; those beyond get a 503",
+    max_running: PositiveInt = setting("requests taken in at a time; those beyond get a 503",
                                        default=256)
     body_timeout: PositiveFloat = setting("seconds for a client to send its request", default=30.0)
     drain_delay: NonNegativeFloat = setting(

@@ -23,6 +23,7 @@ from prm_core.serving.cache import ScoreCache, context_key
 from prm_core.serving.engine.engine import Engine
 from prm_core.serving.engine.observer import Observer
 from prm_core.serving.engine.requests import RefusedChain, Scored
+from prm_core.serving.engine.waiting import in_thread
 from prm_core.turns import with_tools, written
 from prm_core.types import Step
 
@@ -206,10 +207,14 @@ class ScoringService:
         """Takes nothing more in; returns when all that was taken in has its answer."""
         self._engine.close()
 
-    def answer(
+    def answer(self, requests: Sequence[ScoringRequest], **parameters: Any) -> list[ScoringAnswer]:
+        """What `answering` returns and raises; this thread waits for it."""
+        return in_thread(self.answering(requests, **parameters))
+
+    async def answering(
         self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
     ) -> list[ScoringAnswer]:
-        """Answers requests, in order.
+        """Answers requests, in order; it waits for nothing but the engine (engine/waiting.py).
 
         Args:
             requests: trajectories; equal ones are scored once.
@@ -224,7 +229,7 @@ class ScoringService:
         """
         check_parameters(threshold, aggregate)
         answers = []
-        for request, (score, known) in zip(requests, self._scores(requests), strict=True):
+        for request, (score, known) in zip(requests, await self._scores(requests), strict=True):
             if score.truncated_steps and not truncate:
                 raise InputError(
                     f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
@@ -254,20 +259,20 @@ class ScoringService:
         """How many tokens the model reads of a trajectory."""
         return len(self._scorer.encoder.encode(request.prompt, request.steps).ids)
 
-    def _scores(self, requests: Sequence[ScoringRequest]) -> list[tuple[ChainScore, int | None]]:
+    async def _scores(self, requests: Sequence[ScoringRequest]) -> list[tuple[ChainScore, int | None]]:
         keys = [context_key(self._scorer.version, request.prompt, request.steps) for request in requests]
         found: dict[str, tuple[ChainScore, int | None]] = {
             key: (score, None) for key in set(keys) if (score := self._cache.get(key)) is not None}
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in found}
         self._engine.observer.looked_up(len(keys), sum(key in found for key in keys))
         if missing:
-            for key, scored in zip(missing, self._score(list(missing.values())), strict=True):
+            for key, scored in zip(missing, await self._score(list(missing.values())), strict=True):
                 self._cache.put(key, scored.score)
                 found[key] = scored.score, scored.known
         return [found[key] for key in keys]
 
-    def _score(self, requests: Sequence[ScoringRequest]) -> list[Scored]:
+    async def _score(self, requests: Sequence[ScoringRequest]) -> list[Scored]:
         try:
-            return self._engine.score([(request.prompt, request.steps) for request in requests])
+            return await self._engine.scored([(request.prompt, request.steps) for request in requests])
         except RefusedChain as error:
             raise InputError(f"{requests[error.index].where}: {error}") from None

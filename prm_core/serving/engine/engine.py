@@ -20,6 +20,7 @@ from prm_core.models.batching import free_memory, is_out_of_memory
 from prm_core.scoring.scorer import LoadedScorer
 from prm_core.serving.engine.observer import Observer
 from prm_core.serving.engine.requests import Chain, RefusedChain, Request, Scored, Task, in_turn
+from prm_core.serving.engine.waiting import in_thread
 
 if TYPE_CHECKING:
     from prm_core.scoring.incremental.reader import IncrementalReader
@@ -76,7 +77,8 @@ class Pace:
     def took(self, tokens: int, seconds: float, target: float) -> None:
         """Learns from a pass."""
         if seconds > target:
-            self.tokens = max(min(self.tokens, tokens) // 2, FEWEST)
+            # As many as there was memory for, however long that takes.
+            self.tokens = min(max(min(self.tokens, tokens) // 2, FEWEST), self._most)
         elif tokens >= self.tokens // 2 and seconds < target / 2:
             self.tokens = min(self.tokens * 2, self._most)
 
@@ -123,7 +125,11 @@ class Engine:
         self._passes = self._asked = self._computed = self._refused = self._late = 0
 
     def score(self, chains: Sequence[Chain], timeout: float | None = None) -> list[Scored]:
-        """Scores of (prompt, steps) pairs, in order.
+        """What `scored` returns and raises; this thread waits for it."""
+        return in_thread(self.scored(chains, timeout))
+
+    async def scored(self, chains: Sequence[Chain], timeout: float | None = None) -> list[Scored]:
+        """Scores of (prompt, steps) pairs, in order; it waits for nothing but the engine (waiting.py).
 
         Args:
             timeout: seconds to wait, by default the config's.
@@ -135,13 +141,10 @@ class Engine:
         if not chains:
             return []
         timeout = self._config.deadline if timeout is None else timeout
-        request = Request(chains, time.monotonic() + timeout)
+        request = Request(chains, time.monotonic() + timeout, lambda: OverloadError(
+            f"no answer within {timeout:g} seconds", self._delay(), "deadline"))
         self._submit(request)
-        if not request.done.wait(timeout):
-            request.fail(OverloadError(f"no answer within {timeout:g} seconds", self._delay(), "deadline"))
-        if request.error is not None:
-            raise request.error
-        return cast("list[Scored]", request.scores)
+        return await request
 
     def figures(self) -> EngineFigures:
         """What it did so far, and what waits."""
@@ -202,8 +205,8 @@ class Engine:
                 self._arrived = []
             now = time.monotonic()
             for request in self._running:
-                if now > request.deadline and not request.done.is_set():
-                    request.fail(OverloadError("the deadline passed", self._delay(), "deadline"))
+                if now > request.deadline:
+                    request.expire()
             self._pass()
             self._busy += time.monotonic() - now
             self._release()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prm_core.errors import InputError
 from prm_core.platform.steps import texts
@@ -73,6 +73,9 @@ class Request:
     Args:
         chains: prompt and steps of each.
         deadline: on the clock of `time.monotonic`, after which nobody waits any more.
+        expired: what is raised then.
+
+    Awaited it is its scores, or raises its error (waiting.py).
 
     Attributes:
         size: characters.
@@ -83,9 +86,13 @@ class Request:
         error: what went wrong.
     """
 
-    def __init__(self, chains: Sequence[Chain], deadline: float) -> None:
+    def __init__(
+        self, chains: Sequence[Chain], deadline: float, expired: Callable[[], Exception] = TimeoutError
+    ) -> None:
         self.chains = chains
         self.deadline = deadline
+        self._expired = expired
+        self._then: Callable[[], None] = nothing
         self.size = sum(len(prompt) + sum(map(characters, steps)) for prompt, steps in chains)
         self.arrived = time.monotonic()
         self.begun = False
@@ -99,12 +106,42 @@ class Request:
         self.scores[task.index] = scored
         self.open.pop(task.index, None)
         if not self.open:
-            self.done.set()
+            self._end()
 
     def fail(self, error: Exception) -> None:
         """Ends the request with an error; the first one counts."""
         self.error = self.error or error
+        self._end()
+
+    def expire(self) -> None:
+        """Ends the request where it waited too long."""
+        if not self.done.is_set():
+            self.fail(self._expired())
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return max(self.deadline - time.monotonic(), 0.0)
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Calls this once or twice when the request has ended, from whichever thread ends it, or now if it has."""
+        self._then = call
+        if self.done.is_set():
+            call()
+
+    def __await__(self) -> Generator[Request, None, list[Scored]]:
+        if not self.done.is_set():
+            yield self
+        if self.error is not None:
+            raise self.error
+        return cast("list[Scored]", self.scores)
+
+    def _end(self) -> None:
         self.done.set()
+        self._then()
+
+
+def nothing() -> None:
+    """What follows of a request that a thread waits for."""
 
 
 def characters(step: Step) -> int:

@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 
 from prm_core.errors import OverloadError
+from prm_core.serving.engine.waiting import Answering, in_loop, in_thread
 
 T = TypeVar("T")
 
@@ -35,20 +36,25 @@ class Admission:
         """Whether a request would be taken in."""
         return self._inside < self._most
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns, called in a thread of its own: which waits most of the time, so that the engine sees
-        all that is asked.
+    async def run(self, work: Answering[T], *, aside: bool) -> T:
+        """What `work` returns, which waits for nothing but the engine.
+
+        Args:
+            aside: whether it is run by a thread of its own, since it computes long.
 
         Raises OverloadError where as many requests are inside as may be.
         """
         if not self.has_room:
+            work.close()
             raise OverloadError(f"{self._inside} requests are inside, and no more may be (http.max_running); ask again")
         if self._threads is None:
             # Belongs to the loop that it is made in.
             self._threads = anyio.CapacityLimiter(self._most)
         self._inside += 1
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+            if aside:
+                return await anyio.to_thread.run_sync(in_thread, work, limiter=self._threads)
+            return await in_loop(work)
         finally:
             self._inside -= 1
 

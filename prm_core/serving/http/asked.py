@@ -67,9 +67,9 @@ class Asked:
             raise TooLarge(f"`{field}` holds {count} trajectories; a request may have {self.limits.max_trajectories} "
                            "(http.max_trajectories): send several requests")
 
-    def answer(self, requests: Sequence[ScoringRequest], parameters: Mapping[str, Any] | None = None
-               ) -> list[ScoringAnswer]:
-        """What the model says of trajectories, in order.
+    async def answer(self, requests: Sequence[ScoringRequest], parameters: Mapping[str, Any] | None = None
+                     ) -> list[ScoringAnswer]:
+        """What the model says of trajectories, in order; it waits for nothing but the engine (engine/waiting.py).
 
         Args:
             parameters: `threshold` and `aggregate`; the model's own where they are left out.
@@ -77,7 +77,7 @@ class Asked:
         Raises InputError as `ScoringService.answer` and `parse_parameters` do.
         """
         chosen = parse_parameters(parameters or {}, self.served.defaults)
-        answers = self.served.service.answer(requests, **chosen)
+        answers = await self.served.service.answering(requests, **chosen)
         self.watch.keep(self.served, requests, answers)
         doubt = self.watch.doubt(self.served)
         for answer in answers:

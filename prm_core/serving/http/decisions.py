@@ -121,11 +121,11 @@ class SystemOneAnswer(BaseModel):
     usage: SystemOneUsage
 
 
-def decisions(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+async def decisions(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of the Decisions API."""
     given = body.checked(DecisionRequest, values)
-    said, tokens, known = _judged(asked, given.input if isinstance(given.input, list) else
-                                  _sections(given.input, asked.limits.max_depth))
+    state = given.input if isinstance(given.input, list) else _sections(given.input, asked.limits.max_depth)
+    said, tokens, known = await _judged(asked, state)
     answers = []
     for question in given.questions:
         answer: dict[str, Any] = {"type": "refusal"}
@@ -144,10 +144,10 @@ def decisions(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     return Decision(model=asked.served.source, answers=answers, usage=usage).model_dump()
 
 
-def systemone(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+async def systemone(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of System One."""
     given = body.checked(SystemOneRequest, values)
-    said, tokens, _ = _judged(asked, given.state)
+    said, tokens, _ = await _judged(asked, given.state)
     answers: dict[str, dict[str, Any]] = {}
     for name, question in given.questions.items():
         answer: dict[str, Any] = {"type": "refusal"}
@@ -226,14 +226,14 @@ def _choice(
                                      for value, way in zip(values, ways, strict=True)]
 
 
-def _judged(asked: Asked, state: Any) -> tuple[TrajectoryAnalysis | None, int, int]:
+async def _judged(asked: Asked, state: Any) -> tuple[TrajectoryAnalysis | None, int, int]:
     """What is said of the trajectory in a state, its tokens, and how many of them were known; None where there is no
     trajectory in it."""
     record = _trajectory(state)
     if record is None:
         return None, 0, 0
     request = asked.request(record, "the state")
-    [answer], tokens = asked.answer([request]), asked.tokens([request])
+    [answer], tokens = await asked.answer([request]), asked.tokens([request])
     return answer.analysis, tokens, tokens if answer.known_tokens is None else answer.known_tokens
 
 

@@ -41,6 +41,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 LONGEST_MESSAGE = 500
+# Bytes of a body that is read and answered aside from the event loop, which would answer nobody meanwhile.
+LONG = 2**15
 # Of a body, in the log, where texts are asked for.
 LOGGED_BODY = 2000
 CODES = {400: "INVALID_PARAMETER_VALUE", 401: "UNAUTHENTICATED", 404: "ENDPOINT_NOT_FOUND", 405: "ENDPOINT_NOT_FOUND",
@@ -152,7 +154,7 @@ class Edge:
                 entry["body"] = content[:LOGGED_BODY].decode(errors="replace")
             asked = Asked(served, self._limits, self.metrics, self._recent, self._watch)
             said = await self._admission.run(
-                partial(_respond, endpoint, asked, request.headers.get("content-type"), content))
+                _respond(endpoint, asked, request.headers.get("content-type"), content), aside=len(content) > LONG)
             entry |= {"trajectories": asked.trajectories, "steps": asked.steps}
             return Response(said, media_type="application/json")
         except Refusal as refusal:
@@ -278,9 +280,9 @@ class Edge:
         signal.signal(signal.SIGTERM, drain)
 
 
-def _respond(endpoint: Endpoint, asked: Asked, content_type: str | None, content: bytes) -> bytes:
+async def _respond(endpoint: Endpoint, asked: Asked, content_type: str | None, content: bytes) -> bytes:
     values = body.parse(content_type, content, asked.limits.max_depth)
-    return json.dumps(endpoint.respond(asked, values), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(await endpoint.respond(asked, values), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _fault(status: int, reason: str, entry: Message, headers: dict[str, str] | None = None) -> Response:

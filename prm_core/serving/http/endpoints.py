@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,14 @@ class Endpoint:
         path: where it is.
         summary: what it is, in a line.
         request, answer: shapes of the JSON.
-        respond: the answer to a request's JSON object. Raises InputError.
+        respond: the answer to a request's JSON object; it waits for nothing but the engine. Raises InputError.
     """
 
     path: str
     summary: str
     request: type[BaseModel]
     answer: type[BaseModel]
-    respond: Callable[[Asked, Mapping[str, Any]], dict[str, Any]]
+    respond: Callable[[Asked, Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 
 
 ENDPOINTS = (

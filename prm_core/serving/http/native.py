@@ -53,7 +53,7 @@ class Predictions(BaseModel):
     predictions: list[TrajectoryAnalysis]
 
 
-def invocations(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+async def invocations(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of MLflow's scoring server; faults are told as `prm score` tells them."""
     for name in values:
         if name in asked.served.defaults:
@@ -67,7 +67,7 @@ def invocations(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(parameters, Mapping):
         raise InputError(f"`params` must be an object of {' and '.join(asked.served.defaults)}; leave it out for the "
                          "defaults")
-    return {"predictions": [_said(one) for one in asked.answer(requests, parameters)]}
+    return {"predictions": [_said(one) for one in await asked.answer(requests, parameters)]}
 
 
 class StepRequest(Strict):
@@ -108,10 +108,10 @@ class StepScore(BaseModel):
     model: str = Field(description="the version that says so")
 
 
-def score_step(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+async def score_step(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """The guide's `score_step`."""
     given = body.checked(StepRequest, values)
-    answer = _answer(asked, given, [*given.steps, given.step], given.step_index, _chosen(given))
+    answer = await _answer(asked, given, [*given.steps, given.step], given.step_index, _chosen(given))
     said = answer.analysis
     assert said is not None
     index = len(said.step_scores) - 1
@@ -145,10 +145,10 @@ class Analysis(TrajectoryAnalysis):
     model: str = Field(description="the version that says so")
 
 
-def analyze_trajectory(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+async def analyze_trajectory(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """The guide's `analyze_trajectory`."""
     given = body.checked(AnalysisRequest, values)
-    answer = _answer(asked, given, given.steps, None, _chosen(given))
+    answer = await _answer(asked, given, given.steps, None, _chosen(given))
     return {**_said(answer), "model": asked.served.source}
 
 
@@ -156,7 +156,7 @@ def _chosen(given: StepRequest | AnalysisRequest) -> dict[str, Any]:
     return given.model_dump(include={"threshold", "aggregate"}, exclude_none=True)
 
 
-def _answer(
+async def _answer(
     asked: Asked, given: StepRequest | AnalysisRequest, steps: list[Any], index: int | None, chosen: Mapping[str, Any]
 ) -> ScoringAnswer:
     """What is said of the trajectory in a request; `index` is the number of the last step where that was told."""
@@ -167,7 +167,8 @@ def _answer(
         request = asked.request({**record, "messages": given.messages}, "the request", steps)
     if index is not None and index != len(request.steps) - 1:
         raise InputError(f"`step_index` is {index}, and {len(request.steps) - 1} steps came before; send all of them")
-    return asked.answer([request], chosen)[0]
+    [answer] = await asked.answer([request], chosen)
+    return answer
 
 
 def _said(answer: ScoringAnswer) -> dict[str, Any]:

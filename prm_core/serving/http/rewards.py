@@ -114,19 +114,19 @@ class Rewards(BaseModel):
     rewards: list[float]
 
 
-def classify(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+async def classify(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of vLLM's `/classify`."""
-    answers, about = _answered(asked, body.checked(ClassifyRequest, values), "classify")
+    answers, about = await _answered(asked, body.checked(ClassifyRequest, values), "classify")
     scores = [_overall(answer) for answer in answers]
     data = [Class(index=index, label=RIGHT if score >= 0.5 else WRONG, probs=[1 - score, score])
             for index, score in enumerate(scores)]
     return Classes(data=data, **about).model_dump()
 
 
-def pooling(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+async def pooling(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of vLLM's `/pooling`."""
     given = body.checked(PoolingRequest, values)
-    answers, about = _answered(asked, given, "pool")
+    answers, about = await _answered(asked, given, "pool")
     data = []
     for index, answer in enumerate(answers):
         assert answer.analysis is not None
@@ -136,7 +136,7 @@ def pooling(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     return Pooling(data=data, **about).model_dump()
 
 
-def get_reward(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
+async def get_reward(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Answers of OpenRLHF's remote reward model."""
     given = body.checked(RewardRequest, values)
     queries, prompts = _list(given.query), None if given.prompts is None else _list(given.prompts)
@@ -155,11 +155,11 @@ def get_reward(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
         steps = _split(asked, query[len(prompts[index]):])
         record = {"prompt": prompts[index], "steps": steps}
         requests.append(asked.request(record, where) if steps else None)
-    answers = iter(asked.answer([request for request in requests if request is not None]))
+    answers = iter(await asked.answer([request for request in requests if request is not None]))
     return Rewards(rewards=[0.0 if request is None else _overall(next(answers)) for request in requests]).model_dump()
 
 
-def _answered(asked: Asked, given: _Texts, kind: str) -> tuple[list[ScoringAnswer], dict[str, Any]]:
+async def _answered(asked: Asked, given: _Texts, kind: str) -> tuple[list[ScoringAnswer], dict[str, Any]]:
     """What is said of the texts or messages of a request, and what an answer says beside it."""
     if (given.input is None) == (given.messages is None):
         raise InputError("give either `input`, texts, or `messages`, a chat")
@@ -169,7 +169,7 @@ def _answered(asked: Asked, given: _Texts, kind: str) -> tuple[list[ScoringAnswe
         texts = _list(given.input)
         asked.check_number(len(texts), "input")
         requests = [_marked(asked, text, f"input[{index}]") for index, text in enumerate(texts)]
-    answers, tokens = asked.answer(requests), asked.tokens(requests)
+    answers, tokens = await asked.answer(requests), asked.tokens(requests)
     return answers, {"id": f"{kind}-{secrets.token_hex(16)}", "created": int(time.time()), "model": asked.served.source,
                      "usage": Tokens(prompt_tokens=tokens, total_tokens=tokens)}
 

@@ -147,6 +147,15 @@ def test_a_pass_that_runs_out_of_memory_is_made_smaller(scorer, monkeypatch):
         engine.score([("new", [Step("7 .")])])
 
 
+def test_a_pass_never_gets_more_tokens_than_there_was_memory_for():
+    pace = Pace(16)
+    assert pace.halve()
+    for tokens, seconds in ((0, 1.0), (8, 1.0), (8, 0.0), (8, 0.0)):
+        pace.took(tokens, seconds, target=0.1)
+        assert pace.tokens == 8
+    assert [pace.halve() for _ in range(4)] == [True, True, True, False]
+
+
 def test_a_long_chain_holds_up_no_short_one(scorer, monkeypatch):
     engine = Engine(scorer, EngineConfig())
     engine._piece.tokens = engine._batch.tokens = 4
