@@ -29,6 +29,7 @@ from prm_core.config.service import (
     SearchConfig,
     ServeConfig,
     SwapConfig,
+    WorkersConfig,
 )
 from prm_core.config.training import (
     IMPLICIT,
@@ -76,6 +77,7 @@ __all__ = [
     "ValidateConfig",
     "VerifierConfig",
     "WarmupConfig",
+    "WorkersConfig",
     "load",
     "merge",
     "parse",

@@ -14,6 +14,7 @@ from prm_core.config.values import (
 )
 
 SEARCHES = "prm_core.search.methods:METHODS"
+RUNNERS = "prm_core.platform.shards:RUNNERS"
 
 
 @section
@@ -64,6 +65,24 @@ class ServeConfig:
     cache_size: NonNegativeInt = setting("scored chains kept")
     cache_ttl: PositiveFloat = setting("seconds")
     batch_size: PositiveInt
+
+
+@section
+class WorkersConfig:
+    """Who works on shards, on which machines: no row depends on it, and no stage runs again for it."""
+
+    runner: str = setting("local: processes of this machine, one a core; ray: workers of a Ray cluster",
+                          default="local", registry=RUNNERS)
+    address: str = setting("of the Ray cluster: HOST:PORT of its head, ray://HOST:PORT from outside it, auto (the one "
+                           "this machine is in) or local (one started here, for as long as a stage runs)",
+                           default="auto", pattern=r"\S")
+    count: PositiveInt = setting("Ray workers, each of one core", default=2)
+    gpus: NonNegativeFloat = setting("GPUs of each Ray worker; models then lie on its first", default=0.0)
+    retries: NonNegativeInt = setting("times that a shard is given to another Ray worker, when one was lost",
+                                      default=2)
+    start_seconds: PositiveFloat = setting("in which a first Ray worker must have started", default=300.0)
+    send_code: bool = setting("whether this code is sent to the workers; false where theirs is installed, which then "
+                              "must be the same", default=True)
 
 
 @section

@@ -35,6 +35,7 @@ from prm_core.config.service import (
     SearchConfig,
     ServeConfig,
     SwapConfig,
+    WorkersConfig,
 )
 from prm_core.config.training import IMPLICIT, PolicyTrainingConfig, ProbeConfig, RewardTrainingConfig
 from prm_core.config.values import Text, faults, is_alias, section, setting, truth_for_a_number, unknown
@@ -73,6 +74,7 @@ class Config:
     http: HttpConfig = setting(default=HttpConfig())
     swap: SwapConfig = setting(default=SwapConfig())
     drift: DriftConfig = setting(default=DriftConfig())
+    workers: WorkersConfig = setting(default=WorkersConfig())
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:

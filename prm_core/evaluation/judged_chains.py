@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prm_core.config import WorkersConfig
 from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
-from prm_core.platform import store, workers
+from prm_core.platform import shards, store, workers
 from prm_core.sampling.rollouts import sample_trajectories
 from prm_core.scoring.domain import unmoderated
 from prm_core.scoring.scorer import ChainScore, ChainScorer, RewardScorer
@@ -99,7 +100,9 @@ def _shard_seed(seed: int, tag: str, shard: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{tag}/{shard}".encode()).digest()[:4], "big")
 
 
-def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: Plan, work: Path) -> list[Chain]:
+def sample_chains(
+    policy: Sampler, problems: Sequence[Problem], tag: str, plan: Plan, work: Path, who: WorkersConfig = shards.HERE
+) -> list[Chain]:
     """`plan.samples` chains for each problem, in order, each judged where its domain has an oracle.
 
     Args:
@@ -108,6 +111,7 @@ def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: 
         tag: names the set ("test-base"); part of the trajectories' ids, of the seeds and of the folder.
         plan: how to sample.
         work: where finished shards lie; those already there are not sampled again.
+        who: works on shards.
     """
     folder = work / tag
     parts = workers.shards(len(problems), plan.shard_size)
@@ -119,11 +123,8 @@ def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: 
             policy, chosen, DOMAINS, samples=plan.samples, temperature=plan.temperature,
             max_new_tokens=plan.max_new_tokens, batch_size=plan.batch_size, seed=seed, prefix=tag, keep_empty=True)
 
-    todo = store.missing_shards(folder, len(parts))
-    with workers.forked(sample, len(todo)) as pool:
-        sampled = pool.map(todo, f"sampling {tag}", "shard", done=len(parts) - len(todo))
-        for shard, rows in zip(todo, sampled, strict=True):
-            store.write_shard(folder, shard, Trajectory, rows)
+    shards.fill(store.shard_paths(folder, len(parts)), sample,
+                lambda shard, rows: store.write_shard(folder, shard, Trajectory, rows), who, f"sampling {tag}")
     trajectories = store.read_shards(Trajectory, folder)
     owners = {problem.id: index for index, problem in enumerate(problems)}
     chains = [Chain(owners[row.problem_id], row) for row in trajectories]
@@ -154,7 +155,7 @@ def first_per_problem(chains: Sequence[Chain], count: int) -> list[Chain]:
 
 def _score_shards(
     score: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[Sequence[ChainScore]]],
-    pairs: Sequence[tuple[str, Sequence[Step]]], folder: Path, shard_size: int,
+    pairs: Sequence[tuple[str, Sequence[Step]]], folder: Path, shard_size: int, who: WorkersConfig,
 ) -> Iterator[tuple[ChainScore, ...]]:
     """What each model says of each pair; finished shards are read back, not scored.
 
@@ -175,11 +176,7 @@ def _score_shards(
                           for s in whole])
         return found
 
-    todo = [shard for shard, path in enumerate(paths) if not path.exists()]
-    with workers.forked(rows, len(todo)) as pool:
-        scored = pool.map(todo, f"scoring {folder.name}", "shard", done=len(parts) - len(todo))
-        for shard, said in zip(todo, scored, strict=True):
-            store.write_json(paths[shard], said)
+    shards.fill(paths, rows, lambda shard, said: store.write_json(paths[shard], said), who, f"scoring {folder.name}")
     for path in paths:
         for models in zip(*store.read_json(path), strict=True):
             yield tuple(ChainScore(tuple(scores), (), truncated, None, doubt, outcome, tuple(map(tuple, members)))
@@ -192,7 +189,7 @@ def _pairs(chains: Sequence[Chain], problems: Sequence[Problem]) -> list[tuple[s
 
 def score_with_prm(
     scorer: ChainScorer, chains: Sequence[Chain], problems: Sequence[Problem], aggregate: str, work: Path,
-    shard_size: int = 1024,
+    shard_size: int = 1024, who: WorkersConfig = shards.HERE,
 ) -> list[Chain]:
     """The chains with what a process reward model says of them: everything but `orm_score`.
 
@@ -201,25 +198,27 @@ def score_with_prm(
         aggregate: name of the aggregation of step scores.
         work: folder for finished shards of scores, of these chains alone.
         shard_size: chains per shard.
+        who: works on shards.
     """
-    found = _score_shards(lambda pairs: (scorer.score(pairs),), _pairs(chains, problems), work, shard_size)
+    found = _score_shards(lambda pairs: (scorer.score(pairs),), _pairs(chains, problems), work, shard_size, who)
     return [_with_prm(chain, said, aggregate) for chain, (said,) in zip(chains, found, strict=True)]
 
 
 def score_with_orm(
-    scorer: ChainScorer, chains: Sequence[Chain], problems: Sequence[Problem], work: Path, shard_size: int = 1024
+    scorer: ChainScorer, chains: Sequence[Chain], problems: Sequence[Problem], work: Path, shard_size: int = 1024,
+    who: WorkersConfig = shards.HERE,
 ) -> list[Chain]:
     """The chains with `orm_score`; arguments as for `score_with_prm`."""
-    found = _score_shards(lambda pairs: (scorer.score(pairs),), _pairs(chains, problems), work, shard_size)
+    found = _score_shards(lambda pairs: (scorer.score(pairs),), _pairs(chains, problems), work, shard_size, who)
     return [_with_orm(chain, said) for chain, (said,) in zip(chains, found, strict=True)]
 
 
 def score_with_both(
     prm: RewardScorer, orm: RewardScorer, chains: Sequence[Chain], problems: Sequence[Problem], aggregate: str,
-    work: Path, shard_size: int = 1024,
+    work: Path, shard_size: int = 1024, who: WorkersConfig = shards.HERE,
 ) -> list[Chain]:
     """What `score_with_prm` and `score_with_orm` give, in half the time; the models share a pass."""
-    found = _score_shards(lambda pairs: prm.score_with([orm], pairs), _pairs(chains, problems), work, shard_size)
+    found = _score_shards(lambda pairs: prm.score_with([orm], pairs), _pairs(chains, problems), work, shard_size, who)
     return [_with_orm(_with_prm(chain, first, aggregate), second)
             for chain, (first, second) in zip(chains, found, strict=True)]
 

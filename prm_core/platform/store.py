@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import prm_core
 from prm_core.errors import InputError
 from prm_core.platform import json_text, steps
 from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
@@ -146,9 +147,14 @@ def write_jsonl(
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically: a reader sees the old content or the new, never half."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically, as `write_text` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 @contextmanager
@@ -201,9 +207,9 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"part-{index:05d}.parquet"
 
 
-def missing_shards(folder: Path, stop: int, start: int = 0) -> list[int]:
-    """Which of the shards `start` to `stop` - 1 are yet to be written."""
-    return [index for index in range(start, stop) if not shard_path(folder, index).exists()]
+def shard_paths(folder: Path, count: int, first: int = 0) -> list[Path]:
+    """The files of `count` shards from `first` on."""
+    return [shard_path(folder, first + index) for index in range(count)]
 
 
 def write_shard(folder: Path, index: int, kind: type[Row], rows: Sequence[Row]) -> Path:
@@ -290,3 +296,8 @@ def digest(*paths: Path) -> str:
             sha.update(str(file.relative_to(path) if path.is_dir() else file.name).encode() + b"\0")
             sha.update(bytes.fromhex(file_digest(file)))
     return sha.hexdigest()
+
+
+def code_digest() -> str:
+    """SHA-256 over all modules of this package, hex."""
+    return digest(*sorted(Path(prm_core.__file__).parent.rglob("*.py")))

@@ -219,16 +219,28 @@ def _fork(function: Callable[[Any], Any], older: Sequence[_Worker]) -> _Worker:
 
 def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     """In a worker: does what comes until the pipe ends."""
-    global _inside
-    _inside = True
+    become()
     with suppress(EOFError, OSError):
         while True:
             message = pipe.recv_bytes()
-            try:
-                answer = pickle.dumps((True, function(pickle.loads(message))), pickle.HIGHEST_PROTOCOL)
-            except BaseException as error:
-                answer = _failure(error)
-            pipe.send_bytes(answer)
+            pipe.send_bytes(answered(lambda message: function(pickle.loads(message)), message))
+
+
+def become() -> None:
+    """Makes this process a worker: what it runs shares nothing out again, and has one thread."""
+    import torch
+
+    global _inside
+    _inside = True
+    torch.set_num_threads(1)
+
+
+def answered(function: Callable[[Item], Any], item: Item) -> bytes:
+    """Pickled for the process that asked: (True, what the function gives), or (False, the error it raised)."""
+    try:
+        return pickle.dumps((True, function(item)), pickle.HIGHEST_PROTOCOL)
+    except BaseException as error:
+        return _failure(error)
 
 
 def _failure(error: BaseException) -> bytes:

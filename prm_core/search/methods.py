@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from prm_core.config import WorkersConfig
 from prm_core.domains.base import Domain
 from prm_core.errors import InputError
-from prm_core.platform import workers
+from prm_core.platform import shards, workers
 from prm_core.registry import Registry
 
 # Imported for their registration.
@@ -54,13 +55,16 @@ def search(method: str, problems: Sequence[Problem], tools: Tools, seed: int) ->
         return METHODS[method].run(problems, tools, seed)
 
 
-def search_all(method: str, problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
-    """What `search` gives for many problems, some at a time, shared out among processes, its progress shown."""
+def search_all(
+    method: str, problems: Sequence[Problem], tools: Tools, seed: int, who: WorkersConfig = shards.HERE
+) -> list[Found]:
+    """What `search` gives for many problems, some at a time, shared out among workers (`who`), its progress shown."""
     check(method, problems, tools)
     parts = workers.shards(len(problems), min(TOGETHER, -(-len(problems) // workers.PARTS)))
 
-    def run(part: slice) -> list[Found]:
+    def work(shard: int) -> list[Found]:
+        part = parts[shard]
         return search(method, problems[part], tools, random.Random(f"{seed}/{part.start}").getrandbits(31))
 
-    with workers.forked(run, len(parts)) as pool:
-        return [found for group in pool.map(parts, f"search {method}", "part") for found in group]
+    found = dict(shards.run(work, len(parts), who, f"search {method}"))
+    return [one for shard in range(len(parts)) for one in found[shard]]

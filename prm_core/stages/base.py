@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import prm_core
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.errors import InputError
@@ -132,8 +131,8 @@ def _work_key(stage: Stage, config: Config, inputs: Mapping[str, Path]) -> str:
     values = dataclasses.asdict(config)
     params = {key: values[key] for key in stage.params}
     contents = {name: store.digest(path) for name, path in sorted(inputs.items())}
-    code = store.digest(*sorted(Path(prm_core.__file__).parent.rglob("*.py")))
-    return hashlib.sha256(json.dumps([params, contents, code], sort_keys=True).encode()).hexdigest()[:16]
+    key = json.dumps([params, contents, store.code_digest()], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def execute(name: str, workspace: Path) -> None:

@@ -65,7 +65,7 @@ def _sample(
         for split in problems:
             tag = f"{split}-{name}"
             if tag != "dev-trained":
-                found[tag] = sample_chains(policy, problems[split], tag, plan(tag), io.work)
+                found[tag] = sample_chains(policy, problems[split], tag, plan(tag), io.work, config.workers)
             if tag in (f"{measured}-base" for measured in _measured(problems)):
                 failing = blame.one_a_problem(found[tag], blame.COST_RUNS)
                 costs[split] = blame.cost_figures(blame.replay(
@@ -109,9 +109,11 @@ def _score(
         split, policy = tag.split("-")
         head = first_per_problem(group, STEP_CHAINS) if policy == "trained" else group
         if both and tag in orm_tags:
-            rows = score_with_both(prm, orm, head, problems[split], settings.aggregate, io.work / f"{tag}-both")
+            rows = score_with_both(prm, orm, head, problems[split], settings.aggregate, io.work / f"{tag}-both",
+                                   who=config.workers)
         else:
-            rows = score_with_prm(prm, head, problems[split], settings.aggregate, io.work / f"{tag}-prm")
+            rows = score_with_prm(prm, head, problems[split], settings.aggregate, io.work / f"{tag}-prm",
+                                  who=config.workers)
         scored = {chain.trajectory.id: chain for chain in rows}
         chains[tag] = [scored.get(chain.trajectory.id, chain) for chain in group]
     threshold, _ = choose_threshold(chains["dev-base"], config.serve.threshold)
@@ -125,7 +127,8 @@ def _score(
         del prm
         orm = load_scorer(io.inputs["orm"], device=device, batch_size=config.serve.batch_size)
         for split, tag in zip(_measured(problems), orm_tags, strict=True):
-            chains[tag] = score_with_orm(orm, chains[tag], problems[split], io.work / f"{tag}-orm")
+            chains[tag] = score_with_orm(orm, chains[tag], problems[split], io.work / f"{tag}-orm",
+                                         who=config.workers)
     return found
 
 
@@ -147,7 +150,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
                   config.generate.batch_size)
     rows = []
     for method in config.evaluate.search:
-        found = search_all(method, problems, tools, config.seed)
+        found = search_all(method, problems, tools, config.seed, config.workers)
         rows.append(Searched(method, [bool(one.trajectory.outcome) for one in found],
                              [one.meter.total for one in found]))
     return rows

@@ -7,7 +7,7 @@ import shutil
 
 from prm_core.config import Config
 from prm_core.errors import GateError
-from prm_core.platform import store, workers
+from prm_core.platform import shards, store, workers
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, Trajectory
 
@@ -47,11 +47,8 @@ def _generate(config: Config, io: StageIO) -> dict[str, float]:
             seed=random.Random(f"generate/{config.seed}/{shard}").getrandbits(31), prefix="gen",
         )
 
-    todo = store.missing_shards(io.work, len(parts))
-    with workers.forked(sample, len(todo)) as pool:
-        sampled = pool.map(todo, "generate", "shard", done=len(parts) - len(todo))
-        for shard, rows in zip(todo, sampled, strict=True):
-            store.write_shard(io.work, shard, Trajectory, rows)
+    shards.fill(store.shard_paths(io.work, len(parts)), sample,
+                lambda shard, rows: store.write_shard(io.work, shard, Trajectory, rows), config.workers, "generate")
     shutil.copytree(io.work, io.outputs["trajectories"])
     chains = store.read_shards(Trajectory, io.outputs["trajectories"])
     if not chains:

@@ -6,13 +6,14 @@ import bisect
 import logging
 import random
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prm_core.config import Config
 from prm_core.errors import InputError
-from prm_core.platform import store, workers
+from prm_core.platform import shards, store, workers
 from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
 
@@ -97,24 +98,31 @@ def _label(chains: Sequence[Chain], strategies: dict[str, Strategy], config: Con
     """Labels shard by shard into the work folder; what is there already is not done again."""
     from prm_core.labeling.strategies import label_shard
 
-    shards = whole_questions(chains, config.label.shard_size)
+    groups = whole_questions(chains, config.label.shard_size)
     for position, (name, strategy) in enumerate(strategies.items()):
+        first = position * len(groups)
+        paths = store.shard_paths(work / LABELS, len(groups), first)
 
-        def label(number: int, name: str = name, strategy: Strategy = strategy) -> list[StepLabel]:
-            seed = random.Random(f"label/{name}/{config.seed}/{number}").getrandbits(31)
-            rows = label_shard(strategy, name, shards[number], seed)
+        def label(
+            shard: int, name: str = name, strategy: Strategy = strategy
+        ) -> tuple[list[StepLabel], dict[str, bytes]]:
+            seed = random.Random(f"label/{name}/{config.seed}/{shard}").getrandbits(31)
+            rows = label_shard(strategy, name, groups[shard], seed)
+            # Of whoever works on another machine, only what is returned arrives.
+            with tempfile.TemporaryDirectory() as folder:
+                strategy.keep_evidence(Path(folder), shard)
+                return rows, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+        def keep(shard: int, found: tuple[list[StepLabel], dict[str, bytes]], first: int = first) -> None:
+            rows, evidence = found
             # The evidence first: a shard of labels that exists is never without it.
-            strategy.keep_evidence(work / EVIDENCE, number)
-            return rows
+            for file, content in evidence.items():
+                store.write_bytes(work / EVIDENCE / file, content)
+            store.write_shard(work / LABELS, first + shard, StepLabel, rows)
 
-        first = position * len(shards)
-        todo = [number - first for number in store.missing_shards(work / LABELS, first + len(shards), first)]
-        if todo:
+        if not all(path.exists() for path in paths):
             strategy.prepare(chains, config.seed)
-        with workers.forked(label, len(todo) if strategy.parallel else 1) as pool:
-            labelled = pool.map(todo, f"label by {name}", "shard", done=len(shards) - len(todo))
-            for number, rows in zip(todo, labelled, strict=True):
-                store.write_shard(work / LABELS, first + number, StepLabel, rows)
+        shards.fill(paths, label, keep, config.workers, f"label by {name}", alone=not strategy.parallel)
 
 
 def whole_questions(chains: Sequence[Chain], size: int) -> list[list[Chain]]:
@@ -123,12 +131,12 @@ def whole_questions(chains: Sequence[Chain], size: int) -> list[list[Chain]]:
     for chain in chains:
         by_problem.setdefault(chain.problem.id, []).append(chain)
     ends = [part.stop for part in workers.shards(len(chains), size)]
-    shards: list[list[Chain]] = [[] for _ in ends]
+    groups: list[list[Chain]] = [[] for _ in ends]
     before = 0
     for group in by_problem.values():
-        shards[bisect.bisect_right(ends, before)] += group
+        groups[bisect.bisect_right(ends, before)] += group
         before += len(group)
-    return [shard for shard in shards if shard]
+    return [group for group in groups if group]
 
 
 def _preferences(evidence: Path, confidence: float) -> list[StepPreference]:

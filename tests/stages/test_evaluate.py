@@ -478,8 +478,8 @@ def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
 def test_methods_that_search_are_compared_at_equal_tokens(world, config, tmp_path, monkeypatch):
     asked = []
 
-    def search_all(method, problems, tools, seed):
-        asked.append((method, [problem.id for problem in problems], tools.settings, seed))
+    def search_all(method, problems, tools, seed, who):
+        asked.append((method, [problem.id for problem in problems], tools.settings, seed, who))
         return [Found(Trajectory(f"search/{problem.id}/0", problem.id, "p", (), None, index % 2 == 0, 0), 0.5, 1,
                       Meter(generated=100 + index)) for index, problem in enumerate(problems)]
 
@@ -488,7 +488,7 @@ def test_methods_that_search_are_compared_at_equal_tokens(world, config, tmp_pat
     config = replace(config, evaluate=replace(config.evaluate, search=["step_best_of_n"]))
     io = make_io(tmp_path)
     stage.run(config, io)
-    assert asked == [("step_best_of_n", [problem.id for problem in TEST], config.search, config.seed)]
+    assert asked == [("step_best_of_n", [problem.id for problem in TEST], config.search, config.seed, config.workers)]
     saved = store.read_json(io.outputs["searches"])
     assert [row["n"] for row in saved if row["method"] == "weighted_majority"] == config.evaluate.best_of
     rows = {row["method"]: row for row in saved if row["n"] in (8, None) and row["method"] != "weighted_majority"}

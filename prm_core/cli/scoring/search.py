@@ -134,7 +134,7 @@ def search(
                   config.generate.max_new_tokens, config.generate.batch_size)
     kept = without_long(given, writer.encoder)
     start = time.perf_counter()
-    found = search_all(method, kept, tools, config.seed if seed is None else seed)
+    found = search_all(method, kept, tools, config.seed if seed is None else seed, config.workers)
     seconds = time.perf_counter() - start
     store.write_jsonl(out, [chosen_record(one, method, bool(problem.answer))
                             for one, problem in zip(found, kept, strict=True)])
