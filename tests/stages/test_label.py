@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from prm_core.config import WorkersConfig
 from prm_core.errors import GateError, InputError
 from prm_core.evaluation.report.tree_drawing import tree_section
 from prm_core.labeling.strategies.base import FAILED, Chain, check_failures
@@ -20,7 +21,7 @@ from prm_core.stages import base, generate, label
 from prm_core.stages.base import StageIO
 from prm_core.training.examples import build_pairs, encode_pairs
 from prm_core.types import StepLabel, StepPreference, Trajectory
-from tests.builders import errands, tiny
+from tests.builders import errands, fake_ray, tiny
 from tests.builders.quality import Tracked, make_config
 
 STRATEGIES = ["rollout", "mc_dropout", "mcts", "verifier"]
@@ -256,6 +257,27 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_labels(labelled, m
         assert store.read_shards(StepLabel, again[name]) == store.read_shards(StepLabel, undisturbed[name])
     assert files(again["evidence"]) == files(undisturbed["evidence"])
     assert store.read_json(again["metrics"]) == store.read_json(undisturbed["metrics"])
+
+
+def test_workers_of_a_cluster_write_the_same_evidence_too_and_lose_nothing_when_one_is_lost(labelled, models):
+    root, undisturbed = labelled
+    lost = []
+
+    def dies(worker, method, arguments):
+        """Each shard's first worker, once it has the work."""
+        if method == "do" and arguments[-1] not in lost:
+            lost.append(arguments[-1])
+            return True
+        return False
+
+    config = dataclasses.replace(configure(models), workers=WorkersConfig(runner="ray", count=2, retries=1))
+    with fake_ray.installed(ray := fake_ray.FakeRay(dies)):
+        found = run(label.STAGE, root, config, "on-ray")
+    for name in ("labels", "evidence", "merged", "preferences"):
+        assert files(found[name]) == files(undisturbed[name]), name
+    # Four strategies, each with its shards; of each number one worker was lost.
+    assert len(ray.workers) == 2 + len(lost)
+    assert len(ray.done) == len(files(found["labels"]))
 
 
 @pytest.mark.parametrize("moment", ["while searching", "before the evidence", "before the labels"])

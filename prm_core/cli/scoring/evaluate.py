@@ -74,6 +74,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from prm_core import config as configuration
     from prm_core.evaluation.benchmarks import plots, suite
     from prm_core.evaluation.benchmarks.tables import tables
     from prm_core.platform import store
@@ -91,8 +92,9 @@ def evaluate(
     for path, rows in chains.items():
         judged = sum(verdict is not None for chain in rows for verdict in chain.gold)
         log.info("%s: %d chains are measured on, %d judged steps", wanted[path], len(rows), judged)
+    who = configuration.workers_of(workspace)
     scorer = _load(model, workspace, device, batch_size, protocol)
-    scored = {path: suite.score_file(scorer, wanted[path], rows, ranks=protocol.ranks)
+    scored = {path: suite.score_file(scorer, wanted[path], rows, ranks=protocol.ranks, who=who)
               for path, rows in chains.items()}
     chosen, rule = (0.5, "default") if threshold is None else (threshold, "given")
     if threshold_from is not None and protocol.choose is not None:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -20,8 +20,11 @@ import typer
 from prm_core.errors import InputError
 
 if TYPE_CHECKING:
+    from prm_core.config import WorkersConfig
     from prm_core.formats import LabelledChain
-    from prm_core.serving.service import ScoringAnswer, ScoringRequest, ScoringService
+    from prm_core.scoring.conformal import Promises
+    from prm_core.scoring.scorer import LoadedScorer
+    from prm_core.serving.service import ScoringAnswer, ScoringRequest
 
 log = logging.getLogger(__name__)
 
@@ -99,17 +102,29 @@ def scored_chain(scored: Scored, version: str) -> LabelledChain:
 
 
 def score_all(
-    service: ScoringService, found: Iterator[Scored], left_out: list[str], *, threshold: float, aggregate: str,
-    truncate: bool,
+    scorer: LoadedScorer, promises: Promises, found: Iterator[Scored], left_out: list[str], who: WorkersConfig, *,
+    threshold: float, aggregate: str, truncate: bool,
 ) -> Iterator[Scored]:
-    """Scores trajectories batch by batch, yielding them in order.
+    """Scores trajectories batch by batch, yielding them in order; `who` works on the batches.
 
     Those that do not fit the model's context have no answer and are named in `left_out`; with `truncate` only those of
     which not even the first step does.
     """
-    while batch := list(itertools.islice(found, LINES_PER_BATCH)):
-        answers = service.answer([scored.request for scored in batch], threshold=threshold, aggregate=aggregate,
+    from prm_core.platform import shards
+    from prm_core.serving.cache import ScoreCache
+    from prm_core.serving.service import ScoringService
+
+    # Of its own for each process that works: it has a thread.
+    started: list[ScoringService] = []
+
+    def answer(batch: Sequence[Scored]) -> list[ScoringAnswer]:
+        if not started:
+            started.append(ScoringService(scorer, ScoreCache(0, 1.0), promises))
+        return started[0].answer([scored.request for scored in batch], threshold=threshold, aggregate=aggregate,
                                  truncate=True)
+
+    batches = iter(lambda: list(itertools.islice(found, LINES_PER_BATCH)), [])
+    for batch, answers in shards.in_order(answer, batches, who, "scoring"):
         for scored, answer in zip(batch, answers, strict=True):
             if answer.analysis is None or (answer.truncated_steps and not truncate):
                 left_out.append(scored.request.where)
@@ -163,14 +178,14 @@ def score(
 
     Example:  prm score run.json --format atif --to atif --model models:/prm@champion --out scored.json
     """
+    from prm_core import config as configuration
     from prm_core.formats import FORMATS
     from prm_core.platform.progress import some, track
     from prm_core.scoring.conformal import Promises
     from prm_core.scoring.foreign import load_any_scorer
     from prm_core.serving.analysis import check_parameters
-    from prm_core.serving.cache import ScoreCache
     from prm_core.serving.model_registry import reward_model_folder
-    from prm_core.serving.service import ScoringService
+    from prm_core.serving.service import check_kind
 
     check_parameters(threshold, aggregate)
     if out and out.is_dir():
@@ -185,18 +200,20 @@ def score(
     # Before the model loads: a bad line should not cost a minute. What is left out is told when it is read again.
     lines = sum(1 for _ in (read_lines(file) if reader is None else read_chains(file, reader.check(file))))
     loaded = reward_model_folder(model, workspace)
-    service = ScoringService(load_any_scorer(loaded), ScoreCache(0, 1.0), Promises.load(loaded))
+    scorer, who = load_any_scorer(loaded), configuration.workers_of(workspace)
+    check_kind(scorer)
     left_out: list[str] = []
     counts = Counter[str]()
     found = read_lines(file) if reader is None else read_chains(file, reader.read(file))
-    scored = _counted(score_all(service, iter(track(found, "scoring", total=lines, unit="line")), left_out,
-                                threshold=threshold, aggregate=aggregate, truncate=truncate), counts)
+    shown = iter(track(found, "scoring", total=lines, unit="line"))
+    scored = _counted(score_all(scorer, Promises.load(loaded), shown, left_out, who, threshold=threshold,
+                                aggregate=aggregate, truncate=truncate), counts)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent if out else None, prefix=".prm-score-") as folder:
         finished = Path(folder) / (out.name if out else "scored.jsonl")
         if writer is not None:
-            writer.write(finished, (scored_chain(one, service.version) for one in scored))
+            writer.write(finished, (scored_chain(one, scorer.version) for one in scored))
         else:
             with finished.open("w", encoding="utf-8") as temporary:
                 _write_lines(scored, temporary)

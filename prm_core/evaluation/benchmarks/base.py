@@ -14,8 +14,10 @@ from typing import Protocol
 
 import numpy as np
 
+from prm_core.config import WorkersConfig
 from prm_core.errors import InputError
 from prm_core.evaluation.metrics import Ints, Statistic
+from prm_core.platform import shards
 from prm_core.platform.progress import some, track
 from prm_core.registry import Registry
 from prm_core.scoring.scorer import ChainScore, ChainScorer
@@ -189,7 +191,8 @@ def _score_some(scorer: ChainScorer, name: str, rows: Sequence[int], pairs: Sequ
 
 
 def score_file(
-    scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], *, ranks: bool = False
+    scorer: Scorer, name: str, chains: Sequence[BenchmarkChain], *, ranks: bool = False,
+    who: WorkersConfig = shards.HERE,
 ) -> ScoredFile:
     """Scores a file's chains, the longest first, so that a lack of memory shows at once.
 
@@ -199,6 +202,7 @@ def score_file(
         chains: to score.
         ranks: see `Benchmark`. Elsewhere chains of which not even the first step fits the context are left out, counted
             and logged by their number in the file, from 0.
+        who: works on parts of them.
 
     Raises InputError naming a chain that the model refuses, and when none fits the context.
     """
@@ -207,8 +211,11 @@ def score_file(
     order = sorted(range(len(pairs)), key=lambda row: -lengths[row])
     scored: list[ChainScore] = [ChainScore((), (), 0)] * len(pairs)
     calls = [order[start : start + CHAINS_PER_CALL] for start in range(0, len(order), CHAINS_PER_CALL)]
-    for rows in track(calls, f"scoring {Path(name).name}", unit="part"):
-        for row, score in zip(rows, _score_some(scorer, name, rows, pairs), strict=True):
+    label = f"scoring {Path(name).name}"
+    answers = shards.in_order(lambda rows: _score_some(scorer, name, rows, pairs), track(calls, label, unit="part"),
+                              who, label)
+    for rows, said in answers:
+        for row, score in zip(rows, said, strict=True):
             scored[row] = score
     lost = [row for row, score in enumerate(scored) if score.truncated_steps and not score.step_scores]
     if len(lost) == len(chains):

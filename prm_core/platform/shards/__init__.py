@@ -8,6 +8,6 @@ workers of a Ray cluster; the rows are the same. What is in a shard, the rooms a
 
 # Imported for its registration.
 from prm_core.platform.shards import cluster as cluster
-from prm_core.platform.shards.mapping import HERE, RUNNERS, fill, run
+from prm_core.platform.shards.mapping import HERE, RUNNERS, fill, in_order, run
 
-__all__ = ["HERE", "RUNNERS", "fill", "run"]
+__all__ = ["HERE", "RUNNERS", "fill", "in_order", "run"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -11,6 +11,7 @@ from prm_core.platform import workers
 from prm_core.platform.progress import track
 from prm_core.registry import Registry
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 # What has no config of its own works on this machine.
 HERE = WorkersConfig()
@@ -65,6 +66,25 @@ def run(
         return iter(())
     found = _forked(work, todo, 1) if alone else RUNNERS[config.runner](work, todo, config)
     return track(found, label, total=count, done=count - len(todo), unit="shard")
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], config: WorkersConfig, label: str
+) -> Iterator[tuple[Item, Result]]:
+    """(item, result) for work of which nothing is kept on disk, in order; arguments and errors as for `run`.
+
+    On this machine items are taken one by one, in this process with all its threads, which suits a model that goes on
+    from what it has read. Elsewhere each is a shard, and all are taken before the first is sent.
+    """
+    if config.runner == "local":
+        yield from ((item, work(item)) for item in items)
+        return
+    given, found, turn = list(items), {}, 0
+    for shard, result in run(lambda shard: work(given[shard]), len(given), config, label):
+        found[shard] = result
+        while turn in found:
+            yield given[turn], found.pop(turn)
+            turn += 1
 
 
 def fill(

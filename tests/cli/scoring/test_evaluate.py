@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from prm_core.cli.scoring.evaluate import evaluate
+from prm_core.config import WorkersConfig
 from prm_core.errors import InputError
 from prm_core.evaluation import metrics
 from prm_core.evaluation.benchmarks import suite
@@ -20,6 +21,7 @@ from prm_core.evaluation.metrics import Bootstrap
 from prm_core.scoring.scorer import ChainScore
 from prm_core.types import Step
 from tests.builders import evaluation as fakes
+from tests.builders import fake_ray
 
 ROWS = [
     {"id": "a", "problem": "P1", "steps": ["good", "bad 1"], "label": 1, "final_answer_correct": False},
@@ -109,6 +111,16 @@ def test_figures_by_hand_and_their_average(tmp_path):
     assert each["g.json"]["prm/first_error_f1"].value == 1
     assert average["prm/first_error_f1"].value == pytest.approx((2 / 3 + 1) / 2)
     assert average["prm/first_error_f1"].low <= average["prm/first_error_f1"].value
+
+
+def test_parts_of_a_file_are_scored_by_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("prm_core.evaluation.benchmarks.base.CHAINS_PER_CALL", 1)
+    here = scored(tmp_path)
+    chains = BENCHMARKS["processbench"].read(tmp_path / "f.json")
+    ray = fake_ray.FakeRay(lambda worker, method, _: method == "do" and worker == 0)
+    with fake_ray.installed(ray):
+        assert suite.score_file(WordScorer(), "f.json", chains, who=WorkersConfig(runner="ray")) == here
+    assert sorted(part for _, part in ray.done) == list(range(len(chains)))
 
 
 def test_a_chain_that_cannot_be_scored_is_named(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from prm_core import config as configuration
 from prm_core.cli.scoring.score import LINES_PER_BATCH, score
@@ -19,6 +20,7 @@ from prm_core.scoring.conformal import Alarm, CleanPrefix, Promises
 from prm_core.serving import app
 from prm_core.serving.metrics import SHARED
 from tests import ROOT
+from tests.builders import fake_ray
 from tests.builders.scorer import CONTEXT, FakeScorer, fake_model_folder
 
 LINES = [
@@ -87,6 +89,20 @@ def test_more_lines_than_a_batch_keep_their_order(model, tmp_path):
     assert [(row["prompt"], row["first_error_step"]) for row in read(tmp_path / "out.jsonl")] == [
         (str(i), 0 if i % 3 == 0 else -1) for i in range(count)
     ]
+
+
+def test_batches_are_scored_by_whom_the_workspace_names(model, tmp_path):
+    lines = [{"prompt": str(i), "steps": ["wrong" if i % 3 == 0 else "ok"]} for i in range(2 * LINES_PER_BATCH + 3)]
+    file = write(tmp_path / "in.jsonl", *lines)
+    score(file, model, tmp_path / "here.jsonl")
+    raw = {**configuration.read_yaml(ROOT / "params.yaml"), "workers": {"runner": "ray", "count": 3}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    ray = fake_ray.FakeRay(lambda worker, method, _: method == "do" and worker == 1, seed=1)
+    with fake_ray.installed(ray):
+        score(file, model, tmp_path / "there.jsonl", workspace=tmp_path)
+    assert (tmp_path / "there.jsonl").read_bytes() == (tmp_path / "here.jsonl").read_bytes()
+    assert sorted(batch for _, batch in ray.done) == [0, 1, 2]
+    assert len(ray.workers) == 4, "one was lost"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""A Ray cluster of this machine, for tests and measurements: started on a free port, ended with all its processes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from deploy.services import HOST, free_ports
+
+# How Ray names the processes of the runner's workers (prm_core/platform/shards/cluster.py).
+WORKER = "ray::Worker"
+
+
+class RayCluster:
+    """A running one.
+
+    Attributes:
+        address: for `workers.address`.
+        environment: of a process that may join it: the cluster asks for a token.
+    """
+
+    def __init__(self, address: str, environment: Mapping[str, str], head: psutil.Process) -> None:
+        self.address, self.environment, self._head = address, environment, head
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that work on shards, or wait for some."""
+        found = []
+        for process in self._head.children(recursive=True):
+            with suppress(psutil.Error):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith(WORKER):
+                    found.append(process)
+        return found
+
+
+@contextmanager
+def started(cores: int, **environment: str) -> Iterator[RayCluster]:
+    """A cluster with room for so many workers; `environment` is that of its processes, over this one's.
+
+    Raises RuntimeError with what Ray said when it does not start.
+    """
+    [port] = free_ports(1)
+    # Of its own, whatever token lies in the user's home: without a mode Ray takes that for the cluster alone.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", f"--num-cpus={cores}",
+               "--include-dashboard=false", f"--object-store-memory={200 * 2**20}", "--block"]
+    with tempfile.TemporaryFile(mode="w+") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT,
+                                   env={**os.environ, **token, **environment})
+        head = psutil.Process(process.pid)
+        try:
+            _wait(process, f"{HOST}:{port}", {**os.environ, **token}, said)
+            yield RayCluster(f"{HOST}:{port}", token, head)
+        finally:
+            for one in (*head.children(recursive=True), head):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, environment: Mapping[str, str], said: object) -> None:
+    """Until the cluster answers."""
+    status = [str(Path(sys.executable).with_name("ray")), "status", f"--address={address}"]
+    for _ in range(60):
+        if process.poll() is None and subprocess.run(status, env=environment, capture_output=True).returncode == 0:
+            return
+        if process.poll() is not None:
+            break
+    said.seek(0)
+    raise RuntimeError(f"Ray did not start:\n{said.read()[-4000:]}")
