@@ -7,9 +7,11 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -17,6 +19,8 @@ from deploy.services import HOST, free_ports
 
 # How Ray names the processes of the runner's workers (prm_core/platform/shards/cluster.py).
 WORKER = "ray::Worker"
+# Looks at whether it has started, each of a second and more.
+TRIES = 60
 
 
 class RayCluster:
@@ -46,18 +50,24 @@ def started(cores: int, **environment: str) -> Iterator[RayCluster]:
 
     Raises RuntimeError with what Ray said when it does not start.
     """
-    [port] = free_ports(1)
+    # Ports that the head would choose itself it waits for 18 seconds, which on a busy machine are over too soon.
+    options = ("port", "dashboard-agent-grpc-port", "dashboard-agent-listen-port", "runtime-env-agent-port",
+               "metrics-export-port")
+    ports = dict(zip(options, free_ports(len(options)), strict=True))
+    address = f"{HOST}:{ports['port']}"
     # Of its own, whatever token lies in the user's home: without a mode Ray takes that for the cluster alone.
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", f"--num-cpus={cores}",
-               "--include-dashboard=false", f"--object-store-memory={200 * 2**20}", "--block"]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
+             "RAY_agent_register_timeout_ms": "300000"}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--num-cpus={cores}",
+               "--include-dashboard=false", f"--object-store-memory={200 * 2**20}", "--block",
+               *(f"--{name}={port}" for name, port in ports.items())]
     with tempfile.TemporaryFile(mode="w+") as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT,
                                    env={**os.environ, **token, **environment})
         head = psutil.Process(process.pid)
         try:
-            _wait(process, f"{HOST}:{port}", {**os.environ, **token}, said)
-            yield RayCluster(f"{HOST}:{port}", token, head)
+            _wait(process, address, {**os.environ, **token}, said)
+            yield RayCluster(address, token, head)
         finally:
             for one in (*head.children(recursive=True), head):
                 with suppress(psutil.NoSuchProcess):
@@ -65,13 +75,14 @@ def started(cores: int, **environment: str) -> Iterator[RayCluster]:
             process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], address: str, environment: Mapping[str, str], said: object) -> None:
-    """Until the cluster answers."""
+def _wait(process: subprocess.Popen[bytes], address: str, environment: Mapping[str, str], said: IO[str]) -> None:
+    """Until a node of the cluster is at work."""
     status = [str(Path(sys.executable).with_name("ray")), "status", f"--address={address}"]
-    for _ in range(60):
-        if process.poll() is None and subprocess.run(status, env=environment, capture_output=True).returncode == 0:
-            return
+    for _ in range(TRIES):
         if process.poll() is not None:
             break
+        if " node_" in subprocess.run(status, env=environment, capture_output=True, text=True, check=False).stdout:
+            return
+        time.sleep(0.5)
     said.seek(0)
     raise RuntimeError(f"Ray did not start:\n{said.read()[-4000:]}")
