@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,13 @@ def killing(cluster: RayCluster, folder: Path) -> Iterator[list[str]]:
 
     def watch() -> None:
         while not stop.wait(0.02):
-            for stage in ("generate", "label"):
-                begun = any((folder / ".work" / stage).glob("*/**/part-*.parquet"))
-                if begun and stage not in killed and (victims := cluster.workers()):
-                    victims[0].kill()
-                    killed.append(stage)
+            for stage, shards in (("generate", "*/part-*.parquet"), ("label", "*/labels/part-*.parquet")):
+                # A stage that ends removes its folders.
+                with suppress(FileNotFoundError):
+                    begun = any((folder / ".work" / stage).glob(shards))
+                    if begun and stage not in killed and (victims := cluster.workers()):
+                        victims[0].kill()
+                        killed.append(stage)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
