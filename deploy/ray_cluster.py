@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +21,8 @@ from deploy.services import HOST, free_ports
 WORKER = "ray::Worker"
 # Looks at whether it has started, each of a second and more.
 TRIES = 60
+# On a busy machine a node gives up when its own agent takes 15 seconds to start.
+STARTS = 4
 
 
 class RayCluster:
@@ -50,39 +52,45 @@ def started(cores: int, **environment: str) -> Iterator[RayCluster]:
 
     Raises RuntimeError with what Ray said when it does not start.
     """
-    # Ports that the head would choose itself it waits for 18 seconds, which on a busy machine are over too soon.
-    options = ("port", "dashboard-agent-grpc-port", "dashboard-agent-listen-port", "runtime-env-agent-port",
-               "metrics-export-port")
-    ports = dict(zip(options, free_ports(len(options)), strict=True))
-    address = f"{HOST}:{ports['port']}"
     # Of its own, whatever token lies in the user's home: without a mode Ray takes that for the cluster alone.
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
-             "RAY_agent_register_timeout_ms": "300000"}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--num-cpus={cores}",
-               "--include-dashboard=false", f"--object-store-memory={200 * 2**20}", "--block",
-               *(f"--{name}={port}" for name, port in ports.items())]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    with ExitStack() as stack:
+        for left in reversed(range(STARTS)):
+            [port] = free_ports(1)
+            address = f"{HOST}:{port}"
+            process, said = stack.enter_context(_head(port, cores, {**os.environ, **token, **environment}))
+            if _ready(process, address, {**os.environ, **token}):
+                break
+            if not left:
+                said.seek(0)
+                raise RuntimeError(f"Ray did not start:\n{said.read()[-4000:]}")
+        yield RayCluster(address, token, psutil.Process(process.pid))
+
+
+@contextmanager
+def _head(
+    port: int, cores: int, environment: Mapping[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[str]]]:
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", f"--num-cpus={cores}",
+               "--include-dashboard=false", f"--object-store-memory={200 * 2**20}", "--block"]
     with tempfile.TemporaryFile(mode="w+") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT,
-                                   env={**os.environ, **token, **environment})
-        head = psutil.Process(process.pid)
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
         try:
-            _wait(process, address, {**os.environ, **token}, said)
-            yield RayCluster(address, token, head)
+            yield process, said
         finally:
-            for one in (*head.children(recursive=True), head):
-                with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess):
+                for one in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
                     one.kill()
             process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], address: str, environment: Mapping[str, str], said: IO[str]) -> None:
-    """Until a node of the cluster is at work."""
+def _ready(process: subprocess.Popen[bytes], address: str, environment: Mapping[str, str]) -> bool:
+    """Waits until a node of the cluster is at work; False when it ends before."""
     status = [str(Path(sys.executable).with_name("ray")), "status", f"--address={address}"]
     for _ in range(TRIES):
         if process.poll() is not None:
-            break
+            return False
         if " node_" in subprocess.run(status, env=environment, capture_output=True, text=True, check=False).stdout:
-            return
+            return True
         time.sleep(0.5)
-    said.seek(0)
-    raise RuntimeError(f"Ray did not start:\n{said.read()[-4000:]}")
+    return False

@@ -35,8 +35,8 @@ Result = TypeVar("Result")
 # As many parts as small work is cut into, whatever the number of cores.
 PARTS = 2
 _PR_SET_PDEATHSIG = 1
-# True in a worker: what it runs shares nothing out again.
-_inside = False
+# False in a worker, whose work is not shared out again, and in a process with threads that a fork would cut off.
+_may_fork = True
 
 
 class WorkerDied(RuntimeError):
@@ -172,7 +172,8 @@ def forked(function: Callable[[Item], Result], parts: int) -> Iterator[Pool[Item
     Args:
         function: need not be picklable.
         parts: of the work that can be done at once. There are as many workers, at most one a core; with one, inside a
-            worker, and where a GPU is at work (which a fork would lose), work is done in this process.
+            worker, after `fork_no_more`, and where a GPU is at work (which a fork would lose), work is done in this
+            process.
     """
     import torch
 
@@ -180,7 +181,7 @@ def forked(function: Callable[[Item], Result], parts: int) -> Iterator[Pool[Item
     # A worker's first parallel region would wait for threads that a fork does not copy.
     torch.set_num_threads(1)
     lost = torch.cuda.is_initialized() or torch.xpu.is_initialized() or torch.backends.mps.is_available()
-    processes = 1 if _inside or lost or not hasattr(os, "fork") else min(cores(), parts)
+    processes = 1 if not _may_fork or lost or not hasattr(os, "fork") else min(cores(), parts)
     pool: Pool[Item, Result] = Pool(function, [])
     try:
         for _ in range(processes if processes > 1 else 0):
@@ -230,9 +231,14 @@ def become() -> None:
     """Makes this process a worker: what it runs shares nothing out again, and has one thread."""
     import torch
 
-    global _inside
-    _inside = True
+    fork_no_more()
     torch.set_num_threads(1)
+
+
+def fork_no_more() -> None:
+    """From now on what this process shares out it does itself."""
+    global _may_fork
+    _may_fork = False
 
 
 def answered(function: Callable[[Item], Any], item: Item) -> bytes:

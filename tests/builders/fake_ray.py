@@ -129,14 +129,14 @@ class FakeRay(ModuleType):
 @contextmanager
 def installed(ray: ModuleType | None) -> Iterator[None]:
     """`import ray` gives this one; None: fails. What workers make of their process stays undone in this one."""
-    before, become = sys.modules.get("ray"), workers.become
+    before, become, may_fork = sys.modules.get("ray"), workers.become, workers._may_fork
     sys.modules["ray"] = ray  # type: ignore[assignment]
     workers.become = lambda: None
     cluster.connected.cache_clear()
     try:
         yield
     finally:
-        workers.become = become
+        workers.become, workers._may_fork = become, may_fork
         cluster.connected.cache_clear()
         if before is None:
             del sys.modules["ray"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from prm_core.platform.shards.packing import environment, packed
 log = logging.getLogger(__name__)
 # Seconds between two looks at whether any worker has started.
 LOOK = 5.0
+SECONDS_TO_ANSWER = 10.0
 
 
 @RUNNERS.register("ray")
@@ -66,6 +68,8 @@ def connected(address: str, send_code: bool, gpus: float) -> Cluster:
     except ImportError as error:
         raise InputError(f"workers.runner ray: Ray cannot be imported here ({error}); "
                          "pip install -r requirements-ray.txt, or set workers.runner to local") from error
+    if address not in ("auto", "local"):
+        _check_reachable(address)
     kept = {name: os.environ[name] for name in DEFAULTS if name in os.environ}
     code = {"py_modules": [str(Path(prm_core.__file__).parent)]} if send_code else {}
     here = {"include_dashboard": False} if address == "local" else {}
@@ -81,7 +85,19 @@ def connected(address: str, send_code: bool, gpus: float) -> Cluster:
         raise InputError(f"workers.address {address}: this process cannot join a Ray cluster there "
                          f"({'; '.join(causes)}). `ray status` on this machine says what there is, `ray start` joins "
                          "or starts one") from error
+    # Ray's threads hold locks that a fork would leave closed.
+    workers.fork_no_more()
     return Cluster(ray, ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_worker_class()))
+
+
+def _check_reachable(address: str) -> None:
+    """Raises InputError where nothing answers, which Ray itself would try for minutes to find out."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f"workers.address {address}: nothing answers there ({error}); give HOST:PORT of a Ray "
+                         "cluster's head, or `auto` on a machine that is in one") from error
 
 
 class _Run:

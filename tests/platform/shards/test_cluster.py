@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from collections import Counter
 from types import ModuleType
@@ -112,10 +114,10 @@ def test_workers_stay_for_the_next_work_of_the_process() -> None:
 def test_a_worker_with_other_code_is_an_error_before_it_works(theirs, sent, said) -> None:
     ray = fake_ray.FakeRay(environment={**environment(), **theirs})
     with pytest.raises(InputError, match="another version of the code, or of what that runs on, .*" + said):
-        run(ray, send_code=sent, address="head:6379")
+        run(ray, send_code=sent)
     assert ray.done == []
     [joined] = ray.joined
-    assert joined["address"] == "head:6379"
+    assert joined["address"] == "auto"
     assert joined["runtime_env"].get("py_modules") == ([prm_core.__path__[0]] if sent else None)
     assert joined["runtime_env"]["env_vars"]["RAY_USAGE_STATS_ENABLED"] == "0"
 
@@ -144,10 +146,37 @@ def test_a_cluster_that_cannot_be_joined_is_named_with_the_first_cause() -> None
         run(Gone())
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "head", "127.0.0.1:port", "127.0.0.1:99999"])
+def test_where_nothing_answers_ray_is_not_asked(address) -> None:
+    ray = fake_ray.FakeRay()
+    with pytest.raises(InputError, match=rf"workers.address {address}: nothing answers there .*; give HOST:PORT"):
+        run(ray, address=address)
+    assert ray.joined == []
+
+
+def test_an_address_that_answers_is_joined() -> None:
+    ray = fake_ray.FakeRay()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert run(ray, address=address) == EXPECTED
+    assert [joined["address"] for joined in ray.joined] == [address]
+
+
 def test_a_cluster_without_room_is_not_waited_for_for_ever() -> None:
     with pytest.raises(InputError, match=r"no worker started .* within workers.start_seconds 0.01; each takes one CPU "
                                          r"and 2 GPUs, and the cluster has 0 of 4 CPUs free, 0 of 0 GPUs free"):
         run(fake_ray.FakeRay(starts=False), start_seconds=0.01, gpus=2)
+
+
+def test_a_process_that_has_joined_a_cluster_forks_none(monkeypatch) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    with fake_ray.installed(fake_ray.FakeRay()):
+        config = WorkersConfig(runner="ray")
+        assert dict(shards.run(square, 7, config, "")) == EXPECTED
+        with workers.forked(lambda _: os.getpid(), 2) as pool:
+            assert list(pool.map(range(2))) == [os.getpid()] * 2
+    with workers.forked(lambda _: os.getpid(), 2) as pool:
+        assert os.getpid() not in list(pool.map(range(2)))
 
 
 def test_models_lie_on_the_gpu_that_a_worker_has() -> None:
