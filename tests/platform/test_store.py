@@ -81,14 +81,14 @@ def test_a_crash_while_a_shard_is_written_leaves_the_old_one(tmp_path, monkeypat
 def test_a_crash_while_text_is_written_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "metrics.json"
     store.write_json(path, {"a": 1})
-    whole = Path.write_text
+    whole = Path.write_bytes
 
-    def half_written(self, text, **kwargs):
-        whole(self, text[: len(text) // 2], **kwargs)
+    def half_written(self, content):
+        whole(self, content[: len(content) // 2])
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", half_written)
+        patch.setattr(Path, "write_bytes", half_written)
         with pytest.raises(OSError, match="disk full"):
             store.write_json(path, {"a": 2, "b": 3})
 
