@@ -13,7 +13,8 @@
 #   after a local run, RAY_AUTH_MODE=token: joined
 set -e
 work=$(mktemp -d); cd "$work"; head=
-end() { [ -z "$head" ] || kill -KILL -- "-$head" 2> /dev/null || true; head=; }
+# `ray start --block` ends its processes, which are groups of their own, when it is told to end.
+end() { [ -z "$head" ] || { kill -TERM "$head"; wait "$head" || true; } 2> /dev/null; head=; }
 trap 'end; rm -rf "$work"' EXIT
 python3 -m venv env
 env/bin/python -m pip install -q --disable-pip-version-check ray==2.60.0
@@ -33,7 +34,7 @@ except ConnectionError as error:
 PY
 begin() {
     port=$(env/bin/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    setsid env/bin/ray start --head --block --port="$port" --num-cpus=1 --include-dashboard=false \
+    env/bin/ray start --head --block --port="$port" --num-cpus=1 --include-dashboard=false \
         --object-store-memory=100000000 > head.log 2>&1 &
     head=$!
     for _ in $(seq 90); do
