@@ -28,6 +28,7 @@ class Sampler(Protocol):
     """What evaluation needs of a policy; `prm_core.sampling.policy.Policy` is one."""
 
     version: str
+    forks: bool
 
     def sample(
         self, prompts: Sequence[str], *, samples: int, temperature: float, max_new_tokens: int, batch_size: int,
@@ -120,7 +121,7 @@ def sample_chains(policy: Sampler, problems: Sequence[Problem], tag: str, plan: 
             max_new_tokens=plan.max_new_tokens, batch_size=plan.batch_size, seed=seed, prefix=tag, keep_empty=True)
 
     todo = store.missing_shards(folder, len(parts))
-    with workers.forked(sample, len(todo)) as pool:
+    with workers.forked(sample, len(todo) if policy.forks else 1) as pool:
         sampled = pool.map(todo, f"sampling {tag}", "shard", done=len(parts) - len(todo))
         for shard, rows in zip(todo, sampled, strict=True):
             store.write_shard(folder, shard, Trajectory, rows)

@@ -8,6 +8,7 @@ growing pause or the one the server asks for.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -120,7 +121,6 @@ class Endpoint:
         self, path: str, bodies: Sequence[Mapping[str, Any]], weights: Sequence[int] | None,
         check: Callable[[int, Any], None] | None,
     ) -> tuple[list[Any], int]:
-        import httpx
         import openai
 
         sent = 0
@@ -137,8 +137,7 @@ class Endpoint:
             return answer
 
         room = _room(self.concurrency)
-        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        http_client = openai.DefaultAsyncHttpxClient(event_hooks={"request": [count]}, limits=limits)
+        http_client = openai.DefaultAsyncHttpxClient(event_hooks={"request": [count]})
         async with openai.AsyncOpenAI(http_client=http_client, **self._options()) as client:
             tasks = [asyncio.ensure_future(one(number)) for number in range(len(bodies))]
             try:
@@ -149,15 +148,14 @@ class Endpoint:
         return answers, sent
 
     async def _ask_one(self, client: AsyncOpenAI, path: str, body: Mapping[str, Any]) -> Any:
-        import httpx
         import openai
 
         # The package's time-out starts anew with every byte; a server that drips must end too.
         limit = (self.retries + 1) * (self.timeout + BACKOFF_SECONDS)
         try:
             answer = await asyncio.wait_for(client.post(
-                path, body=dict(body), cast_to=httpx.Response, options={"headers": self._headers()}), limit)
-            return answer.json()
+                path, body=dict(body), cast_to=str, options={"headers": self._headers()}), limit)
+            return json.loads(answer)
         except TimeoutError:
             return Failure(f"no answer within {limit:g} s")
         except openai.APIStatusError as error:

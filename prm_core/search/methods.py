@@ -62,5 +62,5 @@ def search_all(method: str, problems: Sequence[Problem], tools: Tools, seed: int
     def run(part: slice) -> list[Found]:
         return search(method, problems[part], tools, random.Random(f"{seed}/{part.start}").getrandbits(31))
 
-    with workers.forked(run, len(parts)) as pool:
+    with workers.forked(run, len(parts) if tools.policy.forks else 1) as pool:
         return [found for group in pool.map(parts, f"search {method}", "part") for found in group]

@@ -31,12 +31,12 @@ def run(config: Config, io: StageIO) -> None:
 def _generate(config: Config, io: StageIO) -> dict[str, float]:
     """Writes the chains; returns figures."""
     from prm_core.domains import DOMAINS
-    from prm_core.sampling.policy import load_policy
+    from prm_core.sampling.backends import policy_for
     from prm_core.sampling.rollouts import sample_trajectories, without_long
 
     settings = config.generate
     given = store.read_jsonl(Problem, io.inputs["problems"])[: settings.problems]
-    policy = load_policy(model_path(io.workspace, config.models.policy), config)
+    policy = policy_for("generate", model_path(io.workspace, config.models.policy), config)
     problems = without_long(given, policy.encoder)
     parts = workers.shards(len(problems), settings.shard_size)
 
@@ -48,7 +48,7 @@ def _generate(config: Config, io: StageIO) -> dict[str, float]:
         )
 
     todo = store.missing_shards(io.work, len(parts))
-    with workers.forked(sample, len(todo)) as pool:
+    with workers.forked(sample, len(todo) if policy.forks else 1) as pool:
         sampled = pool.map(todo, "generate", "shard", done=len(parts) - len(todo))
         for shard, rows in zip(todo, sampled, strict=True):
             store.write_shard(io.work, shard, Trajectory, rows)
@@ -65,6 +65,7 @@ def _generate(config: Config, io: StageIO) -> dict[str, float]:
         "train/policy_base/unanswered_share": sum(chain.answer is None for chain in chains) / len(chains),
         "train/policy_base/mean_steps": sum(len(chain.steps) for chain in chains) / len(chains),
         "train/policy_base/dropped_empty": len(problems) * settings.samples - len(chains),
+        **{f"train/sampling/{name}": value for name, value in policy.figures().items()},
     }
 
 
@@ -74,6 +75,6 @@ STAGE = Stage(
         "trajectories": "artifacts/generate/trajectories",
         "metrics": "artifacts/generate/metrics.json",
     },
-    params=("seed", "models", "encoder", "generate"),
+    params=("seed", "models", "sampling", "encoder", "generate"),
     run=run,
 )
