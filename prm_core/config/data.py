@@ -54,7 +54,7 @@ class SamplingConfig:
     backend: str = setting(
         "where the stages below sample: in_process; server, an OpenAI-compatible one; vllm, in this process",
         default="in_process", registry="prm_core.sampling.backends:BACKENDS")
-    stages: tuple[Literal["generate", "label", "evaluate", "search", "train_policy"], ...] = setting(
+    stages: list[Literal["generate", "label", "evaluate", "search", "train_policy"]] = setting(
         "that sample there; the others sample here. train_policy cannot: its weights change with every update",
         default=("generate", "label", "evaluate", "search"))
     endpoint: str = setting("server: base URL (…/v1)", default="")

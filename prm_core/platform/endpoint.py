@@ -29,14 +29,15 @@ log = logging.getLogger(__name__)
 PREFLIGHT_SECONDS = 10.0
 # The openai package waits at most this long between two tries, where the server does not say how long.
 BACKOFF_SECONDS = 8.0
+# Characters of a server's message that are passed on.
+SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request has no answer, after all tries; `status` is the server's, 0 where none came."""
+    """Why a request has no answer, after all tries."""
 
     reason: str
-    status: int = 0
 
 
 class Endpoint:
@@ -159,7 +160,8 @@ class Endpoint:
         except TimeoutError:
             return Failure(f"no answer within {limit:g} s")
         except openai.APIStatusError as error:
-            return Failure(f"the server answers {error.status_code}: {error.message}", error.status_code)
+            # The package's own message leaves out what is not worded as OpenAI does it.
+            return Failure(f"the server answers {error.status_code}: {error.response.text[:SHOWN] or error.message}")
         except ValueError as error:
             return Failure(f"the answer is no JSON ({error})")
         except openai.OpenAIError as error:

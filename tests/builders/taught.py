@@ -9,7 +9,7 @@ from prm_core.domains import arithmetic
 from prm_core.sampling.policy import Policy
 from tests.builders import tiny
 
-UPDATES, ROWS = 120, 24
+UPDATES, ROWS = 80, 16
 
 
 def make_policy(seed: int = 0, updates: int = UPDATES) -> Policy:
@@ -22,7 +22,7 @@ def make_policy(seed: int = 0, updates: int = UPDATES) -> Policy:
     model = tiny.make_model(encoder, seed).train()
     chains = [encoder.encode(problem.prompt, problem.meta["solution"], end=True)
               for problem in arithmetic.make_problems("warmup", 200, seed)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(updates):
         picked = [chains[i] for i in torch.randint(len(chains), (ROWS,), generator=generator).tolist()]

@@ -1,8 +1,8 @@
-"""What backends share: their names, a policy whose weights are not here, what sampling cost."""
+"""What backends without weights here share: a policy that only writes, what is asked for together, what it cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import NoReturn
@@ -10,12 +10,9 @@ from typing import NoReturn
 from prm_core.config import Config, SamplingConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
-from prm_core.registry import Registry
+from prm_core.models.loading import load_tokenizer, model_version, policy_encoder
+from prm_core.models.marks import special_tokens
 from prm_core.sampling.policy import Policy
-
-# (path of the policy, config, what the backend calls it: empty is the backend's own guess) → the policy.
-Load = Callable[[str, Config, str], Policy]
-BACKENDS: Registry[Load] = Registry("sampling backend")
 
 
 @dataclass(slots=True)
@@ -76,39 +73,23 @@ class Remote(Policy):
         return self.usage.figures(self.settings)
 
 
-@BACKENDS.register("in_process")
-def in_process(path: str, config: Config, name: str) -> Policy:
-    """The policy loaded here."""
-    from prm_core.sampling.policy import load_policy
+def remote_encoder(path: str, config: Config) -> tuple[Encoder, str]:
+    """Encoder and version of a policy whose weights are loaded elsewhere, from the same folder.
 
-    return load_policy(path, config)
-
-
-@BACKENDS.register("server")
-def at_a_server(path: str, config: Config, name: str) -> Policy:
-    """The policy at an OpenAI-compatible server."""
-    from prm_core.sampling.backends.server import load_served
-
-    return load_served(path, config, name)
-
-
-@BACKENDS.register("vllm")
-def by_vllm(path: str, config: Config, name: str) -> Policy:
-    """The policy in a vLLM engine of this process."""
-    from prm_core.sampling.backends.engine import load_engine
-
-    return load_engine(path, config)
-
-
-def policy_for(stage: str, path: str, config: Config, *, trained: bool = False) -> Policy:
-    """The policy of a folder or hub id, by the backend that the stage (as `sampling.stages` names it) samples with.
-
-    Args:
-        trained: whether it is the trained policy, which a server has under another name, or not at all.
-
-    Raises InputError where the backend cannot be used.
+    Raises InputError where its tokenizer lacks the boundary: here a model gets a row for it, elsewhere it has none.
     """
-    settings = config.sampling
-    name = settings.trained_model if trained else settings.model
-    here = stage not in settings.stages or (trained and settings.backend == "server" and not name)
-    return BACKENDS["in_process" if here else settings.backend](path, config, name)
+    tokenizer = load_tokenizer(path)
+    separator = config.encoder.separator
+    if config.encoder.policy_steps == "boundary" and separator not in special_tokens(tokenizer):
+        raise InputError(f"model {path}: its tokenizer has no token {separator}, which only a policy that the chain "
+                         "trained writes; set encoder.policy_steps to how this one writes")
+    return policy_encoder(tokenizer, config.encoder), model_version(path)
+
+
+def grouped(rows: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
+    """Numbers of rows that are asked for in one request: rows that are the same prefix, at most so many. Prefixes that
+    begin alike come one after the other: who keeps prefixes has them then."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(row, []).append(number)
+    return [groups[row][start : start + most] for row in sorted(groups) for start in range(0, len(groups[row]), most)]

@@ -48,6 +48,7 @@ class Kind:
     Attributes:
         takes_ids: whether a prompt may be token ids.
         many: whether `n` asks for several continuations of a prompt.
+        forces: whether it can be told to write a certain token.
         spare: tokens to ask for beyond the limit, where one that ends a continuation at the limit is reported as cut
             off; they are dropped from those that are.
         fields: of a request, beside model, prompt, max_tokens, temperature and seed.
@@ -56,6 +57,7 @@ class Kind:
 
     takes_ids: bool
     many: bool
+    forces: bool
     spare: int
     fields: Callable[[Asked], dict[str, Any]]
     about: str
@@ -115,16 +117,14 @@ def _transformers(asked: Asked) -> dict[str, Any]:
     # It samples only where the generation config says so, whatever the temperature; left out, it is the model's.
     config = {"do_sample": asked.temperature > 0, "top_k": 0, "top_p": 1.0, "eos_token_id": list(asked.end_ids),
               "pad_token_id": asked.end_ids[0], "max_new_tokens": asked.max_new_tokens}
-    if asked.forced is not None:
-        config["forced_eos_token_id"] = asked.forced
     return {"generation_config": json.dumps(config)}
 
 
-KINDS.register("openai")(Kind(True, True, 0, _openai, "what the protocol itself has"))
-KINDS.register("vllm")(Kind(True, True, 0, _vllm, "`vllm serve`"))
-KINDS.register("sglang")(Kind(True, True, 0, _sglang, "`sglang.launch_server`"))
-KINDS.register("llama.cpp")(Kind(True, False, 0, _llama_cpp, "`llama-server`"))
-KINDS.register("transformers")(Kind(False, False, 1, _transformers, "`transformers serve`"))
+KINDS.register("openai")(Kind(True, True, True, 0, _openai, "what the protocol itself has"))
+KINDS.register("vllm")(Kind(True, True, True, 0, _vllm, "`vllm serve`"))
+KINDS.register("sglang")(Kind(True, True, True, 0, _sglang, "`sglang.launch_server`"))
+KINDS.register("llama.cpp")(Kind(True, False, True, 0, _llama_cpp, "`llama-server`"))
+KINDS.register("transformers")(Kind(False, False, False, 1, _transformers, "`transformers serve`"))
 
 
 class Nonsense(InputError):

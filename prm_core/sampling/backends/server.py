@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import Config, SamplingConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
-from prm_core.models.loading import load_tokenizer, model_version, policy_encoder
 from prm_core.platform.endpoint import Endpoint, Failure, at
-from prm_core.sampling.backends.base import Remote
+from prm_core.sampling.backends.base import Remote, grouped, remote_encoder
 from prm_core.sampling.backends.kinds import KINDS, Asked, Nonsense, Read
 from prm_core.sampling.backends.match import compare
 from prm_core.sampling.sampler import Continuation, Prefix
@@ -53,6 +52,8 @@ class ServedPolicy(Remote):
         # Temperatures at which the first answers were looked at, and what log-probabilities are of.
         self._seen: dict[float, str] = {}
         self._probed: set[tuple[int, ...]] = set()
+        # Whether a boundary has been seen.
+        self._shows = False
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
@@ -73,29 +74,20 @@ class ServedPolicy(Remote):
         found: list[Read] = []
         if temperature not in self._seen:
             found = self._draw(rows[:COMPARED], asked, seed, 0)
+            self._check_shown(found, asked)
             self._compare(rows, found, temperature)
         found += self._draw(rows[len(found) :], asked, seed, len(found))
+        self._check_shown(found, asked)
         self.usage.inexact += sum(not one.exact for one in found)
         known = self._seen[temperature] == "sampling"
         return [one.continuation if known else replace(one.continuation, logprobs=[]) for one in found]
 
     def _draw(self, rows: Sequence[tuple[int, ...]], asked: Asked, seed: int, first: int) -> list[Read]:
         """One continuation for each row; `first` is the place of the first row in its call, of which its seed is made.
-
-        Rows of one prefix are asked for together, and prefixes that begin alike one after the other: a server that
-        keeps prefixes has them then.
         """
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for number, row in enumerate(rows):
-            groups.setdefault(row, []).append(number)
-        most = self._endpoint.concurrency if self.kind.many else 1
-        asks: list[tuple[list[int], Asked]] = []
-        for row in sorted(groups):
-            numbers = groups[row]
-            for start in range(0, len(numbers), most):
-                part = numbers[start : start + most]
-                own = random.Random(f"{seed}/{first + part[0]}").getrandbits(31)
-                asks.append((part, replace(asked, seed=own)))
+        groups = grouped(rows, self._endpoint.concurrency if self.kind.many else 1)
+        asks = [(group, replace(asked, seed=random.Random(f"{seed}/{first + group[0]}").getrandbits(31)))
+                for group in groups]
         found: dict[int, Read] = {}
 
         def take(number: int, answer: Any) -> None:
@@ -141,8 +133,9 @@ class ServedPolicy(Remote):
         return found
 
     def _probe(self, row: tuple[int, ...], asked: Asked) -> None:
-        """Has the server write certain tokens, once for each set of ends, to see that they come back as they are."""
-        if asked.end_ids in self._probed:
+        """Has the server write certain tokens, once for each set of ends, to see that they come back as they are; where
+        it can be told to."""
+        if not self.kind.forces or asked.end_ids in self._probed:
             return
         rng = random.Random("spelled")
         plain = self.encoder.plain_tokens()
@@ -155,18 +148,25 @@ class ServedPolicy(Remote):
             self.usage.requests += sent
             [found] = self._read(answer, row, own, 1)
             if found.continuation.ids != [token]:
-                raise self._unlike(token, found.continuation.ids)
+                told, shown = self.encoder.as_text([token]), self.encoder.as_text(found.continuation.ids)
+                raise self._hides(token) if token in self.encoder.tokenizer.added_tokens_decoder else self._refused(
+                    f"told to write {told!r} (token {token}), it gives {shown!r}: its tokenizer is another one, or "
+                    f"sampling.server is not {self.settings.server}")
         self._probed.add(asked.end_ids)
 
-    def _unlike(self, token: int, found: Sequence[int]) -> InputError:
-        told, shown = self.encoder.as_text([token]), self.encoder.as_text(found)
-        if token in self.encoder.tokenizer.added_tokens_decoder and token not in found:
-            return self._refused(
-                f"does not show {told}, without which steps cannot be told apart: told to write it, it gives {shown!r}"
-                "; serve the copy that `prm export` makes, let it show special tokens (llama.cpp: --special), or use a "
-                "server that gives token ids (vLLM, SGLang)")
-        return self._refused(f"told to write {told!r} (token {token}), it gives {shown!r}: its tokenizer is another "
-                             f"one, or sampling.server is not {self.settings.server}")
+    def _check_shown(self, found: Sequence[Read], asked: Asked) -> None:
+        """Raises InputError where boundaries matter, none has been seen, and the server may have kept some back."""
+        boundary = self.encoder.separator_id
+        self._shows = self._shows or any(one.ids_given or boundary in one.continuation.ids for one in found)
+        matter = self.encoder.config.policy_steps == "boundary"
+        if matter and not self._shows and (asked.end_ids[1:] or not all(one.exact for one in found)):
+            raise self._hides(boundary)
+
+    def _hides(self, token: int) -> InputError:
+        return self._refused(
+            f"does not show {self.encoder.as_text([token])}, without which steps cannot be told apart; serve the copy "
+            "that `prm export` makes, let it show special tokens (llama.cpp: --special), or use a server that gives "
+            "token ids (vLLM, SGLang)")
 
     def _compare(self, rows: Sequence[tuple[int, ...]], found: Sequence[Read], temperature: float) -> None:
         """Compares the first answers at a temperature with the weights here, and notes what their log-probabilities
@@ -223,6 +223,6 @@ def load_served(path: str, config: Config, name: str) -> ServedPolicy:
     if endpoint.models is not None and name not in endpoint.models and settings.server != "transformers":
         raise InputError(f"sampling.endpoint {settings.endpoint} serves {', '.join(endpoint.models)}, and not "
                          f"{name!r}; name one of them at sampling.model")
-    encoder = policy_encoder(load_tokenizer(path), config.encoder)
+    encoder, version = remote_encoder(path, config)
     weights = (lambda: load_policy(path, config).model) if settings.verify else None
-    return ServedPolicy(encoder, model_version(path), settings, endpoint, name, weights)
+    return ServedPolicy(encoder, version, settings, endpoint, name, weights)
