@@ -43,7 +43,7 @@ def save_tokenizer(encoder: Encoder, folder: Path, *, padding_side: str = "right
     tokenizer = copy.deepcopy(encoder.tokenizer)
     # Of the attribute alone the library saves nothing.
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = padding_side
-    if not encoder.config.chat_template and tokenizer.encode("x")[:1] != encoder.bos_ids:
+    if not encoder.config.chat_template and tokenizer.encode("x")[: len(encoder.bos_ids)] != encoder.bos_ids:
         _begin_with_bos(tokenizer)
     tokenizer.save_pretrained(folder)
 
