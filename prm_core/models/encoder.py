@@ -64,6 +64,9 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
+        if config.chat_template and not tokenizer.chat_template:
+            raise InputError("encoder.chat_template is true, and the tokenizer has no chat template; set it to false, "
+                             "or name a model that was trained to chat")
         self.config = config
         self.tokenizer = tokenizer if config.renderer == 1 else marked(tokenizer, config.separator)
         ids = self.tokenizer.encode(config.separator, add_special_tokens=False)

@@ -128,7 +128,8 @@ class ServedPolicy(Remote):
         except Nonsense as error:
             raise self._refused(f"gave an answer that {error}") from None
         self.usage.prompt_tokens += len(row)
-        self.usage.cached_tokens += at(answer, "usage", "prompt_tokens_details", "cached_tokens") or 0
+        cached = at(answer, "usage", "prompt_tokens_details", "cached_tokens")
+        self.usage.cached_tokens += cached if isinstance(cached, int) else 0
         self.usage.completion_tokens += sum(len(one.continuation.ids) for one in found)
         return found
 

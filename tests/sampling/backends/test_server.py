@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 import time
@@ -304,6 +305,14 @@ def test_a_tokenizer_without_the_boundary_is_refused(tmp_path: Path) -> None:
     with (serving(tiny.make_policy()) as server,
           pytest.raises(InputError, match=r"its tokenizer has no token <\|step\|>.*set encoder.policy_steps")):
         policy_for("generate", str(tmp_path), config(server))
+
+
+def test_a_model_without_a_chat_template_is_refused(policy: Policy, folder: Path) -> None:
+    with serving(policy) as server:
+        given = config(server)
+        given = dataclasses.replace(given, encoder=dataclasses.replace(given.encoder, chat_template=True))
+        with pytest.raises(InputError, match=r"encoder.chat_template is true, and the tokenizer has no chat template"):
+            policy_for("generate", str(folder), given)
 
 
 def test_a_name_that_is_not_served_is_refused(policy: Policy, folder: Path) -> None:
