@@ -140,8 +140,10 @@ def test_no_share_or_probability_takes_more_than_one():
     assert [path for path in shares if "less than" not in faults_of(path, 1.01)] == []
 
 
-# May be empty: without an endpoint the judge is a local model, and without a judge it has no model either.
-MAY_BE_EMPTY = {("label", "judge", "model"), ("label", "judge", "endpoint")}
+# May be empty: without an endpoint the judge is a local model, and without a judge it has no model either; who samples
+# in this process has no server.
+MAY_BE_EMPTY = {("label", "judge", "model"), ("label", "judge", "endpoint"), ("sampling", "endpoint"),
+                ("sampling", "model"), ("sampling", "trained_model"), ("sampling", "api_key_env")}
 
 
 def test_no_text_of_the_configuration_may_be_empty():
@@ -157,7 +159,7 @@ def test_every_name_of_something_registered_is_looked_up():
              ("label", "mcts", "selection"), ("train_policy", "advantages", "form"),
              ("train_policy", "advantages", "baseline"), ("train_policy", "advantages", "chain_filter"),
              ("evaluate", "aggregate"), ("probe", "aggregate"),
-             ("serve", "aggregate")}
+             ("serve", "aggregate"), ("sampling", "backend"), ("sampling", "server")}
     for path in names:
         assert re.search(rf"{'.'.join(path)}: unknown .* 'nonesuch'; known: ", faults_of(path, "nonesuch")), path
     for path in (("label", "strategies"), ("validate", "critical")):
@@ -169,7 +171,7 @@ def test_every_name_of_something_registered_is_looked_up():
 def test_no_list_takes_a_thing_twice():
     lists = [path for path, value in SETTINGS.items() if isinstance(value, list) and path[0:2] not in {
         ("validate", "correct_share"), ("validate", "mean_confidence"), ("train_policy", "clip")}]
-    assert len(lists) == 5
+    assert len(lists) == 6
     for path in lists:
         value = SETTINGS[path]
         assert f"{'.'.join(path)}: {value[0]} is there twice" in faults_of(path, [*value, value[0]])

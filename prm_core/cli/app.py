@@ -12,6 +12,7 @@ import typer
 
 from prm_core.cli import failures
 from prm_core.cli.data import app as data_app
+from prm_core.cli.export import export
 from prm_core.cli.promote import promote
 from prm_core.cli.report import report
 from prm_core.cli.retention import retention
@@ -55,6 +56,7 @@ app.command("judge")(judge)
 app.command("retention")(retention)
 app.command("drift")(drift)
 app.command("train")(train)
+app.command("export")(export)
 app.command("adversarial")(adversarial)
 app.command("probe")(probe)
 

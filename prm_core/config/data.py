@@ -50,6 +50,32 @@ class ModelsConfig:
 
 
 @section
+class SamplingConfig:
+    backend: str = setting(
+        "where the stages below sample: in_process; server, an OpenAI-compatible one; vllm, in this process",
+        default="in_process", registry="prm_core.sampling.backends:BACKENDS")
+    stages: list[Literal["generate", "label", "evaluate", "search", "train_policy"]] = setting(
+        "that sample there; the others sample here. train_policy cannot: its weights change with every update",
+        default=("generate", "label", "evaluate", "search"))
+    endpoint: str = setting("server: base URL (…/v1)", default="")
+    server: str = setting("kind of server: vllm, sglang, llama.cpp, transformers, or openai for any other",
+                          default="vllm", registry="prm_core.sampling.backends.kinds:KINDS")
+    model: str = setting("server: its name for models.policy; empty: the same", default="")
+    trained_model: str = setting(
+        "server: its name for the trained policy, which is evaluated; empty: that one is sampled here", default="")
+    api_key_env: str = setting("environment variable that holds the key; empty or unset is no key", default="")
+    timeout: PositiveFloat = setting("seconds for one try of a request", default=300.0)
+    retries: NonNegativeInt = setting("of a request, with growing pauses", default=4)
+    concurrency: PositiveInt = setting("continuations under way at once", default=64)
+    input_price: NonNegativeFloat = setting("cost of a million tokens read, in your currency", default=0.0)
+    output_price: NonNegativeFloat = setting("cost of a million tokens written", default=0.0)
+    verify: bool = setting(
+        "load the weights here once, and compare the first samples with them; false where they do not fit here",
+        default=True)
+    memory_share: float = setting("vllm: share of the GPU's memory that it may take", default=0.85, gt=0, le=1)
+
+
+@section
 class EncoderConfig:
     separator: str = setting(
         "the token that ends the prompt and every step: a special one, added where the tokenizer lacks it",

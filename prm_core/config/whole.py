@@ -21,6 +21,7 @@ from prm_core.config.data import (
     GenerateConfig,
     LabelConfig,
     ModelsConfig,
+    SamplingConfig,
     ValidateConfig,
     WarmupConfig,
 )
@@ -56,6 +57,7 @@ class Config:
     domain: str = setting(registry="prm_core.domains:DOMAINS")
     data: DataConfig
     models: ModelsConfig
+    sampling: SamplingConfig = setting(default=SamplingConfig())
     encoder: EncoderConfig
     warmup: WarmupConfig
     generate: GenerateConfig
@@ -144,6 +146,12 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if config.http.drain_timeout < config.engine.deadline:
         yield "http.drain_timeout", (f"is {config.http.drain_timeout}, and requests may take engine.deadline "
                                      f"{config.engine.deadline:g} s: those that were taken in last would be cut off")
+    if config.sampling.backend == "server" and not config.sampling.endpoint:
+        yield "sampling.endpoint", "is empty; name the server's base URL, such as http://localhost:8000/v1"
+    if "train_policy" in config.sampling.stages:
+        yield "sampling.stages", ("names train_policy, which learns from samples of its own weights, with their token "
+                                  "ids and log-probabilities, and no backend is given those weights after each update; "
+                                  "leave it out")
     if promote.alias == promote.challenger_alias:
         yield "promote.challenger_alias", f"is {promote.alias!r} too: every new version would be the champion"
 

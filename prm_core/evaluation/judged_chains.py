@@ -29,6 +29,7 @@ class Sampler(Protocol):
     """What evaluation needs of a policy; `prm_core.sampling.policy.Policy` is one."""
 
     version: str
+    forks: bool
 
     def sample(
         self, prompts: Sequence[str], *, samples: int, temperature: float, max_new_tokens: int, batch_size: int,
@@ -124,7 +125,8 @@ def sample_chains(
             max_new_tokens=plan.max_new_tokens, batch_size=plan.batch_size, seed=seed, prefix=tag, keep_empty=True)
 
     shards.fill(store.shard_paths(folder, len(parts)), sample,
-                lambda shard, rows: store.write_shard(folder, shard, Trajectory, rows), who, f"sampling {tag}")
+                lambda shard, rows: store.write_shard(folder, shard, Trajectory, rows), who, f"sampling {tag}",
+                alone=not policy.forks)
     trajectories = store.read_shards(Trajectory, folder)
     owners = {problem.id: index for index, problem in enumerate(problems)}
     chains = [Chain(owners[row.problem_id], row) for row in trajectories]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -63,6 +64,9 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
+        if config.chat_template and not tokenizer.chat_template:
+            raise InputError("encoder.chat_template is true, and the tokenizer has no chat template; set it to false, "
+                             "or name a model that was trained to chat")
         self.config = config
         self.tokenizer = tokenizer if config.renderer == 1 else marked(tokenizer, config.separator)
         ids = self.tokenizer.encode(config.separator, add_special_tokens=False)
@@ -231,6 +235,23 @@ class Encoder:
             if text.strip() and next(iter(self.encode_steps([text])))[:-1] == [(token, True)]:
                 found.append(token)
         return found
+
+    def as_text(self, ids: Sequence[int]) -> str:
+        """Ids as one string that the tokenizer, reading special tokens in it, reads as these ids; `from_text` does."""
+        found, special = "", self.tokenizer.added_tokens_decoder
+        for is_special, group in itertools.groupby(ids, special.__contains__):
+            run = list(group)
+            found += "".join(special[token].content for token in run) if is_special else self._decoded(run, text=True)
+        return found
+
+    def from_text(self, text: str) -> list[int]:
+        """Ids of a string in which the tokenizer's special tokens are spelled; no beginning is put before it."""
+        special = {token.content: number for number, token in self.tokenizer.added_tokens_decoder.items()}
+        longest_first = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
+        ids: list[int] = []
+        for number, piece in enumerate(re.split(f"({longest_first})", text) if special else [text]):
+            ids += [special[piece]] if number % 2 else self._tokenized(piece.removeprefix(self._before))
+        return ids
 
     def _decoded(self, ids: Sequence[int], *, text: bool = False) -> str:
         found = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

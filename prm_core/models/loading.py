@@ -235,7 +235,8 @@ def load_encoder(
         except InputError as error:
             raise InputError(f"model {path}: {error}") from None
     _check_rows(path, model, tokenizer, encoder)
-    if config.renderer > 1:
+    # A policy of plain text has no marks in its chains; a row like a line break's it would write as often as that.
+    if config.renderer > 1 and not isinstance(encoder, TextEncoder):
         missing = [token for token in tokens(config.separator) if token not in special_tokens(tokenizer)]
         if missing and complete:
             raise InputError(f"model {path}: its tokenizer lacks {', '.join(missing)}, which its chains are read with; "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
-from prm_core.platform import sums
+from prm_core.models.loading import check_folder
+from prm_core.models.marks import tokens
+from prm_core.platform import store, sums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,9 +43,33 @@ def save_tokenizer(encoder: Encoder, folder: Path, *, padding_side: str = "right
     tokenizer = copy.deepcopy(encoder.tokenizer)
     # Of the attribute alone the library saves nothing.
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = padding_side
-    if not encoder.config.chat_template and tokenizer.encode("x")[:1] != encoder.bos_ids:
+    if not encoder.config.chat_template and tokenizer.encode("x")[: len(encoder.bos_ids)] != encoder.bos_ids:
         _begin_with_bos(tokenizer)
     tokenizer.save_pretrained(folder)
+
+
+def save_showing_marks(path: str, separator: str, folder: Path) -> None:
+    """A copy of a policy's folder for a server that answers in text and leaves special tokens out of it: in the copy
+    the boundary and the marks of turns are no special tokens, so that its texts show where steps end. Ids, weights and
+    what a text reads as stay.
+
+    Raises InputError where the tokenizer has no such tokens, or the new folder is not empty.
+    """
+    check_folder(path)
+    marks = tokens(separator)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: there is something there already; name a new folder")
+    file = Path(path) / "tokenizer.json"
+    described = store.read_json(file) if file.is_file() else {}
+    added = {one["content"]: one for one in described.get("added_tokens", ())}
+    if separator not in added:
+        raise InputError(f"model {path}: its tokenizer.json has no {separator}; a policy that was not taught it needs "
+                         "no copy: set encoder.policy_steps to how it writes")
+    for mark in marks:
+        added.get(mark, {})["special"] = False
+    shutil.copytree(path, folder, ignore=shutil.ignore_patterns(sums.FILE), dirs_exist_ok=True)
+    store.write_json(folder / file.name, described)
+    sums.write_sums(folder)
 
 
 def _begin_with_bos(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -69,6 +69,8 @@ class TextEncoder(Encoder):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
         super().__init__(tokenizer, config)
+        # There are no marks in its chains, and the model has no rows for them.
+        self.tokenizer = tokenizer
         self._segments = SEGMENTERS[config.policy_steps]
         self._joiner = list(self._tokenized(JOINERS[config.policy_steps]))
 

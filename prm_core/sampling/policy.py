@@ -40,6 +40,9 @@ class Policy:
             changes no sample. None is no bound.
     """
 
+    # Whether forked workers may share out what it writes.
+    forks = True
+
     def __init__(
         self, model: PreTrainedModel, encoder: Encoder, version: str, sampling_memory: float | None = None
     ) -> None:
@@ -48,6 +51,10 @@ class Policy:
         self.version = version
         self.sampling_memory = sampling_memory
         self._states: PrefixPool | None = None
+
+    def figures(self) -> dict[str, float]:
+        """What sampling took, by name, where another program counted it."""
+        return {}
 
     @contextmanager
     def keeping_prefixes(self) -> Iterator[None]:

@@ -66,5 +66,5 @@ def search_all(
         part = parts[shard]
         return search(method, problems[part], tools, random.Random(f"{seed}/{part.start}").getrandbits(31))
 
-    found = dict(shards.run(work, len(parts), who, f"search {method}"))
+    found = dict(shards.run(work, len(parts), who, f"search {method}", alone=not tools.policy.forks))
     return [one for shard in range(len(parts)) for one in found[shard]]

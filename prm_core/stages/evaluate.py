@@ -49,7 +49,7 @@ def _sample(
     from prm_core.evaluation import blame
     from prm_core.evaluation.judged_chains import Plan, sample_chains
     from prm_core.evaluation.protocol import STEP_CHAINS
-    from prm_core.sampling.policy import load_policy
+    from prm_core.sampling.backends import policy_for
 
     samples = config.evaluate.samples
     # Dev serves the threshold alone, which the step chains decide; of the trained policy nothing is chosen among many.
@@ -61,7 +61,7 @@ def _sample(
 
     found, costs = {}, {}
     for name, path in (("base", model_path(io.workspace, config.models.policy)), ("trained", str(io.inputs["policy"]))):
-        policy = load_policy(path, config)
+        policy = policy_for("evaluate", path, config, trained=name == "trained")
         for split in problems:
             tag = f"{split}-{name}"
             if tag != "dev-trained":
@@ -136,7 +136,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
     """What each method of `evaluate.search` finds on the test problems with the base policy and the PRM."""
     from prm_core.domains import DOMAINS
     from prm_core.evaluation.search_costs import Searched
-    from prm_core.sampling.policy import load_policy
+    from prm_core.sampling.backends import policy_for
     from prm_core.scoring.scorer import load_scorer
     from prm_core.scoring.session import ScoringSession
     from prm_core.search.base import Tools
@@ -144,7 +144,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
 
     if not config.evaluate.search:
         return []
-    policy = load_policy(model_path(io.workspace, config.models.policy), config)
+    policy = policy_for("evaluate", model_path(io.workspace, config.models.policy), config)
     prm = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
     tools = Tools(policy, ScoringSession(prm, policy.encoder), DOMAINS, config.search, config.generate.max_new_tokens,
                   config.generate.batch_size)
@@ -412,7 +412,7 @@ STAGE = Stage(
         "metrics": "artifacts/evaluate/metrics.json",
         "headline": "artifacts/evaluate/headline.json",
     },
-    params=("profile", "seed", "models", "encoder", "generate", "evaluate", "search", "serve", "promote"),
+    params=("profile", "seed", "models", "sampling", "encoder", "generate", "evaluate", "search", "serve", "promote"),
     run=run,
     check=check,
 )

@@ -31,12 +31,12 @@ def run(config: Config, io: StageIO) -> None:
 def _generate(config: Config, io: StageIO) -> dict[str, float]:
     """Writes the chains; returns figures."""
     from prm_core.domains import DOMAINS
-    from prm_core.sampling.policy import load_policy
+    from prm_core.sampling.backends import policy_for
     from prm_core.sampling.rollouts import sample_trajectories, without_long
 
     settings = config.generate
     given = store.read_jsonl(Problem, io.inputs["problems"])[: settings.problems]
-    policy = load_policy(model_path(io.workspace, config.models.policy), config)
+    policy = policy_for("generate", model_path(io.workspace, config.models.policy), config)
     problems = without_long(given, policy.encoder)
     parts = workers.shards(len(problems), settings.shard_size)
 
@@ -48,7 +48,8 @@ def _generate(config: Config, io: StageIO) -> dict[str, float]:
         )
 
     shards.fill(store.shard_paths(io.work, len(parts)), sample,
-                lambda shard, rows: store.write_shard(io.work, shard, Trajectory, rows), config.workers, "generate")
+                lambda shard, rows: store.write_shard(io.work, shard, Trajectory, rows), config.workers, "generate",
+                alone=not policy.forks)
     shutil.copytree(io.work, io.outputs["trajectories"])
     chains = store.read_shards(Trajectory, io.outputs["trajectories"])
     if not chains:
@@ -62,6 +63,7 @@ def _generate(config: Config, io: StageIO) -> dict[str, float]:
         "train/policy_base/unanswered_share": sum(chain.answer is None for chain in chains) / len(chains),
         "train/policy_base/mean_steps": sum(len(chain.steps) for chain in chains) / len(chains),
         "train/policy_base/dropped_empty": len(problems) * settings.samples - len(chains),
+        **{f"train/sampling/{name}": value for name, value in policy.figures().items()},
     }
 
 
@@ -71,6 +73,6 @@ STAGE = Stage(
         "trajectories": "artifacts/generate/trajectories",
         "metrics": "artifacts/generate/metrics.json",
     },
-    params=("seed", "models", "encoder", "generate"),
+    params=("seed", "models", "sampling", "encoder", "generate"),
     run=run,
 )

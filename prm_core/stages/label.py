@@ -18,7 +18,7 @@ from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, StepLabel, StepPreference, Trajectory
 
 if TYPE_CHECKING:
-    from prm_core.labeling.strategies import Chain, Strategy
+    from prm_core.labeling.strategies import Chain, LabelingTools, Strategy
 
 log = logging.getLogger(__name__)
 ROWS_PER_SHARD = 10_000
@@ -42,12 +42,13 @@ def run(config: Config, io: StageIO) -> None:
 def _label_and_merge(config: Config, io: StageIO) -> dict[str, float]:
     """Writes everything but the figures, and returns those."""
     from prm_core.labeling.merging.merge import merge_labels
-    from prm_core.labeling.strategies import Chain, check_failures
+    from prm_core.labeling.strategies import STRATEGIES, Chain, check_failures
     from prm_core.labeling.summary import summarise
 
     own = {trajectory.id for trajectory in store.read_shards(Trajectory, io.inputs["trajectories"])}
     chains = [Chain(problem, trajectory, trajectory.id in own) for problem, trajectory in load_chains(io)]
-    _label(chains, _strategies(config, io), config, io.work)
+    tools = _tools(config, io)
+    _label(chains, {name: STRATEGIES[name](tools) for name in config.label.strategies}, config, io.work)
     labels = store.read_shards(StepLabel, io.work / LABELS)
     failed = check_failures(labels, config.label.strategies, len(chains), config.label.max_failed_share)
     merged = merge_labels([chain.trajectory for chain in chains], labels, config.label, own)
@@ -60,7 +61,8 @@ def _label_and_merge(config: Config, io: StageIO) -> dict[str, float]:
     shutil.copytree(evidence, io.outputs["evidence"])
     _write_shards(io.outputs["merged"], StepLabel, merged.labels)
     _write_shards(io.outputs["preferences"], StepPreference, preferences)
-    return {**summarise(labels, merged, failed), "train/preferences": len(preferences), **_usage(evidence)}
+    return {**summarise(labels, merged, failed), "train/preferences": len(preferences), **_usage(evidence),
+            **{f"train/label_sampling/{name}": value for name, value in tools.policy.figures().items()}}
 
 
 def check(config: Config) -> None:
@@ -79,19 +81,19 @@ def check(config: Config) -> None:
     _ = SELECTIONS[config.label.mcts.selection]
 
 
-def _strategies(config: Config, io: StageIO) -> dict[str, Strategy]:
-    """The configured strategies, ready."""
+def _tools(config: Config, io: StageIO) -> LabelingTools:
+    """What strategies work with."""
     from prm_core.domains import DOMAINS
-    from prm_core.labeling.strategies import STRATEGIES, LabelingTools
+    from prm_core.labeling.strategies import LabelingTools
+    from prm_core.sampling.backends import policy_for
     from prm_core.sampling.policy import load_policy
 
-    tools = LabelingTools(
+    return LabelingTools(
         config,
         DOMAINS,
-        load_policy(model_path(io.workspace, config.models.policy), config),
+        policy_for("label", model_path(io.workspace, config.models.policy), config),
         load_policy(model_path(io.workspace, config.models.reward_backbone), config),
     )
-    return {name: STRATEGIES[name](tools) for name in config.label.strategies}
 
 
 def _label(chains: Sequence[Chain], strategies: dict[str, Strategy], config: Config, work: Path) -> None:
@@ -194,7 +196,7 @@ STAGE = Stage(
         "preferences": "artifacts/label/preferences",
         "metrics": "artifacts/label/metrics.json",
     },
-    params=("seed", "models", "encoder", "label"),
+    params=("seed", "models", "sampling", "encoder", "label"),
     run=run,
     check=check,
 )

@@ -36,6 +36,8 @@ def write_chain(problem: Problem, rng: random.Random, error_rate: float) -> Samp
 class FakePolicy:
     """Samples by `write_chain`; counts its calls and may die at one of them."""
 
+    forks = True
+
     def __init__(self, known: Sequence[Problem], error_rate: float, version: str, dies_at: int | None = None) -> None:
         self._known = {problem.prompt: problem for problem in known}
         self._error_rate = error_rate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from prm_core.config import EncoderConfig
 from prm_core.errors import InputError
-from prm_core.models.loading import policy_encoder
+from prm_core.models.encoder import Encoder
+from prm_core.models.loading import load_encoder, policy_encoder
+from prm_core.models.saving import save_language_model
 from prm_core.models.segments import JOINERS, SEGMENTERS, TextEncoder
 from prm_core.types import Step
 
@@ -77,3 +81,32 @@ def test_a_prefix_reads_as_the_policy_would_have_written_it(encoder: TextEncoder
         short.encode("Q" * 16, ["a"])
     with pytest.raises(InputError, match="step 1 is empty"):
         encoder.encode("Q", ["a", ""])
+
+
+def test_a_policy_of_plain_text_cannot_write_marks(tmp_path: Path) -> None:
+    """A row for a boundary, made of a line break's, would be as likely as that, and end no line."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<end>"]
+    bpe = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>").save_pretrained(tmp_path / "model")
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        max_position_embeddings=64))
+
+    def load(folder: str, steps: str) -> tuple[LlamaForCausalLM, Encoder]:
+        own = LlamaForCausalLM.from_pretrained(tmp_path / folder)
+        return own, load_encoder(str(tmp_path / folder), own, EncoderConfig(policy_steps=steps, max_length=64),
+                                 policy=True)
+
+    model.save_pretrained(tmp_path / "model")
+    for steps, rows in (("line", len(words)), ("boundary", len(words) + 14)):
+        own, found = load("model", steps)
+        assert own.get_output_embeddings().weight.shape[0] == len(found.tokenizer) == rows
+
+    # What is saved of it is what was loaded.
+    own, plain = load("model", "line")
+    save_language_model(own, plain, tmp_path / "trained")
+    assert load("trained", "line")[1].encode("a", ["b"]).ids == plain.encode("a", ["b"]).ids

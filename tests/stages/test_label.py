@@ -16,12 +16,12 @@ from prm_core.labeling.strategies.mcts import MctsLabeler
 from prm_core.labeling.strategies.rollout import RolloutLabeler
 from prm_core.labeling.strategies.tree import from_record, preferences
 from prm_core.platform import store, workers
-from prm_core.sampling.policy import Policy
+from prm_core.sampling.policy import Policy, load_policy
 from prm_core.stages import base, generate, label
 from prm_core.stages.base import StageIO
 from prm_core.training.examples import build_pairs, encode_pairs
 from prm_core.types import StepLabel, StepPreference, Trajectory
-from tests.builders import errands, fake_ray, tiny
+from tests.builders import completions_server, errands, fake_ray, tiny
 from tests.builders.quality import Tracked, make_config
 
 STRATEGIES = ["rollout", "mc_dropout", "mcts", "verifier"]
@@ -482,6 +482,42 @@ def test_generated_chains_are_counted(labelled, models):
     assert figures["train/policy_base/unanswered_share"] == sum(c.answer is None for c in chains) / len(chains)
     assert {chain.problem_id for chain in chains} <= {f"p{n}" for n in range(5)}
     assert len({chain.id for chain in chains}) == len(chains)
+
+
+def at_a_server(config, url, **changes):
+    """The configuration with a server, greedy where it generates."""
+    return dataclasses.replace(
+        config, generate=dataclasses.replace(config.generate, temperature=0.0), sampling=dataclasses.replace(
+            config.sampling, backend="server", endpoint=url, model=completions_server.NAME, **changes))
+
+
+def test_stages_sample_at_a_server_by_configuration(labelled, models):
+    root, config = labelled[0], configure(models, strategies=["rollout", "mcts"])
+    policy = load_policy(str(models / "policy"), config)
+    here = run(generate.STAGE, root, at_a_server(config, "http://nowhere.invalid/v1", stages=["label"]), "greedy-here")
+    with completions_server.serving(policy) as server:
+        given = at_a_server(config, server.url)
+        there = run(generate.STAGE, root, given, "greedy-there")
+        asked = len(server.bodies)
+        labels = run(label.STAGE, root, given, "labelled-there")
+        label_asked = len(server.bodies) - asked
+
+    assert store.read_shards(Trajectory, there["trajectories"]) == store.read_shards(Trajectory, here["trajectories"])
+    figures = store.read_json(there["metrics"])
+    assert figures["train/sampling/requests"] == asked > 5
+    assert figures["train/sampling/completion_tokens"] > 10
+    assert "train/sampling/requests" not in store.read_json(here["metrics"])
+    assert store.read_json(labels["metrics"])["train/label_sampling/requests"] == label_asked > 5
+    rows = store.read_shards(StepLabel, labels["labels"])
+    assert {(row.trajectory_id, row.step_index) for row in rows if row.strategy == "rollout"} == set(all_steps())
+
+
+def test_a_server_without_the_policy_leaves_no_shard(labelled, models):
+    root, config = labelled[0], configure(models)
+    with (completions_server.serving(tiny.make_policy(7)) as server,
+          pytest.raises(InputError, match="does not sample from the policy")):
+        run(generate.STAGE, root, at_a_server(config, server.url), "other")
+    assert list((root / "other" / "kept").iterdir()) == []
 
 
 def test_a_policy_that_writes_nothing_is_an_error_that_says_so(labelled, models, monkeypatch):

@@ -104,6 +104,7 @@ def search(
     from prm_core import config as configuration
     from prm_core.domains import DOMAINS
     from prm_core.platform import store
+    from prm_core.sampling.backends import policy_for
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import without_long
     from prm_core.scoring.foreign import load_any_scorer
@@ -127,7 +128,8 @@ def search(
         raise InputError(f"{file}: there is no such file; name one with --problems, or a --workspace that has "
                          "data/test.jsonl")
     given = read_problems(file, config.domain)[:limit]
-    writer = load_policy(policy or model_path(workspace, config.models.policy), config)
+    writer = load_policy(policy, config) if policy else policy_for(
+        "search", model_path(workspace, config.models.policy), config)
     scorer = load_any_scorer(reward_model_folder(model, workspace), device=config.models.device) if (
         chosen.scores) else None
     tools = Tools(writer, ScoringSession(scorer, writer.encoder) if scorer else None, DOMAINS, asked,

@@ -63,7 +63,7 @@ class Strategy(ABC):
     """
 
     version: ClassVar[int]
-    parallel: ClassVar[bool] = True
+    parallel: bool = True
 
     def __init__(self, tools: LabelingTools) -> None:
         self.tools = tools

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from prm_core.config import JudgeConfig, ModelsConfig
 from prm_core.errors import InputError
 from prm_core.models.batching import in_batches
 from prm_core.models.loading import load_pretrained, load_tokenizer, model_version, pick_device
 from prm_core.models.precision import choose
+from prm_core.platform.endpoint import Endpoint, Failure, at
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-log = logging.getLogger(__name__)
-PREFLIGHT_SECONDS = 10.0
-# The openai package waits at most this long between two tries, where the server does not say how long.
-BACKOFF_SECONDS = 8.0
 
 
 class Message(NamedTuple):
@@ -84,89 +74,18 @@ def make_client(settings: JudgeConfig, models: ModelsConfig) -> JudgeClient:
 
 
 class EndpointClient:
-    """A server that speaks the chat-completions protocol.
-
-    Connection errors, time-outs and the statuses 408, 409, 429 and 5xx are tried again by the openai package, with a
-    growing pause or the one the server asks for.
-    """
+    """A server that speaks the chat-completions protocol; how it is asked is `Endpoint`'s."""
 
     def __init__(self, settings: JudgeConfig) -> None:
         self.settings = settings
         self.version = settings.model
-        url = urlsplit(settings.endpoint)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise InputError(f"label.judge.endpoint {settings.endpoint!r} is no http(s) URL; give the server's base "
-                             "URL, such as http://localhost:8000/v1")
-        if url.username or url.password:
-            raise InputError(f"label.judge.endpoint at {url.hostname} holds a user or password; put the key into the "
-                             "environment variable that label.judge.api_key_env names")
-        self.key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
-        self._check_key()
+        self._endpoint = Endpoint(settings.endpoint, key_env=settings.api_key_env, timeout=settings.timeout,
+                                  retries=settings.retries, concurrency=settings.concurrency, section="label.judge")
 
     def ask(self, requests: Sequence[Request], seed: int) -> tuple[list[Reply], int]:
         """See `JudgeClient.ask`; at most `concurrency` requests are under way at once."""
-        # A loop of its own in a thread of its own: the caller may be running in one already.
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            return thread.submit(asyncio.run, self._ask_all(requests, seed)).result()
-
-    def _check_key(self) -> None:
-        """Raises InputError when the server wants a key and none is set; any other trouble shows in the requests."""
-        import openai
-
-        if self.key:
-            return
-        options = self._options() | {"timeout": min(self.settings.timeout, PREFLIGHT_SECONDS), "max_retries": 0}
-        try:
-            with openai.OpenAI(**options) as client:
-                client.models.list(extra_headers=self._headers())
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            variable = self.settings.api_key_env or "whose name you give in label.judge.api_key_env"
-            raise InputError(f"label.judge.endpoint {self.settings.endpoint} demands a key ({error.status_code}); set "
-                             f"the environment variable {variable}") from None
-        except openai.OpenAIError as error:
-            log.info("judge: %s lists no models (%s)", self.settings.endpoint, error)
-
-    def _options(self) -> dict[str, Any]:
-        # The package wants a key of some kind; `_headers` keeps it back where there is none.
-        return {"base_url": self.settings.endpoint, "api_key": self.key or "none", "timeout": self.settings.timeout,
-                "max_retries": self.settings.retries}
-
-    def _headers(self) -> dict[str, Any]:
-        import openai
-
-        return {} if self.key else {"Authorization": openai.omit}
-
-    async def _ask_all(self, requests: Sequence[Request], seed: int) -> tuple[list[Reply], int]:
-        import openai
-
-        sent = 0
-
-        async def count(_: Any) -> None:
-            nonlocal sent
-            sent += 1
-
-        free = asyncio.Semaphore(self.settings.concurrency)
-        http_client = openai.DefaultAsyncHttpxClient(event_hooks={"request": [count]})
-        async with openai.AsyncOpenAI(http_client=http_client, **self._options()) as client:
-            replies = await asyncio.gather(*(self._ask_one(client, request, seed, free) for request in requests))
-        return replies, sent
-
-    async def _ask_one(self, client: AsyncOpenAI, request: Request, seed: int, free: asyncio.Semaphore) -> Reply:
-        import openai
-
-        # The package's time-out starts anew with every byte; a server that drips must end too.
-        limit = (self.settings.retries + 1) * (self.settings.timeout + BACKOFF_SECONDS)
-        async with free:
-            try:
-                answer = await asyncio.wait_for(client.chat.completions.create(**self._body(request, seed)), limit)
-            except TimeoutError:
-                return Reply(failure=f"no answer within {limit:g} s")
-            except openai.APIStatusError as error:
-                return Reply(failure=f"the server answers {error.status_code}: {error.message}")
-            except (openai.OpenAIError, ValueError) as error:
-                # ValueError: a 200 whose body is no JSON.
-                return Reply(failure=f"{type(error).__name__}: {error}")
-        return _read_answer(answer)
+        answers, sent = self._endpoint.ask("/chat/completions", [self._body(request, seed) for request in requests])
+        return [_read_answer(answer) for answer in answers], sent
 
     def _body(self, request: Request, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -174,7 +93,6 @@ class EndpointClient:
             "messages": [message._asdict() for message in request.messages],
             "temperature": self.settings.temperature,
             "max_tokens": self.settings.max_new_tokens,
-            "extra_headers": self._headers(),
         }
         if self.settings.temperature > 0:
             # Some servers refuse fields they do not know; without sampling a seed is of no use.
@@ -189,19 +107,16 @@ class EndpointClient:
 
 def _read_answer(answer: Any) -> Reply:
     """The reply in a chat completion; servers leave out what they like, so nothing is taken for granted."""
-    usage = getattr(answer, "usage", None)
-    tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    if isinstance(answer, Failure):
+        return Reply(failure=answer.reason)
+    tokens = [at(answer, "usage", name) for name in ("prompt_tokens", "completion_tokens")]
     metered = all(isinstance(count, int) for count in tokens)
     counts = tokens if metered else (0, 0)
-    choices = getattr(answer, "choices", None)
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = getattr(choice, "message", None)
-    text = getattr(message, "content", None)
-    refusal = getattr(message, "refusal", None)
+    text, refusal = (at(answer, "choices", 0, "message", name) for name in ("content", "refusal"))
     fault = ""
     if refusal:
         fault = f"refused: {refusal}"
-    elif getattr(choice, "finish_reason", None) == "length":
+    elif at(answer, "choices", 0, "finish_reason") == "length":
         fault = "cut off at max_new_tokens"
     elif not isinstance(text, str) or not text.strip():
         fault = "empty answer"

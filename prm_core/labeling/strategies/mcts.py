@@ -34,6 +34,7 @@ class MctsLabeler(Strategy):
 
     def __init__(self, tools: LabelingTools) -> None:
         super().__init__(tools)
+        self.parallel = tools.policy.forks
         self.settings = tools.config.label.mcts
         self.select = SELECTIONS[self.settings.selection]
         self.chosen: set[str] = set()

@@ -136,6 +136,7 @@ class RolloutLabeler(Strategy):
 
     def __init__(self, tools: LabelingTools) -> None:
         super().__init__(tools)
+        self.parallel = tools.policy.forks
         self.settings = tools.config.label.rollout
         self.rule = VERDICTS[self.settings.rule]
         self.chains = 0

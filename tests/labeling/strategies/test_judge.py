@@ -176,9 +176,9 @@ def test_a_server_that_never_answers_is_a_failure():
 
 def test_a_server_that_drips_ends_too(monkeypatch):
     """Each byte starts a read time-out anew."""
-    from prm_core.labeling.strategies import judge_clients
+    from prm_core.platform import endpoint
 
-    monkeypatch.setattr(judge_clients, "BACKOFF_SECONDS", 0.3)
+    monkeypatch.setattr(endpoint, "BACKOFF_SECONDS", 0.3)
 
     class Dripping(Handler):
         def do_POST(self):
