@@ -7,6 +7,7 @@ import logging
 import random
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,7 @@ def _strategies(config: Config, io: StageIO) -> dict[str, Strategy]:
         DOMAINS,
         load_policy(model_path(io.workspace, config.models.policy), config),
         load_policy(model_path(io.workspace, config.models.reward_backbone), config),
+        partial(model_path, io.workspace),
     )
     return {name: STRATEGIES[name](tools) for name in config.label.strategies}
 

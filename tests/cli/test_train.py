@@ -15,6 +15,8 @@ from prm_core.errors import InputError
 from prm_core.platform import store
 from prm_core.scoring.scorer import load_scorer
 from prm_core.scoring.settings import reward_settings
+from prm_core.scoring.teacher import teach
+from tests.builders.reward_models import tiny_reward_model
 from tests.builders.training import CHAINS, files, make_encoder, save_lm
 
 PROFILE = {
@@ -126,11 +128,30 @@ def test_steps_of_several_lines_and_masked_ones(place):
     assert whole["targets"] > whole["chains"]
 
 
+def test_a_student_learns_what_its_teacher_says(place):
+    teacher = load_scorer(tiny_reward_model(place / "big"), device="cpu")
+    rows = [{"id": str(number), "messages": [{"role": "user", "content": prompt},
+                                             *({"role": "assistant", "content": step.text} for step in steps)]}
+            for number, (prompt, steps) in enumerate(CHAINS)]
+    (place / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="none of the 12 chains has a labelled step"):
+        run(place, format_name="chat")
+    record = store.read_json(run(place, format_name="chat", teacher=str(place / "big")) / "training.json")
+    assert record["teacher"] == teacher.version
+    # The tiny teacher has a context of 64 tokens, and nothing is learned behind what it calls wrong.
+    taught = [target for lesson in teach(teacher, CHAINS) for target in lesson.targets if target is not None]
+    counts = record["counts"]
+    assert 0 < counts["targets"] + record["held_out"]["targets"] == len(taught)
+    with pytest.raises(InputError, match="a model of kind outcome learns outcomes"):
+        run(place, "orm", kind="outcome", teacher=str(place / "big"))
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"format_name": "nothing"}, "unknown format 'nothing'"),
     ({"profile": "nothing"}, "unknown profile 'nothing'"),
     ({"backbone": "./nothing"}, r"nothing: no config\.json there"),
     ({"kind": "outcome"}, "none of the 12 chains has an outcome, which the outcome model trains on"),
+    ({"teacher": "./nothing"}, r"nothing: no reward model there"),
     ({"neutral": "wrong"}, "trl has no neutral ratings"),
 ])
 def test_what_it_refuses(place, change, message):
