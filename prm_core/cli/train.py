@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from prm_core.training.examples import Example
 
 log = logging.getLogger(__name__)
+# Kinds that learn labels of steps, which a teacher gives too.
+GENERATIVE = "generative"
+STEPWISE = ("process", GENERATIVE)
 # Chains that share beginnings lie together, and are read once.
 TAUGHT_TOGETHER = 1024
 
@@ -33,8 +36,9 @@ def train(
                                               "train_prm.")] = "prm800k-smollm2",
     backbone: Annotated[str | None, typer.Option(help="Causal LM, folder or hub id; default: the profile's "
                                                       "models.reward_backbone.")] = None,
-    kind: Annotated[Literal["process", "outcome", "implicit"], typer.Option(
-        help="process: step labels; outcome and implicit: outcomes.")] = "process",
+    kind: Annotated[Literal["process", "outcome", "implicit", "generative"], typer.Option(
+        help="process: step labels; outcome and implicit: outcomes; generative: step labels, for a verifier that "
+             "writes checks.")] = "process",
     neutral: Annotated[Literal["right", "wrong"] | None, typer.Option(
         help="What a neutral rating counts as, where the format has them.")] = None,
     teacher: Annotated[str | None, typer.Option(
@@ -69,17 +73,21 @@ def train(
     config = configuration.parse(
         configuration.resolve(environment.project_root() / configuration.PARAMS_FILE, profile), f"profile {profile}")
     source = backbone or config.models.reward_backbone
-    if teacher is not None and kind != "process":
+    if teacher is not None and kind not in STEPWISE:
         raise InputError(f"--teacher {teacher}: it says which steps are right, and a model of kind {kind} learns "
                          "outcomes; leave --kind out")
     chains = itertools.chain.from_iterable(reader.read(file, neutral=neutral) for file in files)
     version = None
     if teacher is not None:
         chains, version = _taught(chains, teacher, config, workspace)
-    examples = examples_of(chains, kind, mask_after_error=mask_after_error)
+    examples = examples_of(chains, "process" if kind in STEPWISE else kind, mask_after_error=mask_after_error)
     settings = {"files": [str(file) for file in files], "format": format_name, "neutral": neutral,
                 "mask_after_error": mask_after_error, "profile": profile, "backbone": source, "teacher": version}
-    _train(kind, source, examples, config, settings, out, work or out.with_name(f"{out.name}.work"), workspace)
+    folder = work or out.with_name(f"{out.name}.work")
+    if kind == GENERATIVE:
+        _train_verifier(source, examples, config, settings, out, folder, workspace)
+    else:
+        _train(kind, source, examples, config, settings, out, folder, workspace)
 
 
 def _taught(
@@ -114,8 +122,6 @@ def _train(
 ) -> None:
     import shutil
 
-    from sklearn.metrics import roc_auc_score
-
     from prm_core.platform import store, sums
     from prm_core.platform.environment import is_main
     from prm_core.platform.tracking import stage_run
@@ -134,12 +140,8 @@ def _train(
         if not is_main():
             return
         scores, targets = held_out_scores(trained)
-        right = targets > 0.5
         calibrator = fit_calibrator(scores, targets, config.calibrate.method, config.calibrate.min_labels)
-        figures = {"loss": min(record["dev_loss"] for record in trained.history), "targets": len(right),
-                   "share_right": float(right.mean())}
-        if right.any() and not right.all():
-            figures["auroc"] = float(roc_auc_score(right, scores))
+        figures = {"loss": min(record["dev_loss"] for record in trained.history), **_held_out(scores, targets)}
         tracked.log_metrics({f"dev/{what}": value for what, value in figures.items()})
         precision = str(trained.model.precision)
         tracked.tag("precision", precision)
@@ -158,3 +160,42 @@ def _train(
     shutil.rmtree(work)
     log.info("%s: trained in %s, %s", out, precision,
              ", ".join(f"{what} {value:.4g}" for what, value in figures.items()))
+
+
+def _train_verifier(
+    backbone: str, examples: list[Example], config: Config, settings: dict[str, Any], out: Path, work: Path,
+    workspace: Path,
+) -> None:
+    import shutil
+
+    from prm_core.platform import store, sums
+    from prm_core.platform.tracking import stage_run
+    from prm_core.scoring.generative.scorer import save_generative
+    from prm_core.training.checkpoint import replace_folder
+    from prm_core.training.generative import train_verifier
+
+    data = {f"training_{number}": Path(file) for number, file in enumerate(settings["files"])}
+    with stage_run(workspace, "train_prm", config, data) as tracked:
+        trained = train_verifier(backbone, examples, config, report=tracked.log_metrics)
+        figures = _held_out(*zip(*trained.held_out, strict=True))
+        tracked.log_metrics({f"dev/{what}": value for what, value in figures.items()})
+        staging = work / "model"
+        shutil.rmtree(staging, ignore_errors=True)
+        save_generative(trained.scorer, staging)
+        store.write_json(staging / "training.json", {
+            **settings, "kind": GENERATIVE, "config": dataclasses.asdict(config.train_prm.generative),
+            "counts": trained.counts, "held_out": figures, "history": trained.history})
+        sums.write_sums(staging)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_folder(out, staging)
+    shutil.rmtree(work)
+    log.info("%s: %s", out, ", ".join(f"{what} {value:.4g}" for what, value in figures.items()))
+
+
+def _held_out(scores: Sequence[float], targets: Sequence[float]) -> dict[str, float]:
+    """Figures of raw scores of held-out steps, or chains, whose targets are known."""
+    from sklearn.metrics import roc_auc_score
+
+    right = [target > 0.5 for target in targets]
+    figures = {"targets": len(right), "share_right": sum(right) / len(right)}
+    return figures | ({"auroc": float(roc_auc_score(right, scores))} if len(set(right)) == 2 else {})
