@@ -24,8 +24,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.prm_embedded import Workspace
 from benchmarks.report import Bar, write_as
 from benchmarks.robustness_figures import first_error_f1
@@ -33,7 +31,7 @@ from prm_core.config import Config
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
 from prm_core.evaluation import protocol
-from prm_core.evaluation.judged_chains import Chain, score_with_prm
+from prm_core.evaluation.judged_chains import Chain, compared, score_with_prm
 from prm_core.evaluation.metrics import first_error
 from prm_core.labeling.calibrate import measure_scores
 from prm_core.labeling.human.labels import read_human
@@ -66,13 +64,13 @@ class Measured:
 
     Attributes:
         f1: of first errors, in percent.
-        first: its first error of each chain, -1 for none.
+        first: chain → its first error, -1 for none; of the chains that it scores.
         seconds: of the processor, a step.
         people: calibration error and count of steps people judged.
     """
 
     f1: float
-    first: list[int]
+    first: dict[str, int]
     seconds: float
     people: Mapping[str, float]
 
@@ -89,7 +87,6 @@ def measure(workspace: Workspace, scorer: ChainScorer) -> Measured:
             scored[split] = score_with_prm(scorer, workspace.chains(f"{split}-base", split), workspace.problems[split],
                                            workspace.config.evaluate.aggregate, Path(work))
     threshold, _ = protocol.choose_threshold(scored["dev"], workspace.config.serve.threshold)
-    table = protocol.step_table(scored["test"])
     human = read_human(workspace.folder / "data/human")
     prompts = {problem.id: problem.prompt for problem in (*workspace.problems["train"], *human.problems)}
     said = scorer.score([(prompts[chain.problem_id], chain.steps) for chain in human.trajectories])
@@ -99,7 +96,8 @@ def measure(workspace: Workspace, scorer: ChainScorer) -> Measured:
                             workspace.config.calibrate.bins)
     return Measured(
         100 * first_error_f1(scored["test"], len(workspace.problems["test"]), threshold),
-        [first_error(scores, threshold) for scores in table.compared], seconds_a_step(workspace, scorer), people)
+        {chain.trajectory.id: first_error(compared(chain, chain.step_scores), threshold)
+         for chain in scored["test"] if chain.step_scores}, seconds_a_step(workspace, scorer), people)
 
 
 def seconds_a_step(workspace: Workspace, scorer: ChainScorer) -> float:
@@ -186,9 +184,10 @@ def measure_verifier(workspace: Workspace, work: Path, samples: int) -> dict[str
         "student": train(str(written), lessons, config),
         "student_on_backbone": train(model_path(workspace.folder, config.models.reward_backbone), lessons, config)}
     found = {name: measure(workspace, scorer) for name, scorer in models.items()}
-    agree = np.mean(np.equal(found["verifier"].first, found["scalar"].first))
+    one, other = found["verifier"].first, found["scalar"].first
+    agree = statistics.mean(one[chain] == other[chain] for chain in one.keys() & other.keys())
     return {"counts": verifier.counts, **{name: one.figures() for name, one in found.items()},
-            "agreement": 100 * float(agree), "gain": found["verifier"].f1 - found["scalar"].f1,
+            "agreement": 100 * agree, "gain": found["verifier"].f1 - found["scalar"].f1,
             "kept": 100 * found["student"].f1 / found["verifier"].f1,
             "cheaper": found["verifier"].seconds / found["student"].seconds}
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from prm_core.maths.answers import read_stated_answer, same_value
 from prm_core.maths.equations import Equation, find_equations
@@ -89,6 +90,7 @@ def execute(written: str, step: str) -> Check:
                  f"{check.before} {check.value}{check.behind}")
 
 
+@lru_cache(maxsize=65536)
 def _stated(text: str, *, calculate: bool) -> _Stated | None:
     """What a text states last; None where that is nothing, or has no value.
 

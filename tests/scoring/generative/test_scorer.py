@@ -13,6 +13,7 @@ from prm_core.models.encoder import Encoder
 from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform import sums
 from prm_core.scoring.calibration import Calibrator
+from prm_core.scoring.conformal import Promises
 from prm_core.scoring.foreign import load_any_scorer
 from prm_core.scoring.generative.checks import execute, verdict_turn
 from prm_core.scoring.generative.scorer import (
@@ -23,6 +24,8 @@ from prm_core.scoring.generative.scorer import (
     verdict_tokens,
 )
 from prm_core.scoring.scorer import load_scorer
+from prm_core.serving.cache import ScoreCache
+from prm_core.serving.service import ScoringRequest, ScoringService
 from prm_core.types import Step
 from tests.builders import tiny
 
@@ -109,6 +112,9 @@ def test_a_folder_is_the_scorer(tmp_path) -> None:
     assert isinstance(loaded, GenerativeScorer)
     assert (loaded.kind, loaded.writing, loaded.encoder.config) == ("process", scorer.writing, scorer.encoder.config)
     assert loaded.score([(PROMPT, STEPS)])[0].step_scores == pytest.approx(expected[0].step_scores, abs=1e-5)
+    service = ScoringService(loaded, ScoreCache(0, 1.0), Promises.load(tmp_path / "verifier"))
+    [answer] = service.answer([ScoringRequest("here", PROMPT, STEPS)], threshold=0.5, aggregate="min", truncate=False)
+    assert answer.analysis.step_scores == pytest.approx(expected[0].step_scores, abs=1e-5)
     # More votes are another model.
     file = tmp_path / "verifier/config.json"
     settings = json.loads(file.read_text())
