@@ -181,6 +181,12 @@ class JudgeConfig:
 
 
 @section
+class TeacherConfig:
+    model: str = setting("folder or hub id of a process reward model, of this project or another one", default="")
+    batch_size: PositiveInt = setting("chains it scores together", default=64)
+
+
+@section
 class LabelConfig:
     strategies: list[str] = setting(min_length=1, registry=STRATEGIES)
     rollout: RolloutConfig
@@ -188,6 +194,7 @@ class LabelConfig:
     mcts: MctsConfig
     verifier: VerifierConfig
     judge: JudgeConfig
+    teacher: TeacherConfig = setting(default=TeacherConfig())
     merge: Text = setting("how strategies combine: first_error, dawid_skene, vote, or one strategy's name")
     consensus: bool = setting("keep only chains whose first error two strategies agree on")
     lone_vote_factor: float = setting("confidence of a verdict only one strategy gives", ge=0, le=1)

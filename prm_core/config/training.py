@@ -22,6 +22,17 @@ IMPLICIT = "implicit"
 
 
 @section
+class GenerativeConfig:
+    votes: PositiveInt = setting("checks that a verifier writes of a step, whose verdicts it means", default=16)
+    temperature: NonNegativeFloat = setting("they are sampled at", default=1.0)
+    max_new_tokens: PositiveInt = setting("of a check", default=32)
+    samples: PositiveInt = setting("checks of a labelled step, of which those are kept that match the label", default=4)
+    epochs: PositiveInt = setting("over what was kept", default=3)
+    batch_size: PositiveInt = setting("chains and verdicts an update, each", default=16)
+    learning_rate: PositiveFloat = setting("AdamW, falling to zero", default=0.001)
+
+
+@section
 class RewardTrainingConfig:
     labels: Literal["hard", "soft"]
     harmless_steps: Share = setting(
@@ -62,6 +73,7 @@ class RewardTrainingConfig:
     preference_weight: float = setting("of the Bradley-Terry loss of step preferences", ge=0)
     checkpoint_every: PositiveInt = setting("updates")
     log_every: PositiveInt
+    generative: GenerativeConfig = setting(default=GenerativeConfig())
 
 
 @section

@@ -108,6 +108,8 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         yield "warmup.heads", f"{config.warmup.heads} does not divide warmup.hidden_size {config.warmup.hidden_size}"
     if label.merge not in label.strategies and (fault := unknown(MERGES, label.merge)):
         yield "label.merge", f"{fault}, or one of label.strategies"
+    if "teacher" in label.strategies and not label.teacher.model:
+        yield "label.teacher.model", "names no reward model, and label.strategies has teacher"
     for name in ("correct_share", "mean_confidence"):
         low, high = getattr(config.validate, name)
         if low > high:

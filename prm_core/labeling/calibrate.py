@@ -228,8 +228,7 @@ def calibrate(
         others: human-labelled chain → who wrote it, of those that are not the policy's own (`other_authors`). They are
             measured, and nothing is fitted on them.
     """
-    foreign = np.array([chain in others for chain in joined.trajectory_ids], dtype=bool)
-    own, other = joined.take(np.flatnonzero(~foreign)), joined.take(np.flatnonzero(foreign))
+    own, other = _populations(joined, others)
     too_few = _too_few(own, other, others, settings.min_labels)
     fitted = LabelMap(too_few) if too_few else fit_map(own, settings)
     alone = dataclasses.replace(settings, stack=False)
@@ -254,6 +253,37 @@ def calibrate(
                                       for name, values in series.items()}
     strategies = {joined.sources[source]: one.calibrator for source, one in maps.items()}
     return Calibration(fitted, strategies, metrics, curves, _merge_error(own, seed))
+
+
+def measure_scores(
+    scores: Mapping[str, Sequence[float]], human: Sequence[StepLabel], others: Mapping[str, str], bins: int
+) -> dict[str, float]:
+    """How a reward model's scores hold on what people say: `policy/…` and `other/…` human_labels, ece and brier, of the
+    populations that have any.
+
+    Args:
+        scores: human-labelled chain → P(right) of its first steps.
+        human: the labels.
+        others: as for `calibrate`.
+    """
+    rows = [StepLabel(chain, index, MERGED, score, score >= 0.5, max(score, 1 - score), 0, "")
+            for chain, steps in scores.items() for index, score in enumerate(steps)]
+    figures: dict[str, float] = {}
+    for population, part in zip((POLICY, OTHER), _populations(join_human(tabulate(rows, ()), human), others),
+                                strict=True):
+        if not len(part.outcomes):
+            continue
+        said = (part.probabilities[:, 0], part.outcomes)
+        figures |= {f"{population}/human_labels": len(part.outcomes),
+                    f"{population}/ece": expected_calibration_error(*said, bins, part.weights),
+                    f"{population}/brier": brier_score(*said, part.weights)}
+    return figures
+
+
+def _populations(joined: Joined, others: Mapping[str, str]) -> tuple[Joined, Joined]:
+    """The policy's own chains, and all others."""
+    foreign = np.array([chain in others for chain in joined.trajectory_ids], dtype=bool)
+    return joined.take(np.flatnonzero(~foreign)), joined.take(np.flatnonzero(foreign))
 
 
 def _too_few(own: Joined, other: Joined, others: Mapping[str, str], needed: int) -> Calibrator | None:

@@ -196,8 +196,10 @@ class _PaddedDecoder:
 
 @dataclass(slots=True)
 class _Row:
-    """A continuation under way: its stream of random numbers, where it goes on from, and what it has so far."""
+    """A continuation under way: its place in the list, its stream of random numbers, where it goes on from, and what it
+    has so far."""
 
+    place: int
     stream: int
     start: Prefix
     ids: list[int]
@@ -304,13 +306,14 @@ def sample_continuations(
     seed: int,
     stop_ids: Sequence[int] = (),
     states: PrefixPool | None = None,
+    streams: Sequence[int] | None = None,
 ) -> list[Continuation]:
     """One sampled continuation for each prefix, in order; name a prefix K times for K samples.
 
     Prefixes are decoded in batches of like length; within a batch each chain is encoded once, and where the model's
     attention allows it stored once; finished rows leave the batch, and the last rows of all batches go on together.
-    The same arguments give the same samples. A sample depends on the seed and the prefix's place in the list, not on
-    `batch_size` (but for rounding).
+    The same arguments give the same samples. A sample depends on the seed and the prefix's stream, not on `batch_size`
+    (but for rounding).
 
     Not for two threads with one model. Scoring with it in other threads is safe (see `switched_on`).
 
@@ -325,10 +328,12 @@ def sample_continuations(
         seed: of the samples.
         stop_ids: tokens that end a continuation as `end_id` does: where somebody else goes on.
         states: what is known of the prefixes, where the model's attention allows it; None to keep nothing.
+        streams: number (int64) of each prefix's stream of random numbers; its place in the list when left out.
     """
     sampling = _Sampling((end_id, *stop_ids), pad_id, temperature, max_new_tokens, seed)
     texts: list[Sequence[int]] = list(chains)
-    rows = [_Row(stream, prefix, [], []) for stream, prefix in enumerate(prefixes)]
+    rows = [_Row(place, place if streams is None else streams[place], prefix, [], [])
+            for place, prefix in enumerate(prefixes)]
     if not rows or max_new_tokens < 1:
         return [Continuation([], [], False) for _ in rows]
     fast = model.device.type in GRAPHED and states is None and graphed.supports(model)
@@ -344,7 +349,7 @@ def sample_continuations(
             # What the rows left over wrote becomes part of their prefixes, encoded in one pass.
             waiting, texts = [row for row in waiting if not row.done], []
             for number, row in enumerate(waiting):
-                origin = prefixes[row.stream]
+                origin = prefixes[row.place]
                 texts.append([*chains[origin.chain][: origin.length], *row.ids])
                 row.start = Prefix(number, len(texts[number]))
             waiting.sort(key=lambda row: row.start.length)

@@ -335,20 +335,24 @@ def load_scorer(
 
     path = str(folder)
     model = load_reward_model(path, device=device, dtype=dtype)
-    encoder = load_encoder(model.base.at if model.base else path, model.network, _encoding(model.encoder, path),
+    encoder = load_encoder(model.base.at if model.base else path, model.network, read_encoding(model.encoder, path),
                            complete=model.base is None)
+    network = model.network.config
+    domain = Domain.load(Path(path), network.vocab_size, network.hidden_size)
+    return RewardScorer(model, encoder, read_calibrator(path), model_version(path), batch_size, domain)
+
+
+def read_calibrator(path: str) -> Calibrator:
+    """The calibrator in a reward model's folder. Raises InputError where it is none."""
     values = store.read_json(Path(path) / CALIBRATOR_FILE)
     try:
-        calibrator = Calibrator.from_dict(values)
+        return Calibrator.from_dict(values)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}/{CALIBRATOR_FILE}: not a calibrator ({first_line(error)}); copy the model's folder "
                          "whole, or train the model again with the stage train_prm") from error
-    network = model.network.config
-    domain = Domain.load(Path(path), network.vocab_size, network.hidden_size)
-    return RewardScorer(model, encoder, calibrator, model_version(path), batch_size, domain)
 
 
-def _encoding(settings: Any, path: str) -> EncoderConfig:
+def read_encoding(settings: Any, path: str) -> EncoderConfig:
     """How a saved model encodes. Raises InputError where its `config.json` says anything else than that."""
     try:
         # A model saved before there were marks.

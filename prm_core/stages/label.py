@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,7 @@ def _tools(config: Config, io: StageIO) -> LabelingTools:
         DOMAINS,
         policy_for("label", model_path(io.workspace, config.models.policy), config),
         load_policy(model_path(io.workspace, config.models.reward_backbone), config),
+        partial(model_path, io.workspace),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prm_core.config import Config
@@ -61,6 +61,10 @@ def run(config: Config, io: StageIO) -> None:
                 domains[known] = fit_domain(trained.model, trained.encoder, known)
             domain = domains[known]
             save_reward_model(trained.model, trained.encoder, calibrator, io.outputs[name], domain)
+            if kind == "process":
+                said = RewardScorer(trained.model, trained.encoder, calibrator, "", config.serve.batch_size, domain)
+                metrics |= {f"human/{name}/{what}": value
+                            for what, value in _by_people(said, config, io, problems, trajectories).items()}
             metrics |= {
                 f"dev/{name}/loss": min(record["dev_loss"] for record in trained.history),
                 f"dev/{name}/calibration_labels": calibrator.labels,
@@ -71,6 +75,24 @@ def run(config: Config, io: StageIO) -> None:
         tracked.note_output(io.outputs["prm"])
     store.write_json(io.outputs["history"], curves)
     store.write_json(io.outputs["metrics"], metrics)
+
+
+def _by_people(
+    scorer: RewardScorer, config: Config, io: StageIO, problems: Mapping[str, Problem],
+    trajectories: Sequence[Trajectory],
+) -> dict[str, float]:
+    """How the calibrated scores hold on the chains people judged, none of which anything here was trained on."""
+    from prm_core.labeling.calibrate import measure_scores
+    from prm_core.labeling.human.labels import chain_digests, read_human
+    from prm_core.labeling.human.population import other_authors
+
+    human = read_human(io.inputs["human"])
+    asked = {**problems, **{problem.id: problem for problem in human.problems}}
+    digests, judged = (chain_digests(chains, asked) for chains in (trajectories, human.trajectories))
+    scores = scorer.score([(asked[chain.problem_id].prompt, chain.steps) for chain in human.trajectories])
+    return measure_scores(
+        {chain.id: score.step_scores for chain, score in zip(human.trajectories, scores, strict=True)}, human.labels,
+        other_authors(human.trajectories, judged, trajectories, digests.values()), config.calibrate.bins)
 
 
 def calibrate_scores(scorer: RewardScorer, dev: list[Example], config: Config) -> Calibrator:
@@ -99,6 +121,7 @@ STAGE = Stage(
         "preferences": "artifacts/label/preferences",
         "trajectories": "artifacts/generate/trajectories",
         "problems": "data/train.jsonl",
+        "human": "data/human",
         "models": "artifacts/warmup/models",
     },
     outputs={

@@ -13,9 +13,14 @@ from transformers import AutoModelForTokenClassification
 from prm_core.cli.train import train
 from prm_core.errors import InputError
 from prm_core.platform import store
-from prm_core.scoring.scorer import load_scorer
+from prm_core.scoring.calibration import Calibrator
+from prm_core.scoring.foreign import load_any_scorer
+from prm_core.scoring.generative.checks import execute
+from prm_core.scoring.generative.scorer import GenerativeScorer
+from prm_core.scoring.scorer import load_scorer, save_reward_model
 from prm_core.scoring.settings import reward_settings
-from tests.builders.training import CHAINS, files, make_encoder, save_lm
+from prm_core.scoring.teacher import teach
+from tests.builders.training import CHAINS, files, make_encoder, make_reward_model, save_lm
 
 PROFILE = {
     "domain": "general",
@@ -126,11 +131,51 @@ def test_steps_of_several_lines_and_masked_ones(place):
     assert whole["targets"] > whole["chains"]
 
 
+def test_a_student_learns_what_its_teacher_says(place):
+    encoder = make_encoder()
+    save_reward_model(make_reward_model(place / "other", encoder), encoder, Calibrator("identity", 0), place / "big")
+    teacher = load_scorer(place / "big", device="cpu")
+    rows = [{"id": str(number), "messages": [{"role": "user", "content": prompt},
+                                             *({"role": "assistant", "content": step.text} for step in steps)]}
+            for number, (prompt, steps) in enumerate(CHAINS)]
+    (place / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="none of the 12 chains has a labelled step"):
+        run(place, format_name="chat")
+    record = store.read_json(run(place, format_name="chat", teacher=str(place / "big")) / "training.json")
+    assert record["teacher"] == teacher.version
+    # Nothing is learned behind what it calls wrong.
+    taught = [target for lesson in teach(teacher, CHAINS) for target in lesson.targets if target is not None]
+    counts = record["counts"]
+    assert 0 < counts["targets"] + record["held_out"]["targets"] == len(taught)
+    with pytest.raises(InputError, match="a model of kind outcome learns outcomes"):
+        run(place, "orm", kind="outcome", teacher=str(place / "big"))
+
+
+def test_a_verifier_that_writes_checks(place, monkeypatch):
+    # What a random model writes bears nothing out.
+    own = dict(CHAINS)
+    monkeypatch.setattr(GenerativeScorer, "checks_of", lambda self, chains: [
+        [[execute(mine.text, step.text)] for mine, step in zip(own[prompt], steps, strict=True)]
+        for prompt, steps in chains])
+    few = {**PROFILE["train_prm"], "generative": {"epochs": 1, "votes": 2, "max_new_tokens": 4}}
+    (place / "tiny.yaml").write_text(yaml.safe_dump({**PROFILE, "train_prm": few}))
+    folder = run(place, kind="generative")
+    record = store.read_json(folder / "training.json")
+    assert (record["kind"], record["config"]["votes"]) == ("generative", 2)
+    assert record["counts"]["chains"] + record["counts"]["dev_chains"] == len(CHAINS)
+    assert 0 < record["counts"]["kept"] < record["counts"]["written"]
+    scorer = load_any_scorer(folder, device="cpu")
+    assert isinstance(scorer, GenerativeScorer)
+    assert len(scorer.score([CHAINS[0]])[0].step_scores) == len(CHAINS[0][1])
+    assert not (place / "prm.work").exists(), "nothing is left of the work"
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"format_name": "nothing"}, "unknown format 'nothing'"),
     ({"profile": "nothing"}, "unknown profile 'nothing'"),
     ({"backbone": "./nothing"}, r"nothing: no config\.json there"),
     ({"kind": "outcome"}, "none of the 12 chains has an outcome, which the outcome model trains on"),
+    ({"teacher": "./nothing"}, r"nothing: no reward model there"),
     ({"neutral": "wrong"}, "trl has no neutral ratings"),
 ])
 def test_what_it_refuses(place, change, message):

@@ -14,6 +14,7 @@ from prm_core.labeling.calibrate import (
     calibrated_labels,
     fit_map,
     join_human,
+    measure_scores,
     tabulate,
 )
 from prm_core.labeling.stacking import Stack
@@ -358,3 +359,13 @@ def test_calibrated_labels_are_consistent(said, stacked):
         else:
             assert row.is_correct == (row.value >= 0.5)
             assert row.confidence == max(row.value, 1 - row.value) >= 0.5
+
+
+def test_scores_are_measured_on_each_population_apart():
+    said = [label("own", 0, True), label("own", 1, False), label("their", 0, False), label("unscored", 0, True)]
+    scores = {"own": (0.75, 0.5), "their": (0.25, 1.0)}
+    figures = measure_scores(scores, said, {"their": "somebody"}, bins=10)
+    assert figures == pytest.approx({
+        "policy/human_labels": 2, "policy/ece": (0.25 + 0.5) / 2, "policy/brier": (0.25**2 + 0.5**2) / 2,
+        "other/human_labels": 1, "other/ece": 0.25, "other/brier": 0.25**2})
+    assert measure_scores(scores, [], {}, bins=10) == {}

@@ -293,6 +293,9 @@ def test_train_prm_writes_three_models_that_score(trained) -> None:
     for name in MODELS:
         assert metrics[f"dev/{name}/loss"] == min(record["dev_loss"] for record in history[name])
     assert metrics["dev/pav/advantage_variance"] >= 0
+    # The stand-in for the reviewer judged every step of the chains up to the first wrong one.
+    assert metrics["human/prm/other/human_labels"] > 8
+    assert 0 <= metrics["human/prm/other/ece"] <= 1
     assert metrics == {key: tracked.metrics[key] for key in metrics}
     assert "process/loss" in tracked.metrics
     assert tracked.tags == {"precision": "float32"}

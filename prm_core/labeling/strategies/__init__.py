@@ -10,6 +10,7 @@ from prm_core.labeling.strategies import judge as judge
 from prm_core.labeling.strategies import mc_dropout as mc_dropout
 from prm_core.labeling.strategies import mcts as mcts
 from prm_core.labeling.strategies import rollout as rollout
+from prm_core.labeling.strategies import teacher as teacher
 from prm_core.labeling.strategies import verifier as verifier
 from prm_core.labeling.strategies.base import (
     STRATEGIES,

@@ -46,12 +46,14 @@ class LabelingTools:
         domains: to read and compare answers.
         policy: the base policy, whose rollouts value a prefix.
         backbone: the reward backbone as a language model.
+        locate: a model of the configuration as a path or hub id.
     """
 
     config: Config
     domains: Registry[Domain]
     policy: Policy
     backbone: Policy
+    locate: Callable[[str], str] = str
 
 
 class Strategy(ABC):

@@ -7,6 +7,7 @@ the rest is shared. Code that lies in a model's folder is never run, pickled wei
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from prm_core.errors import InputError
@@ -21,8 +22,9 @@ from prm_core.scoring.foreign.scorers import (
     TokenClassificationScorer,
     VocabularyScorer,
 )
+from prm_core.scoring.generative.scorer import GENERATIVE, load_generative
 from prm_core.scoring.scorer import LoadedScorer, load_scorer
-from prm_core.scoring.settings import is_reward_model
+from prm_core.scoring.settings import is_reward_model, reward_settings
 
 __all__ = ["FOREIGN", "BoundaryHeadScorer", "ForeignScorer", "TokenClassificationScorer", "VocabularyScorer",
            "detect_style", "load_any_scorer", "load_foreign"]
@@ -33,9 +35,11 @@ log = logging.getLogger(__name__)
 def load_any_scorer(folder: str | Path, *, device: str = "auto", batch_size: int = 64) -> LoadedScorer:
     """The scorer of a reward model of this project or of another, by what its folder holds.
 
-    Raises InputError as `load_scorer` and `load_foreign` do.
+    Raises InputError as `load_scorer`, `load_generative` and `load_foreign` do.
     """
-    load = load_scorer if is_reward_model(str(folder)) else load_foreign
+    load: Callable[..., LoadedScorer] = load_foreign
+    if is_reward_model(str(folder)):
+        load = load_generative if reward_settings(str(folder))["kind"] == GENERATIVE else load_scorer
     return load(folder, device=device, batch_size=batch_size)
 
 

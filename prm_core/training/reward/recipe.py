@@ -232,17 +232,17 @@ def lora(model: RewardModel, rank: int, seed: int) -> Iterator[None]:
         adapted.merge_and_unload()
 
 
-def held_out_scores(trained: TrainedModel) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Raw scores of the held-out targets, and whether each is more likely right than wrong."""
+def held_out_scores(trained: TrainedModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Raw scores of the held-out targets, and the targets."""
     import numpy as np
     import torch
 
-    scores, right = [], []
+    scores, targets = [], []
     rows, size = trained.dev_rows.rows, trained.rows_per_pass
     with torch.inference_mode():
         for start in range(0, len(rows), size):
             batch = collate_trees(rows[start : start + size], trained.encoder.pad_id).to(trained.model.device)
             known = batch.weights > 0
             scores.append(torch.sigmoid(trained.model(batch.chains))[known].double().cpu().numpy())
-            right.append((batch.targets[known] > 0.5).cpu().numpy())
-    return np.concatenate(scores), np.concatenate(right)
+            targets.append(batch.targets[known].double().cpu().numpy())
+    return np.concatenate(scores), np.concatenate(targets)

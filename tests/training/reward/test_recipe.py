@@ -107,16 +107,16 @@ def test_what_was_trained_on_is_counted(backbone, tmp_path) -> None:
 
 def test_held_out_scores_are_those_of_the_dev_targets(backbone, tmp_path) -> None:
     trained = train(backbone, tmp_path, rows_per_pass=1)
-    scores, right = held_out_scores(trained)
+    scores, targets = held_out_scores(trained)
     expected = []
     for example in trained.dev:
         chain = trained.encoder.encode(example.prompt, example.steps)
         with torch.inference_mode():
             logits = trained.model(collate([chain], trained.encoder.pad_id))[0]
-        expected += [(round(logit.sigmoid().item(), 4), target > 0.5)
+        expected += [(round(logit.sigmoid().item(), 4), target)
                      for logit, target in zip(logits, example.targets, strict=True)]
-    found = [(round(score, 4), bool(label)) for score, label in zip(scores, right, strict=True)]
-    assert [label for _, label in sorted(found)] == [label for _, label in sorted(expected)]
+    found = [(round(score, 4), target) for score, target in zip(scores, targets, strict=True)]
+    assert [target for _, target in sorted(found)] == [target for _, target in sorted(expected)]
     assert sorted(score for score, _ in found) == pytest.approx(sorted(score for score, _ in expected), abs=2e-4)
 
 
