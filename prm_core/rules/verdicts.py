@@ -1,0 +1,118 @@
+"""Which steps break which rules, with what probability and why: the verdicts that everything else goes by.
+
+A step is judged as it was written, before anything of it is carried out; whether it is right is another question, and
+whether it leads to success a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prm_core.errors import InputError
+from prm_core.rules import language
+from prm_core.rules.constitution import Constitution, Rule, names
+from prm_core.rules.reading import calls_of, earlier_calls
+from prm_core.types import Step
+
+Chain = tuple[str, Sequence[Step]]
+# From (question, chain) pairs, of whose last steps is asked, to the probability that it breaks the rule, and why.
+Ask = Callable[[Sequence[tuple[str, Chain]]], Sequence[tuple[float, str]]]
+# A broken rule is told from this probability on.
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said of a step by one rule.
+
+    Attributes:
+        rule: which.
+        probability: that the step breaks it; of a predicate 0 or 1.
+        reason: why, for people; empty where nothing speaks for it.
+    """
+
+    rule: Rule
+    probability: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overseer:
+    """Rules, and how surely one must be broken to be told.
+
+    Attributes:
+        constitution: the rules.
+        threshold: probability from which on a rule is taken for broken.
+        ask: a judge, for rules that are questions.
+    """
+
+    constitution: Constitution
+    threshold: float = THRESHOLD
+    ask: Ask | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a rule that nobody here can judge."""
+        asked = [rule for rule in self.constitution.rules if rule.way == "question"]
+        if asked and self.ask is None:
+            raise InputError(f"{asked[0].where}: {names(asked)} ask a judge, and none is there where these rules are "
+                             "used; give a predicate or a classifier instead")
+
+    def verdicts(self, chains: Sequence[Chain], *, last: bool = False) -> list[list[list[Verdict]]]:
+        """Of each chain, of each step (or of the last alone), the verdict of each rule."""
+        found = []
+        questions: list[tuple[str, Chain]] = []
+        for prompt, steps in chains:
+            places = range(len(steps) - 1 if last else 0, len(steps))
+            found.append([[self._verdict(rule, prompt, steps[: place + 1], questions)
+                           for rule in self.constitution.rules] for place in places])
+        if not questions:
+            return found
+        assert self.ask is not None
+        answers = iter(self.ask(questions))
+        return [[[Verdict(one.rule, *next(answers)) if one.rule.way == "question" else one for one in step]
+                 for step in chain] for chain in found]
+
+    def _verdict(
+        self, rule: Rule, prompt: str, steps: Sequence[Step], questions: list[tuple[str, Chain]]
+    ) -> Verdict:
+        if rule.predicate is not None:
+            return Verdict(rule, *_by_predicate(rule, rule.predicate, self.constitution, prompt, steps))
+        if rule.classifier is not None:
+            probability, sign = rule.classifier.judge(prompt, steps)
+            return Verdict(rule, probability, sign and f"a step like those that break it: {sign}")
+        questions.append((rule.source, (prompt, steps)))
+        return Verdict(rule, 0.0, "")
+
+    def broken(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Those of a step whose rules it breaks, the worst first."""
+        return sorted((one for one in verdicts if one.probability >= self.threshold), key=lambda one: -one.rule.rank)
+
+    def breaks(self, chains: Sequence[Chain], *, last: bool = False) -> list[list[list[Verdict]]]:
+        """As `verdicts`, of each step only those whose rules it breaks."""
+        return [[self.broken(step) for step in chain] for chain in self.verdicts(chains, last=last)]
+
+    def counts(self, chains: Sequence[Chain], *, last: bool = False) -> list[int]:
+        """How many steps of each chain (or whether the last) break a rule."""
+        return [sum(bool(step) for step in chain) for chain in self.breaks(chains, last=last)]
+
+
+def _by_predicate(
+    rule: Rule, predicate: language.Expression, constitution: Constitution, prompt: str, steps: Sequence[Step]
+) -> tuple[float, str]:
+    """Whether any call of the last step meets the predicate, or the step itself where it calls nothing."""
+    *before, step = steps
+    around = {"text": step.text, "reasoning": step.reasoning, "agent": step.agent, "prompt": prompt,
+              "earlier": earlier_calls(before), "limits": constitution.limits}
+    for call, written in zip(calls_of(step) or [{}], step.calls or (None,), strict=True):
+        what = f"{written.name}({written.arguments})" if written is not None else step.text
+        try:
+            if predicate({**around, **call}):
+                return 1.0, f"{_cut(what)}: {rule.text}"
+        except language.Undecided as error:
+            return 1.0, f"{_cut(what)}: cannot be decided, since {error}: {rule.text}"
+    return 0.0, ""
+
+
+def _cut(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
