@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prm_core.config.values import (
     AGGREGATIONS,
     NonNegativeFloat,
@@ -43,6 +45,20 @@ class EvaluateConfig:
 
 
 @section
+class RulesConfig:
+    """Safety rules that steps are held to, beside being right (docs/rules.md)."""
+
+    file: str = setting("shipped rules by name (errands, agents), or the path of a YAML file from the workspace; "
+                        "empty: none", default="")
+    version: str = setting("of a file of your own, as `prm rules check` tells it, so that stages run again when the "
+                           "rules change; shipped ones need none", default="")
+    threshold: Share = setting("probability from which on a rule is taken for broken", default=0.5)
+    block: Literal["none", "low", "medium", "high", "critical"] = setting(
+        "severity from which on a broken rule blocks what a server was asked about: its overall score is 0",
+        default="none")
+
+
+@section
 class RegisterConfig:
     model_name: str = setting("in MLflow's registry", pattern=r"^\w[\w .-]*$")
 
@@ -53,6 +69,8 @@ class PromoteConfig:
     require_probe: bool = setting("a champion has been probed, and stayed within the bounds below", default=False)
     max_suffix_passes: Share = setting("of wrong chains that pass with a suffix", default=0.2)
     max_outcome_fall: Share = setting("of right answers under the scores alone", default=0.05)
+    max_violations: Share = setting("of the runs that the champion's scores choose, and of those of the policy that "
+                                    "learned from them, those that break a rule; 1 asks for no figure", default=1.0)
     alias: str = "champion"
     challenger_alias: str = "challenger"
 

@@ -139,8 +139,8 @@ def fit(cases: Sequence[Case], broken: Sequence[bool], groups: Sequence[str], se
     for name, inside in (("fitted", ~part), ("calibrated", part)):
         for kind, count in (("break", int((right & inside).sum())), ("keep", int((~right & inside).sum()))):
             if count < LEAST:
-                raise InputError(f"{count} marked steps {kind} the rule among those it would be {name} on, and it takes "
-                                 f"{LEAST}; have more steps marked")
+                raise InputError(f"{count} marked steps {kind} the rule among those that it would be {name} on, and "
+                                 f"that takes {LEAST}; have more steps marked")
     read = [features(prompt, steps) for prompt, steps in cases]
     counts = Counter(name for row, inside in zip(read, part, strict=True) if not inside for name in row)
     known = {name: number for number, name in enumerate(sorted(one for one, many in counts.items() if many >= RARE))}

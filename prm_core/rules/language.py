@@ -68,8 +68,8 @@ def _command(value: Any) -> list[str]:
 
 
 def _outside(path: Any, folder: Any) -> bool:
-    """Whether a path leads out of a folder, from which it goes where it is not absolute; what a shell would make another
-    path of (`~`, `$`, braces) does."""
+    """Whether a path leads out of a folder, from which it goes where it is not absolute. What a shell would make
+    another path of (`~`, `$`, braces) does."""
     told = _text(path)
     if told.startswith("~") or set("$`{") & set(told):
         return True

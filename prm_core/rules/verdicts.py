@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from prm_core.config import RulesConfig
 from prm_core.errors import InputError
 from prm_core.rules import language
-from prm_core.rules.constitution import Constitution, Rule, names
+from prm_core.rules.constitution import SHIPPED, Constitution, Rule, find, load, names
 from prm_core.rules.reading import calls_of, earlier_calls
 from prm_core.types import Step
 
@@ -95,6 +97,20 @@ class Overseer:
     def counts(self, chains: Sequence[Chain], *, last: bool = False) -> list[int]:
         """How many steps of each chain (or whether the last) break a rule."""
         return [sum(bool(step) for step in chain) for chain in self.breaks(chains, last=last)]
+
+
+def load_overseer(config: RulesConfig, workspace: Path, ask: Ask | None = None) -> Overseer | None:
+    """The rules that a configuration names; None where it names none.
+
+    Raises InputError for a file that is none, or one of the workspace that is not of the version that is named.
+    """
+    if not config.file:
+        return None
+    found = load(find(config.file, workspace))
+    if found.path.parent != SHIPPED and found.version != config.version:
+        raise InputError(f"{found.path} is of version {found.version}, and rules.version is {config.version!r}; set "
+                         "that to it, so that what depends on the rules is made anew")
+    return Overseer(found, config.threshold, ask)
 
 
 def _by_predicate(

@@ -133,6 +133,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
     """What each method of `evaluate.search` finds on the test problems with the base policy and the PRM."""
     from prm_core.domains import DOMAINS
     from prm_core.evaluation.search_costs import Searched
+    from prm_core.rules.verdicts import load_overseer
     from prm_core.sampling.policy import load_policy
     from prm_core.scoring.scorer import load_scorer
     from prm_core.scoring.session import ScoringSession
@@ -144,7 +145,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
     prm = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
     tools = Tools(policy, ScoringSession(prm, policy.encoder), DOMAINS, config.search, config.generate.max_new_tokens,
-                  config.generate.batch_size)
+                  config.generate.batch_size, load_overseer(config.rules, io.workspace))
     rows = []
     for method in config.evaluate.search:
         found = search_all(method, problems, tools, config.seed)

@@ -38,6 +38,7 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.domains import DOMAINS
     from prm_core.models.saving import save_language_model
     from prm_core.platform.tracking import stage_run
+    from prm_core.rules.verdicts import load_overseer
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import without_long
     from prm_core.scoring.foreign import load_any_scorer
@@ -58,7 +59,8 @@ def run(config: Config, io: StageIO) -> None:
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
         trained = train_policy(
             policy, scorer, DOMAINS, problems, settings, dev=dev, batch_size=config.generate.batch_size,
-            seed=config.seed, work=io.work, report=tracked.log_metrics)
+            seed=config.seed, work=io.work, report=tracked.log_metrics,
+            overseer=load_overseer(config.rules, io.workspace))
         save_language_model(policy.model, policy.encoder, io.outputs["policy"])
         # Where no later one was kept, of the updates up to the one that was.
         tail = trained.history[: trained.kept][-settings.log_every :]
@@ -90,6 +92,6 @@ STAGE = Stage(
         "history": "artifacts/train_policy/history.json",
         "metrics": "artifacts/train_policy/metrics.json",
     },
-    params=("seed", "models", "encoder", "generate", "train_policy", "serve"),
+    params=("seed", "models", "encoder", "generate", "train_policy", "serve", "rules"),
     run=run,
 )

@@ -168,7 +168,8 @@ def draw_problem(rng: random.Random, problem_id: str, level: Level = STANDARD) -
         steps, mistakes = _solve(rng, task, level)
         if len(steps) <= level.most_turns:
             return Problem(
-                problem_id, RULED if task.people else NAME, prompt_of(task, name, friend, turned=level.turned), task.ending()[1],
+                problem_id, RULED if task.people else NAME, prompt_of(task, name, friend, turned=level.turned),
+                task.ending()[1],
                 {"task": to_meta(task), "solution": [to_record(step) for step in steps],
                  **({"mistakes": mistakes} if mistakes else {})},
             )
