@@ -24,6 +24,7 @@ from prm_core.serving.engine.engine import Engine
 from prm_core.serving.engine.observer import Observer
 from prm_core.serving.engine.requests import RefusedChain, Scored
 from prm_core.serving.engine.waiting import in_thread
+from prm_core.serving.rules import Guard
 from prm_core.turns import with_tools, written
 from prm_core.types import Step
 
@@ -171,6 +172,7 @@ class ScoringService:
         scorer: a process reward model.
         cache: where chain scores are kept between requests.
         promises: the alarm and the clean prefix fitted on the model's scores.
+        guard: rules that steps are held to beside being right.
         config: what the engine may take of the machine.
 
     Attributes:
@@ -183,7 +185,7 @@ class ScoringService:
 
     def __init__(
         self, scorer: LoadedScorer, cache: ScoreCache, promises: Promises = NO_PROMISES,
-        config: EngineConfig = ENGINE,
+        config: EngineConfig = ENGINE, guard: Guard | None = None,
     ) -> None:
         if scorer.kind != "process":
             raise InputError(f"the model is of kind {scorer.kind!r} and has no step scores; name a process one")
@@ -192,6 +194,7 @@ class ScoringService:
         self.encoding = scorer.encoder.config
         self._cache = cache
         self._promises = promises
+        self._guard = guard
         self._engine = Engine(scorer, config)
 
     def report_to(self, observer: Observer) -> None:
@@ -229,7 +232,9 @@ class ScoringService:
         """
         check_parameters(threshold, aggregate)
         answers = []
-        for request, (score, known) in zip(requests, await self._scores(requests), strict=True):
+        broken = None if self._guard is None else self._guard.broken([(one.prompt, one.steps) for one in requests])
+        for index, (request, (score, known)) in enumerate(
+                zip(requests, await self._scores(requests), strict=True)):
             if score.truncated_steps and not truncate:
                 raise InputError(
                     f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
@@ -252,6 +257,8 @@ class ScoringService:
                 if not score.out_of_domain:
                     analysis.alarm_step = self._promises.alarm and self._promises.alarm.step(score.step_scores)
                     analysis.clean_prefix = self._promises.prefix and self._promises.prefix.length(score.step_scores)
+                if self._guard is not None and broken is not None:
+                    self._guard.tell(analysis, broken[index])
             answers.append(ScoringAnswer(analysis, score.truncated_steps, self.version, known, score.raw_scores))
         return answers
 
