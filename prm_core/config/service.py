@@ -69,8 +69,8 @@ class PromoteConfig:
     require_probe: bool = setting("a champion has been probed, and stayed within the bounds below", default=False)
     max_suffix_passes: Share = setting("of wrong chains that pass with a suffix", default=0.2)
     max_outcome_fall: Share = setting("of right answers under the scores alone", default=0.05)
-    max_violations: Share = setting("of the runs of the policy that learned from the champion, those that break a rule; "
-                                    "1 asks for no figure", default=1.0)
+    max_violations: Share = setting("of the runs of the policy that learned from the champion, those that break a "
+                                    "rule; 1 asks for no figure", default=1.0)
     alias: str = "champion"
     challenger_alias: str = "challenger"
 

@@ -99,8 +99,14 @@ class Overseer:
         return [sum(bool(step) for step in chain) for chain in self.breaks(chains, last=last)]
 
 
-def load_overseer(config: RulesConfig, workspace: Path, ask: Ask | None = None) -> Overseer | None:
+def load_overseer(
+    config: RulesConfig, workspace: Path, judge: Callable[[], Ask] | None = None
+) -> Overseer | None:
     """The rules that a configuration names; None where it names none.
+
+    Args:
+        workspace: from which a file's path goes.
+        judge: makes the judge, where a rule asks one.
 
     Raises InputError for a file that is none, or one of the workspace that is not of the version that is named.
     """
@@ -110,7 +116,8 @@ def load_overseer(config: RulesConfig, workspace: Path, ask: Ask | None = None) 
     if found.path.parent != SHIPPED and found.version != config.version:
         raise InputError(f"{found.path} is of version {found.version}, and rules.version is {config.version!r}; set "
                          "that to it, so that what depends on the rules is made anew")
-    return Overseer(found, config.threshold, ask)
+    asks = any(rule.way == "question" for rule in found.rules)
+    return Overseer(found, config.threshold, judge() if asks and judge is not None else None)
 
 
 def _by_predicate(

@@ -15,10 +15,10 @@ import torch
 
 from prm_core import config as configuration
 from prm_core.config import Config, ServeConfig
+from prm_core.labeling.rule_judge import overseer_of
 from prm_core.platform import tracking
 from prm_core.platform.environment import project_root
 from prm_core.platform.tracking import reachable
-from prm_core.rules.verdicts import load_overseer
 from prm_core.scoring.conformal import Promises
 from prm_core.scoring.foreign import load_any_scorer
 from prm_core.scoring.scorer import CALIBRATOR_FILE, LoadedScorer, RewardScorer
@@ -73,7 +73,7 @@ def _load(uri: str, folder: Path, workspace: Path) -> Served:
     threads = threads_of(scorer, here.engine.threads)
     if threads:
         torch.set_num_threads(threads)
-    overseer = load_overseer(here.rules, workspace)
+    overseer = overseer_of(here, workspace)
     service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl), Promises.load(folder),
                              here.engine, overseer and Guard(overseer, here.rules.block))
     calibrator = folder / CALIBRATOR_FILE

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prm_core import config as configuration
+from prm_core.labeling.rule_judge import overseer_of
 from prm_core.rules.constitution import SEVERITIES
-from prm_core.rules.verdicts import Overseer, Verdict, load_overseer
+from prm_core.rules.verdicts import Overseer, Verdict
 from prm_core.serving.analysis import TrajectoryAnalysis, Violation
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 FEEDBACK, RULE, VERSION = "rule/", "rule", "rules_version"
 
 
-def overseer_of(workspace: Path) -> Overseer | None:
+def rules_of(workspace: Path) -> Overseer | None:
     """The rules of a workspace, by the section `rules` of its params.yaml; None where it has neither."""
     if not (workspace / configuration.PARAMS_FILE).is_file():
         return None
-    return load_overseer(configuration.load(workspace).rules, workspace)
+    return overseer_of(configuration.load(workspace), workspace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ def write_feedback(
     trace_id: str, refs: Sequence[str], broken: Sequence[Sequence[Verdict]], assessments: Sequence[Assessment],
     version: str,
 ) -> Counter[str]:
-    """Has a trace hold a feedback `rule/ID` on each span that breaks a rule, once: the probability, and why. Counts what
-    it does: `broken` logged, `removed` of other rules or there twice; what somebody corrected stays.
+    """Has a trace hold a feedback `rule/ID` on each span that breaks a rule, once: the probability, and why. Counts
+    what it does: `broken` logged, `removed` of other rules or there twice; what somebody corrected stays.
 
     Args:
         refs: the spans of the steps.

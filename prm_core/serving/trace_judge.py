@@ -22,7 +22,7 @@ from prm_core.scoring.scorer import CALIBRATOR_FILE, LoadedScorer
 from prm_core.serving import model_registry
 from prm_core.serving.analysis import TrajectoryAnalysis
 from prm_core.serving.cache import ScoreCache
-from prm_core.serving.rules import overseer_of, write_feedback
+from prm_core.serving.rules import rules_of, write_feedback
 from prm_core.serving.service import ScoringAnswer, ScoringRequest, ScoringService, checked_request
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Judge:
         if not model.startswith(model_registry.SCHEMES):
             folder = model_registry.reward_model_folder(model, workspace)
             self.source = f"{folder.resolve().name}@{model_version(str(folder))}"
-        self._overseer = overseer_of(workspace)
+        self._overseer = rules_of(workspace)
         if self._overseer is not None:
             self.source = f"{self.source}+rules@{self._overseer.constitution.version}"
         self._service: ScoringService | None = None

@@ -101,7 +101,8 @@ class Outcome:
     def __str__(self) -> str:
         if not self.found:
             return "no trace matches"
-        rest = {"broken rules marked": self.broken, "earlier scores removed": self.removed, "traces not ended, or just, left for later": self.running,
+        rest = {"broken rules marked": self.broken, "earlier scores removed": self.removed,
+                "traces not ended, or just, left for later": self.running,
                 "traces that could not be judged": len(self.failed),
                 "traces unlike what the model was trained on": self.strange,
                 "scores that somebody corrected, left as they are": self.corrected,

@@ -134,7 +134,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
     """What each method of `evaluate.search` finds on the test problems with the base policy and the PRM."""
     from prm_core.domains import DOMAINS
     from prm_core.evaluation.search_costs import Searched
-    from prm_core.rules.verdicts import load_overseer
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.sampling.policy import load_policy
     from prm_core.scoring.scorer import load_scorer
     from prm_core.scoring.session import ScoringSession
@@ -146,7 +146,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
     policy = load_policy(model_path(io.workspace, config.models.policy), config)
     prm = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
     tools = Tools(policy, ScoringSession(prm, policy.encoder), DOMAINS, config.search, config.generate.max_new_tokens,
-                  config.generate.batch_size, load_overseer(config.rules, io.workspace))
+                  config.generate.batch_size, overseer_of(config, io.workspace))
     rows = []
     for method in config.evaluate.search:
         found = search_all(method, problems, tools, config.seed)
@@ -241,7 +241,7 @@ def render_again(config: Config, workspace: Path) -> str:
     from prm_core.evaluation.judged_chains import load_chains
     from prm_core.evaluation.report.tree_drawing import tree_section
     from prm_core.evaluation.search_costs import SearchRow
-    from prm_core.rules.verdicts import load_overseer
+    from prm_core.labeling.rule_judge import overseer_of
 
     inputs, outputs = ({key: workspace / path for key, path in paths.items()} for paths in (STAGE.inputs,
                                                                                           STAGE.outputs))
@@ -260,7 +260,7 @@ def render_again(config: Config, workspace: Path) -> str:
     of_the_model = {split: {name: value for key, value in table.items()
                             if (name := key.removeprefix(f"{split}/")) != key and _is_of_the_model(name)}
                     for split in _measured(problems)}
-    evaluations, reason = _measure(config, chains, problems, of_the_model, load_overseer(config.rules, workspace))
+    evaluations, reason = _measure(config, chains, problems, of_the_model, overseer_of(config, workspace))
     io = StageIO(inputs, outputs, workspace, workspace)
     made_by = table["commit"], table["committed"]
     searches = [SearchRow.from_record(row) for row in store.read_json(outputs["searches"])]
@@ -279,9 +279,9 @@ def _report(
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.evaluation.report.page import ReportData, render
     from prm_core.evaluation.report.training import POLICY, REWARD_MODELS, curves
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.models.loading import model_version
     from prm_core.platform.workspace import data_hash
-    from prm_core.rules.verdicts import load_overseer
 
     training = curves({stage: store.read_json(io.inputs[key]) for stage, key in (
         (REWARD_MODELS, "prm_history"), (POLICY, "policy_history"))})
@@ -300,7 +300,7 @@ def _report(
     ]
     note = (f"The threshold was chosen once, for the best F1 on {len(problems['dev'])} dev problems." if reason is None
             else f"Threshold: {reason}.")
-    overseer = load_overseer(config.rules, io.workspace)
+    overseer = overseer_of(config, io.workspace)
     rules = [] if overseer is None else conduct.rows(evaluation.figures, overseer)
     promises, missing = stopping.fit(chains["dev-base"])
     kept = stopping.figures(promises, chains["test-base"], "test") | stopping.left_out(missing)
@@ -328,14 +328,14 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.evaluation.protocol import check_best_of
     from prm_core.evaluation.report.tree_drawing import tree_section
     from prm_core.evaluation.search_costs import compared
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.models.loading import load_tokenizer, policy_encoder
     from prm_core.platform.tracking import code_date, code_version, stage_run
-    from prm_core.rules.verdicts import load_overseer
     from prm_core.sampling.rollouts import without_long
 
     check_best_of(config.evaluate.best_of, config.evaluate.samples)
     # Before anything is sampled: a broken file is found in seconds.
-    overseer = load_overseer(config.rules, io.workspace)
+    overseer = overseer_of(config, io.workspace)
     trees = tree_section(io.inputs["evidence"])
     labels = _measure_labels(io.inputs)
     given = _read_problems(io.inputs)

@@ -36,9 +36,9 @@ def run(config: Config, io: StageIO) -> None:
     Raises InputError where the reward model scores no steps, or its probe did not stay within the bounds it must.
     """
     from prm_core.domains import DOMAINS
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.models.saving import save_language_model
     from prm_core.platform.tracking import stage_run
-    from prm_core.rules.verdicts import load_overseer
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import without_long
     from prm_core.scoring.foreign import load_any_scorer
@@ -60,7 +60,7 @@ def run(config: Config, io: StageIO) -> None:
         trained = train_policy(
             policy, scorer, DOMAINS, problems, settings, dev=dev, batch_size=config.generate.batch_size,
             seed=config.seed, work=io.work, report=tracked.log_metrics,
-            overseer=load_overseer(config.rules, io.workspace))
+            overseer=overseer_of(config, io.workspace))
         save_language_model(policy.model, policy.encoder, io.outputs["policy"])
         # Where no later one was kept, of the updates up to the one that was.
         tail = trained.history[: trained.kept][-settings.log_every :]

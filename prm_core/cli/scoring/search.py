@@ -103,8 +103,8 @@ def search(
     """
     from prm_core import config as configuration
     from prm_core.domains import DOMAINS
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.platform import store
-    from prm_core.rules.verdicts import load_overseer
     from prm_core.sampling.policy import load_policy
     from prm_core.sampling.rollouts import without_long
     from prm_core.scoring.foreign import load_any_scorer
@@ -132,7 +132,7 @@ def search(
     scorer = load_any_scorer(reward_model_folder(model, workspace), device=config.models.device) if (
         chosen.scores) else None
     tools = Tools(writer, ScoringSession(scorer, writer.encoder) if scorer else None, DOMAINS, asked,
-                  config.generate.max_new_tokens, config.generate.batch_size, load_overseer(config.rules, workspace))
+                  config.generate.max_new_tokens, config.generate.batch_size, overseer_of(config, workspace))
     kept = without_long(given, writer.encoder)
     start = time.perf_counter()
     found = search_all(method, kept, tools, config.seed if seed is None else seed)
