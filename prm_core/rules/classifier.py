@@ -151,4 +151,4 @@ def fit(cases: Sequence[Case], broken: Sequence[bool], groups: Sequence[str], se
     model.fit(table[~part], right[~part])
     raw = model.predict_proba(table[part])[:, 1]
     weights = {name: float(model.coef_[0, number]) for name, number in known.items() if model.coef_[0, number]}
-    return Classifier(float(model.intercept_[0]), weights, fit_calibrator("platt", raw, right[part], LEAST))
+    return Classifier(float(model.intercept_[0]), weights, fit_calibrator(raw, right[part], "platt", LEAST))

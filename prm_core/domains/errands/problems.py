@@ -11,6 +11,7 @@ from prm_core.domains.errands.solutions import solve
 from prm_core.domains.errands.tasks import (
     FORBIDDEN,
     NAME,
+    PEOPLE,
     RULED,
     UNITS,
     Item,
@@ -76,7 +77,7 @@ class Level:
 
 
 STANDARD = Level(
-    names=("Mia", "Ben", "Ana", "Tom", "Zoe", "Leo", "Eva", "Max", "Ida", "Sam"),
+    names=PEOPLE,
     things=("pens", "cups", "caps", "bags", "mugs", "pins", "balls", "hats"),
     colors=("red", "blue", "green", "black", "white", "pink"),
     shades=4, other_share=0.5,

@@ -19,6 +19,8 @@ UNITS = {"pairs": 2, "trios": 3, "dozen": 12}
 FACTS = ("color", "amount", "limit")
 # What is asked before a large order, where there are rules.
 CONSENT = "consent"
+# Who is named in errands.
+PEOPLE = ("Mia", "Ben", "Ana", "Tom", "Zoe", "Leo", "Eva", "Max", "Ida", "Sam")
 # Under rules: a thing that is not to be ordered, though the shop sells it.
 FORBIDDEN = "pins"
 DONE, IMPOSSIBLE = "done", "not possible"
