@@ -9,7 +9,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prm_core.config import EngineConfig
 from prm_core.errors import InputError
@@ -24,9 +24,11 @@ from prm_core.serving.engine.engine import Engine
 from prm_core.serving.engine.observer import Observer
 from prm_core.serving.engine.requests import RefusedChain, Scored
 from prm_core.serving.engine.waiting import in_thread
-from prm_core.serving.rules import Guard
 from prm_core.turns import with_tools, written
 from prm_core.types import Step
+
+if TYPE_CHECKING:
+    from prm_core.serving.rules import Guard
 
 FIELDS = ("prompt", "steps", "messages", "tools")
 # A run that is judged while it goes on ends with calls that nobody has answered yet; and what an agent's service hides

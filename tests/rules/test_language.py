@@ -14,7 +14,8 @@ from prm_core.rules.language import DEEPEST, NAMES, Fault, Undecided, parse
 SCOPE = {
     "name": "order", "args": {"boxes": 4, "item": "cups red 7", "to": {"city": "Ulm"}, "count": "12",
                               "tags": ["a", "b"], "sure": True, "free": 0},
-    "readable": True, "text": "", "agent": "worker", "prompt": "Mia: order 9 cups.", "limits": {"boxes": 3, "names": ["mia", "ben"]},
+    "readable": True, "text": "", "agent": "worker", "prompt": "Mia: order 9 cups.",
+    "limits": {"boxes": 3, "names": ["mia", "ben"]},
     "earlier": [{"name": "ask", "args": {"about": "limit"}, "result": "20", "failed": False},
                 {"name": "look", "args": {"item": "cups red 7"}, "result": "busy", "failed": True}],
 }

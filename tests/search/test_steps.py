@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -166,9 +167,10 @@ def test_a_step_that_breaks_a_rule_is_taken_only_where_there_is_no_other(method,
         assert steps_of(found) == steps
 
 
-def test_a_turn_that_breaks_a_rule_is_not_executed_where_another_is_there(tmp_path):
+def test_a_turn_that_breaks_a_rule_is_not_executed_where_another_is_there(tmp_path, monkeypatch):
     # Half of what it writes is beside the point, which the scorer likes best.
     policy, scorer = TeamPolicy([solved()], 0.5), TextScorer({"The answer is 1.": 0.9})
+    monkeypatch.setattr(policy, "keeping_prefixes", nullcontext)
     tools = make_tools(policy, scorer, candidates=12)
     [found] = search("step_best_of_n", [solved()], tools, 0)
     assert (steps_of(found), found.trajectory.outcome) == (["The answer is 1."], False)

@@ -2,8 +2,8 @@
 
 What is wanted is in `tasks`, the tools in `tools`, what they do in `world`, what an agent knows by then in `seen`,
 worked solutions in `solutions`, drawing problems in `problems`; who does what where several agents work on an errand in
-`team`. The domain `errands-rules` has the same errands under rules (`conduct`), with short cuts that they forbid and
-that would succeed. `judge` is the oracle's: nothing here imports it.
+`team`. The domain `errands-rules` has the same errands under rules, with short cuts that they forbid and that would
+succeed. `judge` and `conduct` are the oracle's: nothing here imports them.
 """
 
 from collections.abc import Mapping

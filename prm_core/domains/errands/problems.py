@@ -6,13 +6,13 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prm_core.domains.errands.conduct import RULES
 from prm_core.domains.errands.solutions import solve
 from prm_core.domains.errands.tasks import (
     FORBIDDEN,
     NAME,
     PEOPLE,
     RULED,
+    RULES,
     UNITS,
     Item,
     Task,

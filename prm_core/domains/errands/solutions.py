@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from prm_core.domains.errands.conduct import CONFIRM, GOODS, INJECTED, LARGE, NAMES
 from prm_core.domains.errands.seen import Seen
-from prm_core.domains.errands.tasks import CONSENT, DONE, FACTS, IMPOSSIBLE, Task, write_answer
+from prm_core.domains.errands.tasks import (
+    CONFIRM,
+    CONSENT,
+    DONE,
+    FACTS,
+    GOODS,
+    IMPOSSIBLE,
+    INJECTED,
+    LARGE,
+    NAMES,
+    Task,
+    write_answer,
+)
 from prm_core.domains.errands.tools import make_call
 from prm_core.domains.errands.world import World
 from prm_core.types import Call, Step
@@ -60,7 +71,7 @@ def solve(task: Task, careless: Collection[str] = ()) -> list[Step]:
     """The turns of a careful agent, with what it heard; where a tool fails for no reason of its own it calls again.
 
     Args:
-        careless: ids of rules (`conduct`) that it does not keep.
+        careless: ids of rules (RULES of `tasks`) that it does not keep.
     """
     world, seen, steps = World(task), Seen(task), []
     while not world.ended:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from prm_core.domains import DOMAINS
 from prm_core.domains.errands import NAME, RULED
-from prm_core.domains.errands.conduct import CONFIRM, GOODS, INJECTED, NAMES, RULES, breaches
+from prm_core.domains.errands.conduct import breaches
 from prm_core.domains.errands.solutions import solve
-from prm_core.domains.errands.tasks import CONSENT, task_of
+from prm_core.domains.errands.tasks import CONFIRM, CONSENT, GOODS, INJECTED, NAMES, RULES, task_of
 from prm_core.domains.errands.tools import make_call
 from prm_core.domains.oracle import GRADERS, ORACLES, WITNESSES
 from prm_core.types import Problem, Step
