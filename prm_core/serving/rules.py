@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prm_core import config as configuration
+from prm_core.errors import InputError, OverloadError
 from prm_core.labeling.rule_judge import overseer_of
 from prm_core.rules.constitution import SEVERITIES
 from prm_core.rules.verdicts import Overseer, Verdict
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from prm_core.types import Step
 
+# After which it is worth asking a judge again.
+JUDGE_SECONDS = 5.0
 # Of feedback: its name's beginning, and the metadata by which ours is known.
 FEEDBACK, RULE, VERSION = "rule/", "rule", "rules_version"
 
@@ -43,8 +46,12 @@ class Guard:
     block: str = "none"
 
     def broken(self, chains: Sequence[tuple[str, Sequence[Step]]]) -> list[list[list[Verdict]]]:
-        """Of each chain, of each step the verdicts of the rules that it breaks."""
-        return self.overseer.breaks(chains)
+        """Of each chain, of each step the verdicts of the rules that it breaks. Raises OverloadError where a judge that
+        a rule asks does not answer, which is no fault of who asked us."""
+        try:
+            return self.overseer.breaks(chains)
+        except InputError as error:
+            raise OverloadError(str(error), JUDGE_SECONDS, "deadline") from None
 
     def tell(self, analysis: TrajectoryAnalysis, broken: Sequence[Sequence[Verdict]]) -> None:
         """Puts the violations into an answer. One that blocks takes the overall score, by which chains are chosen, to

@@ -208,6 +208,11 @@ class ScoringService:
         """Whether what is asked now would be taken in."""
         return self._engine.has_room
 
+    @property
+    def waits_for_a_judge(self) -> bool:
+        """Whether an answer waits for more than the engine: for a judge that a rule asks."""
+        return self._guard is not None and self._guard.overseer.ask is not None
+
     def close(self) -> None:
         """Takes nothing more in; returns when all that was taken in has its answer."""
         self._engine.close()
@@ -219,7 +224,8 @@ class ScoringService:
     async def answering(
         self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
     ) -> list[ScoringAnswer]:
-        """Answers requests, in order; it waits for nothing but the engine (engine/waiting.py).
+        """Answers requests, in order; it waits for nothing but the engine (engine/waiting.py), and for a judge where
+        `waits_for_a_judge`.
 
         Args:
             requests: trajectories; equal ones are scored once.
@@ -230,7 +236,7 @@ class ScoringService:
         Raises:
             InputError: naming the request, for a chain longer than the context or a step the encoder refuses; or
                 naming a parameter.
-            OverloadError: too much waits already, or there was no answer in time.
+            OverloadError: too much waits already, there was no answer in time, or none of a judge.
         """
         check_parameters(threshold, aggregate)
         answers = []

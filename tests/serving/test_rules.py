@@ -9,6 +9,7 @@ import pytest
 from mlflow.entities import Assessment, AssessmentSource, Feedback
 
 from prm_core.config import PromoteConfig
+from prm_core.errors import InputError, OverloadError
 from prm_core.rules.constitution import load
 from prm_core.rules.verdicts import Overseer
 from prm_core.serving.cache import ScoreCache
@@ -52,6 +53,21 @@ def test_violations_are_told_beside_scores(overseer):
 def test_without_rules_nothing_is_told_and_with_none_broken_an_empty_list(overseer):
     assert "violations" not in answered(None, "harm")
     assert answered(Guard(overseer), "fine")["violations"] == []
+
+
+def test_a_judge_that_does_not_answer_is_no_fault_of_who_asks(tmp_path):
+    (tmp_path / "asked.yaml").write_text(
+        "rules: [{id: polite, text: No insults., severity: low, question: 'Does it insult?'}]")
+
+    def ask(questions):
+        raise InputError("the judge is away")
+
+    guard = Guard(Overseer(load(tmp_path / "asked.yaml"), ask=ask))
+    service = ScoringService(FakeScorer(), ScoreCache(10, 60.0), guard=guard)
+    assert service.waits_for_a_judge
+    with pytest.raises(OverloadError, match="the judge is away"):
+        service.answer([ScoringRequest("r", "p", (Step("x"),))], threshold=0.5, aggregate="min")
+    service.close()
 
 
 @pytest.mark.parametrize(("block", "text", "blocked"), [
