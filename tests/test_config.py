@@ -141,7 +141,7 @@ def test_no_share_or_probability_takes_more_than_one():
 
 
 # May be empty: without an endpoint the judge is a local model, and without a judge it has no model either.
-MAY_BE_EMPTY = {("label", "judge", "model"), ("label", "judge", "endpoint")}
+MAY_BE_EMPTY = {("rules", "file"), ("rules", "version"), ("label", "judge", "model"), ("label", "judge", "endpoint")}
 
 
 def test_no_text_of_the_configuration_may_be_empty():

@@ -78,6 +78,14 @@ def run(config: Config, io: StageIO) -> None:
     store.write_json(io.outputs["metrics"], metrics)
 
 
+def check(config: Config) -> None:
+    """Raises InputError for rules of a shipped name that is none; a file of one's own is read when it is needed."""
+    from prm_core.rules.constitution import find
+
+    if config.rules.file and not config.rules.file.endswith((".yaml", ".yml")):
+        find(config.rules.file)
+
+
 STAGE = Stage(
     inputs={
         "problems": "data/train.jsonl",
@@ -94,4 +102,5 @@ STAGE = Stage(
     },
     params=("seed", "models", "encoder", "generate", "train_policy", "serve", "rules"),
     run=run,
+    check=check,
 )
