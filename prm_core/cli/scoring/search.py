@@ -141,3 +141,7 @@ def search(
                             for one, problem in zip(found, kept, strict=True)])
     for line in summary(found, kept, seconds):
         typer.echo(line)
+    if tools.overseer is not None:
+        broken = sum(map(bool, tools.broken([(problem, one.trajectory.steps)
+                                             for one, problem in zip(found, kept, strict=True)])))
+        typer.echo(f"break a rule: {broken} of {len(found)} ({broken / len(found):.1%})")
