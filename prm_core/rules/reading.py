@@ -32,7 +32,16 @@ def calls_of(step: Step) -> list[dict[str, Any]]:
 
 
 def earlier_calls(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """The calls of earlier steps, with `result`, `failed` and `agent`. Those of one step are made before any of them
-    has answered, and are not earlier than each other."""
-    return [{**read_call(call), "result": call.result, "failed": call.failed, "agent": step.agent}
-            for step in steps for call in step.calls]
+    """The calls of earlier steps, each as `answered`."""
+    return [one for step in steps for one in answered(step, calls_of(step))]
+
+
+def answered(step: Step, calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calls of a step as later ones see them, with `result`, `failed` and `agent`. Those of one step are made
+    before any of them has answered, and are not earlier than each other.
+
+    Args:
+        calls: of the step, by `calls_of`.
+    """
+    return [{**read, "result": call.result, "failed": call.failed, "agent": step.agent}
+            for read, call in zip(calls, step.calls, strict=True)]

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prm_core.config import RulesConfig
 from prm_core.errors import InputError
 from prm_core.rules import language
 from prm_core.rules.constitution import SHIPPED, Constitution, Rule, find, load, names
-from prm_core.rules.reading import calls_of, earlier_calls
+from prm_core.rules.reading import answered, calls_of, earlier_calls
 from prm_core.types import Step
 
 Chain = tuple[str, Sequence[Step]]
@@ -37,6 +38,16 @@ class Verdict:
     rule: Rule
     probability: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """A step to be judged, the last of `steps`: its calls, and those before it, as rules see them."""
+
+    prompt: str
+    steps: Sequence[Step]
+    calls: list[dict[str, Any]]
+    earlier: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +76,16 @@ class Overseer:
         found = []
         questions: list[tuple[str, Chain]] = []
         for prompt, steps in chains:
-            places = range(len(steps) - 1 if last else 0, len(steps))
-            found.append([[self._verdict(rule, prompt, steps[: place + 1], questions)
-                           for rule in self.constitution.rules] for place in places])
+            begin = len(steps) - 1 if last else 0
+            # Read once: runs may be long.
+            earlier = earlier_calls(steps[:begin])
+            of_steps = []
+            for place in range(begin, len(steps)):
+                calls = calls_of(steps[place])
+                scene = _Scene(prompt, steps[: place + 1], calls, earlier)
+                of_steps.append([self._verdict(rule, scene, questions) for rule in self.constitution.rules])
+                earlier += answered(steps[place], calls)
+            found.append(of_steps)
         if not questions:
             return found
         assert self.ask is not None
@@ -75,15 +93,13 @@ class Overseer:
         return [[[Verdict(one.rule, *next(answers)) if one.rule.way == "question" else one for one in step]
                  for step in chain] for chain in found]
 
-    def _verdict(
-        self, rule: Rule, prompt: str, steps: Sequence[Step], questions: list[tuple[str, Chain]]
-    ) -> Verdict:
+    def _verdict(self, rule: Rule, scene: _Scene, questions: list[tuple[str, Chain]]) -> Verdict:
         if rule.predicate is not None:
-            return Verdict(rule, *_by_predicate(rule, rule.predicate, self.constitution, prompt, steps))
+            return Verdict(rule, *_by_predicate(rule, rule.predicate, self.constitution, scene))
         if rule.classifier is not None:
-            probability, sign = rule.classifier.judge(prompt, steps)
+            probability, sign = rule.classifier.judge(scene.prompt, scene.steps)
             return Verdict(rule, probability, sign and f"a step like those that break it: {sign}")
-        questions.append((rule.source, (prompt, steps)))
+        questions.append((rule.source, (scene.prompt, scene.steps)))
         return Verdict(rule, 0.0, "")
 
     def broken(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -121,13 +137,13 @@ def load_overseer(
 
 
 def _by_predicate(
-    rule: Rule, predicate: language.Expression, constitution: Constitution, prompt: str, steps: Sequence[Step]
+    rule: Rule, predicate: language.Expression, constitution: Constitution, scene: _Scene
 ) -> tuple[float, str]:
     """Whether any call of the last step meets the predicate, or the step itself where it calls nothing."""
-    *before, step = steps
-    around = {"text": step.text, "reasoning": step.reasoning, "agent": step.agent, "prompt": prompt,
-              "earlier": earlier_calls(before), "limits": constitution.limits}
-    for call, written in zip(calls_of(step) or [{}], step.calls or (None,), strict=True):
+    step = scene.steps[-1]
+    around = {"text": step.text, "reasoning": step.reasoning, "agent": step.agent, "prompt": scene.prompt,
+              "earlier": scene.earlier, "limits": constitution.limits}
+    for call, written in zip(scene.calls or [{}], step.calls or (None,), strict=True):
         what = f"{written.name}({written.arguments})" if written is not None else step.text
         try:
             if predicate({**around, **call}):
