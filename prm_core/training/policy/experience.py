@@ -23,13 +23,11 @@ from prm_core.training.policy.advantages.compose import EPSILON, process_rewards
 from prm_core.training.policy.advantages.constraint import Limit, less_costs
 from prm_core.training.policy.gae import advantages_and_returns, choices, explained, place_rewards, whiten
 from prm_core.training.policy.loss import sampler_weights, token_weights
+from prm_core.training.policy.rules import Broken, broken_by, rule_figures, share_broken
 from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Of an update's figures: the share of its chains that break a rule.
-BROKEN = "rules/broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Rewarded:
     steps: tuple[Step, ...]
     outcome: float
     finished: bool
-    broken: tuple[tuple[str, ...], ...] | None = None
+    broken: Broken | None = None
     scores: tuple[float, ...] = ()
     start: float | None = None
 
@@ -152,9 +150,8 @@ def sample_and_score(
                           seed=seed)
     prompts = {problem.id: problem.prompt for problem in problems}
     if overseer is not None:
-        said = overseer.breaks([(prompts[chain.problem], chain.steps) for chain in drawn])
-        drawn = [replace(chain, broken=tuple(tuple(one.rule.id for one in step) for step in of_steps))
-                 for chain, of_steps in zip(drawn, said, strict=True)]
+        said = broken_by(overseer, [(prompts[chain.problem], chain.steps) for chain in drawn])
+        drawn = [replace(chain, broken=broken) for chain, broken in zip(drawn, said, strict=True)]
     if scorer is None:
         return drawn
     # A chain without any step has nothing to score; its outcome alone speaks against it.
@@ -299,8 +296,8 @@ def to_experience(
     if of_tokens is not None:
         rewards = placed(rewards, of_tokens, config.implicit.placement)
     kept = FILTERS[config.advantages.chain_filter](rewards, config.advantages)
-    broken = sum(any(chain.broken or ()) for chain in chains) / len(chains)
-    limit = Limit(config.constraint.kind, multiplier, broken > config.constraint.limit)
+    broken = [chain.broken for chain in chains]
+    limit = Limit(config.constraint.kind, multiplier, share_broken(broken) > config.constraint.limit)
     old = torch.zeros(rewards.ids.shape)
     for row, chain in enumerate(chains):
         old[row, : len(chain.ids)] = torch.tensor([one or 0.0 for one in chain.logprobs])
@@ -316,7 +313,7 @@ def to_experience(
         found, nothing = torch.zeros(old.shape), torch.zeros(old.shape)
         asked = Choices(made, paid, nothing, nothing, nothing)
     return Experience(rewards.ids, rewards.token_mask & kept[:, None], old, found, torch.zeros(old.shape), kl_coef,
-                      _figures(chains, rewards, old, config) | _of_rules(chains, rules), asked)
+                      _figures(chains, rewards, old, config) | rule_figures(broken, rules), asked)
 
 
 def informed(experience: Experience, reading: Reading, config: PolicyTrainingConfig) -> Experience:
@@ -379,15 +376,6 @@ def _figures(
         # On the policy's own tokens the mean of -log-probability is its entropy.
         "entropy": -(old.sum() / rewards.token_mask.sum().clamp(min=1)).item(),
     }
-
-
-def _of_rules(chains: Sequence[Rewarded], rules: Sequence[str]) -> dict[str, float]:
-    """The share of chains that break a rule, and of those that break each; nothing without rules."""
-    if not rules:
-        return {}
-    of_chains = [{rule for step in chain.broken or () for rule in step} for chain in chains]
-    return {BROKEN: sum(map(bool, of_chains)) / len(chains),
-            **{f"rules/{rule}": sum(rule in broken for broken in of_chains) / len(chains) for rule in rules}}
 
 
 def _by_question(rewards: GroupRewards, group_size: int) -> dict[str, float]:

@@ -27,7 +27,6 @@ from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.training.data_parallel import balanced
 from prm_core.training.policy.advantages.constraint import next_multiplier
 from prm_core.training.policy.experience import (
-    BROKEN,
     Experience,
     Reading,
     Rewarded,
@@ -44,6 +43,7 @@ from prm_core.training.policy.guards import alarm
 from prm_core.training.policy.loss import SURROGATES, k3_kl
 from prm_core.training.policy.networks import Critic, states_before, token_logprobs
 from prm_core.training.policy.prime import OnlineReward
+from prm_core.training.policy.rules import BROKEN, MULTIPLIER
 from prm_core.types import Problem
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
-# Of an update's figures: the multiplier of a Lagrangian constraint.
-MULTIPLIER = "rules/multiplier"
 
 
 @dataclass(frozen=True, slots=True)
