@@ -191,7 +191,8 @@ def _found(trees: Sequence[_Tree], tools: Tools, seed: int) -> Found:
 def step_best_of_n(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
     """Each step the first of up to `search.candidates` that reaches `search.threshold`; where none does, the step
     before is given up, `search.back_offs` times a problem, and then the best is taken. A threshold of 1 draws all of
-    them and takes the best. So does an environment, whose turns are chosen before they are executed and not taken back.
+    them and takes the best. So does an environment, whose turns are chosen before they are executed and not taken back;
+    where all break a rule others are drawn, `search.back_offs` times a problem.
     """
     settings = tools.settings
     if any(tools.domains[problem.domain].environment for problem in problems):
@@ -241,7 +242,7 @@ def _turns(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
     runs = run_episodes(
         tools.policy, tools.domains, [(problem, ()) for problem in problems], temperature=tools.settings.temperature,
         max_new_tokens=tools.max_new_tokens, batch_size=tools.batch_size, seed=seed,
-        candidates=tools.settings.candidates, worth=worth)
+        candidates=tools.settings.candidates, worth=worth, again=tools.settings.back_offs)
     found = []
     for run in runs:
         meter = meters[run.problem.id]

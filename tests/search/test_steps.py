@@ -176,3 +176,15 @@ def test_a_turn_that_breaks_a_rule_is_not_executed_where_another_is_there(tmp_pa
     assert (steps_of(found), found.trajectory.outcome) == (["The answer is 1."], False)
     [found] = search("step_best_of_n", [solved()], replace(tools, overseer=forbidding(tmp_path, "The answer is 1.")), 0)
     assert (steps_of(found)[-1], found.trajectory.outcome) == ("Done.", True)
+
+
+def test_where_all_turns_break_a_rule_others_are_drawn_as_often_as_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(TeamPolicy, "keeping_prefixes", lambda self: nullcontext())
+    overseer = forbidding(tmp_path, "The answer is 1.")
+    ended = {}
+    for back_offs in (0, 50):
+        policy = TeamPolicy([solved()], 0.8)
+        tools = make_tools(policy, TextScorer({}), candidates=2, back_offs=back_offs)
+        [found] = search("step_best_of_n", [solved()], replace(tools, overseer=overseer), 0)
+        ended[back_offs] = steps_of(found)[-1]
+    assert ended == {0: "The answer is 1.", 50: "Done."}
