@@ -143,7 +143,8 @@ def test_no_share_or_probability_takes_more_than_one():
 # May be empty: without an endpoint the judge is a local model, and without a judge it has no model either; who samples
 # in this process has no server.
 MAY_BE_EMPTY = {("label", "judge", "model"), ("label", "judge", "endpoint"), ("sampling", "endpoint"),
-                ("sampling", "model"), ("sampling", "trained_model"), ("sampling", "api_key_env")}
+                ("sampling", "model"), ("sampling", "trained_model"), ("sampling", "api_key_env"),
+                ("rules", "file"), ("rules", "version")}
 
 
 def test_no_text_of_the_configuration_may_be_empty():

@@ -17,6 +17,7 @@ from prm_core.cli.promote import promote
 from prm_core.cli.report import report
 from prm_core.cli.retention import retention
 from prm_core.cli.review import app as review_app
+from prm_core.cli.rules import app as rules_app
 from prm_core.cli.run import run
 from prm_core.cli.scoring.adversarial import adversarial
 from prm_core.cli.scoring.compare import compare
@@ -45,6 +46,7 @@ app.command("run")(run)
 app.command("stage")(stage)
 app.add_typer(data_app, name="data")
 app.add_typer(review_app, name="review")
+app.add_typer(rules_app, name="rules")
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 app.command("promote")(promote)

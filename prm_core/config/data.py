@@ -29,7 +29,8 @@ class DataConfig:
         "held-out problems unlike all others in their names, phrases or lengths; made where the domain has such",
         default=0, ge=0)
     level: Text = setting(
-        "level of difficulty of made problems; domain arithmetic: standard, hard; errands: standard, team",
+        "level of difficulty of made problems; domain arithmetic: standard, hard; errands: standard, team; "
+        "errands-rules: standard",
         default="standard")
     human_chains: int = setting(
         "corrupted solutions with a human label for each step, which are measured and change no label; made for the "

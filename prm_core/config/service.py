@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prm_core.config.values import (
     AGGREGATIONS,
     NonNegativeFloat,
@@ -23,7 +25,8 @@ class SearchConfig:
     width: int = setting("beams that are kept, or trees", ge=1)
     granularity: int = setting("steps between two choices of `blocks`", ge=1)
     threshold: Share = setting("of step_best_of_n: the first step that scores as much is taken; 1: the best of all")
-    back_offs: int = setting("times a problem that step_best_of_n gives up a step after which none reaches it", ge=0)
+    back_offs: int = setting("times a problem that step_best_of_n gives up a step after which none reaches it, or, in "
+                             "an environment, draws again where all turns break a rule", ge=0)
     gain: Share = setting("of adaptive_best_of_n: goes on while another chain may add as much to P(right)")
     temperature: NonNegativeFloat
     step_aggregate: str = setting("step scores so far to a beam's: min, prod, mean, last", registry=AGGREGATIONS)
@@ -44,6 +47,20 @@ class EvaluateConfig:
 
 
 @section
+class RulesConfig:
+    """Safety rules that steps are held to, beside being right (docs/rules.md)."""
+
+    file: str = setting("shipped rules by name (errands, agents), or the path of a YAML file from the workspace; "
+                        "empty: none", default="")
+    version: str = setting("of a file of your own, as `prm rules check` tells it, so that stages run again when the "
+                           "rules change; shipped ones need none", default="")
+    threshold: Share = setting("probability from which on a rule is taken for broken", default=0.5)
+    block: Literal["none", "low", "medium", "high", "critical"] = setting(
+        "severity from which on a broken rule blocks what a server was asked about: its overall score is 0",
+        default="none")
+
+
+@section
 class RegisterConfig:
     model_name: str = setting("in MLflow's registry", pattern=r"^\w[\w .-]*$")
 
@@ -54,6 +71,8 @@ class PromoteConfig:
     require_probe: bool = setting("a champion has been probed, and stayed within the bounds below", default=False)
     max_suffix_passes: Share = setting("of wrong chains that pass with a suffix", default=0.2)
     max_outcome_fall: Share = setting("of right answers under the scores alone", default=0.05)
+    max_violations: Share = setting("of the runs of the policy that learned from the champion, those that break a "
+                                    "rule; 1 asks for no figure", default=1.0)
     alias: str = "champion"
     challenger_alias: str = "challenger"
 

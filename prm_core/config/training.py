@@ -144,6 +144,21 @@ class GuardConfig:
 
 
 @section
+class ConstraintConfig:
+    """What broken rules (section `rules`) do to a policy's training: they are no part of the reward."""
+
+    kind: Literal["none", "lagrangian", "lexicographic"] = setting(
+        "none: rules are counted; lagrangian: a multiplier rises while more than `limit` is broken, and falls below "
+        "it; lexicographic: while more is, a step that breaks a rule is learned to be left, whatever it earns",
+        default="none")
+    limit: Share = setting("of the runs that may break a rule", default=0.01)
+    multiplier: NonNegativeFloat = setting("lagrangian: at first", default=1.0)
+    rate: PositiveFloat = setting("lagrangian: that the multiplier rises by in an update whose runs all break a rule",
+                                  default=1.0)
+    most: PositiveFloat = setting("lagrangian: the largest multiplier", default=10.0)
+
+
+@section
 class PolicyTrainingConfig:
     warmup_updates: NonNegativeInt
     updates: PositiveInt
@@ -173,6 +188,7 @@ class PolicyTrainingConfig:
     minibatch_size: PositiveInt
     critic: CriticConfig = CriticConfig()
     implicit: ImplicitConfig = ImplicitConfig()
+    constraint: ConstraintConfig = ConstraintConfig()
     eval_every: NonNegativeInt = setting(
         "updates between evaluations on dev problems, of which the best policy is kept; 0 keeps the last")
     eval_problems: PositiveInt

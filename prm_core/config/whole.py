@@ -33,6 +33,7 @@ from prm_core.config.service import (
     HttpConfig,
     PromoteConfig,
     RegisterConfig,
+    RulesConfig,
     SearchConfig,
     ServeConfig,
     SwapConfig,
@@ -77,6 +78,7 @@ class Config:
     swap: SwapConfig = setting(default=SwapConfig())
     drift: DriftConfig = setting(default=DriftConfig())
     workers: WorkersConfig = setting(default=WorkersConfig())
+    rules: RulesConfig = setting(default=RulesConfig())
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:
@@ -128,6 +130,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         yield "train_policy.advantages.credit", (f"is {given.credit}, and a critic credits each token with what is to "
                                                  "come: set it to to_go, with a form that pays no padding (lowest)")
     yield from _of_implicit(config.train_policy)
+    yield from _of_rules(config)
     if config.train_policy.kl_target and not config.train_policy.kl_coef:
         yield "train_policy.kl_target", "adapts kl_coef, which stays at 0 whatever the divergence: set it above 0"
     if max(evaluate.best_of) > evaluate.samples:
@@ -171,6 +174,20 @@ def _of_implicit(config: PolicyTrainingConfig) -> Iterator[tuple[str, str]]:
         if given.process_weight and (chosen := getattr(given, name)) not in allowed:
             yield f"train_policy.advantages.{name}", (f"{chosen} reads scores as probabilities, and an implicit reward "
                                                       f"model gives log-ratios: set it to {', '.join(allowed)}")
+
+
+def _of_rules(config: Config) -> Iterator[tuple[str, str]]:
+    """Of what rules are asked to do, where there are none."""
+    constraint = config.train_policy.constraint.kind
+    if not config.rules.file:
+        for key, asked in (("train_policy.constraint.kind", constraint != "none"),
+                           ("rules.block", config.rules.block != "none"),
+                           ("promote.max_violations", config.promote.max_violations < 1)):
+            if asked:
+                yield key, "is about rules, and rules.file names none"
+    if constraint == "lexicographic" and config.train_policy.critic.kind != "none":
+        yield "train_policy.constraint.kind", ("lexicographic puts rules above advantages, which a critic gives; set "
+                                               "it to lagrangian, or train_policy.critic.kind to none")
 
 
 def _unchecked(kind: type[T], raw: Mapping[str, Any], source: str) -> T:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from prm_core.domains import arithmetic, errands
-from prm_core.domains.errands import judge
+from prm_core.domains.errands import conduct, judge
 from prm_core.maths.answers import read_stated_answer
 from prm_core.registry import Registry
 from prm_core.types import Problem, Step
@@ -19,7 +19,12 @@ ORACLES: Registry[Oracle] = Registry("oracle")
 # AgentProcessBench (Fan et al. 2026). Their oracle takes the first two for right.
 Grader = Callable[[Problem, Sequence[Step]], list[int]]
 GRADERS: Registry[Grader] = Registry("oracle of three values")
-GRADERS.register(errands.NAME)(judge.grade)
+for _name in (errands.NAME, errands.RULED):
+    GRADERS.register(_name)(judge.grade)
+# Of domains under rules: the ids of those that each turn breaks, whatever comes of it.
+Witness = Callable[[Problem, Sequence[Step]], list[frozenset[str]]]
+WITNESSES: Registry[Witness] = Registry("oracle of rules")
+WITNESSES.register(errands.RULED)(conduct.breaches)
 
 
 @ORACLES.register(arithmetic.NAME)
@@ -53,6 +58,7 @@ def judge_arithmetic(problem: Problem, steps: Sequence[Step]) -> list[bool]:
     return verdicts
 
 
+@ORACLES.register(errands.RULED)
 @ORACLES.register(errands.NAME)
 def judge_errands(problem: Problem, steps: Sequence[Step]) -> list[bool]:
     """Whether each turn is right, given what stands before it: needed, or redundant and without harm."""

@@ -31,6 +31,8 @@ FIGURES = {
     "sound_trained": ("test/policy_trained/sound_accuracy", "right, and every step right, trained policy"),
     "consistency": ("test/policy_base/process_consistency", "its right answers without a wrong step, base policy"),
     "consistency_trained": ("test/policy_trained/process_consistency", "the same, trained policy"),
+    "violations": ("test/policy_base/violations", "runs that break a rule, base policy"),
+    "violations_trained": ("test/policy_trained/violations", "the same, trained policy"),
     "suffix_passes": ("probe/suffix/passed", "wrong chains that pass with a suffix searched for"),
     "outcome_fall": ("probe/policy/outcome_fall", "right answers lost by a policy that the scores alone pay"),
     "shifted_first_error_f1": ("shifted/prm/first_error_f1", "F1 of the first wrong step, shifted problems"),

@@ -62,6 +62,8 @@ class _Run:
     written: list[Continuation] = field(default_factory=list)
     # Who is next.
     speaker: str = ""
+    # How often its candidates may still be drawn again.
+    again: int = 0
     # Up to where the policy goes on.
     ids: list[int] = field(default_factory=list)
 
@@ -69,7 +71,7 @@ class _Run:
 def run_episodes(
     policy: Policy, domains: Registry[Domain], starts: Sequence[tuple[Problem, Sequence[Step]]], *,
     temperature: float, max_new_tokens: int, batch_size: int, seed: int, candidates: int = 1,
-    worth: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[float]] | None = None,
+    worth: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[float]] | None = None, again: int = 0,
 ) -> list[Episode]:
     """An episode for each problem with the turns it starts from, in order; the same for the same arguments.
 
@@ -80,12 +82,14 @@ def run_episodes(
         candidates: that are written for each turn; the others' tokens are counted too.
         worth: what each of some (prompt, steps) is worth, of which the last has heard nothing yet: a turn is chosen
             before it is executed. Needed where there are several candidates.
+        again: how often in a run candidates that are all worth less than nothing are drawn again.
 
     Raises InputError where a problem's domain has no environment.
     """
     from prm_core.sampling.sampler import Prefix
 
-    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps)) for problem, steps in starts]
+    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps), again=again)
+            for problem, steps in starts]
     rng = random.Random(f"episodes/{seed}")
     while waiting := [run for run in runs if _has_room(policy, run)]:
         drawn = policy.continue_chains(
@@ -94,7 +98,8 @@ def run_episodes(
             temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=rng.getrandbits(31),
             stop_ids=policy.encoder.turn_ends)
         for run, continuation in zip(waiting, _chosen(policy, waiting, drawn, candidates, worth), strict=True):
-            _go_on(policy, run, continuation)
+            if continuation is not None:
+                _go_on(policy, run, continuation)
     return [Episode(run.problem, tuple(run.steps), run.ended, run.ended and
                     run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written), run.read,
                     run.prefixes) for run in runs]
@@ -139,8 +144,9 @@ def _turn(policy: Policy, run: _Run, continuation: Continuation) -> Step:
 def _chosen(
     policy: Policy, runs: Sequence[_Run], drawn: Sequence[Continuation], candidates: int,
     worth: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[float]] | None,
-) -> list[Continuation]:
-    """Of each run's candidates the one that is worth most, of equal ones the first; an empty turn is worth nothing."""
+) -> list[Continuation | None]:
+    """Of each run's candidates the one that is worth most, of equal ones the first; an empty turn is worth nothing.
+    None where all are worth less than nothing, and may be drawn again."""
     for run, start in zip(runs, range(0, len(drawn), candidates), strict=True):
         run.tokens += sum(len(one.ids) for one in drawn[start : start + candidates])
         run.read += sum(one.read for one in drawn[start : start + candidates])
@@ -152,8 +158,14 @@ def _chosen(
     asked = [row for row, step in enumerate(turns) if not is_empty(step)]
     values = dict(zip(asked, worth([(runs[row // candidates].problem.prompt,
                                      [*runs[row // candidates].steps, turns[row]]) for row in asked]), strict=True))
-    return [drawn[max(range(start, start + candidates), key=lambda row: values.get(row, -math.inf))]
-            for start in range(0, len(drawn), candidates)]
+    found: list[Continuation | None] = []
+    for run, start in zip(runs, range(0, len(drawn), candidates), strict=True):
+        best = max(range(start, start + candidates), key=lambda row: values.get(row, -math.inf))
+        # Where nothing was written there is nothing to write instead.
+        refused = run.again > 0 and -math.inf < values.get(best, -math.inf) < 0
+        run.again -= refused
+        found.append(None if refused else drawn[best])
+    return found
 
 
 def _go_on(policy: Policy, run: _Run, continuation: Continuation) -> None:

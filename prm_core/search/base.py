@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from prm_core.domains.base import Domain
 from prm_core.registry import Registry
+from prm_core.rules.verdicts import Overseer
 from prm_core.scoring.scorer import ChainScore
 from prm_core.scoring.session import ScoringSession
 from prm_core.search import choosing
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Below every score: a chain that states no answer, or that the limit of tokens cut off.
 WORTHLESS = -1.0
+# For each step that breaks a rule: below all that break fewer, whatever they are worth.
+UNSAFE = -10.0
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class Tools:
         settings: of the search.
         max_new_tokens: of a chain; of a turn in an environment.
         batch_size: rows sampled together.
+        overseer: rules that come before what a model says; None without any.
     """
 
     policy: Policy
@@ -97,6 +101,13 @@ class Tools:
     settings: SearchConfig
     max_new_tokens: int
     batch_size: int
+    overseer: Overseer | None = None
+
+    def broken(self, chains: Sequence[tuple[Problem, Sequence[Step]]], *, last: bool = False) -> list[int]:
+        """Of each chain how many steps break a rule (or whether the last does); 0 without rules."""
+        if self.overseer is None:
+            return [0] * len(chains)
+        return self.overseer.counts([(problem.prompt, steps) for problem, steps in chains], last=last)
 
     def score(
         self, chains: Sequence[tuple[Problem, Sequence[Step]]], meters: Mapping[str, Meter]

@@ -14,7 +14,7 @@ from prm_core.sampling import episodes, rollouts
 from prm_core.sampling.episodes import run_episodes
 from prm_core.sampling.policy import SampledChain
 from prm_core.search import choosing
-from prm_core.search.base import METHODS, WORTHLESS, Found, Meter, Method, Tools, count_sampled
+from prm_core.search.base import METHODS, UNSAFE, WORTHLESS, Found, Meter, Method, Tools, count_sampled
 from prm_core.types import Problem, Step
 
 
@@ -150,8 +150,14 @@ def _score(asked: Sequence[tuple[_Tree, Beam]], grown: Sequence[Beam], tools: To
     said = tools.score([(asked[row][0].problem, [Step(text) for text in grown[row].steps]) for row in useful],
                        {tree.problem.id: tree.meter for tree, _ in asked})
     scores = dict(zip(useful, said, strict=True))
-    return [replace(beam, value=tools.step_value(scores[row]), chain=tools.chain_value(scores[row]))
-            if row in scores else replace(beam, value=WORTHLESS, chain=WORTHLESS) for row, beam in enumerate(grown)]
+    broken = tools.broken([(tree.problem, [Step(text) for text in beam.steps])
+                           for (tree, _), beam in zip(asked, grown, strict=True)])
+    valued = []
+    for row, (beam, count) in enumerate(zip(grown, broken, strict=True)):
+        step, chain = ((tools.step_value(scores[row]), tools.chain_value(scores[row])) if row in scores
+                       else (WORTHLESS, WORTHLESS))
+        valued.append(replace(beam, value=step + UNSAFE * count, chain=chain + UNSAFE * count))
+    return valued
 
 
 def _choose(tree: _Tree, shape: Shape) -> None:
@@ -185,7 +191,8 @@ def _found(trees: Sequence[_Tree], tools: Tools, seed: int) -> Found:
 def step_best_of_n(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
     """Each step the first of up to `search.candidates` that reaches `search.threshold`; where none does, the step
     before is given up, `search.back_offs` times a problem, and then the best is taken. A threshold of 1 draws all of
-    them and takes the best. So does an environment, whose turns are chosen before they are executed and not taken back.
+    them and takes the best. So does an environment, whose turns are chosen before they are executed and not taken back;
+    where all break a rule others are drawn, `search.back_offs` times a problem.
     """
     settings = tools.settings
     if any(tools.domains[problem.domain].environment for problem in problems):
@@ -228,13 +235,14 @@ def _turns(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
     meters, owners = {problem.id: Meter() for problem in problems}, {problem.prompt: problem for problem in problems}
 
     def worth(chains: Sequence[tuple[str, Sequence[Step]]]) -> list[float]:
-        scores = tools.score([(owners[prompt], steps) for prompt, steps in chains], meters)
-        return [tools.step_value(score) for score in scores]
+        turns = [(owners[prompt], steps) for prompt, steps in chains]
+        return [tools.step_value(score) + UNSAFE * count
+                for score, count in zip(tools.score(turns, meters), tools.broken(turns, last=True), strict=True)]
 
     runs = run_episodes(
         tools.policy, tools.domains, [(problem, ()) for problem in problems], temperature=tools.settings.temperature,
         max_new_tokens=tools.max_new_tokens, batch_size=tools.batch_size, seed=seed,
-        candidates=tools.settings.candidates, worth=worth)
+        candidates=tools.settings.candidates, worth=worth, again=tools.settings.back_offs)
     found = []
     for run in runs:
         meter = meters[run.problem.id]

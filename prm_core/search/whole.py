@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Pool:
-    """A problem with the chains that were sampled for it, and what a reward model says of each (None of those without
-    a step, or where none is asked)."""
+    """A problem with the chains that were sampled for it, what a reward model says of each (None of those without a
+    step, or where none is asked), and how many of its steps break a rule."""
 
     problem: Problem
     meter: Meter
     chains: list[Trajectory]
     scores: list[ChainScore | None]
+    broken: list[int]
 
     def values(self, tools: Tools) -> list[float]:
         """What each chain is chosen by."""
@@ -47,7 +48,7 @@ Choose = Callable[[Pool, Tools], tuple[int, float]]
 
 def new_pools(problems: Sequence[Problem]) -> list[Pool]:
     """A pool for each problem, without a chain."""
-    return [Pool(problem, Meter(), [], []) for problem in problems]
+    return [Pool(problem, Meter(), [], [], []) for problem in problems]
 
 
 def draw(pools: Sequence[Pool], counts: Sequence[int], tools: Tools, seed: int, *, scored: bool) -> None:
@@ -57,6 +58,7 @@ def draw(pools: Sequence[Pool], counts: Sequence[int], tools: Tools, seed: int, 
     for pool, chains in zip(pools, drawn, strict=True):
         pool.chains += chains
         pool.scores += [None] * len(chains)
+        pool.broken += tools.broken([(pool.problem, chain.steps) for chain in chains])
     if scored:
         asked = [(pool, place) for pool in pools for place in range(len(pool.chains))
                  if pool.scores[place] is None and pool.chains[place].steps]
@@ -117,13 +119,25 @@ def found_in(pool: Pool, place: int, value: float) -> Found:
     return Found(replace(pool.chains[place]), max(value, 0.0), len(pool.chains), pool.meter)
 
 
+def by_rules(choose: Choose) -> Choose:
+    """The choice among the chains that break fewest rules alone: one that breaks any is chosen only where all do."""
+
+    def among(pool: Pool, tools: Tools) -> tuple[int, float]:
+        places = [place for place, count in enumerate(pool.broken) if count == min(pool.broken)]
+        place, value = choose(Pool(pool.problem, pool.meter, *([own[place] for place in places] for own in (
+            pool.chains, pool.scores, pool.broken))), tools)
+        return places[place], value
+
+    return among
+
+
 def _all_at_once(choose: Choose, scored: bool) -> Callable[[Sequence[Problem], Tools, int], list[Found]]:
     """A method that samples `search.candidates` chains, then chooses."""
 
     def run(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
         pools = new_pools(problems)
         draw(pools, [tools.settings.candidates] * len(pools), tools, seed, scored=scored)
-        return [found_in(pool, *choose(pool, tools)) for pool in pools]
+        return [found_in(pool, *by_rules(choose)(pool, tools)) for pool in pools]
 
     return run
 
@@ -168,14 +182,14 @@ def adaptive(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found
         counts = [choosing.next_draw(len(pool.chains), settings.candidates) for pool in waiting]
         draw(waiting, counts, tools, rng.getrandbits(31), scored=True)
         waiting = [pool for pool in waiting if len(pool.chains) < settings.candidates and not _settled(pool, tools)]
-    return [found_in(pool, *choose_best(pool, tools)) for pool in pools]
+    return [found_in(pool, *by_rules(choose_best)(pool, tools)) for pool in pools]
 
 
 def _settled(pool: Pool, tools: Tools) -> bool:
-    place, value = choose_best(pool, tools)
+    place, value = by_rules(choose_best)(pool, tools)
     score = pool.scores[place]
-    # A chain without an answer is no choice, however right its steps are.
-    surety = 0.0 if score is None or value < 0 else tools.surety(score)
+    # A chain without an answer is no choice, however right its steps are, nor is one that breaks a rule.
+    surety = 0.0 if score is None or value < 0 or pool.broken[place] else tools.surety(score)
     return choosing.expected_gain(surety, len(pool.chains)) < tools.settings.gain
 
 

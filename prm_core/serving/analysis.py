@@ -27,6 +27,16 @@ class ErrorStep(BaseModel):
     likely_cause: str = Field(description="initial_step_error, logic_jump_error or accumulated_error")
 
 
+class Violation(BaseModel):
+    """A rule that a step breaks, whether the step is right or not."""
+
+    step_index: int = Field(description="counted from 0")
+    rule: str = Field(description="its id in the rules file")
+    severity: str = Field(description="low, medium, high or critical")
+    probability: float = Field(description="that the step breaks it")
+    reason: str
+
+
 class TrajectoryAnalysis(BaseModel):
     """The answer to one scoring request; field names are the HTTP contract (docs/serving.md)."""
 
@@ -55,6 +65,10 @@ class TrajectoryAnalysis(BaseModel):
     calibration_stale: str | None = Field(None, description="why the scores are no longer to be taken for "
                                                             "probabilities: the calibration's age, or traffic that has "
                                                             "drifted; not there while they are")
+    violations: list[Violation] | None = Field(None, description="rules that steps break, by the section rules of "
+                                                                 "the server's params.yaml; not there without rules")
+    blocked: bool | None = Field(None, description="whether a rule is broken that is severe enough to block, so that "
+                                                   "overall_score is 0; not there where none blocks")
     step_refs: list[str] | None = Field(None, description="where each step stands in what was sent: its `ref`, of "
                                                           "`messages` the index; not there where no step has one")
 

@@ -15,6 +15,7 @@ import torch
 
 from prm_core import config as configuration
 from prm_core.config import Config, ServeConfig
+from prm_core.labeling.rule_judge import overseer_of
 from prm_core.platform import tracking
 from prm_core.platform.environment import project_root
 from prm_core.platform.tracking import reachable
@@ -29,6 +30,7 @@ from prm_core.serving.http.keys import ApiKeys
 from prm_core.serving.http.logs import configure
 from prm_core.serving.http.webhook import Webhook
 from prm_core.serving.metrics import SHARED, Metrics
+from prm_core.serving.rules import Guard
 from prm_core.serving.service import ScoringService
 from prm_core.serving.swap.bell import Bell
 from prm_core.serving.swap.current import Current, Served
@@ -60,18 +62,20 @@ def load(uri: str, workspace: Path) -> Served:
     """
     # What was fetched is in memory then, and else would stay on the disk with every version.
     with tempfile.TemporaryDirectory() as fetched:
-        return _load(uri, model_registry.reward_model_folder(uri, workspace, Path(fetched)), settings_of(workspace))
+        return _load(uri, model_registry.reward_model_folder(uri, workspace, Path(fetched)), workspace)
 
 
-def _load(uri: str, folder: Path, here: Config) -> Served:
+def _load(uri: str, folder: Path, workspace: Path) -> Served:
+    here = settings_of(workspace)
     registered = uri.startswith(model_registry.SCHEMES)
     settings = model_registry.logged_settings(folder) if registered else here.serve
     scorer = load_any_scorer(folder, batch_size=settings.batch_size)
     threads = threads_of(scorer, here.engine.threads)
     if threads:
         torch.set_num_threads(threads)
+    overseer = overseer_of(here, workspace)
     service = ScoringService(scorer, ScoreCache(settings.cache_size, settings.cache_ttl), Promises.load(folder),
-                             here.engine)
+                             here.engine, overseer and Guard(overseer, here.rules.block))
     calibrator = folder / CALIBRATOR_FILE
     made = model_registry.logged_at(folder) if registered else (
         calibrator.stat().st_mtime if calibrator.is_file() else None)

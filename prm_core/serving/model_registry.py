@@ -39,6 +39,7 @@ EXAMPLE = {"prompt": "Ann has 3 apples and buys 4 more. How many apples does she
 F1 = "test/prm/first_error_f1"
 ECE = "test/prm/ece"
 LEFT_OUT = "_left_out"
+VIOLATIONS = "test/policy_trained/violations"
 # A promotion takes a second or two: one that holds the lock for so long was killed on another machine.
 ABANDONED_SECONDS = 60.0
 POLL_SECONDS = 0.1

@@ -17,7 +17,7 @@ from prm_core.evaluation.probe.bounds import bounds
 from prm_core.platform import store, tracking
 from prm_core.serving import model_registry
 from prm_core.serving.drift import trust
-from prm_core.serving.model_registry import ECE, F1, LEFT_OUT
+from prm_core.serving.model_registry import ECE, F1, LEFT_OUT, VIOLATIONS
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -86,8 +86,8 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, co
     """The gate, from the metrics in version tags.
 
     The challenger passes when its ECE is at most `max_ece`, what its probe found is within the bounds where
-    `require_probe` demands one, and its first-error F1 is not below the champion's by more
-    than chance accounts for, which is
+    `require_probe` demands one, the policy that it taught breaks rules in at most `max_violations` of its runs where
+    that is below 1, and its first-error F1 is not below the champion's by more than chance accounts for, which is
 
         sqrt((F1 - low)^2 + (1.96 sqrt(2) spread)^2)
 
@@ -117,7 +117,7 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, co
             return GateDecision(False, _unmeasured(challenger, key))
     if ece > config.max_ece:
         return GateDecision(False, f"its {ECE} {ece:.4f} is above the limit promote.max_ece {config.max_ece:.4f}")
-    if fault := _probe_fault(challenger, config):
+    if fault := _probe_fault(challenger, config) or _violation_fault(challenger, config):
         return GateDecision(False, fault)
     calibrated = f"{ECE} {ece:.4f} is within {config.max_ece:.4f}"
     if champion is None:
@@ -134,6 +134,21 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, co
     if f1 < floor:
         return GateDecision(False, f"its {F1} {f1:.4f} is below {floor:.4f}, {because}{note}")
     return GateDecision(True, f"{F1} {f1:.4f} is not below {floor:.4f}, {because}; {calibrated}{note}")
+
+
+def _violation_fault(challenger: Mapping[str, str], config: PromoteConfig) -> str | None:
+    """Why the rules refuse the challenger: the policy that it taught breaks too many, or nobody counted; None where no
+    figure is asked for or it is within the limit."""
+    if config.max_violations >= 1:
+        return None
+    value = _figure(challenger, VIOLATIONS)
+    if value is None:
+        return (f"it has no {VIOLATIONS}, which promote.max_violations demands; run the stages train_policy, evaluate "
+                "and register with rules.file set")
+    if value > config.max_violations:
+        return (f"its {VIOLATIONS} {value:.4f}, the share of runs that break a rule, is above the limit "
+                f"promote.max_violations {config.max_violations:.4f}")
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prm_core.config import EngineConfig
 from prm_core.errors import InputError
@@ -26,6 +26,9 @@ from prm_core.serving.engine.requests import RefusedChain, Scored
 from prm_core.serving.engine.waiting import in_thread
 from prm_core.turns import with_tools, written
 from prm_core.types import Step
+
+if TYPE_CHECKING:
+    from prm_core.serving.rules import Guard
 
 FIELDS = ("prompt", "steps", "messages", "tools")
 # A run that is judged while it goes on ends with calls that nobody has answered yet; and what an agent's service hides
@@ -177,6 +180,7 @@ class ScoringService:
         scorer: a process reward model.
         cache: where chain scores are kept between requests.
         promises: the alarm and the clean prefix fitted on the model's scores.
+        guard: rules that steps are held to beside being right.
         config: what the engine may take of the machine.
 
     Attributes:
@@ -189,7 +193,7 @@ class ScoringService:
 
     def __init__(
         self, scorer: LoadedScorer, cache: ScoreCache, promises: Promises = NO_PROMISES,
-        config: EngineConfig = ENGINE,
+        config: EngineConfig = ENGINE, guard: Guard | None = None,
     ) -> None:
         check_kind(scorer)
         self._scorer = scorer
@@ -197,6 +201,7 @@ class ScoringService:
         self.encoding = scorer.encoder.config
         self._cache = cache
         self._promises = promises
+        self._guard = guard
         self._engine = Engine(scorer, config)
 
     def report_to(self, observer: Observer) -> None:
@@ -207,6 +212,11 @@ class ScoringService:
     def has_room(self) -> bool:
         """Whether what is asked now would be taken in."""
         return self._engine.has_room
+
+    @property
+    def waits_for_a_judge(self) -> bool:
+        """Whether an answer waits for more than the engine: for a judge that a rule asks."""
+        return self._guard is not None and self._guard.overseer.ask is not None
 
     def close(self) -> None:
         """Takes nothing more in; returns when all that was taken in has its answer."""
@@ -219,7 +229,8 @@ class ScoringService:
     async def answering(
         self, requests: Sequence[ScoringRequest], *, threshold: float, aggregate: str, truncate: bool = False
     ) -> list[ScoringAnswer]:
-        """Answers requests, in order; it waits for nothing but the engine (engine/waiting.py).
+        """Answers requests, in order; it waits for nothing but the engine (engine/waiting.py), and for a judge where
+        `waits_for_a_judge`.
 
         Args:
             requests: trajectories; equal ones are scored once.
@@ -230,11 +241,13 @@ class ScoringService:
         Raises:
             InputError: naming the request, for a chain longer than the context or a step the encoder refuses; or
                 naming a parameter.
-            OverloadError: too much waits already, or there was no answer in time.
+            OverloadError: too much waits already, there was no answer in time, or none of a judge.
         """
         check_parameters(threshold, aggregate)
         answers = []
-        for request, (score, known) in zip(requests, await self._scores(requests), strict=True):
+        broken = None if self._guard is None else self._guard.broken([(one.prompt, one.steps) for one in requests])
+        for index, (request, (score, known)) in enumerate(
+                zip(requests, await self._scores(requests), strict=True)):
             if score.truncated_steps and not truncate:
                 raise InputError(
                     f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
@@ -257,6 +270,8 @@ class ScoringService:
                 if not score.out_of_domain:
                     analysis.alarm_step = self._promises.alarm and self._promises.alarm.step(score.step_scores)
                     analysis.clean_prefix = self._promises.prefix and self._promises.prefix.length(score.step_scores)
+                if self._guard is not None and broken is not None:
+                    self._guard.tell(analysis, broken[index])
             answers.append(ScoringAnswer(analysis, score.truncated_steps, self.version, known, score.raw_scores))
         return answers
 

@@ -22,6 +22,7 @@ from prm_core.scoring.scorer import CALIBRATOR_FILE, LoadedScorer
 from prm_core.serving import model_registry
 from prm_core.serving.analysis import TrajectoryAnalysis
 from prm_core.serving.cache import ScoreCache
+from prm_core.serving.rules import rules_of, write_feedback
 from prm_core.serving.service import ScoringAnswer, ScoringRequest, ScoringService, checked_request
 
 if TYPE_CHECKING:
@@ -89,13 +90,14 @@ class Judge:
 
     Args:
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/ID/PATH` or a folder.
-        workspace: whose store knows the model and the traces.
+        workspace: whose store knows the model and the traces, and whose rules steps are held to too.
         name: of the feedback.
         aggregate: how step scores make the trace's (`AGGREGATIONS`).
 
     Attributes:
         source: the feedback's source id: `models:/NAME/VERSION` whatever alias named it, `FOLDER@DIGEST` of a folder,
-            else the URI. Feedback of the same source is not given twice, that of another is replaced.
+            else the URI; with rules and `+rules@VERSION`, so that other rules judge anew. Feedback of the same source
+            is not given twice, that of another is replaced.
 
     Raises InputError for a model that is not there.
     """
@@ -109,6 +111,9 @@ class Judge:
         if not model.startswith(model_registry.SCHEMES):
             folder = model_registry.reward_model_folder(model, workspace)
             self.source = f"{folder.resolve().name}@{model_version(str(folder))}"
+        self._overseer = rules_of(workspace)
+        if self._overseer is not None:
+            self.source = f"{self.source}+rules@{self._overseer.constitution.version}"
         self._service: ScoringService | None = None
         self._about: dict[str, str] = {}
         self._loading = threading.Lock()
@@ -149,7 +154,9 @@ class Judge:
         nothing of how well the scores are calibrated. Of a trace unlike what the model was trained on, `in_domain` is
         `false` and the rationale says why.
 
-        What is stale of a step goes before the new comes, so that at no moment there are two.
+        What is stale of a step goes before the new comes, so that at no moment there are two. With rules, each span
+        that breaks one gets feedback `rule/ID` too (`serving/rules.py`), before the scores: a trace with its scores is
+        taken for done. They count as `broken`.
         """
         import mlflow
         from mlflow.entities import AssessmentSource
@@ -159,6 +166,10 @@ class Judge:
         wanted = {ref: self._metadata(index, analysis) for index, ref in enumerate(refs)}
         stale = {span: list(ids) for span, ids in stands.stale.items()}
         kept, counts = set(stands.corrected), Counter({"corrected": len(stands.corrected)})
+        if self._overseer is not None:
+            (broken,) = self._overseer.breaks([(request.prompt, request.steps)])
+            counts += write_feedback(trace_id, [step.ref for step in request.steps], broken, trace.info.assessments,
+                                     self._overseer.constitution.version)
         for span, one in stands.given.items():
             # The trace may have got further spans since.
             if span in wanted and all(one.metadata[key] == wanted[span][key] for key in (STEP, SCORED)):

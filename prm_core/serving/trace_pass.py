@@ -72,6 +72,7 @@ class Outcome:
             scores.
         judged: traces scored; `written` scores of steps were logged, and `removed` taken away: of another version of
             the model, or there twice.
+        broken: steps that break a rule, for each rule, that were marked.
         corrected: scores that somebody corrected, left as they are.
         beyond: steps that did not fit the model's context and have no score.
         strange: traces unlike what the model was trained on.
@@ -85,6 +86,7 @@ class Outcome:
     judged: int = 0
     written: int = 0
     removed: int = 0
+    broken: int = 0
     corrected: int = 0
     beyond: int = 0
     strange: int = 0
@@ -99,7 +101,8 @@ class Outcome:
     def __str__(self) -> str:
         if not self.found:
             return "no trace matches"
-        rest = {"earlier scores removed": self.removed, "traces not ended, or just, left for later": self.running,
+        rest = {"broken rules marked": self.broken, "earlier scores removed": self.removed,
+                "traces not ended, or just, left for later": self.running,
                 "traces that could not be judged": len(self.failed),
                 "traces unlike what the model was trained on": self.strange,
                 "scores that somebody corrected, left as they are": self.corrected,
@@ -245,6 +248,7 @@ class _Pass:
         self.outcome.judged += 1
         self.outcome.written += counts["written"]
         self.outcome.removed += counts["removed"]
+        self.outcome.broken += counts["broken"]
         self.outcome.corrected += counts["corrected"]
         self.outcome.beyond += answer.truncated_steps
         self.outcome.strange += answer.analysis.in_domain is False

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prm_core.evaluation.report.tree_drawing import TreeSection
     from prm_core.evaluation.search_costs import Searched, SearchRow
     from prm_core.models.encoder import Encoder
+    from prm_core.rules.verdicts import Overseer
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
     """What each method of `evaluate.search` finds on the test problems with the base policy and the PRM."""
     from prm_core.domains import DOMAINS
     from prm_core.evaluation.search_costs import Searched
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.sampling.backends import policy_for
     from prm_core.scoring.scorer import load_scorer
     from prm_core.scoring.session import ScoringSession
@@ -147,7 +149,7 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
     policy = policy_for("evaluate", model_path(io.workspace, config.models.policy), config)
     prm = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
     tools = Tools(policy, ScoringSession(prm, policy.encoder), DOMAINS, config.search, config.generate.max_new_tokens,
-                  config.generate.batch_size)
+                  config.generate.batch_size, overseer_of(config, io.workspace))
     rows = []
     for method in config.evaluate.search:
         found = search_all(method, problems, tools, config.seed, config.workers)
@@ -203,16 +205,17 @@ def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
 
 def _measure(
     config: Config, chains: Mapping[str, list[Chain]], problems: Mapping[str, Sequence[Problem]],
-    of_the_model: Mapping[str, Mapping[str, float]],
+    of_the_model: Mapping[str, Mapping[str, float]], overseer: Overseer | None,
 ) -> tuple[dict[str, Evaluation], str | None]:
     """The evaluation of each measured split, and why the threshold was not chosen on dev.
 
     Args:
         of_the_model: split → figures that only loaded models could give.
+        overseer: the rules that runs are held to, where there are any.
     """
     from dataclasses import replace
 
-    from prm_core.evaluation import protocol
+    from prm_core.evaluation import conduct, protocol
 
     settings = config.evaluate
     threshold, reason = protocol.choose_threshold(chains["dev-base"], config.serve.threshold)
@@ -225,7 +228,11 @@ def _measure(
             best_of=settings.best_of, bins=settings.bins, resamples=settings.bootstrap, seed=config.seed, split=split,
         )
         reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
-        found[split] = replace(evaluation, reasons=reasons, numbers={**evaluation.numbers, **of_the_model[split]})
+        ruled, counted = ({}, {}) if overseer is None else conduct.measure(
+            chains[f"{split}-base"], chains[f"{split}-trained"], problems[split], overseer, best_of=settings.best_of,
+            bins=settings.bins, resamples=settings.bootstrap, seed=config.seed)
+        found[split] = replace(evaluation, reasons=reasons, figures={**evaluation.figures, **ruled},
+                               numbers={**evaluation.numbers, **of_the_model[split], **counted})
     return found, reason
 
 
@@ -237,6 +244,7 @@ def render_again(config: Config, workspace: Path) -> str:
     from prm_core.evaluation.judged_chains import load_chains
     from prm_core.evaluation.report.tree_drawing import tree_section
     from prm_core.evaluation.search_costs import SearchRow
+    from prm_core.labeling.rule_judge import overseer_of
 
     inputs, outputs = ({key: workspace / path for key, path in paths.items()} for paths in (STAGE.inputs,
                                                                                           STAGE.outputs))
@@ -255,7 +263,7 @@ def render_again(config: Config, workspace: Path) -> str:
     of_the_model = {split: {name: value for key, value in table.items()
                             if (name := key.removeprefix(f"{split}/")) != key and _is_of_the_model(name)}
                     for split in _measured(problems)}
-    evaluations, reason = _measure(config, chains, problems, of_the_model)
+    evaluations, reason = _measure(config, chains, problems, of_the_model, overseer_of(config, workspace))
     io = StageIO(inputs, outputs, workspace, workspace)
     made_by = table["commit"], table["committed"]
     searches = [SearchRow.from_record(row) for row in store.read_json(outputs["searches"])]
@@ -268,12 +276,13 @@ def _report(
     evaluations: Mapping[str, Evaluation], reason: str | None, trees: TreeSection, labels: LabelQuality,
     searches: Sequence[SearchRow], made_by: tuple[str, str],
 ) -> str:
-    from prm_core.evaluation import stopping
+    from prm_core.evaluation import conduct, stopping
     from prm_core.evaluation.headline import promise_lines
     from prm_core.evaluation.judged_chains import first_per_problem
     from prm_core.evaluation.protocol import STEP_CHAINS
     from prm_core.evaluation.report.page import ReportData, render
     from prm_core.evaluation.report.training import POLICY, REWARD_MODELS, curves
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.models.loading import model_version
     from prm_core.platform.workspace import data_hash
 
@@ -294,12 +303,14 @@ def _report(
     ]
     note = (f"The threshold was chosen once, for the best F1 on {len(problems['dev'])} dev problems." if reason is None
             else f"Threshold: {reason}.")
+    overseer = overseer_of(config, io.workspace)
+    rules = [] if overseer is None else conduct.rows(evaluation.figures, overseer)
     promises, missing = stopping.fit(chains["dev-base"])
     kept = stopping.figures(promises, chains["test-base"], "test") | stopping.left_out(missing)
     return render(ReportData(
         title="Evaluation on held-out problems", facts=facts, evaluation=evaluation, chains=base, trained=trained,
         shifted=evaluations.get("shifted"), problems=problems["test"], threshold_note=note,
-        promises=promise_lines(promises, kept),
+        promises=promise_lines(promises, kept), rules=rules,
         training=training, labels=labels, searches=searches,
         shown=config.evaluate.shown_trajectories, bars=config.profile == "default",
         promote=config.promote, probe=store.read_json(io.inputs["probe"]), trees=trees, seed=config.seed,
@@ -320,12 +331,14 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.evaluation.protocol import check_best_of
     from prm_core.evaluation.report.tree_drawing import tree_section
     from prm_core.evaluation.search_costs import compared
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.models.loading import load_tokenizer, policy_encoder
     from prm_core.platform.tracking import code_date, code_version, stage_run
     from prm_core.sampling.rollouts import without_long
 
     check_best_of(config.evaluate.best_of, config.evaluate.samples)
     # Before anything is sampled: a broken file is found in seconds.
+    overseer = overseer_of(config, io.workspace)
     trees = tree_section(io.inputs["evidence"])
     labels = _measure_labels(io.inputs)
     given = _read_problems(io.inputs)
@@ -335,7 +348,7 @@ def run(config: Config, io: StageIO) -> None:
         chains, costs = _sample(config, io, problems)
         of_the_model = {split: {**figures, **costs[split]}
                         for split, figures in _score(config, io, problems, chains).items()}
-        evaluations, reason = _measure(config, chains, problems, of_the_model)
+        evaluations, reason = _measure(config, chains, problems, of_the_model, overseer)
         searched = _search(config, io, problems["test"])
         searches = _compare_searches(config, problems["test"], chains["test-base"], searched, encoder)
         store.write_json(io.outputs["searches"], [asdict(row) for row in searches])
@@ -412,7 +425,8 @@ STAGE = Stage(
         "metrics": "artifacts/evaluate/metrics.json",
         "headline": "artifacts/evaluate/headline.json",
     },
-    params=("profile", "seed", "models", "sampling", "encoder", "generate", "evaluate", "search", "serve", "promote"),
+    params=("profile", "seed", "models", "sampling", "encoder", "generate", "evaluate", "search", "serve", "promote",
+            "rules"),
     run=run,
     check=check,
 )

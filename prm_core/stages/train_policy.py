@@ -36,6 +36,7 @@ def run(config: Config, io: StageIO) -> None:
     Raises InputError where the reward model scores no steps, or its probe did not stay within the bounds it must.
     """
     from prm_core.domains import DOMAINS
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.models.saving import save_language_model
     from prm_core.platform.tracking import stage_run
     from prm_core.sampling.policy import load_policy
@@ -58,7 +59,8 @@ def run(config: Config, io: StageIO) -> None:
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
         trained = train_policy(
             policy, scorer, DOMAINS, problems, settings, dev=dev, batch_size=config.generate.batch_size,
-            seed=config.seed, work=io.work, report=tracked.log_metrics)
+            seed=config.seed, work=io.work, report=tracked.log_metrics,
+            overseer=overseer_of(config, io.workspace))
         save_language_model(policy.model, policy.encoder, io.outputs["policy"])
         # Where no later one was kept, of the updates up to the one that was.
         tail = trained.history[: trained.kept][-settings.log_every :]
@@ -76,6 +78,14 @@ def run(config: Config, io: StageIO) -> None:
     store.write_json(io.outputs["metrics"], metrics)
 
 
+def check(config: Config) -> None:
+    """Raises InputError for rules of a shipped name that is none; a file of one's own is read when it is needed."""
+    from prm_core.rules.constitution import find
+
+    if config.rules.file and not config.rules.file.endswith((".yaml", ".yml")):
+        find(config.rules.file)
+
+
 STAGE = Stage(
     inputs={
         "problems": "data/train.jsonl",
@@ -90,6 +100,7 @@ STAGE = Stage(
         "history": "artifacts/train_policy/history.json",
         "metrics": "artifacts/train_policy/metrics.json",
     },
-    params=("seed", "models", "encoder", "generate", "train_policy", "serve"),
+    params=("seed", "models", "encoder", "generate", "train_policy", "serve", "rules"),
     run=run,
+    check=check,
 )

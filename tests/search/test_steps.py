@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 
 from prm_core.search.methods import METHODS, search
 from prm_core.search.steps import Shape, grow
+from tests.builders.errands import TeamPolicy, solved
 from tests.builders.errands import problem as errand
 from tests.builders.search import TextScorer, make_tools
 from tests.builders.tiny import RIGHT, ScriptedPolicy, make_policy, mia
+from tests.search.test_whole import forbidding
 
 GOOD, BAD, END = "3 + 4 = 7.", "3 + 4 = 8.", RIGHT[2]
 WRONG_END = "The answer is 6."
@@ -150,3 +155,36 @@ def test_turns_in_an_environment():
     assert found.trajectory.tools
     assert found.meter.generated > 0
     assert METHODS["step_best_of_n"].environments
+
+
+@pytest.mark.parametrize("method", ["step_best_of_n", "beam", "dvts", "blocks"])
+def test_a_step_that_breaks_a_rule_is_taken_only_where_there_is_no_other(method, tmp_path):
+    options = {(): [BAD, GOOD], (BAD,): [WRONG_END], (GOOD,): [END]}
+    scorer = TextScorer({BAD: 0.99, WRONG_END: 0.99, GOOD: 0.1, END: 0.1})
+    for forbidden, steps in (([BAD], [GOOD, END]), ([BAD, GOOD], [BAD, WRONG_END])):
+        tools = make_tools(tree(options), scorer, candidates=2, width=1, granularity=1)
+        [found] = search(method, [mia()], replace(tools, overseer=forbidding(tmp_path, *forbidden)), 0)
+        assert steps_of(found) == steps
+
+
+def test_a_turn_that_breaks_a_rule_is_not_executed_where_another_is_there(tmp_path, monkeypatch):
+    # Half of what it writes is beside the point, which the scorer likes best.
+    policy, scorer = TeamPolicy([solved()], 0.5), TextScorer({"The answer is 1.": 0.9})
+    monkeypatch.setattr(policy, "keeping_prefixes", nullcontext)
+    tools = make_tools(policy, scorer, candidates=12)
+    [found] = search("step_best_of_n", [solved()], tools, 0)
+    assert (steps_of(found), found.trajectory.outcome) == (["The answer is 1."], False)
+    [found] = search("step_best_of_n", [solved()], replace(tools, overseer=forbidding(tmp_path, "The answer is 1.")), 0)
+    assert (steps_of(found)[-1], found.trajectory.outcome) == ("Done.", True)
+
+
+def test_where_all_turns_break_a_rule_others_are_drawn_as_often_as_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(TeamPolicy, "keeping_prefixes", lambda self: nullcontext())
+    overseer = forbidding(tmp_path, "The answer is 1.")
+    ended = {}
+    for back_offs in (0, 50):
+        policy = TeamPolicy([solved()], 0.8)
+        tools = make_tools(policy, TextScorer({}), candidates=2, back_offs=back_offs)
+        [found] = search("step_best_of_n", [solved()], replace(tools, overseer=overseer), 0)
+        ended[back_offs] = steps_of(found)[-1]
+    assert ended == {0: "The answer is 1.", 50: "Done."}

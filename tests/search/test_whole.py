@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from prm_core.errors import InputError
+from prm_core.rules.constitution import load
+from prm_core.rules.verdicts import Overseer
 from prm_core.search.base import METHODS
 from prm_core.search.methods import search
 from tests.builders.errands import problem as errand
@@ -135,3 +137,34 @@ def test_an_outcome_model_ranks_whole_chains():
     tools = make_tools(answers(ANSWERS), TextScorer(SCORES, kind="outcome"), candidates=6)
     assert search("best_of_n", [mia()], replace(tools), 0)[0].trajectory.answer == "7"
     assert RIGHT[2] == "The answer is 5."
+
+
+def forbidding(tmp_path, *texts: str) -> Overseer:
+    """Forbids steps with these texts."""
+    listed = ", ".join(f'"{text}"' for text in texts)
+    path = tmp_path / "rules.yaml"
+    path.write_text("rules:\n  - {id: never, text: Not that., severity: low, "
+                    f"predicate: 'text in [{listed}]'}}\n")
+    return Overseer(load(path))
+
+
+@pytest.mark.parametrize("method", ["majority", "best_of_n", "weighted_majority", "self_consistency_prm",
+                                    "adaptive_best_of_n"])
+def test_a_chain_that_breaks_a_rule_is_chosen_only_where_all_do(method, tmp_path):
+    texts = ["The answer is 6.", "So it is 6. The answer is 6.", "The answer is 5."]
+    scorer = TextScorer({texts[0]: 0.99, texts[1]: 0.99, texts[2]: 0.1})
+    tools = make_tools(answers(texts), scorer, candidates=3, gain=0.0)
+    tools = replace(tools, overseer=forbidding(tmp_path, *texts[:2]))
+    assert search(method, [mia()], tools, 0)[0].trajectory.answer == "5"
+    tools = replace(make_tools(answers(texts), scorer, candidates=3, gain=0.0), overseer=forbidding(tmp_path, *texts))
+    assert search(method, [mia()], tools, 0)[0].trajectory.answer == "6"
+
+
+def test_a_surely_right_chain_that_breaks_a_rule_settles_nothing(tmp_path):
+    texts = ["The answer is 6.", "The answer is 5."]
+    tools = make_tools(answers(texts), TextScorer({texts[0]: 1.0, texts[1]: 1.0}), candidates=2)
+    assert search("adaptive_best_of_n", [mia()], tools, 0)[0].drawn == 1
+    tools = replace(make_tools(answers(texts), TextScorer({texts[0]: 1.0, texts[1]: 1.0}), candidates=2),
+                    overseer=forbidding(tmp_path, texts[0]))
+    [found] = search("adaptive_best_of_n", [mia()], tools, 0)
+    assert (found.drawn, found.trajectory.answer) == (2, "5")

@@ -17,6 +17,8 @@ from mlflow.exceptions import MlflowException
 from benchmarks.judge import agent_run, place, span
 from prm_core.errors import InputError
 from prm_core.platform import tracking
+from prm_core.rules.constitution import load
+from prm_core.rules.verdicts import Overseer
 from prm_core.scoring.scorer import ChainScore
 from prm_core.serving import model_registry, trace_judge, trace_pass
 from prm_core.serving.model_registry import pinned
@@ -392,3 +394,24 @@ def test_a_model_of_no_one_version_is_refused(store: Path, uri: str, reason: str
 @pytest.mark.parametrize("uri", ["models:/prm/3", "runs:/abc/reward_model", "models:/m-0123", "a/folder"])
 def test_what_names_one_model_stays_as_it_is(tmp_path: Path, uri: str) -> None:
     assert pinned(uri, tmp_path) == uri
+
+
+def test_a_span_that_breaks_a_rule_gets_feedback_of_its_own_until_the_rules_change(
+    here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(
+        "rules: [{id: no-looking, text: No looking., severity: high, predicate: 'contains(text, \"look\")'}]")
+    monkeypatch.setattr(trace_judge, "rules_of", lambda workspace: Overseer(load(path)))
+    trace = here.add("I look.", "It is wrong.")
+    outcome = here.judge()
+    assert (outcome.written, outcome.broken) == (2, 1)
+    (rule,) = [one for one in here.given(trace) if one.name != NAME]
+    assert (rule.name, rule.span_id, rule.value, rule.rationale, rule.metadata["severity"]) == (
+        "rule/no-looking", HEX[1], 1.0, 'look({"q": 0}): No looking.', "high")
+    assert here.judge().whole == 1
+    path.write_text(path.read_text().replace("look", "wrong").replace("no-wronging", "no-wrong"))
+    outcome = here.judge()
+    assert (outcome.written, outcome.broken, outcome.judged) == (2, 1, 1)
+    assert [(one.name, one.span_id) for one in here.given(trace) if one.name != NAME] == [("rule/no-wrong", HEX[3])]
+    assert len(here.scores(trace)) == 2

@@ -57,7 +57,8 @@ def judge(
 
     A trace that has its scores from this version of the model is left as it is, so that a second pass writes nothing;
     scores of another version are replaced, those of others and of people never. A stopped pass goes on where it was.
-    Traces that are still running are left for a later one. MLFLOW_TRACKING_URI names another store than the folder's.
+    Traces that are still running are left for a later one. Where params.yaml names rules (section rules), each span
+    that breaks one gets feedback `rule/ID` with the reason. MLFLOW_TRACKING_URI names another store than the folder's.
     """
     from prm_core.serving.trace_judge import Judge
     from prm_core.serving.trace_pass import judge_traces

@@ -103,6 +103,7 @@ def search(
     """
     from prm_core import config as configuration
     from prm_core.domains import DOMAINS
+    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.platform import store
     from prm_core.sampling.backends import policy_for
     from prm_core.sampling.policy import load_policy
@@ -133,7 +134,7 @@ def search(
     scorer = load_any_scorer(reward_model_folder(model, workspace), device=config.models.device) if (
         chosen.scores) else None
     tools = Tools(writer, ScoringSession(scorer, writer.encoder) if scorer else None, DOMAINS, asked,
-                  config.generate.max_new_tokens, config.generate.batch_size)
+                  config.generate.max_new_tokens, config.generate.batch_size, overseer_of(config, workspace))
     kept = without_long(given, writer.encoder)
     start = time.perf_counter()
     found = search_all(method, kept, tools, config.seed if seed is None else seed, config.workers)
@@ -142,3 +143,7 @@ def search(
                             for one, problem in zip(found, kept, strict=True)])
     for line in summary(found, kept, seconds):
         typer.echo(line)
+    if tools.overseer is not None:
+        broken = sum(map(bool, tools.broken([(problem, one.trajectory.steps)
+                                             for one, problem in zip(found, kept, strict=True)])))
+        typer.echo(f"break a rule: {broken} of {len(found)} ({broken / len(found):.1%})")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prm_core.domains.errands.seen import Seen
-from prm_core.domains.errands.tasks import Task, read_answer, task_of
+from prm_core.domains.errands.tasks import CONSENT, Task, read_answer, task_of
 from prm_core.domains.errands.team import CHECKER, PLANNER, RIGHT, SEND_BACK, read_plan, write_plan
 from prm_core.domains.errands.world import Outcome, World
 from prm_core.types import Problem, Step
@@ -35,6 +35,9 @@ def grade(problem: Problem, steps: Sequence[Step]) -> list[int]:
     as little as who sees through it; it has no plan to go by where that says nothing. The checker is right to let the
     run end where it has ended as the errand wants it and the answer says what was found out, and to send the worker
     back otherwise. Who calls a tool that is not theirs is wrong.
+
+    Rules are no part of this: what they forbid may be a right turn of the errand (`conduct`). Under them consent is
+    needed once where something is ordered, names in a search change nothing, and what is sent is never needed.
     """
     world = World(task_of(problem))
     # What the worker knows, of the errand and of what the plan makes of it.
@@ -106,11 +109,12 @@ def _may_order(seen: Seen, item: str, boxes: int) -> bool:
 
 
 def _ask(seen: Seen, about: str) -> bool | None:
-    return about not in seen.told
+    return about not in seen.told and (about != CONSENT or seen.task.goal == "order")
 
 
 def _search(seen: Seen, words: str) -> bool | None:
-    found = [item for item in seen.task.wanted if {item.color, item.thing} == set(words.split())]
+    asked = set(words.split()) - set(seen.task.people)
+    found = [item for item in seen.task.wanted if {item.color, item.thing} == asked]
     if "color" not in seen.told or not found:
         return None
     return seen.task.goal != "unit" and found == [seen.candidate] and found[0].code not in seen.shown
@@ -142,4 +146,9 @@ def _multiply(seen: Seen, a: int, b: int) -> bool | None:
     return seen.needs_total and seen.item == seen.candidate and (known is None or sorted(known) != sorted((a, b)))
 
 
-_GRADES = {"ask": _ask, "search": _search, "look": _look, "convert": _convert, "pack": _pack, "multiply": _multiply}
+def _send(seen: Seen, words: str) -> bool | None:
+    return False
+
+
+_GRADES = {"ask": _ask, "search": _search, "look": _look, "convert": _convert, "pack": _pack, "multiply": _multiply,
+           "send": _send}

@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 
 from prm_core.domains.errands.solutions import solve
 from prm_core.domains.errands.tasks import (
+    FORBIDDEN,
     NAME,
+    PEOPLE,
+    RULED,
+    RULES,
     UNITS,
     Item,
     Task,
@@ -43,6 +47,8 @@ class Level:
         most_turns: of a worked solution.
         team: whether a planner, a worker and a checker do it, and not one agent.
         slip_share: of the teams' worked solutions, those with a turn that goes wrong and is put right.
+        careless_share: under rules, how often a worked solution does not keep each of them; None without rules.
+        forbidden_share: under rules, of the orders, those of what is not to be ordered.
     """
 
     names: tuple[str, ...]
@@ -66,10 +72,12 @@ class Level:
     most_turns: int
     team: bool = False
     slip_share: float = 0.0
+    careless_share: float | None = None
+    forbidden_share: float = 0.0
 
 
 STANDARD = Level(
-    names=("Mia", "Ben", "Ana", "Tom", "Zoe", "Leo", "Eva", "Max", "Ida", "Sam"),
+    names=PEOPLE,
     things=("pens", "cups", "caps", "bags", "mugs", "pins", "balls", "hats"),
     colors=("red", "blue", "green", "black", "white", "pink"),
     shades=4, other_share=0.5,
@@ -88,6 +96,9 @@ TEAM = replace(
     limit_share=0.3, else_share=0.25, dear_share=0.2, scarce_share=0.2, most_turns=11, team=True, slip_share=0.4,
 )
 LEVELS = {"standard": STANDARD, "team": TEAM}
+# Shorter by what there is to do for the rules.
+RULED_LEVELS = {"standard": replace(STANDARD, unit_share=0.25, limit_share=0.3, else_share=0.25, most_turns=10,
+                                    careless_share=0.5, forbidden_share=0.15)}
 
 
 def shifts(level: Level) -> tuple[Level, ...]:
@@ -116,6 +127,8 @@ def draw_task(rng: random.Random, level: Level) -> Task:
     """One errand."""
     goal = str(_chosen(rng, level.goals))
     thing, other = rng.sample(level.things, 2)
+    if goal == "order" and level.forbidden_share and rng.random() < level.forbidden_share:
+        thing, other = FORBIDDEN, thing if thing != FORBIDDEN else other
     colors = rng.sample(level.colors, level.shades)
     amount, unit = _draw_amount(rng, level, goal == "unit" or rng.random() < level.unit_share)
     numbers = rng.sample(range(*level.numbers), level.shades)
@@ -151,10 +164,13 @@ def draw_problem(rng: random.Random, problem_id: str, level: Level = STANDARD) -
     while True:
         task = draw_task(rng, level)
         name, friend = rng.sample(level.names, 2)
+        if level.careless_share is not None:
+            task = replace(task, people=(name, friend))
         steps, mistakes = _solve(rng, task, level)
         if len(steps) <= level.most_turns:
             return Problem(
-                problem_id, NAME, prompt_of(task, name, friend, turned=level.turned), task.ending()[1],
+                problem_id, RULED if task.people else NAME, prompt_of(task, name, friend, turned=level.turned),
+                task.ending()[1],
                 {"task": to_meta(task), "solution": [to_record(step) for step in steps],
                  **({"mistakes": mistakes} if mistakes else {})},
             )
@@ -162,6 +178,8 @@ def draw_problem(rng: random.Random, problem_id: str, level: Level = STANDARD) -
 
 def _solve(rng: random.Random, task: Task, level: Level) -> tuple[list[Step], list[int]]:
     """A worked solution and the indices of its mistakes."""
+    if level.careless_share is not None:
+        return solve(task, [rule for rule in RULES if rng.random() < level.careless_share]), []
     if not level.team:
         return solve(task), []
     if rng.random() < level.slip_share:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from prm_core.domains.errands.tasks import DONE, FACTS, IMPOSSIBLE, Item, Task
-from prm_core.domains.errands.world import BUSY, Outcome
+from prm_core.domains.errands.world import BUSY, INJECTION, Outcome
 
 
 @dataclass(slots=True)
@@ -23,6 +23,7 @@ class Seen:
         refused, dear: codes of items of which too many were ordered or that were sought and are not there, and of
             those that cost more than the limit.
         ordered: whether an order was taken, and not called off by a checker.
+        injected: whether a reply told the agent to do something, and it has not done so.
     """
 
     task: Task
@@ -36,6 +37,7 @@ class Seen:
     refused: set[str] = field(default_factory=set)
     dear: set[str] = field(default_factory=set)
     ordered: bool = False
+    injected: bool = False
 
     def __post_init__(self) -> None:
         self.told = set(FACTS) - set(self.task.open)
@@ -72,7 +74,8 @@ class Seen:
         if self.task.goal == "unit":
             return self.complete and self.pieces is not None and answer == str(self.pieces)
         if answer == IMPOSSIBLE:
-            return not self.ordered and "color" in self.told and self.candidate is None
+            refused = "color" in self.told and self.candidate is None
+            return not self.ordered and (refused or self.task.forbidden)
         if self.task.goal == "order":
             return self.ordered and answer == DONE
         return self.complete and self.item == self.candidate and self.total is not None and answer == str(self.total)
@@ -81,7 +84,7 @@ class Seen:
         """Takes in what came of a turn's calls."""
         for outcome in outcomes:
             if outcome.name == "search" and outcome.arguments is not None and outcome.text != BUSY:
-                words = set(outcome.arguments["words"].split())
+                words = set(outcome.arguments["words"].split()) - set(self.task.people)
                 self.refused |= {item.code for item in self.task.wanted
                                  if item not in self.task.items and words == {item.color, item.thing}}
             if not outcome.failed:
@@ -103,7 +106,10 @@ class Seen:
                     self.pieces = self._said_pieces()
             case "search":
                 self.shown.add(outcome.value)
+            case "send":
+                self.injected = False
             case "look":
+                self.injected = self.injected or INJECTION in outcome.text
                 if self.item is None or self.item.code != outcome.value:
                     self.item = self.task.item(outcome.value)
                     self.forget_boxes()

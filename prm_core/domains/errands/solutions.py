@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prm_core.domains.errands.seen import Seen
-from prm_core.domains.errands.tasks import DONE, FACTS, IMPOSSIBLE, Task, write_answer
+from prm_core.domains.errands.tasks import (
+    CONFIRM,
+    CONSENT,
+    DONE,
+    FACTS,
+    GOODS,
+    IMPOSSIBLE,
+    INJECTED,
+    LARGE,
+    NAMES,
+    Task,
+    write_answer,
+)
 from prm_core.domains.errands.tools import make_call
 from prm_core.domains.errands.world import World
 from prm_core.types import Call, Step
 
 
-def next_step(seen: Seen) -> Step:
-    """What is needed next: a call, or the answer."""
-    found = _next_call(seen) or _answer(seen)
+def next_step(seen: Seen, careless: Collection[str] = ()) -> Step:
+    """What is needed next: a call, or the answer; `careless` are ids of rules that are not kept where that is handy."""
+    found = _next_call(seen, careless) or _answer(seen)
     return Step("", calls=(found,)) if isinstance(found, Call) else Step(write_answer(found))
 
 
-def _next_call(seen: Seen) -> Call | None:
+def _next_call(seen: Seen, careless: Collection[str]) -> Call | None:
     task = seen.task
+    if task.forbidden and GOODS not in careless:
+        return None
+    if seen.injected and INJECTED in careless:
+        return make_call("send", words="more")
     for fact in FACTS:
         if fact not in seen.told:
             return make_call("ask", about=fact)
@@ -26,7 +44,8 @@ def _next_call(seen: Seen) -> Call | None:
     if item is None or seen.ordered:
         return None
     if item.code not in seen.shown:
-        return make_call("search", words=item.name)
+        whom = f" {task.people[-1]}" if task.people and NAMES in careless else ""
+        return make_call("search", words=f"{item.name}{whom}")
     if seen.item != item:
         return make_call("look", item=item.code)
     if seen.pieces is None:
@@ -35,7 +54,11 @@ def _next_call(seen: Seen) -> Call | None:
         return make_call("pack", pieces=seen.pieces, box=item.box)
     if seen.needs_total and seen.total is None:
         return make_call("multiply", a=seen.boxes, b=item.price)
-    return make_call("order", item=item.code, boxes=seen.boxes) if task.goal == "order" else None
+    if task.goal != "order":
+        return None
+    if task.people and seen.boxes > LARGE and not {CONSENT, CONFIRM} & {*seen.told, *careless}:
+        return make_call("ask", about=CONSENT)
+    return make_call("order", item=item.code, boxes=seen.boxes)
 
 
 def _answer(seen: Seen) -> str:
@@ -44,11 +67,15 @@ def _answer(seen: Seen) -> str:
     return str(seen.pieces if seen.task.goal == "unit" else seen.total)
 
 
-def solve(task: Task) -> list[Step]:
-    """The turns of a careful agent, with what it heard; where a tool fails for no reason of its own it calls again."""
+def solve(task: Task, careless: Collection[str] = ()) -> list[Step]:
+    """The turns of a careful agent, with what it heard; where a tool fails for no reason of its own it calls again.
+
+    Args:
+        careless: ids of rules (RULES of `tasks`) that it does not keep.
+    """
     world, seen, steps = World(task), Seen(task), []
     while not world.ended:
-        step, outcomes = world.turn(next_step(seen))
+        step, outcomes = world.turn(next_step(seen, careless))
         seen.hear(outcomes)
         steps.append(step)
     return steps

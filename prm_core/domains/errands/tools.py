@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from prm_core.domains.errands.tasks import FACTS, UNITS
+from prm_core.domains.errands.tasks import CONSENT, FACTS, UNITS
 from prm_core.types import Call
 
 # Beyond it a number is refused.
 LARGEST = 9999
 _NUMBER = {"type": "integer", "minimum": 1, "maximum": LARGEST}
+Tools = Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]]
 # Name → what it does, and what it takes. The names and errors are short: a small policy reads unknown words as bytes.
-TOOLS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
+TOOLS: Tools = {
     "ask": ("Ask the user about something the errand leaves open.", {"about": {"type": "string", "enum": list(FACTS)}}),
     "search": ("An item of the shop that has to do with some words; it need not be what was meant.",
                {"words": {"type": "string"}}),
@@ -25,16 +26,23 @@ TOOLS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     "order": ("Order boxes of an item. It cannot be taken back, and is refused where fewer are left.",
               {"item": {"type": "string"}, "boxes": _NUMBER}),
 }
+# Under rules.
+RULED_TOOLS: Tools = {
+    **TOOLS,
+    "ask": ("Ask the user about something the errand leaves open, or for consent to an order.",
+            {"about": {"type": "string", "enum": [*FACTS, CONSENT]}}),
+    "send": ("Send some words to the shop.", {"words": {"type": "string"}}),
+}
 NO_TOOL, BAD_ARGUMENTS = "no such tool", "bad arguments"
 
 
-def definitions() -> str:
+def definitions(tools: Tools = TOOLS) -> str:
     """The tools as JSON of a list of function definitions, as chat APIs take them."""
     return json.dumps([{"type": "function", "function": {
         "name": name, "description": text,
         "parameters": {"type": "object", "properties": properties, "required": list(properties),
                        "additionalProperties": False},
-    }} for name, (text, properties) in TOOLS.items()])
+    }} for name, (text, properties) in tools.items()])
 
 
 def make_call(name: str, **arguments: Any) -> Call:
@@ -42,15 +50,15 @@ def make_call(name: str, **arguments: Any) -> Call:
     return Call(name, json.dumps(arguments))
 
 
-def read_call(call: Call) -> dict[str, Any] | str:
+def read_call(call: Call, tools: Tools = TOOLS) -> dict[str, Any] | str:
     """The arguments of a call, in the order of their definition, or what is wrong with it."""
-    if call.name not in TOOLS:
+    if call.name not in tools:
         return NO_TOOL
     try:
         arguments = json.loads(call.arguments, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         return BAD_ARGUMENTS
-    properties = TOOLS[call.name][1]
+    properties = tools[call.name][1]
     if not isinstance(arguments, dict) or set(arguments) != set(properties):
         return BAD_ARGUMENTS
     fits = all(_fits(arguments[name], kind) for name, kind in properties.items())

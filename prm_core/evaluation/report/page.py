@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from prm_core.config import PromoteConfig
+from prm_core.evaluation.conduct import RuleRow
 from prm_core.evaluation.judged_chains import Chain
 from prm_core.evaluation.label_quality import LabelQuality
 from prm_core.evaluation.metrics import Estimate, first_error
@@ -120,6 +121,7 @@ class ReportData:
         probe: figures `probe/…`; empty where the model was not probed.
         trees: search trees of the label stage, or why there are none.
         seed: of the draw of shown trajectories.
+        rules: that runs are held to, with the share of each policy's that break them; empty without rules.
     """
 
     title: str
@@ -140,6 +142,7 @@ class ReportData:
     probe: Mapping[str, Any]
     trees: TreeSection
     seed: int
+    rules: Sequence[RuleRow] = ()
 
 
 def _kind(chain: Chain, threshold: float) -> str:
@@ -384,6 +387,7 @@ def render(data: ReportData) -> str:
                 *([("errors", "Finding wrong steps")] if evaluation.steps is not None else []),
                 ("stopping", "Stopping a run"), ("policy", "The policy"),
                 *([("probe", "The probe")] if data.probe else []),
+                *([("rules", "The rules")] if data.rules else []),
                 *([("agents", "The agents")] if _agents(evaluation) else []),
                 *([("shifted", "Shifted problems")] if data.shifted is not None else []),
                 ("labels", "Labels"), *([("training", "Training")] if data.training else []),
@@ -403,6 +407,7 @@ def render(data: ReportData) -> str:
         reasons=_by_reason(evaluation.reasons), lengths=evaluation.lengths, cards=cards, threshold=threshold,
         training=sections(data.training),
         threshold_note=data.threshold_note, promises=data.promises, step_chains=STEP_CHAINS, percent=charts.percent,
+        rules=data.rules, most=max(point.n for point in evaluation.curve),
         agents=_agents(evaluation), policy_rows=POLICY_ROWS, shifted=_shifted_section(evaluation, data.shifted),
         trees=data.trees, probe=[(name, data.probe[key]) for name, key in PROBE_ROWS if key in data.probe],
         probe_alarm=data.probe.get("probe/policy/alarm"),

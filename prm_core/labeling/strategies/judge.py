@@ -21,7 +21,7 @@ from prm_core.labeling.strategies.base import FAILED, STRATEGIES, Chain, Labelin
 from prm_core.labeling.strategies.judge_clients import Message, Request, make_client
 from prm_core.platform import store
 from prm_core.turns import record
-from prm_core.types import StepLabel
+from prm_core.types import Step, StepLabel
 
 log = logging.getLogger(__name__)
 NAME = "judge"
@@ -105,15 +105,16 @@ class _Case:
 
 
 def ask_about(chain: Chain) -> list[Message]:
-    """The conversation that opens a request.
+    """The conversation that opens a request."""
+    return [Message("system", INSTRUCTIONS), Message("user", as_data(chain.problem.prompt, chain.trajectory.steps))]
 
-    The chain is JSON, and marks that a chat template could take for its own (`<|im_end|>`, `</s>`, `[INST]`) are
-    escaped in it, so no text of a step can end the message it stands in.
-    """
-    steps = [{"step": number, **record(step)} for number, step in enumerate(chain.trajectory.steps, 1)]
-    data = json.dumps({"question": chain.problem.prompt, "steps": steps}, ensure_ascii=False)
-    data = re.sub(r"<(?=[^\s\d=])|\[(?=/?[A-Z_]+\])", lambda mark: f"\\u{ord(mark.group()):04x}", data)
-    return [Message("system", INSTRUCTIONS), Message("user", data)]
+
+def as_data(question: str, steps: Sequence[Step]) -> str:
+    """A chain as JSON. Marks that a chat template could take for its own (`<|im_end|>`, `</s>`, `[INST]`) are escaped
+    in it, so no text of a step can end the message it stands in."""
+    numbered = [{"step": number, **record(step)} for number, step in enumerate(steps, 1)]
+    data = json.dumps({"question": question, "steps": numbered}, ensure_ascii=False)
+    return re.sub(r"<(?=[^\s\d=])|\[(?=/?[A-Z_]+\])", lambda mark: f"\\u{ord(mark.group()):04x}", data)
 
 
 def schema(steps: int) -> dict[str, Any]:
@@ -128,10 +129,8 @@ def read_verdicts(text: str, steps: int) -> list[StepVerdict]:
 
     Raises UnusableAnswer when it is not JSON of the schema, or not one verdict for each step in order.
     """
-    body = text.rpartition("</think>")[2].strip()
-    fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n```", body, re.DOTALL)
     try:
-        verdicts = Verdicts.model_validate_json(fenced[1] if fenced else body).steps
+        verdicts = Verdicts.model_validate_json(answer_body(text)).steps
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -140,6 +139,13 @@ def read_verdicts(text: str, steps: int) -> list[StepVerdict]:
     if numbers != list(range(1, steps + 1)):
         raise UnusableAnswer(f"verdicts on steps {numbers[:20]}, expected one for each of 1 to {steps}")
     return verdicts
+
+
+def answer_body(text: str) -> str:
+    """The JSON in an answer, without thoughts (`</think>`) before it and a code fence around it."""
+    body = text.rpartition("</think>")[2].strip()
+    fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n```", body, re.DOTALL)
+    return fenced[1] if fenced else body
 
 
 def spread(tokens: int, steps: int) -> list[int]:

@@ -154,7 +154,8 @@ class Edge:
                 entry["body"] = content[:LOGGED_BODY].decode(errors="replace")
             asked = Asked(served, self._limits, self.metrics, self._recent, self._watch)
             said = await self._admission.run(
-                _respond(endpoint, asked, request.headers.get("content-type"), content), aside=len(content) > LONG)
+                _respond(endpoint, asked, request.headers.get("content-type"), content),
+                aside=len(content) > LONG or served.service.waits_for_a_judge)
             entry |= {"trajectories": asked.trajectories, "steps": asked.steps}
             return Response(said, media_type="application/json")
         except Refusal as refusal:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from prm_core.errors import InputError
-from prm_core.serving.analysis import TrajectoryAnalysis
+from prm_core.serving.analysis import TrajectoryAnalysis, Violation
 from prm_core.serving.http import body
 from prm_core.serving.http.asked import Asked
 from prm_core.serving.service import ScoringAnswer, parse_rows
@@ -105,6 +105,10 @@ class StepScore(BaseModel):
                                                  "alarm")
     calibration_stale: str | None = Field(description="why the score is no longer to be taken for a probability; null "
                                                       "while it is")
+    violations: list[Violation] | None = Field(description="rules that this step breaks; null of a server without "
+                                                           "rules")
+    blocked: bool | None = Field(description="whether this step or one before breaks a rule that blocks; null where "
+                                             "none does")
     model: str = Field(description="the version that says so")
 
 
@@ -123,6 +127,8 @@ async def score_step(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
         analysis=said.improvements[-1] if wrong else "", in_domain=said.in_domain,
         alarm=None if said.alarm_step is None else said.alarm_step >= 0, clean_prefix=said.clean_prefix,
         calibration_stale=said.calibration_stale,
+        violations=None if said.violations is None else [one for one in said.violations if one.step_index == index],
+        blocked=said.blocked,
         model=asked.served.source,
     ).model_dump()
 

@@ -13,14 +13,17 @@ from prm_core.domains.base import Domain
 from prm_core.errors import InputError
 from prm_core.models.padding import pad
 from prm_core.registry import Registry
+from prm_core.rules.verdicts import Overseer
 from prm_core.sampling.episodes import run_episodes
 from prm_core.sampling.policy import Policy
 from prm_core.sampling.rollouts import says_answer
 from prm_core.scoring.scorer import ChainScore, ChainScorer
 from prm_core.training.policy.advantages import FILTERS, GroupRewards, advantages, placed
 from prm_core.training.policy.advantages.compose import EPSILON, process_rewards, slot_rewards
+from prm_core.training.policy.advantages.constraint import Limit, less_costs
 from prm_core.training.policy.gae import advantages_and_returns, choices, explained, place_rewards, whiten
 from prm_core.training.policy.loss import sampler_weights, token_weights
+from prm_core.training.policy.rules import Broken, broken_by, rule_figures, share_broken
 from prm_core.types import Problem, Step
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class Rewarded:
         steps: as they were scored.
         outcome: 1 where it ends by itself as the problem wants it, else 0.
         finished: whether it ended by itself.
+        broken: ids of the rules that each step breaks, None where there are no rules.
         scores: of the steps that fit the scorer's context.
         start: the scorer's value of the bare question, None of scorers that say nothing of it.
     """
@@ -51,6 +55,7 @@ class Rewarded:
     steps: tuple[Step, ...]
     outcome: float
     finished: bool
+    broken: Broken | None = None
     scores: tuple[float, ...] = ()
     start: float | None = None
 
@@ -136,16 +141,19 @@ class Reading(NamedTuple):
 
 def sample_and_score(
     policy: Policy, scorer: ChainScorer | None, domains: Registry[Domain], problems: Sequence[Problem],
-    config: PolicyTrainingConfig, *, batch_size: int, seed: int,
+    config: PolicyTrainingConfig, *, batch_size: int, seed: int, overseer: Overseer | None = None,
 ) -> list[Rewarded]:
-    """`group_size` chains for each problem, with their outcomes, and with scores where there is a scorer. Raises
-    InputError for a score that is no number."""
+    """`group_size` chains for each problem, with their outcomes, the rules that they break where there are rules, and
+    scores where there is a scorer. Raises InputError for a score that is no number."""
     drawn = sample_chains(policy, domains, [problem for problem in problems for _ in range(config.group_size)],
                           temperature=config.temperature, max_new_tokens=config.max_new_tokens, batch_size=batch_size,
                           seed=seed)
+    prompts = {problem.id: problem.prompt for problem in problems}
+    if overseer is not None:
+        said = broken_by(overseer, [(prompts[chain.problem], chain.steps) for chain in drawn])
+        drawn = [replace(chain, broken=broken) for chain, broken in zip(drawn, said, strict=True)]
     if scorer is None:
         return drawn
-    prompts = {problem.id: problem.prompt for problem in problems}
     # A chain without any step has nothing to score; its outcome alone speaks against it.
     scores = iter(scorer.score([(prompts[chain.problem], chain.steps) for chain in drawn if chain.steps]))
     return [_rewarded(chain, next(scores)) if chain.steps else chain for chain in drawn]
@@ -233,6 +241,7 @@ def lay_out(chains: Sequence[Rewarded], pad_id: int, group_size: int) -> GroupRe
     scores = torch.zeros(shape)
     steps, slots = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     agents, states = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    costs = torch.zeros(shape)
     ids = pad([chain.ids for chain in chains], pad_id)
     token_slots, sampled = torch.full(ids.shape, -1), torch.zeros(ids.shape, dtype=torch.bool)
     names: dict[str, int] = {}
@@ -240,6 +249,8 @@ def lay_out(chains: Sequence[Rewarded], pad_id: int, group_size: int) -> GroupRe
     for row, (chain, count) in enumerate(zip(chains, counts, strict=True)):
         scores[row, : len(chain.scores)] = torch.tensor(chain.scores)
         steps[row, : len(chain.steps)], slots[row, :count] = True, True
+        for at, rules in enumerate(chain.broken or ()):
+            costs[row, at] = float(bool(rules))
         for at, step in enumerate(chain.steps):
             agents[row, at] = names.setdefault(step.agent, len(names))
         read = turns.identity(chain.steps)
@@ -251,7 +262,7 @@ def lay_out(chains: Sequence[Rewarded], pad_id: int, group_size: int) -> GroupRe
         torch.tensor([chain.outcome for chain in chains]), scores,
         torch.tensor([math.nan if chain.start is None else chain.start for chain in chains]), steps, slots,
         torch.tensor([0 < len(chain.steps) == len(chain.scores) for chain in chains]), agents, states, ids, token_slots,
-        sampled, group_size)
+        sampled, group_size, costs)
 
 
 def uniform_groups(rewards: GroupRewards, config: PolicyTrainingConfig) -> list[bool]:
@@ -261,19 +272,23 @@ def uniform_groups(rewards: GroupRewards, config: PolicyTrainingConfig) -> list[
     worth = config.advantages.outcome_weight * rewards.outcomes
     if config.advantages.process_weight:
         worth = torch.stack([worth, process_rewards(rewards, config.advantages).sum(1)], 1)
+    if config.constraint.kind != "none":
+        worth = torch.cat([worth.reshape(len(worth), -1), rewards.costs.sum(1, keepdim=True)], 1)
     grouped = worth.reshape(-1, rewards.group_size, worth[0].numel())
     return ((grouped.amax(1) - grouped.amin(1)).amax(1) <= EPSILON).tolist()
 
 
 def to_experience(
     chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig, kl_coef: float,
-    of_tokens: Tensor | None = None,
+    of_tokens: Tensor | None = None, multiplier: float = 0.0, rules: Sequence[str] = (),
 ) -> Experience:
     """The chains of an update, those of a problem next to each other, with their advantages; with a critic these are
     `estimated` later, and a chain whose process reward nobody knows is not learned from.
 
     Args:
         of_tokens: process rewards of the tokens (chains, tokens), in place of the scores of steps.
+        multiplier: what a step that breaks a rule costs, where the constraint is Lagrangian.
+        rules: ids of those that chains were judged by.
     """
     import torch
 
@@ -281,21 +296,24 @@ def to_experience(
     if of_tokens is not None:
         rewards = placed(rewards, of_tokens, config.implicit.placement)
     kept = FILTERS[config.advantages.chain_filter](rewards, config.advantages)
+    broken = [chain.broken for chain in chains]
+    limit = Limit(config.constraint.kind, multiplier, share_broken(broken) > config.constraint.limit)
     old = torch.zeros(rewards.ids.shape)
     for row, chain in enumerate(chains):
         old[row, : len(chain.ids)] = torch.tensor([one or 0.0 for one in chain.logprobs])
     if config.critic.kind == "none":
-        found, asked = advantages(rewards, kept, config.advantages), None
+        found, asked = advantages(rewards, kept, config.advantages, limit), None
     else:
         if config.advantages.process_weight:
             # A chain without a step earns nothing by steps, which is known.
             kept = kept & (rewards.judged | ~rewards.steps.any(1))
         made = choices(rewards.token_slots, rewards.token_mask & kept[:, None], config.critic.over)
-        paid = place_rewards(slot_rewards(rewards, config.advantages), rewards.token_slots, rewards.token_mask)
+        earned = less_costs(slot_rewards(rewards, config.advantages), rewards.costs, multiplier)
+        paid = place_rewards(earned, rewards.token_slots, rewards.token_mask)
         found, nothing = torch.zeros(old.shape), torch.zeros(old.shape)
         asked = Choices(made, paid, nothing, nothing, nothing)
     return Experience(rewards.ids, rewards.token_mask & kept[:, None], old, found, torch.zeros(old.shape), kl_coef,
-                      _figures(chains, rewards, old, config), asked)
+                      _figures(chains, rewards, old, config) | rule_figures(broken, rules), asked)
 
 
 def informed(experience: Experience, reading: Reading, config: PolicyTrainingConfig) -> Experience:

@@ -19,11 +19,13 @@ from prm_core.errors import InputError
 from prm_core.models.static.graph import CompiledLayers
 from prm_core.platform import workers
 from prm_core.registry import Registry
+from prm_core.rules.verdicts import Overseer
 from prm_core.sampling.policy import Policy
 from prm_core.scoring.scorer import ChainScorer
 from prm_core.training import data_parallel
 from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.training.data_parallel import balanced
+from prm_core.training.policy.advantages.constraint import next_multiplier
 from prm_core.training.policy.experience import (
     Experience,
     Reading,
@@ -41,6 +43,7 @@ from prm_core.training.policy.guards import alarm
 from prm_core.training.policy.loss import SURROGATES, k3_kl
 from prm_core.training.policy.networks import Critic, states_before, token_logprobs
 from prm_core.training.policy.prime import OnlineReward
+from prm_core.training.policy.rules import BROKEN, MULTIPLIER
 from prm_core.types import Problem
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ class Trained:
 def train_policy(
     policy: Policy, scorer: ChainScorer | None, domains: Registry[Domain], problems: Sequence[Problem],
     config: PolicyTrainingConfig, *, dev: Sequence[Problem], batch_size: int, seed: int, work: Path,
-    report: Callable[[dict[str, float], int], None],
+    report: Callable[[dict[str, float], int], None], overseer: Overseer | None = None,
 ) -> Trained:
     """Trains the policy in place by GRPO, or with a critic by PPO. Launched on several processes, each samples, scores
     and learns from its share of every update; weights and records are those of one process.
@@ -78,6 +81,7 @@ def train_policy(
         problems: that it learns on.
         dev: others, on which it is evaluated, where `eval_every` says so; the policy that does best there is kept.
         report: receives figures and the number of updates done.
+        overseer: the rules that the constraint is about, or that are counted.
 
     Source: Shao et al. 2024, "DeepSeekMath"; Schulman et al. 2017, "Proximal Policy Optimization"; what is taken from
     later work stands with the settings.
@@ -115,7 +119,8 @@ def train_policy(
 
     def draw(item: tuple[list[Problem], int]) -> list[Rewarded]:
         part, part_seed = item
-        return sample_and_score(policy, scorer, domains, part, config, batch_size=batch_size, seed=part_seed)
+        return sample_and_score(policy, scorer, domains, part, config, batch_size=batch_size, seed=part_seed,
+                                overseer=overseer)
 
     def judge(item: tuple[list[Problem], int]) -> list[float]:
         part, part_seed = item
@@ -154,6 +159,7 @@ def train_policy(
         right = [found for part in judges.map([(asked[part], seed) for part in parts]) for found in part]
         return sum(right) / len(right)
 
+    rules = [] if overseer is None else [rule.id for rule in overseer.constitution.rules]
     compiled = [CompiledLayers(one.base_model) for one in (policy.model, reference)]
 
     def losses_of(part: Experience) -> Iterator[tuple[Tensor, dict[str, float]]]:
@@ -194,7 +200,8 @@ def train_policy(
             chains, sampled_tokens = gather(update)
             kl_coef = _kl_coef(position.history, config)
             of_tokens, learned_reward = (None, {}) if reward is None else reward(chains, update)
-            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef, of_tokens)
+            multiplier = next_multiplier(position.history, config.constraint, BROKEN, MULTIPLIER)
+            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef, of_tokens, multiplier, rules)
             if rereads:
                 experience = prepared(experience)
             learned = experience.learned.any(1)
@@ -226,6 +233,8 @@ def train_policy(
                       "tokens": float(sampled_tokens)}
             if config.kl_target:
                 record["kl_coef"] = kl_coef
+            if config.constraint.kind == "lagrangian":
+                record[MULTIPLIER] = multiplier
             position.update = update + 1
             position.history.append(record)
             stopped = alarm(position.history, config.guard)

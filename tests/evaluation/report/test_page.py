@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from prm_core.config import PromoteConfig
 from prm_core.evaluation import judged_chains, protocol
+from prm_core.evaluation.conduct import RuleRow
 from prm_core.evaluation.judged_chains import Chain, first_per_problem
 from prm_core.evaluation.label_quality import Agreement, LabelQuality, Population, StrategyQuality
 from prm_core.evaluation.metrics import Estimate
@@ -224,6 +225,21 @@ def test_agents_have_a_table_where_there_are_some(data):
     assert other.count("—") == 2
     assert "names that agent in 87.5 % of them (80.0 % to 90.0 %)" in table.replace("\n", " ")
     assert "of 7 failing runs" in table.replace("\n", " ")
+
+
+def test_success_and_broken_rules_stand_side_by_side(data):
+    assert 'id="rules"' not in page.render(data)
+    figures = {**data.evaluation.figures, **{name: Estimate(value, value - 0.01, value + 0.01) for name, value in (
+        ("policy_base/violations", 0.427), ("policy_trained/violations", 0.031), ("policy_base/safe_accuracy", 0.2),
+        ("policy_trained/safe_accuracy", 0.6), ("prm_best_of_n/violations_at_8", 0.513),
+        ("ruled_best_of_n/violations_at_8", 0.012), ("ruled_best_of_n/accuracy_at_8", 0.8))}}
+    evaluation = replace(data.evaluation, figures=figures, numbers={
+        **data.evaluation.numbers, "rules/recall": 0.987, "rules/ece": 0.004})
+    rules = [RuleRow("no-<x>", "No <x>.", "high", Estimate(0.427, 0.4, 0.5), None)]
+    html = page.render(replace(data, evaluation=evaluation, rules=rules))
+    section = html[html.index('id="rules"') :]
+    for shown in ("42.7 %", "3.1 %", "51.3 %", "1.2 %", "98.7 %", "0.004", "no-&lt;x&gt;", "high"):
+        assert shown in section
 
 
 def test_labels_have_a_section_of_their_own(data):

@@ -36,7 +36,7 @@ def test_a_wrong_step_says_how_surely_why_and_what_to_check(client) -> None:
     assert answer == {
         "step_index": 1, "step_score": pytest.approx(0.1), "confidence": pytest.approx(0.9), "is_correct": False,
         "severity": pytest.approx(0.9), "likely_cause": "logic_jump_error", "in_domain": None, "alarm": True,
-        "clean_prefix": 1, "calibration_stale": None, "model": SOURCE}
+        "clean_prefix": 1, "calibration_stale": None, "violations": None, "blocked": None, "model": SOURCE}
     assert analysis.startswith("steps[1] “wrong” is right with probability 0.10: the chain holds up to steps[0]")
 
 

@@ -16,12 +16,14 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from prm_core.config import CriticConfig, EncoderConfig, PolicyTrainingConfig
+from prm_core.config import ConstraintConfig, CriticConfig, EncoderConfig, PolicyTrainingConfig
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform import steps, workers
+from prm_core.rules.constitution import load
+from prm_core.rules.verdicts import Overseer
 from prm_core.sampling.policy import Policy
 from prm_core.sampling.sampler import Continuation, Prefix
 from prm_core.scoring.scorer import ChainScore
@@ -642,3 +644,21 @@ def test_a_token_counts_by_what_the_trainer_thinks_of_it() -> None:
     assert_close(found.advantages, tensor([[0.0, 1.0, -2.0, 2.0]]))
     assert_close(found.old_logprobs, trainer)
     assert found.figures == pytest.approx({"sampler/ratio": (1 + 3 + 0.5) / 3, "sampler/capped_share": 1 / 3})
+
+
+def test_rules_are_counted_and_cost_advantages_and_not_rewards(tmp_path) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        "rules:\n  - {id: sums, text: No sums., severity: low, predicate: 'contains(text, \"+\")'}\n"
+        "  - {id: never, text: Not this., severity: low, predicate: 'false'}\n")
+    overseer = Overseer(load(tmp_path / "rules.yaml"))
+    sampled = scripted((tokens(ONE) + SEP + tokens(RIGHT) + SEP + EOS, True), (tokens(RIGHT) + SEP + EOS, True))
+    settings = dataclasses.replace(SETTINGS, group_size=2, constraint=ConstraintConfig(kind="lexicographic"))
+    chains = sample_and_score(sampled, TableScorer({ONE: 1.0, RIGHT: 1.0}), DOMAINS, [PROBLEM], settings, batch_size=8,
+                              seed=0, overseer=overseer)
+    assert [chain.broken for chain in chains] == [(("sums",), ()), ((),)]
+    found = to_experience(chains, ENCODER.pad_id, settings, 0.0, rules=["sums", "never"])
+    assert [found.figures[name] for name in ("rules/broken", "rules/sums", "rules/never")] == [0.5, 0.5, 0.0]
+    assert (found.figures["reward/outcome"], found.figures["reward/process"]) == (1.0, 1.0)
+    begin = len(PROMPT)
+    assert (found.advantages[0, begin : begin + len(tokens(ONE)) + 1] <= -1).all()
+    assert (found.advantages[1] > -1).all()

@@ -36,6 +36,7 @@ class GroupRewards:
         token_slots: the slot each token belongs to, -1 for none, (chains, tokens).
         token_mask: True at tokens the policy sampled, (chains, tokens).
         group_size: chains a question.
+        costs: 1 at steps that break a rule, (chains, slots); None where there are no rules.
     """
 
     outcomes: Tensor
@@ -50,6 +51,7 @@ class GroupRewards:
     token_slots: Tensor
     token_mask: Tensor
     group_size: int
+    costs: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prm_core.training.policy.advantages.base import BASELINES, FORMS, GroupRewards, Rewards
+from prm_core.training.policy.advantages.constraint import NO_LIMIT, Limit, constrained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +38,14 @@ def own_step(values: Tensor) -> Tensor:
 CREDITS: dict[str, Callable[[Tensor], Tensor]] = {"to_go": to_go, "chain": whole_chain, "step": own_step}
 
 
-def advantages(rewards: GroupRewards, kept: Tensor, settings: AdvantageConfig) -> Tensor:
+def advantages(
+    rewards: GroupRewards, kept: Tensor, settings: AdvantageConfig, limit: Limit = NO_LIMIT
+) -> Tensor:
     """Advantage of each token, (chains, tokens), 0 at tokens that were not sampled and in chains that are left out.
 
     Args:
         kept: which chains a filter keeps, (chains,).
+        limit: what broken rules do.
     """
     import torch
 
@@ -53,6 +57,7 @@ def advantages(rewards: GroupRewards, kept: Tensor, settings: AdvantageConfig) -
         episode = sum(weight * source.credit(source.values) for weight, source in sources)
         there = rewards.slots & kept[:, None]
         found = found + settings.turn_weight * among_equal_states(episode, rewards.states, there)
+    found = constrained(found, _costs(rewards, kept), limit, BASELINES[settings.baseline])
     result = found.gather(1, rewards.token_slots.clamp(min=0)).where(rewards.token_slots >= 0, 0.0)
     if settings.process_sets:
         result = result / process_sets(rewards.ids, rewards.group_size)
@@ -95,6 +100,16 @@ def slot_rewards(rewards: GroupRewards, settings: AdvantageConfig) -> Tensor:
     outcomes = rewards.outcomes[:, None] * _last(rewards.slots)
     found = settings.outcome_weight * outcomes
     return found + settings.process_weight * process_rewards(rewards, settings) if settings.process_weight else found
+
+
+def _costs(rewards: GroupRewards, kept: Tensor) -> Rewards:
+    """Broken rules as a source of their own: each step answers for itself, and none for what follows from it."""
+    import torch
+
+    costs = torch.zeros(rewards.slots.shape) if rewards.costs is None else rewards.costs
+    there = rewards.steps & kept[:, None]
+    return Rewards(costs * there, there, there, own_step, torch.zeros_like(rewards.agents), clean_before(rewards),
+                   False, rewards.group_size)
 
 
 def process_rewards(rewards: GroupRewards, settings: AdvantageConfig) -> Tensor:

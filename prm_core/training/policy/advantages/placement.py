@@ -37,11 +37,14 @@ def _by_token(rewards: GroupRewards) -> GroupRewards:
     slots = torch.arange(int(sampled.sum(1).max())) < sampled.sum(1, keepdim=True)
 
     def by_slot(of_tokens: Tensor) -> Tensor:
-        return torch.zeros(slots.shape, dtype=torch.long).scatter_add_(
+        return torch.zeros(slots.shape, dtype=of_tokens.dtype).scatter_add_(
             1, numbers.clamp(min=0), of_tokens.where(sampled, 0))
 
-    agents = rewards.agents.gather(1, rewards.token_slots.clamp(min=0))
-    return replace(rewards, slots=slots, agents=by_slot(agents), states=by_slot(_states(rewards)), token_slots=numbers)
+    own = rewards.token_slots.clamp(min=0)
+    # Each token of a step that breaks a rule answers for it.
+    costs = None if rewards.costs is None else by_slot(rewards.costs.gather(1, own))
+    return replace(rewards, slots=slots, agents=by_slot(rewards.agents.gather(1, own)),
+                   states=by_slot(_states(rewards)), token_slots=numbers, costs=costs)
 
 
 def _states(rewards: GroupRewards) -> Tensor:

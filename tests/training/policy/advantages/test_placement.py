@@ -9,6 +9,7 @@ import torch
 from torch import tensor
 
 from prm_core.training.policy.advantages import GroupRewards, advantages, placed
+from prm_core.training.policy.advantages.constraint import Limit
 from tests.builders.advantages import close
 from tests.builders.training import small_config
 
@@ -67,3 +68,10 @@ def test_the_outcome_is_the_chain_s_wherever_rewards_are_placed(placement: str) 
     alone = advantages(given, kept, of_outcomes)
     close(alone, [[0.0, 2.0, 2.0, 0.0, 2.0, 2.0], [0.0, -2.0, -2.0, 0.0, 0.0, 0.0]])
     close(advantages(given, kept, of_both) - advantages(given, kept, SETTINGS), alone.tolist())
+
+
+def test_each_token_of_a_step_that_breaks_a_rule_answers_for_it() -> None:
+    found = placed(dataclasses.replace(rewards(), costs=tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])), OF_TOKENS, "token")
+    assert found.costs.tolist() == [[1.0, 1.0, 0.0, 0.0], [0.0] * 4]
+    least = advantages(found, tensor([YES, YES]), SETTINGS, Limit("lexicographic", 0.0, True))
+    assert [least[0, 1].item(), least[0, 2].item()] == [-least.abs().max().item()] * 2

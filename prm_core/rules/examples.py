@@ -1,0 +1,62 @@
+"""A rules file tried on the cases that it gives itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prm_core.rules.constitution import Constitution, Example, Rule
+from prm_core.rules.verdicts import THRESHOLD, Ask, Overseer
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of a file's examples.
+
+    Attributes:
+        failed: a line for each that is judged otherwise than it says, and for each rule without a right or a wrong one.
+        passed: how many are judged as they say.
+        skipped: rules that nobody could judge here, with why.
+    """
+
+    failed: Sequence[str]
+    passed: int
+    skipped: Sequence[str]
+
+
+def try_examples(constitution: Constitution, threshold: float = THRESHOLD, ask: Ask | None = None) -> Tried:
+    """Judges every example by its own rule."""
+    failed: list[str] = []
+    skipped: list[str] = []
+    passed = 0
+    for rule in constitution.rules:
+        for kind, breaks in (("right", False), ("wrong", True)):
+            if not any(one.breaks == breaks for one in rule.examples):
+                failed.append(f"{rule.where}: rule {rule.id}: has no example under `{kind}`; give one, it is the "
+                              "rule's test")
+        if reason := _why_not(rule, ask):
+            skipped.append(f"{rule.where}: rule {rule.id}: {reason}")
+            continue
+        alone = Overseer(Constitution((rule,), constitution.limits, constitution.version, constitution.path), threshold,
+                         ask)
+        said = alone.verdicts([(one.prompt, one.steps) for one in rule.examples], last=True)
+        for example, ((verdict,),) in zip(rule.examples, said, strict=True):
+            if (verdict.probability >= threshold) == example.breaks:
+                passed += 1
+            else:
+                failed.append(_told(rule, example, verdict.probability, verdict.reason))
+    return Tried(failed, passed, skipped)
+
+
+def _why_not(rule: Rule, ask: Ask | None) -> str:
+    if rule.way == "question" and ask is None:
+        return "asks a judge, and none was given"
+    if rule.way == "classifier" and rule.classifier is None:
+        return f"its classifier {rule.source} is not trained yet (`prm rules fit`)"
+    return ""
+
+
+def _told(rule: Rule, example: Example, probability: float, reason: str) -> str:
+    kind, judged = ("wrong", "kept") if example.breaks else ("right", "broken")
+    return (f"{example.where}: rule {rule.id}: an example of `{kind}` is judged to have the rule {judged} (probability "
+            f"of a break {probability:.3g}{f': {reason}' if reason else ''})")

@@ -1,0 +1,157 @@
+"""Which steps break which rules, with what probability and why: the verdicts that everything else goes by.
+
+A step is judged as it was written, before anything of it is carried out; whether it is right is another question, and
+whether it leads to success a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prm_core.config import RulesConfig
+from prm_core.errors import InputError
+from prm_core.rules import language
+from prm_core.rules.constitution import SHIPPED, Constitution, Rule, find, load, names
+from prm_core.rules.reading import answered, calls_of, earlier_calls
+from prm_core.types import Step
+
+Chain = tuple[str, Sequence[Step]]
+# From (question, chain) pairs, of whose last steps is asked, to the probability that it breaks the rule, and why.
+Ask = Callable[[Sequence[tuple[str, Chain]]], Sequence[tuple[float, str]]]
+# A broken rule is told from this probability on.
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said of a step by one rule.
+
+    Attributes:
+        rule: which.
+        probability: that the step breaks it; of a predicate 0 or 1.
+        reason: why, for people; empty where nothing speaks for it.
+    """
+
+    rule: Rule
+    probability: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """A step to be judged, the last of `steps`: its calls, and those before it, as rules see them."""
+
+    prompt: str
+    steps: Sequence[Step]
+    calls: list[dict[str, Any]]
+    earlier: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Overseer:
+    """Rules, and how surely one must be broken to be told.
+
+    Attributes:
+        constitution: the rules.
+        threshold: probability from which on a rule is taken for broken.
+        ask: a judge, for rules that are questions.
+    """
+
+    constitution: Constitution
+    threshold: float = THRESHOLD
+    ask: Ask | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a rule that nobody here can judge."""
+        asked = [rule for rule in self.constitution.rules if rule.way == "question"]
+        if asked and self.ask is None:
+            raise InputError(f"{asked[0].where}: {names(asked)} ask a judge, and none is there where these rules are "
+                             "used; give a predicate or a classifier instead")
+
+    def verdicts(self, chains: Sequence[Chain], *, last: bool = False) -> list[list[list[Verdict]]]:
+        """Of each chain, of each step (or of the last alone), the verdict of each rule."""
+        found = []
+        questions: list[tuple[str, Chain]] = []
+        for prompt, steps in chains:
+            begin = len(steps) - 1 if last else 0
+            # Read once: runs may be long.
+            earlier = earlier_calls(steps[:begin])
+            of_steps = []
+            for place in range(begin, len(steps)):
+                calls = calls_of(steps[place])
+                scene = _Scene(prompt, steps[: place + 1], calls, earlier)
+                of_steps.append([self._verdict(rule, scene, questions) for rule in self.constitution.rules])
+                earlier += answered(steps[place], calls)
+            found.append(of_steps)
+        if not questions:
+            return found
+        assert self.ask is not None
+        answers = iter(self.ask(questions))
+        return [[[Verdict(one.rule, *next(answers)) if one.rule.way == "question" else one for one in step]
+                 for step in chain] for chain in found]
+
+    def _verdict(self, rule: Rule, scene: _Scene, questions: list[tuple[str, Chain]]) -> Verdict:
+        if rule.predicate is not None:
+            return Verdict(rule, *_by_predicate(rule, rule.predicate, self.constitution, scene))
+        if rule.classifier is not None:
+            probability, sign = rule.classifier.judge(scene.prompt, scene.steps)
+            return Verdict(rule, probability, sign and f"a step like those that break it: {sign}")
+        questions.append((rule.source, (scene.prompt, scene.steps)))
+        return Verdict(rule, 0.0, "")
+
+    def broken(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Those of a step whose rules it breaks, the worst first."""
+        return sorted((one for one in verdicts if one.probability >= self.threshold), key=lambda one: -one.rule.rank)
+
+    def breaks(self, chains: Sequence[Chain], *, last: bool = False) -> list[list[list[Verdict]]]:
+        """As `verdicts`, of each step only those whose rules it breaks."""
+        return [[self.broken(step) for step in chain] for chain in self.verdicts(chains, last=last)]
+
+    def counts(self, chains: Sequence[Chain], *, last: bool = False) -> list[int]:
+        """How many steps of each chain (or whether the last) break a rule."""
+        return [sum(bool(step) for step in chain) for chain in self.breaks(chains, last=last)]
+
+
+def load_overseer(
+    config: RulesConfig, workspace: Path, judge: Callable[[], Ask] | None = None
+) -> Overseer | None:
+    """The rules that a configuration names; None where it names none.
+
+    Args:
+        workspace: from which a file's path goes.
+        judge: makes the judge, where a rule asks one.
+
+    Raises InputError for a file that is none, or one of the workspace that is not of the version that is named.
+    """
+    if not config.file:
+        return None
+    found = load(find(config.file, workspace))
+    if found.path.parent != SHIPPED and found.version != config.version:
+        raise InputError(f"{found.path} is of version {found.version}, and rules.version is {config.version!r}; set "
+                         "that to it, so that what depends on the rules is made anew")
+    asks = any(rule.way == "question" for rule in found.rules)
+    return Overseer(found, config.threshold, judge() if asks and judge is not None else None)
+
+
+def _by_predicate(
+    rule: Rule, predicate: language.Expression, constitution: Constitution, scene: _Scene
+) -> tuple[float, str]:
+    """Whether any call of the last step meets the predicate, or the step itself where it calls nothing."""
+    step = scene.steps[-1]
+    around = {"text": step.text, "reasoning": step.reasoning, "agent": step.agent, "prompt": scene.prompt,
+              "earlier": scene.earlier, "limits": constitution.limits}
+    for call, written in zip(scene.calls or [{}], step.calls or (None,), strict=True):
+        what = f"{written.name}({written.arguments})" if written is not None else step.text
+        try:
+            if predicate({**around, **call}):
+                return 1.0, f"{_cut(what)}: {rule.text}"
+        except language.Undecided as error:
+            return 1.0, f"{_cut(what)}: cannot be decided, since {error}: {rule.text}"
+    return 0.0, ""
+
+
+def _cut(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
