@@ -26,6 +26,7 @@ from prm_core.config.data import (
 )
 from prm_core.config.profiles import PARAMS_FILE, find_profile, merge, read_profile, read_yaml
 from prm_core.config.service import (
+    AdaptConfig,
     DriftConfig,
     EngineConfig,
     EvaluateConfig,
@@ -73,6 +74,7 @@ class Config:
     http: HttpConfig = setting(default=HttpConfig())
     swap: SwapConfig = setting(default=SwapConfig())
     drift: DriftConfig = setting(default=DriftConfig())
+    adapt: AdaptConfig = setting(default=AdaptConfig())
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:

@@ -203,6 +203,10 @@ class ScoringService:
         """Whether what is asked now would be taken in."""
         return self._engine.has_room
 
+    def forget(self) -> None:
+        """Drops the scores that are kept."""
+        self._cache.clear()
+
     def close(self) -> None:
         """Takes nothing more in; returns when all that was taken in has its answer."""
         self._engine.close()
