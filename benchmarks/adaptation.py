@@ -56,6 +56,7 @@ from prm_core.platform import store, tracking
 from prm_core.sampling.policy import load_policy
 from prm_core.sampling.rollouts import sample_trajectories
 from prm_core.scoring.scorer import RewardScorer, load_scorer
+from prm_core.serving import model_registry
 from prm_core.serving.drift.outcomes import trajectory_id
 from prm_core.serving.drift.withdrawn import Withdrawn
 
@@ -113,7 +114,8 @@ def adapted(
         done = service.adapt()
         one = rounds(folder, config)[-1]
         won, figures = done.state == loop.PROMOTED, store.read_json(one.figures)
-        challenger = f1(load_scorer(one.model, device="cpu"), test, config.serve.threshold)
+        model = load_scorer(model_registry.reward_model_folder(str(done.version), folder), device="cpu")
+        challenger = f1(model, test, config.serve.threshold)
         served = challenger if won else served
         found.append({"state": done.state, "reason": done.reason, "f1": served, "challenger_f1": challenger,
                       "old_f1": 100 * figures[f"old/{'challenger' if won else 'champion'}/f1"]["value"],
@@ -182,7 +184,9 @@ def kills(base: Path, folder: Path, pieces: Sequence[Piece], plan: Plan, count: 
     def outcome(copy: Path) -> dict[str, Any]:
         (one,) = rounds(copy, service.config)
         known = tracking.connect(copy).search_model_versions(f"name = '{service.config.register.model_name}'")
-        return {"model": store.digest(one.model), "versions": sorted(int(v.version) for v in known),
+        uri = store.read_json(one.version)["uri"]
+        return {"model": store.digest(model_registry.reward_model_folder(uri, copy)),
+                "versions": sorted(int(v.version) for v in known),
                 **{path.name: store.read_json(path) for path in (one.figures, one.lineage, one.version, one.decision)}}
 
     shutil.copytree(folder / "begun", folder / "whole")

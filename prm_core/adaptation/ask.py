@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prm_core.adaptation.relabel import Chain, Trust, relabel
-from prm_core.adaptation.traffic import Served, is_held_out
+from prm_core.adaptation.traffic import Served
 from prm_core.config import Config
 from prm_core.labeling.human.labels import HumanData, read_human
 from prm_core.platform import store
@@ -25,8 +25,7 @@ def choose(
     served: Sequence[Served], chains: Mapping[str, Chain], trust: Trust, config: Config, seed: int
 ) -> list[dict[str, Any]]:
     """The rows of the review queue: the steps on which the champion's scores and what outcomes make of them differ
-    most or say least, half of them of questions held out for measuring. `chance` of each is that it was kept and
-    picked.
+    most or say least. `chance` of each is that it was kept and picked.
 
     Args:
         chains: trajectory id → what is known of it.
@@ -35,17 +34,12 @@ def choose(
     calibrated = relabel(chains, trust)
     said = [StepLabel(name, step, CHAMPION, score, score >= 0.5, max(score, 1 - score), 0, "the champion's score")
             for name, chain in chains.items() for step, score in enumerate(chain.scores)]
-    budget = config.adapt.review_share * sum(len(one.scores) for one in served)
-    rows = []
-    for held_out in (False, True):
-        part = {one.trajectory.id: one for one in served
-                if is_held_out(one.problem.id, config.adapt.held_out) == held_out}
-        share = round(budget) - round(budget / 2) if held_out else round(budget / 2)
-        rows += [{**row, "chance": row["chance"] * part[row["trajectory_id"]].chance} for row in review_queue(
-            [row for row in calibrated if row.trajectory_id in part],
-            [*said, *calibrated], [one.trajectory for one in part.values()],
-            {one.problem.id: one.problem for one in part.values()}, budget=share, seed=seed + held_out)]
-    return rows
+    kept = {one.trajectory.id: one.chance for one in served}
+    rows = review_queue(
+        calibrated, [*said, *calibrated], [one.trajectory for one in served],
+        {one.problem.id: one.problem for one in served}, seed=seed,
+        budget=round(config.adapt.review_share * sum(len(one.scores) for one in served)))
+    return [{**row, "chance": row["chance"] * kept[row["trajectory_id"]]} for row in rows]
 
 
 def put(folder: Path, served: Sequence[Served], rows: Sequence[Mapping[str, Any]]) -> None:

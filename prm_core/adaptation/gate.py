@@ -14,8 +14,8 @@ Figures = Mapping[str, Any]
 def faults(figures: Figures, config: Config, *, retrain: bool = False) -> list[str]:
     """Why a challenger is refused, each with its figures; empty where it is not.
 
-    It must be better on the new traffic, not worse on the old chains beyond the interval, calibrated on both, and not
-    easier to talk out of a verdict.
+    It must be better on the new traffic (by people's verdicts, or beyond the interval by outcomes; worse by neither),
+    not worse on the old chains beyond the interval, calibrated on both, and not easier to talk out of a verdict.
 
     Args:
         figures: as `measure` has them.
@@ -26,18 +26,19 @@ def faults(figures: Figures, config: Config, *, retrain: bool = False) -> list[s
 
 
 def _new(figures: Figures, retrain: bool) -> Iterator[str]:
-    gain = figures["new/gain"]
-    if gain["value"] is None:
+    steps, ends = figures["new/gain"], figures["new/outcome_gain"]
+    if steps["value"] is None:
         yield "no step of held-out served trajectories was judged by people who are relied upon"
-    elif retrain and gain["high"] < 0:
-        yield f"it is worse on served traffic: {_told(gain)} in squared error of {figures['new/labels']} judged steps"
-    elif not retrain and gain["value"] <= 0:
-        yield (f"it is not better on served traffic: {_told(gain)} in squared error of {figures['new/labels']} judged "
-               "steps")
-    ends = figures["new/outcome_gain"]
-    if ends["value"] is not None and ends["high"] < 0:
-        yield (f"it is worse at saying how served trajectories end: {_told(ends)} in squared error of "
-               f"{figures['new/outcomes']} outcomes")
+        return
+    told = f"{_told(steps)} in squared error of {figures['new/labels']} judged steps"
+    if steps["high"] < 0:
+        yield f"it is worse on served traffic: {told}"
+    if ends["value"] is not None:
+        told += f", {_told(ends)} of {figures['new/outcomes']} outcomes"
+        if ends["high"] < 0:
+            yield f"it is worse at saying how served trajectories end: {told}"
+    if not retrain and steps["value"] <= 0 and (ends["value"] is None or ends["low"] <= 0):
+        yield f"it is not better on served traffic: {told}"
 
 
 def _old(figures: Figures, config: Config) -> Iterator[str]:

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from prm_core.adaptation import ask, gate, lineage, measure, training
-from prm_core.adaptation.relabel import Chain, Trust, chains_of, find_trust, recalibrated
+from prm_core.adaptation.relabel import Chain, Trust, chains_of, find_trust, recalibrated, trusted
 from prm_core.adaptation.rounds import REVIEW, Opened, Round, home, open_round, rounds, undone
 from prm_core.adaptation.traffic import Served, chances, is_held_out, to_served, window
 from prm_core.config import Config
@@ -138,14 +138,21 @@ class _Work:
 
     def chains(self, served: Sequence[Served], labels: Sequence[StepLabel], outcomes: Sequence[Outcome]
                ) -> tuple[dict[str, Chain], Trust]:
-        """What is known of trajectories, by the parent's scores of them."""
+        """What is known of trajectories from sources that are believed, by the parent's scores of them."""
         if self._scores is None:
             said = self.parent().score([(one.problem.prompt, one.trajectory.steps) for one in served])
             self._scores = {one.trajectory.id: found.step_scores for one, found in zip(served, said, strict=True)}
-        first = chains_of(self._scores, labels, outcomes)
-        corrected = recalibrated(self._scores, labels, find_trust(list(first.values())), self.config.calibrate)
-        found = chains_of(corrected, labels, outcomes)
-        return found, find_trust(list(found.values()))
+        # What is held out measures the challenger, and must not have told it how sure to be.
+        held = {one.trajectory.id for one in served if self.held_out(one)}
+        mine = [row for row in labels if row.trajectory_id not in held]
+        first = find_trust(list(chains_of(self._scores, labels, outcomes).values()))
+        corrected = recalibrated(self._scores, mine, first, self.config.calibrate)
+        trust = find_trust(list(chains_of(corrected, labels, outcomes).values()))
+        return chains_of(corrected, trusted(labels, trust), outcomes), trust
+
+    def held_out(self, one: Served) -> bool:
+        """Whether it is kept for measuring."""
+        return is_held_out(one.problem.id, self.config.adapt.held_out)
 
     def _ask(self) -> None:
         review, everything = home(self.workspace, self.config) / REVIEW, self.served()
@@ -183,8 +190,8 @@ class _Work:
         served = self.served()
         labels, outcomes = self.round.evidence()
         chains, trust = self.chains(served, labels, outcomes)
-        learned = [one for one in served if not is_held_out(one.problem.id, config.adapt.held_out)]
-        judged = {label.trajectory_id for label in labels}
+        learned = [one for one in served if not self.held_out(one)]
+        judged = {label.trajectory_id for label in trusted(labels, trust)}
         chance = {one.trajectory.id: one.chance for one in learned if one.trajectory.id in judged}
         chance |= chances(learned, outcomes)
         chance = {name: value for name, value in chance.items() if name in chains}
@@ -204,8 +211,7 @@ class _Work:
         self, served: Sequence[Served], labels: Sequence[StepLabel], outcomes: Sequence[Outcome],
         chance: Mapping[str, float], trust: Trust,
     ) -> lineage.Lineage:
-        held = sorted(one.trajectory.id for one in served
-                      if is_held_out(one.problem.id, self.config.adapt.held_out))
+        held = sorted(one.trajectory.id for one in served if self.held_out(one))
         people, replay = lineage.people_of(labels), self.workspace / training.TRAINING_SET
         made = lineage.Lineage(
             self.beginning.parent, self.round.number, sorted(chance), held,
@@ -222,7 +228,7 @@ class _Work:
         served = self.served()
         _, trust = self.chains(served, labels, outcomes)
         champion, challenger = self._champion(), self._challenger()
-        held = [one for one in served if is_held_out(one.problem.id, self.config.adapt.held_out)]
+        held = [one for one in served if self.held_out(one)]
         old = measure.old_chains(self.workspace)
         figures = {**measure.old_figures(champion, challenger, old, self.config),
                    **measure.new_figures(champion, challenger, held, labels, outcomes, trust, self.config),
@@ -233,9 +239,7 @@ class _Work:
         return load_scorer(self.round.model, device=self.config.models.device, batch_size=self.config.serve.batch_size)
 
     def _champion(self) -> RewardScorer:
-        """The version that serves now: of a round that leaves data out, not the one it was trained from."""
-        if not self.beginning.retrain:
-            return self.parent()
+        """The version that serves now, which need not be the one that the round was begun with."""
         uri = f"models:/{self.config.register.model_name}@{self.config.promote.alias}"
         folder = model_registry.reward_model_folder(model_registry.pinned(uri, self.workspace), self.workspace)
         return load_scorer(folder, device=self.config.models.device, batch_size=self.config.serve.batch_size)
@@ -304,6 +308,8 @@ class _Work:
         client.set_model_version_tag(name, version, "adaptation_gate", f"{state}: {reason}"[: lineage.LONGEST])
         done = Done(state, reason, self.round.number, uri)
         store.write_json(self.round.decision, asdict(done))
+        # The registry has it.
+        shutil.rmtree(self.round.model, ignore_errors=True)
         return done
 
 

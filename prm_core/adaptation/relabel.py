@@ -29,10 +29,10 @@ EDGE = 1e-3
 ROUNDS = 10
 # What is usual, as counts before any evidence: (right, wrong) of reviewers; (success, failure) told of chains without
 # an error, and of chains with one, of which some succeed by luck.
-REVIEWER, SOUND, UNSOUND = (19.0, 1.0), (9.5, 0.5), (1.0, 5.0)
+REVIEWER, SOUND, UNSOUND = (9.5, 0.5), (9.5, 0.5), (1.0, 5.0)
 # A reviewer is never believed less than a coin: who says the contrary throughout is no help either.
 COIN, SUREST = 0.5, 0.995
-# Believed less, a reviewer's verdicts measure and calibrate nothing.
+# Believed less, a reviewer's verdicts are left out.
 MIN_REVIEWER = 0.75
 STRATEGY = "adapted"
 
@@ -120,7 +120,7 @@ def find_trust(chains: Sequence[Chain]) -> Trust:
 
 
 def trusted(labels: Sequence[StepLabel], trust: Trust) -> list[StepLabel]:
-    """The verdicts of reviewers that are believed enough to measure by."""
+    """The verdicts of reviewers that are believed enough."""
     return [row for row in labels
             if trust.reviewers.get(row.strategy.removeprefix(HUMAN_PREFIX), 0.0) >= MIN_REVIEWER]
 

@@ -64,7 +64,7 @@ class Round:
 
     @property
     def model(self) -> Path:
-        """The challenger."""
+        """The challenger, until the round is over."""
         return self.folder / "model"
 
     @property

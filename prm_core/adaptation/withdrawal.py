@@ -121,6 +121,8 @@ def _purge_round(
         uri = store.read_json(one.version)["uri"]
         done = Done(REFUSED, "data that it was made of was withdrawn", one.number, uri)
         store.write_json(one.decision, dataclasses.asdict(done))
+    if not one.over and not (touched or _begun_with(one, gone)):
+        return counts
     if not one.over:
         for path in (one.queue, one.known, one.lineage, one.figures):
             path.unlink(missing_ok=True)
@@ -135,6 +137,12 @@ def _purge_round(
         counts["verdicts"] += len(labels) - len(kept)
         one.freeze(kept, [row for row in outcomes if row.trajectory not in names])
     return counts
+
+
+def _begun_with(one: Round, gone: Withdrawn) -> bool:
+    """Whether a round that trains has something withdrawn in its window, its queue or its evidence."""
+    known = one.evidence()[0] if one.known.exists() else []
+    return any(map(gone.holds, files.read(one.window)[0])) or any(_by(row.strategy, gone) for row in known)
 
 
 def _by(strategy: str, gone: Withdrawn) -> bool:

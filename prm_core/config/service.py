@@ -122,8 +122,8 @@ class AdaptConfig:
     review_share: Share = setting("of a round's steps that people are asked about", default=0.02)
     answered: Share = setting("of those that have an answer before a round goes on", default=0.8)
     min_labels: PositiveInt = setting("people's verdicts, of all rounds, without which none is trained", default=40)
-    held_out: float = setting("questions kept for measuring; half of the steps people are asked about are of them",
-                              default=0.25, gt=0, lt=1)
+    held_out: float = setting("of the questions, kept for measuring: nothing is trained on them", default=0.25, gt=0,
+                              lt=1)
     train: Literal["heads", "lora", "all"] = setting(
         "what is trained, from the champion: heads alone are solved for, the others go by train_prm's rates",
         default="heads")

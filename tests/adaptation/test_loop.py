@@ -16,6 +16,7 @@ from prm_core.config import Config
 from prm_core.errors import GateError, InputError
 from prm_core.platform import store, tracking
 from prm_core.platform.workspace import ADAPT_LOCK, InUse, exclusive
+from prm_core.serving.model_registry import reward_model_folder
 from prm_core.serving.promotion import promote
 from tests.builders.adaptation import NOW, a_round, answer, make_workspace, serve
 
@@ -120,7 +121,9 @@ def outcome_of(folder: Path, config: Config) -> dict[str, object]:
     """What a round came to, without what differs between two runs of it: times and MLflow's ids."""
     (one,) = rounds(folder, config)
     found = {path.name: json.loads(path.read_text()) for path in (one.figures, one.lineage, one.version, one.decision)}
-    found["model"] = store.digest(one.model)
+    assert not one.model.exists()
+    uri = found["version.json"]["uri"]
+    found["model"] = store.digest(reward_model_folder(uri, folder))
     found["versions"] = sorted(str(v.version) for v in tracking.connect(folder).search_model_versions("name = 'prm'"))
     return found
 

@@ -10,7 +10,7 @@ import pytest
 
 from prm_core import config as configuration
 from prm_core.adaptation import lineage, loop
-from prm_core.adaptation.rounds import REVIEW, home
+from prm_core.adaptation.rounds import REVIEW, home, rounds
 from prm_core.adaptation.withdrawal import forget
 from prm_core.config import Config
 from prm_core.labeling.human.labels import read_human
@@ -123,3 +123,21 @@ def test_nothing_was_kept_of_what_nobody_served(work) -> None:
     assert done.versions == []
     assert "nothing was kept of it" in str(done)
     assert "no version was trained" in str(done)
+
+
+def test_a_round_at_work_begins_anew_without_it_and_stays_where_nothing_of_it_goes(tmp_path: Path) -> None:
+    folder, config = make_workspace(tmp_path / "made")
+    names = serve(folder, config, TRAFFIC[1], TRAFFIC[0], mark=MARK)
+    loop.adapt(folder, config, NOW)
+    (one,) = rounds(folder, config)
+    asked = one.queue.read_bytes()
+    forget(folder, config, Withdrawn(frozenset(["served-0000000000000000"])))
+    assert one.queue.read_bytes() == asked
+    forget(folder, config, Withdrawn(frozenset([names[0]])))
+    assert not one.queue.exists()
+    assert holding(folder, MARK) == []
+    assert loop.adapt(folder, config, NOW).round == 1
+    answer(folder, config, TRAFFIC)
+    done = loop.adapt(folder, config, NOW)
+    assert done.version == "models:/prm/2"
+    assert lineage.trained_on(folder, config, read_withdrawn(folder / "served")) == []
