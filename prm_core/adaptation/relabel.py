@@ -133,17 +133,18 @@ def chance_of(label: StepLabel) -> float:
 def recalibrated(
     scores: Mapping[str, Sequence[float]], labels: Sequence[StepLabel], trust: Trust, settings: CalibrateConfig
 ) -> dict[str, Sequence[float]]:
-    """The scores as what trusted people say of some of their steps, each weighed by its chance, makes of them; as they
-    are where too few have a verdict."""
-    believed = trusted(labels, trust)
-    chance = {(row.trajectory_id, row.step_index): chance_of(row) for row in believed}
-    rows = [(scores[name][step], right, 1 / chance[name, step])
-            for (name, step), right in sorted(human_verdicts(believed).verdicts.items())
-            if step < len(scores.get(name, ()))]
+    """The scores as what trusted people say of some of their steps makes of them; as they are where too few have a
+    verdict.
+
+    Each verdict counts once. People are asked where the scores are least sure, which is where it matters how sure they
+    are; one over the chance would have a few verdicts on sure steps decide.
+    """
+    rows = [(scores[name][step], right) for (name, step), right in sorted(
+        human_verdicts(trusted(labels, trust)).verdicts.items()) if step < len(scores.get(name, ()))]
     if not rows:
         return dict(scores)
-    found, right, weights = map(list, zip(*rows, strict=True))
-    fitted = fit_calibrator(found, right, "platt", settings.min_labels, weights)
+    found, right = map(list, zip(*rows, strict=True))
+    fitted = fit_calibrator(found, right, "platt", settings.min_labels)
     return {name: fitted.apply(found).tolist() for name, found in scores.items()}
 
 
