@@ -74,6 +74,9 @@ def adapt(workspace: Path, config: Config, now: float, *, go: bool = False, retr
         if isinstance(begun, Done):
             return begun
         current = begun
+    elif retrain and not current.beginning().retrain:
+        raise InputError(f"round {current.number} is at work; go on with it first (`prm adapt`, with --go as far as "
+                         "people have answered), then retrain")
     return _Work(workspace, config, current).go_on(go)
 
 
@@ -173,9 +176,14 @@ class _Work:
         rows = [row for _, row in store.read_json_lines(self.round.queue)] if self.round.queue.stat().st_size else []
         given, settings = ask.answered(rows, human.labels), self.config.adapt
         how = f"prm review --workspace {review}"
-        if len(human.labels) < settings.min_labels:
-            return (f"{len(human.labels)} verdicts of people, and adapt.min_labels is {settings.min_labels}; {given} "
-                    f"of {len(rows)} steps that were asked have one: {how}")
+        few = f"{len(human.labels)} verdicts of people, and adapt.min_labels is {settings.min_labels}"
+        if len(human.labels) < settings.min_labels and not self.beginning.retrain:
+            if given < len(rows):
+                return f"{few}; {given} of {len(rows)} steps that were asked have one: {how}"
+            # Nobody is asked any more; what is here goes into the next round.
+            few += "; all that were asked have one, the next round asks for more (adapt.review_share)"
+            store.write_json(self.round.decision, asdict(Done(WAITING, few, self.round.number)))
+            return few
         if given < settings.answered * len(rows) and not go:
             return f"{given} of {len(rows)} steps that were asked have a verdict: {how}, or go on with these by --go"
         names = {one.trajectory.id for one in self.served()}

@@ -39,16 +39,18 @@ class Forgotten:
     Attributes:
         removed: what → how many.
         versions: that it went into, themselves or by what they were trained from.
+        chain: those of them that the chain trained, and no round.
     """
 
     removed: dict[str, int]
     versions: list[str]
+    chain: list[str]
 
     def __str__(self) -> str:
         counts = "; ".join(f"{what}: {count}" for what, count in self.removed.items() if count)
         made = ", ".join(self.versions)
-        trained = f"{made} went through training with it; `prm adapt retrain` trains one without" if made else (
-            "no version was trained on it")
+        how = "run the chain again (`prm run`)" if self.chain else "`prm adapt retrain` trains one without"
+        trained = f"it went into {made}; {how}" if made else "no version was trained on it"
         return f"removed: {counts or 'nothing was kept of it'}. {trained}"
 
 
@@ -68,9 +70,10 @@ def forget(workspace: Path, config: Config, what: Withdrawn) -> Forgotten:
     own = {PREFIX + one.prefixes[-1] for one in kept if what.holds(one)}
     versions = lineage.trained_on(workspace, config, dataclasses.replace(
         what, trajectories=what.trajectories | own))
-    versions += [uri for uri in _of_chain(workspace, config, what) if uri not in versions]
+    chain, known = _of_chain(workspace, config, what), lineage.versions(workspace, config)
+    versions = [*chain, *(uri for uri in known if uri in versions or {*lineage.ancestors(uri, known)} & {*chain})]
     withdraw(folder, what)
-    return Forgotten(dict(purge(workspace, config)), versions)
+    return Forgotten(dict(purge(workspace, config)), versions, chain)
 
 
 def purge(workspace: Path, config: Config) -> Counter[str]:

@@ -105,6 +105,25 @@ def test_too_few_answers_are_waited_for_unless_told_to_go_on(work) -> None:
     assert loop.adapt(folder, config, NOW, go=True).state != loop.WAITING
 
 
+def test_with_all_answered_and_too_few_of_them_the_next_round_asks_for_more(work) -> None:
+    folder, config = work
+    config = dataclasses.replace(config, adapt=dataclasses.replace(config.adapt, min_labels=1000))
+    loop.adapt(folder, config, NOW)
+    answer(folder, config, FIRST)
+    waits = loop.adapt(folder, config, NOW)
+    assert waits.state == loop.WAITING
+    assert "the next round asks for more" in waits.reason
+    assert rounds(folder, config)[0].over
+    assert loop.adapt(folder, config, NOW).round is None
+
+
+def test_retraining_waits_for_the_round_at_work(work) -> None:
+    folder, config = work
+    loop.adapt(folder, config, NOW)
+    with pytest.raises(InputError, match="round 1 is at work"):
+        loop.adapt(folder, config, NOW, retrain=True)
+
+
 def test_two_at_once_are_one(work) -> None:
     from prm_core.cli.adapt import one_round
 

@@ -105,6 +105,23 @@ def test_a_persons_labels_go_and_others_stay(work) -> None:
     assert done.versions == ["models:/prm/2"]
 
 
+def test_the_chains_own_versions_are_named_where_its_people_go(work) -> None:
+    from prm_core.labeling.human.labels import HumanData, write_human
+    from prm_core.stages.register import data_hash
+    from prm_core.types import Problem, StepLabel, Trajectory
+
+    folder, config, _ = work
+    chain = Trajectory("t", "p", "policy", (Step("3 + 4 = 7."),), None, None, 0)
+    label = StepLabel("t", 0, "human:cleo", 1.0, True, 1.0, 0, "")
+    write_human(folder / HUMAN, HumanData([Problem("p", "arithmetic", "q", "7")], [chain], [label]))
+    tracking.connect(folder).set_model_version_tag("prm", "1", "data_hash", data_hash(folder))
+    done = forget(folder, config, Withdrawn(people=frozenset(["cleo"])))
+    # The second was trained from the first.
+    assert done.versions == ["models:/prm/1", "models:/prm/2"]
+    assert "prm run" in str(done)
+    assert read_human(folder / HUMAN) == HumanData()
+
+
 def test_a_tenants_trajectories_go(work) -> None:
     folder, config, names = work
     done = forget(folder, config, Withdrawn(tenants=frozenset(["tenant-1"])))
