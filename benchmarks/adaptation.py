@@ -12,8 +12,8 @@ recipe on the oracle's verdict on every step of the same traffic.
 - alike: people are asked about any step alike, with twice as many labels: active selection needs at most half of that.
 - poisoned: one of five reviewers says the contrary throughout; false success: three of ten agents tell success of
   whatever they did.
-- bias: of eight trajectories a question the model has the best carried out, and one time in five any; the share that
-  succeeds of all eight is estimated from those, and compared with the truth, ten times.
+- bias: of eight chains of a shifted question, as the evaluation scored them, the model has the best carried out, and one
+  time in five any; the share that succeeds of all eight is estimated from those and compared with the truth, ten times.
 - kills: a round killed at 20 random places by SIGKILL, in a process of its own, and run again.
 - withdrawal: after the rounds a trajectory is withdrawn; files that still hold its texts.
 """
@@ -44,6 +44,7 @@ from benchmarks.adaptation_service import (
     prepare,
     stream,
 )
+from benchmarks.alarms import read
 from benchmarks.report import Bar, write_as
 from prm_core import config as configuration
 from prm_core.adaptation import loop, measure
@@ -51,10 +52,7 @@ from prm_core.adaptation.rounds import rounds
 from prm_core.adaptation.traffic import weighted_share
 from prm_core.adaptation.withdrawal import forget
 from prm_core.config import Config
-from prm_core.domains import DOMAINS
 from prm_core.platform import store, tracking
-from prm_core.sampling.policy import load_policy
-from prm_core.sampling.rollouts import sample_trajectories
 from prm_core.scoring.scorer import RewardScorer, load_scorer
 from prm_core.serving import model_registry
 from prm_core.serving.drift.outcomes import trajectory_id
@@ -124,34 +122,31 @@ def adapted(
     return {"rounds": found, "steps": steps, "labels": found[-1]["labels"]}
 
 
-def bias(base: Path, config: Config, seed: int, questions: int) -> dict[str, Any]:
-    """Whether the share of success estimated from what the model chose has the truth in its interval, several times."""
-    problems = DOMAINS[config.domain].shifted[config.data.level]("bias", questions, config.seed)
-    policy = load_policy(str(base / "artifacts/train_policy/policy"), config)
-    rows = sample_trajectories(policy, problems, DOMAINS, samples=BEST_OF, temperature=config.evaluate.temperature,
-                               max_new_tokens=config.generate.max_new_tokens, batch_size=512, seed=seed, prefix="bias")
-    prompts = {one.id: one.prompt for one in problems}
-    said = champion(base, config)[1].score([(prompts[one.problem_id], one.steps) for one in rows])
-    groups: dict[str, list[tuple[float, bool]]] = {}
-    for one, score in zip(rows, said, strict=True):
-        if score.step_scores:
-            groups.setdefault(one.problem_id, []).append((min(score.step_scores), bool(one.outcome)))
-    truth = statistics.fmean(right for group in groups.values() for _, right in group)
+def bias(workspace: Path, seed: int) -> dict[str, Any]:
+    """Whether the share of success estimated from what the model chose has the truth in its interval, several times: on
+    the base policy's chains of the shifted problems, as the evaluation scored them."""
+    groups: dict[int, list[tuple[float, bool]]] = {}
+    for one in read(workspace)["shifted-base"]:
+        if one.step_scores and len(groups.setdefault(one.problem, [])) < BEST_OF:
+            groups[one.problem].append((min(one.step_scores), one.right))
+    # Each question has as many to choose among, so that a trajectory's share of the truth is that of its question.
+    whole = [group for group in groups.values() if len(group) == BEST_OF]
+    truth = statistics.fmean(right for group in whole for _, right in group)
     inside, plain, weighed = 0, [], []
     for number in range(ESTIMATES):
         rng = random.Random(f"bias/{seed}/{number}")
         hits, chance = [], []
-        for group in groups.values():
-            best = max(range(len(group)), key=lambda at, group=group: group[at][0])
-            chosen = rng.randrange(len(group)) if rng.random() < EXPLORED else best
+        for group in whole:
+            best = max(range(BEST_OF), key=lambda at, group=group: group[at][0])
+            chosen = rng.randrange(BEST_OF) if rng.random() < EXPLORED else best
             hits.append(group[chosen][1])
-            # Of all trajectories, that this one is the one of its question.
-            chance.append(EXPLORED / len(group) + (1 - EXPLORED) * (chosen == best))
-        found = weighted_share(hits, chance, sorted(groups), number)
+            chance.append(EXPLORED / BEST_OF + (1 - EXPLORED) * (chosen == best))
+        found = weighted_share(hits, chance, [str(at) for at in range(len(whole))], number)
         inside += found.low <= truth <= found.high
         plain.append(statistics.fmean(hits))
         weighed.append(found.value)
-    return {"truth": truth, "inside": inside, "plain": statistics.fmean(plain), "weighed": statistics.fmean(weighed)}
+    return {"questions": len(whole), "truth": truth, "inside": inside, "plain": statistics.fmean(plain),
+            "weighed": statistics.fmean(weighed)}
 
 
 def kills(base: Path, folder: Path, pieces: Sequence[Piece], plan: Plan, count: int) -> dict[str, Any]:
@@ -246,7 +241,7 @@ def measured(workspace: Path, work: Path, plan: Plan, count: int) -> dict[str, A
                                 lambda folder=folder, name=name: adapted(base, folder, pieces, plan, name, first))
         last = made[name]["rounds"][-1]
         made[name]["closed"] = (last["f1"] - first) / (made["gold"] - first)
-    made["bias"] = remembered(work / "bias.json", lambda: bias(base, config, config.seed, plan.questions))
+    made["bias"] = remembered(work / "bias.json", lambda: bias(workspace, config.seed))
     made["withdrawal"] = remembered(work / "withdrawal.json", lambda: withdrawal(work / "adapted", config, traffic))
     if count:
         made["kills"] = remembered(work / "kills.json", lambda: kills(base, work / "kills", pieces, plan, count))
