@@ -12,8 +12,8 @@ recipe on the oracle's verdict on every step of the same traffic.
 - alike: people are asked about any step alike, with twice as many labels: active selection needs at most half of that.
 - poisoned: one of five reviewers says the contrary throughout; false success: three of ten agents tell success of
   whatever they did.
-- bias: of eight chains of a shifted question, as the evaluation scored them, the model has the best carried out, and one
-  time in five any; the share that succeeds of all eight is estimated from those and compared with the truth, ten times.
+- bias: of eight chains of a shifted question, as the evaluation scored them, the model has the best carried out, and
+  one time in five any; the share that succeeds of all eight is estimated from those, ten times.
 - kills: a round killed at 20 random places by SIGKILL, in a process of its own, and run again.
 - withdrawal: after the rounds a trajectory is withdrawn; files that still hold its texts.
 """
