@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prm_core.adaptation.relabel import Trust, chance_of, trusted
-from prm_core.adaptation.traffic import RESAMPLES, Served, success
+from prm_core.adaptation.traffic import Served, success
 from prm_core.config import Config
 from prm_core.errors import InputError
 from prm_core.evaluation import metrics, protocol
@@ -33,6 +33,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 EVALUATION = "artifacts/evaluate/trajectories"
 # Outcomes of reporters that tell so much success of chains with an error measure nothing.
 MAX_LUCK = 0.5
+RESAMPLES = 1000
 Floats = NDArray[np.float64]
 
 

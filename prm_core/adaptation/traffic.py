@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from prm_core.config import Config
-from prm_core.evaluation.metrics import INTERVAL, Estimate
+from prm_core.evaluation.metrics import Estimate
+from prm_core.labeling.human.population import human_error
 from prm_core.platform.steps import written_step
 from prm_core.serving.drift.outcomes import PREFIX, Outcome
 from prm_core.serving.drift.samples import Sample, read_window
@@ -23,7 +24,6 @@ from prm_core.types import Problem, Trajectory
 POLICY = "served"
 # Of a file of samples, beyond the time of its last trajectory.
 LATE_SECONDS = 60.0
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +92,13 @@ def weighted_share(
     What a reward model chose itself shows what it likes; where any other may be chosen too, by a known chance, this
     has no bias but the ratio's, which falls with their number.
 
-    Source: Hajek 1971, the ratio of Horvitz-Thompson sums.
+    Source: as `human_error`, whose interval counts one more trajectory for either end: few that had little chance
+    decide, and a bootstrap of those alone is too sure.
     """
     if not hits:
         return Estimate(math.nan, math.nan, math.nan)
-    weights, rows = 1 / np.asarray(chance, dtype=np.float64), np.unique(list(questions), return_inverse=True)[1]
-    top, bottom = np.bincount(rows, weights * np.asarray(hits)), np.bincount(rows, weights)
-    drawn = np.random.default_rng(seed).integers(len(top), size=(RESAMPLES, len(top)))
-    low, high = np.percentile(top[drawn].sum(1) / bottom[drawn].sum(1), INTERVAL)
-    return Estimate(float(top.sum() / bottom.sum()), float(low), float(high))
+    found = human_error(questions, np.asarray(hits, dtype=bool), 1 / np.asarray(chance, dtype=np.float64), seed)
+    return Estimate(found.share, found.low, found.high)
 
 
 def success(served: Sequence[Served], outcomes: Sequence[Outcome], seed: int) -> Estimate:
