@@ -11,6 +11,8 @@ import sys
 import typer
 
 from prm_core.cli import failures
+from prm_core.cli.adapt import app as adapt_app
+from prm_core.cli.adapt import forget, outcome
 from prm_core.cli.data import app as data_app
 from prm_core.cli.export import export
 from prm_core.cli.promote import promote
@@ -57,6 +59,9 @@ app.command("serve")(serve)
 app.command("judge")(judge)
 app.command("retention")(retention)
 app.command("drift")(drift)
+app.add_typer(adapt_app, name="adapt")
+app.command("outcome")(outcome)
+app.command("forget")(forget)
 app.command("train")(train)
 app.command("export")(export)
 app.command("adversarial")(adversarial)

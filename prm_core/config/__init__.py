@@ -21,6 +21,7 @@ from prm_core.config.data import (
 )
 from prm_core.config.profiles import PARAMS_FILE, PROFILES, merge, profile_names, read_yaml
 from prm_core.config.service import (
+    AdaptConfig,
     DriftConfig,
     EngineConfig,
     EvaluateConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "IMPLICIT",
     "PARAMS_FILE",
     "PROFILES",
+    "AdaptConfig",
     "AdvantageConfig",
     "CalibrateConfig",
     "Config",

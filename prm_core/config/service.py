@@ -149,6 +149,29 @@ class SwapConfig:
 
 
 @section
+class AdaptConfig:
+    """A round of adaptation (`prm adapt`): which served trajectories it takes, how many steps people are asked about,
+    how the challenger is trained from the champion, and what refuses it."""
+
+    window_days: PositiveFloat = setting("days up to now whose samples are taken", default=30.0)
+    min_trajectories: PositiveInt = setting("new ones without which a round does not begin", default=200)
+    review_share: Share = setting("of a round's steps that people are asked about", default=0.02)
+    answered: Share = setting("of those that have an answer before a round goes on", default=0.8)
+    min_labels: PositiveInt = setting("people's verdicts, of all rounds, without which none is trained", default=40)
+    held_out: float = setting("of the questions, kept for measuring: nothing is trained on them", default=0.25, gt=0,
+                              lt=1)
+    train: Literal["heads", "lora", "all"] = setting(
+        "what is trained, from the champion: heads alone are solved for, the others go by train_prm's rates",
+        default="heads")
+    lora_rank: PositiveInt = setting("of `lora`", default=8)
+    replay: Share = setting("of the chain's own training problems that are trained again, against forgetting",
+                            default=1.0)
+    max_weight: float = setting("times that a trajectory counts at most, however small its chance", default=10.0, ge=1)
+    max_old_fall: Share = setting("of the first-error F1 on the chains of the evaluation", default=0.01)
+    max_suffix_rise: Share = setting("of the share of wrong chains that pass with a suffix", default=0.125)
+
+
+@section
 class DriftConfig:
     """What is kept of served traffic, how it is compared with what the model was calibrated on, and how long that
     calibration is relied upon: of the folder that a server was started in."""

@@ -27,6 +27,7 @@ from prm_core.config.data import (
 )
 from prm_core.config.profiles import PARAMS_FILE, find_profile, merge, read_profile, read_yaml
 from prm_core.config.service import (
+    AdaptConfig,
     DriftConfig,
     EngineConfig,
     EvaluateConfig,
@@ -79,6 +80,7 @@ class Config:
     drift: DriftConfig = setting(default=DriftConfig())
     workers: WorkersConfig = setting(default=WorkersConfig())
     rules: RulesConfig = setting(default=RulesConfig())
+    adapt: AdaptConfig = setting(default=AdaptConfig())
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Config:

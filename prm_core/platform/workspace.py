@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -35,6 +35,8 @@ LOCK = ".work/run.lock"
 JUDGE_LOCK = ".work/judge.lock"
 # Held by a check of served traffic.
 DRIFT_LOCK = ".work/drift.lock"
+# Held by a round of adaptation, and by what withdraws data from it.
+ADAPT_LOCK = ".work/adapt.lock"
 # Held by the one run that waits for that lock.
 QUEUE_LOCK = ".work/queue.lock"
 POLL_SECONDS = 2.0
@@ -204,6 +206,21 @@ def _dvc(workspace: Path, *arguments: str) -> None:
         said = (done.stdout + done.stderr).strip()
         errors = [line for line in said.splitlines() if line.startswith("ERROR")]
         raise InputError(f"{workspace}: `dvc {' '.join(arguments)}` failed: {errors[-1] if errors else said}")
+
+
+def cached(workspace: Path, content: Iterable[Path]) -> list[Path]:
+    """The copies that DVC's cache has of some files as they are."""
+    if not (workspace / ".dvc").is_dir():
+        return []
+    done = subprocess.run([*command_server.DVC_COMMAND, "cache", "dir"], cwd=workspace, capture_output=True, text=True)
+    root = Path(done.stdout.strip()) / "files" / "md5"
+    return [path for one in content if (path := root / (md5 := _md5(one))[:2] / md5[2:]).exists()]
+
+
+def record_data(workspace: Path) -> None:
+    """Has data.dvc name data/ as it is, where there is one."""
+    if tracked_hash(workspace / "data") is not None:
+        _dvc(workspace, "add", "data")
 
 
 def initialise(workspace: Path, root: Path) -> None:

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,6 +173,26 @@ def _located(
         raise InputError(f"{answer.where}: trajectory {answer.trajectory_id!r} has {steps} steps, there is no step "
                          f"{answer.step_index}; keep step_index as exported")
     return found
+
+
+def rewrite(human: Path, change: Callable[[HumanData], HumanData]) -> bool:
+    """Replaces the labels of a folder by what is made of them, while nobody else writes; chains and problems that no
+    label needs go too. Returns whether anything has changed."""
+    if not human.is_dir():
+        return False
+    with _writing(human):
+        before = read_human(human)
+        data = change(HumanData(list(before.problems), list(before.trajectories), list(before.labels)))
+        needed = {row.trajectory_id for row in data.labels}
+        data.trajectories = [t for t in data.trajectories if t.id in needed]
+        asked = {t.problem_id for t in data.trajectories}
+        data.problems = [p for p in data.problems if p.id in asked]
+        if data == before:
+            return False
+        # Labels first as well as last, so that no label is ever without its trajectory.
+        store.write_jsonl(human / FILES["labels"], data.labels)
+        write_human(human, data)
+    return True
 
 
 def retract(human: Path, step: StepKey, reviewer: str) -> StepLabel | None:

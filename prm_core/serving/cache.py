@@ -60,6 +60,11 @@ class ScoreCache:
             with self._lock:
                 self._entries[key] = entry
 
+    def clear(self) -> None:
+        """Keeps nothing of what was put so far."""
+        with self._lock:
+            self._entries.clear()
+
     def __len__(self) -> int:
         with self._lock:
             self._entries.expire()

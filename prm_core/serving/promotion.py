@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ATTEMPTS = 5
+# Tag of a version whose promotion was undone (`prm adapt undo`), and why.
+UNDONE = "promotion_undone"
 DRIFT = DriftConfig()
 # Standard deviations on either side of the mean that hold 95 % of a normal distribution, as the intervals do.
 Z_95 = 1.96
@@ -245,6 +247,9 @@ def _compare_and_move(
         previous = str(champion.version) if champion else None
         if previous == version:
             return Promotion(name, version, False, previous, "it is the champion already")
+        if UNDONE in challenger.tags:
+            raise GateError(f"{name} version {version} is not promoted: its promotion was {challenger.tags[UNDONE]}; "
+                            f"take the tag {UNDONE} away where that no longer counts")
         check_calibration(challenger, drift.max_age_days, time.time())
         decision = decide(challenger.tags, champion.tags if champion else None, config)
         if not decision.passed:

@@ -218,6 +218,10 @@ class ScoringService:
         """Whether an answer waits for more than the engine: for a judge that a rule asks."""
         return self._guard is not None and self._guard.overseer.ask is not None
 
+    def forget(self) -> None:
+        """Drops the scores that are kept."""
+        self._cache.clear()
+
     def close(self) -> None:
         """Takes nothing more in; returns when all that was taken in has its answer."""
         self._engine.close()

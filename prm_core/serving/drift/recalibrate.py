@@ -65,7 +65,7 @@ def as_records(one: Sample, chance: float, domain: str) -> tuple[Problem, Trajec
     said = json.loads(one.text)
     problem = Problem(f"served-{one.prompt}", domain, said["prompt"], "")
     steps = tuple(written_step(step) for step in said["steps"])
-    meta = {"time": one.time, "chance": chance}
+    meta = {"time": one.time, "chance": chance, "tenant": one.tenant}
     return problem, Trajectory(f"served-{one.prefixes[-1]}", problem.id, POLICY, steps, None, None, 0, meta=meta)
 
 

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prm_core.config import DriftConfig
+from prm_core.errors import InputError
 from prm_core.serving.drift.samples import STAMP, SUFFIX, Sample, files, write
+from prm_core.serving.drift.withdrawn import read_withdrawn, without
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,17 @@ class Recorder:
         kept, self._kept, self._last, self._characters = list(self._kept.values()), {}, {}, 0
         if not kept:
             return
+        try:
+            # Withdrawn while it waited.
+            kept = without(kept, read_withdrawn(self._folder.parent))
+        except InputError as error:
+            log.warning("%d samples of served traffic are lost: %s", len(kept), error)
+            self.dropped += len(kept)
+            return
+        if kept:
+            self._put(kept)
+
+    def _put(self, kept: list[Sample]) -> None:
         begins = datetime.fromtimestamp(min(one.time for one in kept), UTC)
         path = self._folder / f"{begins:{STAMP}}-{os.getpid()}-{next(self._files)}{SUFFIX}"
         try:

@@ -47,6 +47,7 @@ class Sample:
         tools, agents: names of the tools called, one a call, and of who acted, one a step.
         in_domain: whether the model can judge it, None where it cannot tell.
         text: JSON of the question and the steps, None where texts are not kept.
+        tenant: name of the API key that asked, empty without keys.
     """
 
     time: float
@@ -65,6 +66,7 @@ class Sample:
     agents: Sequence[str]
     in_domain: bool | None
     text: str | None = None
+    tenant: str = ""
 
 
 def digest(*parts: Any) -> str:
@@ -75,7 +77,7 @@ def digest(*parts: Any) -> str:
 def sample(
     prompt: str, steps: Sequence[Step], scores: Sequence[float], *, time: float, threshold: float, renderer: int,
     source: str = "", version: str = "", chance: float = 1.0, raw: Sequence[float] = (), in_domain: bool | None = None,
-    texts: bool = False,
+    texts: bool = False, tenant: str = "",
 ) -> Sample:
     """What is kept of a trajectory.
 
@@ -93,7 +95,7 @@ def sample(
         time, source, version, renderer, chance, digest(prompt), prefixes, list(scores), list(raw),
         [len(written(step)) + len(heard(step)) for step in steps], len(prompt),
         next((index for index, score in enumerate(scores) if score < threshold), -1),
-        [call.name for step in steps for call in step.calls], [step.agent for step in steps], in_domain, text)
+        [call.name for step in steps for call in step.calls], [step.agent for step in steps], in_domain, text, tenant)
 
 
 def drawn(prompt: str, when: float, share: float) -> bool:
@@ -115,7 +117,8 @@ def schema() -> pa.Schema:
         ("time", pa.float64()), ("source", pa.string()), ("version", pa.string()), ("renderer", pa.int32()),
         ("chance", pa.float64()), ("prompt", pa.string()), ("prefixes", texts), ("scores", floats), ("raw", floats),
         ("lengths", pa.list_(pa.int32())), ("prompt_length", pa.int32()), ("first_error", pa.int32()),
-        ("tools", texts), ("agents", texts), ("in_domain", pa.bool_()), ("text", pa.string())])
+        ("tools", texts), ("agents", texts), ("in_domain", pa.bool_()), ("text", pa.string()),
+        ("tenant", pa.string())])
 
 
 def write(path: Path, samples: Iterable[Sample], about: dict[str, str] | None = None) -> None:
@@ -136,12 +139,14 @@ def write(path: Path, samples: Iterable[Sample], about: dict[str, str] | None = 
 def read(path: Path) -> tuple[list[Sample], dict[str, str]]:
     """What `write` wrote. Raises InputError naming a file that is none of it."""
     table = store.read_table(path)
-    missing = [name for name in schema().names if name not in table.column_names]
+    # Files of before there were tenants.
+    names = [name for name in schema().names if name in table.column_names or name != "tenant"]
+    missing = [name for name in names if name not in table.column_names]
     if missing:
         raise InputError(f"{path}: holds no samples of served traffic (no column {missing[0]}); take it away")
     about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()
              if not key.startswith(b"ARROW")}
-    return [Sample(**row) for row in table.select(schema().names).to_pylist()], about
+    return [Sample(**row) for row in table.select(names).to_pylist()], about
 
 
 def files(folder: Path) -> list[tuple[float, Path]]:

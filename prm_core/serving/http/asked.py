@@ -32,6 +32,7 @@ class Asked:
         metrics: where it is counted.
         recent: where what was asked is kept for a while.
         watch: what notices it.
+        tenant: name of the API key, empty without keys.
         trajectories, steps: how many were scored.
     """
 
@@ -40,6 +41,7 @@ class Asked:
     metrics: Metrics
     recent: Recent
     watch: Watch
+    tenant: str = ""
     trajectories: int = field(default=0, init=False)
     steps: int = field(default=0, init=False)
 
@@ -76,9 +78,12 @@ class Asked:
 
         Raises InputError as `ScoringService.answer` and `parse_parameters` do.
         """
+        if self.watch.withdrawn():
+            self.recent.clear()
+            self.served.service.forget()
         chosen = parse_parameters(parameters or {}, self.served.defaults)
         answers = await self.served.service.answering(requests, **chosen)
-        self.watch.keep(self.served, requests, answers)
+        self.watch.keep(self.served, requests, answers, self.tenant)
         doubt = self.watch.doubt(self.served)
         for answer in answers:
             said = answer.analysis

@@ -152,7 +152,8 @@ class Edge:
             endpoint = self._endpoints[request.url.path]
             if self._limits.log_texts:
                 entry["body"] = content[:LOGGED_BODY].decode(errors="replace")
-            asked = Asked(served, self._limits, self.metrics, self._recent, self._watch)
+            asked = Asked(served, self._limits, self.metrics, self._recent, self._watch,
+                          entry.get("key", ""))
             said = await self._admission.run(
                 _respond(endpoint, asked, request.headers.get("content-type"), content),
                 aside=len(content) > LONG or served.service.waits_for_a_judge)

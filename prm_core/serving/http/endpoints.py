@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from prm_core.serving.http import decisions, native, rewards
+from prm_core.serving.http import decisions, native, outcome, rewards
 from prm_core.serving.http.asked import Asked
 
 
@@ -37,6 +37,7 @@ ENDPOINTS = (
              native.score_step),
     Endpoint("/analyze_trajectory", "A trajectory analysed", native.AnalysisRequest, native.Analysis,
              native.analyze_trajectory),
+    Endpoint("/outcome", "How trajectories that were scored have ended", outcome.Told, outcome.Noted, outcome.outcome),
     Endpoint("/v1/decisions", "Questions about steps, as OpenAI's Decisions API has them", decisions.DecisionRequest,
              decisions.Decision, decisions.decisions),
     Endpoint("/v1/systemone", "Questions about steps, as System One has them", decisions.SystemOneRequest,

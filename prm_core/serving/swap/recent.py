@@ -58,6 +58,12 @@ class Recent:
             while len(self._kept) > self._most or self._size > CHARACTERS:
                 self._size -= self._kept.popleft().size
 
+    def clear(self) -> None:
+        """Keeps nothing of what was asked so far."""
+        with self._lock:
+            self._kept.clear()
+            self._size = 0
+
     def answered_by(self, source: str) -> list[Seen]:
         """Those that a version answered, the oldest first."""
         with self._lock:

@@ -30,10 +30,12 @@ from prm_core.training.trees import collate_trees
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from prm_core.scoring.heads import Heads
     from prm_core.scoring.reward import RewardModel
+    from prm_core.scoring.scorer import RewardScorer
 
 
 # Of mallopt(3).
@@ -66,6 +68,7 @@ class TrainedModel:
 def train_on(
     kind: str, backbone: str, examples: Sequence[Example], pairs: Sequence[Pair], config: Config, *, work: Path,
     report: Callable[[dict[str, float], int], None], name: str | None = None, outcomes: Sequence[Example] = (),
+    start: RewardScorer | None = None,
 ) -> TrainedModel:
     """Trains a reward model of a kind on a backbone (folder or hub id).
 
@@ -80,6 +83,7 @@ def train_on(
         name: of the backbone wherever the model may go, where that is not its path here; a model whose backbone is
             frozen is saved with that instead of the weights.
         outcomes: examples of kind outcome, of the same problems; a process model gets a head for how chains end.
+        start: a trained model of the kind to go on from, in place of a new one on the backbone; it is changed.
 
     Raises:
         InputError: what training cannot start on or must not go on with, each with the way out.
@@ -98,10 +102,10 @@ def train_on(
         raise InputError("train_prm.learning_rate 0 freezes the model, and an implicit reward is how far training "
                          "moves it; set a rate in the profile, for instance 0.00001")
     config = resolve(config)
-    encoder = Encoder(load_tokenizer(backbone), config.encoder)
+    encoder = start.encoder if start else Encoder(load_tokenizer(backbone), config.encoder)
     # A chain longer than a row trains as far as it fits one; the model may score all of it.
     fitting = Encoder(encoder.tokenizer, dataclasses.replace(
-        config.encoder, max_length=min(config.encoder.max_length, config.train_prm.row_tokens)))
+        encoder.config, max_length=min(encoder.config.max_length, config.train_prm.row_tokens)))
     train, dev = split_by_problem(examples, config.train_prm.dev_share, config.seed)
     held = {example.problem_id for example in dev}
     train = with_harmless_steps(train, kind, config.train_prm.harmless_steps, config.seed)
@@ -115,17 +119,18 @@ def train_on(
     device = pick_device(config.models.device)
     if device.type == "cpu":
         return_freed_memory()
-    model = REWARD_MODELS[kind].from_backbone(
-        backbone, surprisal=kind in config.models.surprisal, encoder=dataclasses.asdict(config.encoder),
-        # Mixed precision trains float32 weights; what is rounded to bfloat16 cannot take small steps. Under adapters
-        # these are the weights that take them.
-        dtype=config.models.dtype if config.train_prm.precision == "float32" or config.train_prm.lora_rank
-        else "float32",
-        device=str(device),
-    )
-    context = getattr(model.backbone.config, "max_position_embeddings", None) or config.encoder.max_length
-    if config.encoder.max_length > context:
-        raise InputError(f"encoder.max_length {config.encoder.max_length} is beyond the {context} positions of "
+    # Mixed precision trains float32 weights; what is rounded to bfloat16 cannot take small steps. Under adapters these
+    # are the weights that take them.
+    dtype = config.models.dtype if config.train_prm.precision == "float32" or config.train_prm.lora_rank else "float32"
+    if start:
+        model = _going_on(start, dtype, device)
+    else:
+        model = REWARD_MODELS[kind].from_backbone(
+            backbone, surprisal=kind in config.models.surprisal, encoder=dataclasses.asdict(config.encoder),
+            dtype=dtype, device=str(device))
+    context = getattr(model.backbone.config, "max_position_embeddings", None) or encoder.config.max_length
+    if encoder.config.max_length > context:
+        raise InputError(f"encoder.max_length {encoder.config.max_length} is beyond the {context} positions of "
                          f"{backbone}; lower it")
     share = takes_trees(model.backbone)
     rows = pack_rows(encoded, kept, config.train_prm, share=share, seed=config.seed)
@@ -168,10 +173,21 @@ def train_on(
         for parameter in model.parameters():
             parameter.data = parameter.data.to(getattr(torch, config.models.dtype))
     model.precision = config.train_prm.precision
-    if frozen and not config.train_prm.lora_rank:
+    if not frozen or config.train_prm.lora_rank:
+        model.base = None
+    elif start is None:
         model.base = Base.of(backbone, name or backbone)
     return TrainedModel(model, encoder, dev, dev_rows, history, counts,
                         config.train_prm.rows_per_pass)
+
+
+def _going_on(start: RewardScorer, dtype: str, device: torch.device) -> RewardModel:
+    """A trained model, ready to be trained on; the heads beside its own are fitted anew."""
+    import torch
+
+    model = start.model.to(device=device, dtype=getattr(torch, dtype)).eval()
+    model.heads = None
+    return model
 
 
 def _further_heads(

@@ -24,12 +24,13 @@ REQUESTS: dict[str, Any] = {
     "/v1/systemone": {"model": "m", "state": {"messages": TURNS}, "questions": {"step_0": {"type": "noul"}}},
     "/classify": {"input": "p<|step|>ok"}, "/pooling": {"messages": TURNS},
     "/get_reward": {"query": ["p ok"], "prompts": ["p"]},
+    "/outcome": {"outcomes": [{"prompt": "p", "steps": ["ok"], "success": True, "reporter": "agent", "chance": 0.5}]},
 }
 
 
 @pytest.fixture(scope="module")
-def client() -> TestClient:
-    return TestClient(edge())
+def client(tmp_path_factory) -> TestClient:
+    return TestClient(edge(workspace=tmp_path_factory.mktemp("served")))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,211 @@
+"""Champion and challenger on the same chains: those of the evaluation, whose first errors are known, and held-out
+served ones, of which people have judged some steps and outcomes were told; and how easily either is talked out of a
+verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prm_core.adaptation.relabel import Trust, chance_of, trusted
+from prm_core.adaptation.traffic import Served, success
+from prm_core.config import Config
+from prm_core.errors import InputError
+from prm_core.evaluation import metrics, protocol
+from prm_core.evaluation.adversarial.gold_chains import judged, pick_chains
+from prm_core.evaluation.judged_chains import Chain, first_per_problem, judge
+from prm_core.evaluation.metrics import INTERVAL, Bootstrap, Estimate
+from prm_core.labeling.human.labels import human_verdicts
+from prm_core.platform import store
+from prm_core.scoring.calibration import expected_calibration_error
+from prm_core.serving.drift.outcomes import Outcome
+from prm_core.types import Problem, StepLabel, Trajectory
+
+if TYPE_CHECKING:
+    from prm_core.scoring.scorer import ChainScore, RewardScorer
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+EVALUATION = "artifacts/evaluate/trajectories"
+# Outcomes of reporters that tell so much success of chains with an error measure nothing.
+MAX_LUCK = 0.5
+RESAMPLES = 1000
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """Judged chains of the evaluation. Attributes: problems, chains: of the splits `dev` and `test`."""
+
+    problems: Mapping[str, Sequence[Problem]]
+    chains: Mapping[str, Sequence[Chain]]
+
+
+def old_chains(workspace: Path) -> Old:
+    """The base policy's chains of the dev and test problems, as many a problem as step-level figures use.
+
+    Raises InputError where the workspace has none, or no oracle judges them.
+    """
+    if not (workspace / EVALUATION).is_dir():
+        raise InputError(f"{workspace / EVALUATION}: is not there, and a challenger must not be worse than the "
+                         "champion on the evaluation's chains; run the chain here (`prm run`)")
+    problems = {split: store.read_jsonl(Problem, workspace / f"data/{split}.jsonl") for split in ("dev", "test")}
+    owners = {split: {one.id: index for index, one in enumerate(group)} for split, group in problems.items()}
+    found: dict[str, list[Chain]] = {split: [] for split in problems}
+    for one in store.read_shards(Trajectory, workspace / EVALUATION):
+        split, _, policy = one.id.split("/", 1)[0].partition("-")
+        if policy == "base" and split in found and one.steps:
+            index = owners[split][one.problem_id]
+            found[split].append(Chain(index, one, judge(problems[split][index], one.steps)))
+    if any(chain.gold is None for chain in found["test"]):
+        raise InputError(f"{workspace / EVALUATION}: no oracle judges the steps of these problems, so nothing says "
+                         "whether a challenger is worse on them; adapt a chain whose domain has one")
+    return Old(problems, {split: first_per_problem(group, protocol.STEP_CHAINS) for split, group in found.items()})
+
+
+def both(champion: RewardScorer, challenger: RewardScorer, pairs: Sequence[tuple[str, Sequence[Any]]]
+         ) -> dict[str, list[ChainScore]]:
+    """What each says of (prompt, steps) pairs, in one pass where they share a backbone."""
+    if not pairs:
+        return {CHAMPION: [], CHALLENGER: []}
+    if champion.shares_pass(challenger):
+        first, second = champion.score_with([challenger], pairs)
+    else:
+        first, second = champion.score(pairs), challenger.score(pairs)
+    return {CHAMPION: first, CHALLENGER: second}
+
+
+def old_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, config: Config) -> dict[str, Any]:
+    """`old/…`: of each model the first-error F1 at the threshold it serves with and its calibration error, the
+    difference of the F1 (`old/f1_gain`, an interval over problems), and the challenger's F1 as the evaluation has it,
+    with its interval and spread."""
+    scored: dict[str, dict[str, list[Chain]]] = {CHAMPION: {}, CHALLENGER: {}}
+    for split, chains in old.chains.items():
+        said = both(champion, challenger, [(old.problems[split][chain.problem].prompt, chain.trajectory.steps)
+                                           for chain in chains])
+        for name, found in said.items():
+            scored[name][split] = [replace(chain, step_scores=one.step_scores, out_of_domain=one.out_of_domain,
+                                           members=one.members) for chain, one in zip(chains, found, strict=True)]
+    problems = len(old.problems["test"])
+    bootstrap = Bootstrap(problems, config.evaluate.bootstrap, config.seed)
+    figures: dict[str, Any] = {}
+    served = {}
+    for name, splits in scored.items():
+        table = protocol.step_table(splits["test"])
+        steps = metrics.judged_steps(table.scores, table.gold, table.problem, problems)
+        served[name] = metrics.prm_tally(table.compared, table.gold, table.problem, problems, config.serve.threshold).f1
+        figures[f"old/{name}/f1"] = _of(bootstrap.estimate(served[name]))
+        figures[f"old/{name}/ece"] = _of(bootstrap.estimate(metrics.ece(steps, config.evaluate.bins), centred=True))
+    figures["old/f1_gain"] = _of(bootstrap.estimate(metrics.difference(served[CHALLENGER], served[CHAMPION])))
+    chosen, _ = protocol.choose_threshold(scored[CHALLENGER]["dev"], config.serve.threshold)
+    table = protocol.step_table(scored[CHALLENGER]["test"])
+    figures["old/evaluated_f1"] = _of(bootstrap.estimate(
+        metrics.prm_tally(table.compared, table.gold, table.problem, problems, chosen).f1))
+    figures["old/evaluated_f1_spread"] = protocol.f1_spread(scored[CHALLENGER]["test"], problems, chosen)
+    return figures
+
+
+def _of(value: Estimate) -> dict[str, float | None]:
+    return {name: found if np.isfinite(found := getattr(value, name)) else None for name in ("value", "low", "high")}
+
+
+def new_figures(
+    champion: RewardScorer, challenger: RewardScorer, served: Sequence[Served], labels: Sequence[StepLabel],
+    outcomes: Sequence[Outcome], trust: Trust, config: Config,
+) -> dict[str, Any]:
+    """`new/…` on held-out trajectories: `new/labels` steps that trusted people judged; the champion's Brier score of
+    them less the challenger's (`new/gain`); each model's calibration error; and the same gain in saying how
+    trajectories end (`new/outcome_gain`), of `new/outcomes` that trusted reporters told, by which the share
+    `new/success` of them succeeds. Each counts one over its chance, intervals are over questions.
+
+    Args:
+        served: held out of training.
+        labels: people's, of served trajectories.
+    """
+    texts = {one.trajectory.id: one for one in served}
+    believed = [row for row in trusted(labels, trust) if row.trajectory_id in texts]
+    picked = {(row.trajectory_id, row.step_index): chance_of(row) for row in believed}
+    told = [one for one in outcomes if one.trajectory in texts
+            and trust.reporters.get(one.reporter, (0.0, 1.0))[1] <= MAX_LUCK]
+    names = sorted({name for name, _ in picked} | {one.trajectory for one in told})
+    said = both(champion, challenger, [(texts[name].problem.prompt, texts[name].trajectory.steps) for name in names])
+    scores = {model: dict(zip(names, (one.step_scores for one in found), strict=True)) for model, found in said.items()}
+    judged_ = [(key, right) for key, right in sorted(human_verdicts(believed).verdicts.items())
+               if key[1] < len(scores[CHAMPION][key[0]])]
+    rows = _Rows([texts[name].problem.id for (name, _), _ in judged_], [picked[key] for key, _ in judged_],
+                 [right for _, right in judged_],
+                 {model: [table[name][step] for (name, step), _ in judged_] for model, table in scores.items()})
+    ends = _Rows([texts[one.trajectory].problem.id for one in told],
+                 [one.chance * texts[one.trajectory].chance for one in told], [one.success for one in told],
+                 {model: [float(np.prod(table[one.trajectory])) for one in told] for model, table in scores.items()})
+    figures: dict[str, Any] = {
+        "new/labels": len(judged_), "new/gain": rows.gain(config.seed), "new/outcomes": len(told),
+        "new/outcome_gain": ends.gain(config.seed), "new/success": _of(success(served, told, config.seed))}
+    return figures | {f"new/{model}/ece": rows.ece(model, config.evaluate.bins, config.seed) for model in scores}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Verdicts beside what each model gave them.
+
+    Attributes:
+        questions: of each.
+        chance: that it is here.
+        right: the verdict.
+        scores: model → probability of it.
+    """
+
+    questions: Sequence[str]
+    chance: Sequence[float]
+    right: Sequence[bool]
+    scores: Mapping[str, Sequence[float]]
+
+    def gain(self, seed: int) -> dict[str, float | None]:
+        """The champion's mean squared error less the challenger's."""
+        right = np.asarray(self.right, dtype=np.float64)
+        errors = {model: (np.asarray(found) - right) ** 2 for model, found in self.scores.items()}
+        return self._estimate(
+            lambda weights: float(weights @ (errors[CHAMPION] - errors[CHALLENGER]) / weights.sum()), seed, False)
+
+    def ece(self, model: str, bins: int, seed: int) -> dict[str, float | None]:
+        """A model's expected calibration error; its interval is shifted by what resampling adds to it."""
+        def error(weights: Floats) -> float:
+            kept = weights > 0
+            return expected_calibration_error(np.asarray(self.scores[model])[kept], np.asarray(self.right)[kept], bins,
+                                              weights[kept])
+
+        return self._estimate(error, seed, True)
+
+    def _estimate(self, of: Callable[[Floats], float], seed: int, centred: bool) -> dict[str, float | None]:
+        if not self.questions:
+            return {"value": None, "low": None, "high": None}
+        owner = np.unique(list(self.questions), return_inverse=True)[1]
+        weights, count = 1 / np.asarray(self.chance, dtype=np.float64), int(owner.max()) + 1
+        rng, value = np.random.default_rng(seed), of(weights)
+        drawn = []
+        for _ in range(RESAMPLES):
+            times = np.bincount(rng.integers(count, size=count), minlength=count)
+            drawn.append(of(weights * times[owner]))
+        found = np.array(drawn)
+        if centred:
+            found = np.maximum(found - found.mean() + value, 0)
+        low, high = np.percentile(found, INTERVAL)
+        return {"value": value, "low": float(low), "high": float(high)}
+
+
+def probe_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, config: Config) -> dict[str, Any]:
+    """`champion/probe/…` and `challenger/probe/…`: the share of wrong chains that pass with a suffix."""
+    from prm_core.evaluation.probe.suffixes import suffix_figures
+
+    if not config.probe.suffix_chains:
+        return {}
+    chains = [judged(f"{chain.trajectory.id}", old.problems["dev"][chain.problem], chain.trajectory.steps)
+              for chain in first_per_problem(old.chains["dev"], 1)[: config.probe.problems]]
+    gold = pick_chains(chains, 1, config.seed)
+    found = {name: suffix_figures(scorer, gold, config.probe, config.serve.threshold, config.seed)[0]
+             for name, scorer in ((CHAMPION, champion), (CHALLENGER, challenger))}
+    return {f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()}

@@ -1,0 +1,55 @@
+"""What refuses a challenger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prm_core.adaptation.gate import faults
+from tests.builders.quality import make_config
+
+
+def gain(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "low": value if low is None else low, "high": value if high is None else high}
+
+
+GOOD: dict[str, Any] = {
+    "new/labels": 50, "new/gain": gain(0.02, -0.01, 0.05), "new/challenger/ece": gain(0.2, 0.05, 0.4),
+    "new/outcomes": 100, "new/outcome_gain": gain(0.0, -0.1, 0.1),
+    "old/f1_gain": gain(-0.004, -0.01, 0.002), "old/challenger/ece": gain(0.01),
+    "champion/probe/suffix/passed": 0.25, "challenger/probe/suffix/passed": 0.375,
+}
+
+
+def test_one_that_is_better_on_the_new_and_no_worse_elsewhere_passes() -> None:
+    assert faults(GOOD, make_config()) == []
+
+
+@pytest.mark.parametrize(("figure", "value", "reason"), [
+    ("new/gain", gain(0.0), "not better on served traffic"),
+    ("new/gain", gain(None), "was judged by people"),
+    ("new/gain", gain(-0.02, -0.03, -0.01), "worse on served traffic"),
+    ("new/outcome_gain", gain(-0.05, -0.1, -0.01), "worse at saying how served trajectories end"),
+    # Beyond the interval, and beyond what is let pass whatever the interval.
+    ("old/f1_gain", gain(-0.003, -0.005, -0.001), "worse on the evaluation's chains"),
+    ("old/f1_gain", gain(-0.011, -0.05, 0.02), "worse on the evaluation's chains"),
+    ("old/f1_gain", gain(None), "not defined"),
+    ("old/challenger/ece", gain(0.2, 0.15, 0.3), "not calibrated on the evaluation's chains"),
+    ("new/challenger/ece", gain(0.2, 0.15, 0.3), "not calibrated on served traffic"),
+    ("challenger/probe/suffix/passed", 0.5, "easier to hack"),
+])
+def test_each_fault_refuses(figure: str, value: Any, reason: str) -> None:
+    assert any(reason in found for found in faults({**GOOD, figure: value}, make_config()))
+
+
+def test_outcomes_may_say_that_it_is_better_where_verdicts_say_little() -> None:
+    little = {**GOOD, "new/gain": gain(-0.01, -0.05, 0.03)}
+    assert faults(little, make_config())
+    assert faults({**little, "new/outcome_gain": gain(0.02, 0.001, 0.04)}, make_config()) == []
+
+
+def test_one_that_leaves_data_out_need_not_be_better() -> None:
+    assert faults({**GOOD, "new/gain": gain(-0.01, -0.03, 0.01)}, make_config(), retrain=True) == []
+    (found,) = faults({**GOOD, "new/gain": gain(-0.02, -0.03, -0.01)}, make_config(), retrain=True)
+    assert "worse on served traffic" in found

@@ -1,0 +1,95 @@
+"""What is known of a chain becomes labels; sources are believed as far as they have earned it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prm_core.adaptation.relabel import (
+    Chain,
+    Trust,
+    chains_of,
+    find_trust,
+    first_error,
+    recalibrated,
+    relabel,
+    trusted,
+)
+from prm_core.serving.drift.outcomes import Outcome
+from prm_core.types import StepLabel
+from tests.builders.quality import make_config
+
+TRUST = Trust({"ann": 0.9}, {"agent": (0.9, 0.2)})
+
+
+def test_the_first_error_by_hand() -> None:
+    assert first_error(Chain([0.8, 0.5]), TRUST) == pytest.approx([0.2, 0.4, 0.4])
+    # A failure is nine times as likely with an error, 0.8 against 0.1.
+    assert first_error(Chain([0.8, 0.5], (), [("agent", False)]), TRUST) == pytest.approx(
+        np.array([0.2 * 0.8, 0.4 * 0.8, 0.4 * 0.1]) / 0.52)
+    # "Step 1 is wrong", by somebody right nine times in ten; of what follows an error nothing is said.
+    assert first_error(Chain([0.8, 0.5], [(1, "ann", False)]), TRUST) == pytest.approx(
+        np.array([0.2 * 0.5, 0.4 * 0.9, 0.4 * 0.1]) / 0.5)
+
+
+def test_labels_end_where_an_error_is_likelier_behind() -> None:
+    rows = relabel({"t": Chain([0.9, 0.1, 0.9])}, TRUST)
+    assert [(row.step_index, round(row.value, 3), row.is_correct) for row in rows] == [(0, 0.9, True), (1, 0.1, False)]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.booleans())
+def test_probabilities_sum_to_one_and_an_outcome_moves_them_its_way(scores: list[float], success: bool) -> None:
+    before, after = (first_error(Chain(scores, (), told), TRUST) for told in ([], [("agent", success)]))
+    assert before.sum() == pytest.approx(1)
+    assert after.sum() == pytest.approx(1)
+    assert (after[-1] >= before[-1] - 1e-12) == success or after[-1] == pytest.approx(before[-1], abs=1e-9)
+
+
+def chains(agents: dict[str, bool], reviewers: dict[str, bool]) -> list[Chain]:
+    """Sound and unsound chains that the model tells apart; agents and reviewers tell the truth or not."""
+    found = []
+    for number in range(60):
+        sound = number % 2 == 0
+        agent, reviewer = (sorted(names)[number % len(names)] for names in (agents, reviewers))
+        scores = [0.95, 0.95 if sound else 0.05]
+        verdict = sound if reviewers[reviewer] else not sound
+        found.append(Chain(scores, [(1, reviewer, verdict)], [(agent, sound or not agents[agent])]))
+    return found
+
+
+def test_who_tells_no_truth_is_found_out() -> None:
+    trust = find_trust(chains({"a": True, "b": True, "liar": False}, {"ann": True, "bob": True, "eve": False}))
+    assert min(trust.reviewers[name] for name in ("ann", "bob")) > 0.9
+    assert trust.reviewers["eve"] < 0.75
+    assert trust.reporters["liar"][1] > 0.5 > max(trust.reporters[name][1] for name in "ab")
+    # A success told by somebody who tells nothing else says nothing.
+    sound, unsound = trust.reporters["liar"]
+    assert abs(sound - unsound) < 0.3
+
+
+def label(name: str, step: int, right: bool, reviewer: str = "ann", chance: float = 1.0) -> StepLabel:
+    return StepLabel(name, step, f"human:{reviewer}", float(right), right, 1.0, 0, "", json.dumps({"chance": chance}))
+
+
+def test_scores_are_calibrated_by_trusted_people_alone() -> None:
+    scores = {f"t{n}": [0.8] for n in range(40)}
+    labels = [label(name, 0, n % 2 == 0, chance=0.5) for n, name in enumerate(sorted(scores))]
+    settings = make_config().calibrate
+    few = recalibrated(scores, labels[:4], TRUST, settings)
+    assert few == scores
+    import dataclasses
+
+    settings = dataclasses.replace(settings, min_labels=10)
+    assert recalibrated(scores, labels, TRUST, settings)["t3"][0] == pytest.approx(0.5, abs=0.05)
+    assert trusted(labels, Trust({"ann": 0.6}, {})) == []
+    assert recalibrated(scores, labels, Trust({"ann": 0.6}, {}), settings) == scores
+
+
+def test_what_is_known_is_joined_by_trajectory() -> None:
+    found = chains_of({"t": [0.5, 0.5], "empty": []}, [label("t", 1, True), label("t", 2, True), label("u", 0, True)],
+                      [Outcome("t", True, "agent"), Outcome("u", True)])
+    assert found == {"t": Chain([0.5, 0.5], ((1, "ann", True),), (("agent", True),))}
