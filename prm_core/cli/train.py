@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,12 +42,12 @@ def train(
     Problems are held out to choose the weights and to calibrate the scores; beside the model, training.json tells what
     was trained on what, and the held-out figures. The folder scores with `prm score`, `prm evaluate` and
     `prm adversarial`, and a process model also loads with AutoModelForTokenClassification; one on a frozen backbone
-    (train_prm.learning_rate 0) holds only what was trained and needs the backbone beside it. On several GPUs, or with
-    `--cpu` several processes of a CPU: `accelerate launch --multi_gpu --num_processes N -m prm_core.cli train …`.
+    (train_prm.learning_rate 0) holds only what was trained and needs the backbone beside it. A profile with
+    `launch: {processes: 2}` trains in two processes: two GPUs, or halves of a CPU.
     """
     from prm_core import config as configuration
     from prm_core.formats import FORMATS
-    from prm_core.platform import environment
+    from prm_core.platform import environment, processes
     from prm_core.platform.environment import is_main
 
     if out.exists() and is_main():
@@ -56,11 +57,26 @@ def train(
     reader = FORMATS[format_name]
     config = configuration.parse(
         configuration.resolve(environment.project_root() / configuration.PARAMS_FILE, profile), f"profile {profile}")
-    source = backbone or config.models.reward_backbone
-    examples = _examples(files, reader, config, kind, neutral, mask_after_error)
-    settings = {"files": [str(file) for file in files], "format": format_name, "neutral": neutral,
-                "mask_after_error": mask_after_error, "profile": profile, "backbone": source}
-    _train(kind, source, examples, config, settings, out, work or out.with_name(f"{out.name}.work"), workspace)
+    if processes.launch(config.launch.processes, [sys.executable, "-m", "prm_core.cli", *sys.argv[1:]]):
+        return
+    with processes.member():
+        _meet(files, config)
+        source = backbone or config.models.reward_backbone
+        examples = _examples(files, reader, config, kind, neutral, mask_after_error)
+        settings = {"files": [str(file) for file in files], "format": format_name, "neutral": neutral,
+                    "mask_after_error": mask_after_error, "profile": profile, "backbone": source}
+        _train(kind, source, examples, config, settings, out, work or out.with_name(f"{out.name}.work"), workspace)
+
+
+def _meet(files: list[Path], config: Config) -> None:
+    from prm_core.models.loading import pick_device
+    from prm_core.platform import processes, store
+    from prm_core.stages.base import code_digest
+
+    if processes.count() > 1:
+        facts = {**{str(file): store.digest(file) for file in files}, "the profile": repr(config),
+                 "the code": code_digest()}
+        processes.meet(facts, on_cpu=pick_device(config.models.device).type == "cpu")
 
 
 def _examples(
@@ -84,6 +100,7 @@ def _train(
 
     from prm_core.platform import store, sums
     from prm_core.platform.environment import is_main
+    from prm_core.platform.processes import wait_for_all
     from prm_core.platform.tracking import stage_run
     from prm_core.scoring.calibration import fit_calibrator
     from prm_core.scoring.domain import fit_domain
@@ -97,6 +114,8 @@ def _train(
         # The whole path: the model may be scored with from another folder.
         name = str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
         trained = train_on(kind, backbone, examples, [], config, work=work, report=tracked.log_metrics, name=name)
+        # Whoever reads what another one removes is through.
+        wait_for_all()
         if not is_main():
             return
         scores, right = held_out_scores(trained)

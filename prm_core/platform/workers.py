@@ -227,12 +227,12 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
             try:
                 answer = pickle.dumps((True, function(pickle.loads(message))), pickle.HIGHEST_PROTOCOL)
             except BaseException as error:
-                answer = _failure(error)
+                answer = failure(error)
             pipe.send_bytes(answer)
 
 
-def _failure(error: BaseException) -> bytes:
-    """The error as itself, with where it was raised; in words where it cannot be pickled."""
+def failure(error: BaseException) -> bytes:
+    """False and the error as itself, with where it was raised, pickled; in words where it cannot be."""
     where = "".join(traceback.format_exception(error))
     try:
         error.add_note(f"in a worker process:\n{where}")

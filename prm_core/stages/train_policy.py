@@ -58,7 +58,7 @@ def run(config: Config, io: StageIO) -> None:
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
         trained = train_policy(
             policy, scorer, DOMAINS, problems, settings, dev=dev, batch_size=config.generate.batch_size,
-            seed=config.seed, work=io.work, report=tracked.log_metrics)
+            seed=config.seed, work=io.work, report=tracked.log_metrics, sharding=config.launch.sharding)
         save_language_model(policy.model, policy.encoder, io.outputs["policy"])
         # Where no later one was kept, of the updates up to the one that was.
         tail = trained.history[: trained.kept][-settings.log_every :]
@@ -92,4 +92,5 @@ STAGE = Stage(
     },
     params=("seed", "models", "encoder", "generate", "train_policy", "serve"),
     run=run,
+    shared=True,
 )

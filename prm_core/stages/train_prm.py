@@ -110,4 +110,5 @@ STAGE = Stage(
     },
     params=("seed", "models", "encoder", "calibrate", "train_prm"),
     run=run,
+    shared=True,
 )

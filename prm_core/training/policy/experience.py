@@ -26,6 +26,8 @@ from prm_core.types import Problem, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prm_core.sampling.drawing import Seed
+
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
@@ -136,10 +138,14 @@ class Reading(NamedTuple):
 
 def sample_and_score(
     policy: Policy, scorer: ChainScorer | None, domains: Registry[Domain], problems: Sequence[Problem],
-    config: PolicyTrainingConfig, *, batch_size: int, seed: int,
+    config: PolicyTrainingConfig, *, batch_size: int, seed: Seed,
 ) -> list[Rewarded]:
     """`group_size` chains for each problem, with their outcomes, and with scores where there is a scorer. Raises
-    InputError for a score that is no number."""
+    InputError for a score that is no number.
+
+    Args:
+        seed: of all chains; or a seed and a stream for each.
+    """
     drawn = sample_chains(policy, domains, [problem for problem in problems for _ in range(config.group_size)],
                           temperature=config.temperature, max_new_tokens=config.max_new_tokens, batch_size=batch_size,
                           seed=seed)
