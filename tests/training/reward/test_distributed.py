@@ -19,7 +19,7 @@ from tests.builders.training import assert_same_weights, changed, files, make_en
 STOP = 3
 # Adapters on a frozen backbone, also one of low precision, where sums are not alike to more; and a backbone that drops.
 OWN = {"adapted": {"train_prm": {"lora_rank": 2}}, "dropping": {},
-       "low": {"train_prm": {"lora_rank": 2}, "models": {"dtype": "bfloat16"}}}
+       "low": {"train_prm": {"lora_rank": 2, "precision": "bfloat16"}, "models": {"dtype": "bfloat16"}}}
 IN_TWO = {"together": ("none", 0), "sharded": ("full", 0), "alone_then_sharded": ("full", 0),
           "sharded_then_alone": ("full", STOP), "together_then_alone": ("none", STOP)}
 
