@@ -33,6 +33,8 @@ from prm_core.platform.environment import is_main
 
 if TYPE_CHECKING:
     from prm_core.config import Config
+    from prm_core.models.encoder import Encoder
+    from prm_core.types import Problem
 
 ONE_CORE, ONE, TWO, SHARDED = "one process, one core", "one process", "two processes", "two processes, sharded"
 WAYS = (ONE_CORE, ONE, TWO, SHARDED)
@@ -88,19 +90,22 @@ def bars(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> list
 
 
 def _measure(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    ask, answer = folder / "job.json", folder / "result.json"
-    store.write_json(ask, {**job, "folder": str(folder)})
-    command = [sys.executable, "-m", "benchmarks.processes", str(ask), str(answer)]
-    if job["way"] in (TWO, SHARDED):
-        processes.launch(2, command)
-    else:
-        cores = {"OMP_NUM_THREADS": "1" if job["way"] == ONE_CORE else str(len(os.sched_getaffinity(0)))}
-        subprocess.run(command, env={**os.environ, **cores}, check=True)
-    return store.read_json(answer)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        ask, answer = Path(name) / "job.json", Path(name) / "result.json"
+        store.write_json(ask, job)
+        command = [sys.executable, "-m", "benchmarks.processes", str(ask), str(answer)]
+        if job["way"] in (TWO, SHARDED):
+            processes.launch(2, command)
+        else:
+            cores = {"OMP_NUM_THREADS": "1" if job["way"] == ONE_CORE else str(len(os.sched_getaffinity(0)))}
+            subprocess.run(command, env={**os.environ, **cores}, check=True)
+        return store.read_json(answer)
 
 
 def work(job: Mapping[str, Any], answer: Path) -> None:
-    """One measurement, or this process's part of it."""
+    """One measurement, or this process's part of it. The folder of the answer is the run's own."""
+    from prm_core.models.saving import save_language_model
+
     processes.meet({"job": json.dumps(job)}, on_cpu=True)
     curve: list[float] = []
     times: list[float] = []
@@ -109,12 +114,18 @@ def work(job: Mapping[str, Any], answer: Path) -> None:
         times.append(time.monotonic())
         curve.extend(value for name, value in figures.items() if name.endswith("loss") or name.startswith("reward/"))
 
-    config = _config(job)
-    with tempfile.TemporaryDirectory() as name:
-        begun = time.monotonic()
-        (_train_policy if job["kind"] == POLICY else _train_reward_model)(config, Path(name), report)
-        whole = time.monotonic() - begun
-        processes.wait_for_all()
+    config, folder = _config(job), answer.parent
+    model, encoder, problems = _base(config, 60 if job["quick"] else 1000)
+    if is_main():
+        save_language_model(model, encoder, folder / "lm")
+    processes.wait_for_all()
+    begun = time.monotonic()
+    if job["kind"] == POLICY:
+        _train_policy(config, model, encoder, problems, folder, report)
+    else:
+        _train_reward_model(config, problems, folder, report)
+    whole = time.monotonic() - begun
+    processes.wait_for_all()
     updates = len(times) > 2
     seconds = (times[-1] - times[0]) / (len(times) - 1) if updates else whole
     if is_main():
@@ -138,34 +149,32 @@ def _config(job: Mapping[str, Any]) -> Config:
     return configuration.parse(configuration.merge(configuration.merge(raw, over), KINDS[job["kind"]]), "benchmark")
 
 
-def _base(config: Config, folder: Path, count: int) -> tuple[Any, Any, list[Any]]:
-    """A language model of random weights in `folder`, its encoder, and embedded problems."""
+def _base(config: Config, count: int) -> tuple[Any, Encoder, list[Problem]]:
+    """A language model of random weights, its encoder, and embedded problems."""
     from prm_core.domains import arithmetic
     from prm_core.models.encoder import Encoder
-    from prm_core.models.saving import save_language_model
     from prm_core.models.tokenizer import train_tokenizer
     from prm_core.training.warmup import build_model
 
     problems = arithmetic.make_problems("train", count, config.seed)
     texts = [text for problem in problems for text in (problem.prompt, *problem.meta["solution"])]
     encoder = Encoder(train_tokenizer(texts), config.encoder)
-    model = build_model(encoder, config).eval()
-    save_language_model(model, encoder, folder)
-    return model, encoder, problems
+    return build_model(encoder, config).eval(), encoder, problems
 
 
-def _train_reward_model(config: Config, folder: Path, report: Any) -> None:
+def _train_reward_model(config: Config, problems: Sequence[Problem], folder: Path, report: Any) -> None:
     from prm_core.training.examples import Example
     from prm_core.training.reward.recipe import train_on
     from prm_core.types import Step
 
-    _, _, problems = _base(config, folder / "lm", 60 if config.warmup.hidden_size < 100 else 1000)
     examples = [Example(problem.id, problem.prompt, steps, tuple(float("+" in step.text) for step in steps))
                 for problem in problems for steps in [tuple(map(Step, problem.meta["solution"]))]]
     train_on("process", str(folder / "lm"), examples, [], config, work=folder / "work", report=report)
 
 
-def _train_policy(config: Config, folder: Path, report: Any) -> None:
+def _train_policy(
+    config: Config, model: Any, encoder: Encoder, problems: Sequence[Problem], folder: Path, report: Any
+) -> None:
     import dataclasses
 
     import torch
@@ -177,7 +186,6 @@ def _train_policy(config: Config, folder: Path, report: Any) -> None:
     from prm_core.scoring.scorer import RewardScorer
     from prm_core.training.policy.loop import train_policy
 
-    model, encoder, problems = _base(config, folder / "lm", 200)
     paying = ProcessRewardModel.from_backbone(str(folder / "lm"), surprisal=False, device="cpu", dtype="float32",
                                               encoder=dataclasses.asdict(config.encoder))
     with torch.no_grad():
