@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prm_core.errors import GateError, InputError
+from prm_core.platform.workers import WorkerDied
 
 BAD_INPUT, SAID_NO, INTERRUPTED = 2, 1, 130
 _FULL = re.compile(r"no space left on device|disk is full|disk quota exceeded|os error 28\b", re.IGNORECASE)
@@ -26,13 +27,16 @@ _CODES = {errno.EROFS: "the file system is read-only", errno.EACCES: "no permiss
 @contextmanager
 def told() -> Iterator[None]:
     """Ends the process with one line and its exit code when the block fails in a way that a user can mend: 2 for bad
-    input, a full disk, a missing permission or a broken database, 1 for a gate that said no, 130 for Ctrl-C."""
+    input, a full disk, a missing permission or a broken database, 1 for a gate that said no and for a worker that was
+    killed, 130 for Ctrl-C."""
     try:
         yield
     except InputError as error:
         end(f"error: {error}", BAD_INPUT)
     except GateError as error:
         end(f"stopped: {error}", SAID_NO)
+    except WorkerDied as error:
+        end(f"error: {error}", SAID_NO)
     except KeyboardInterrupt:
         end("interrupted: what was finished is kept, and the same command goes on from there", INTERRUPTED)
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -56,12 +57,12 @@ def train(
     Problems are held out to choose the weights and to calibrate the scores; beside the model, training.json tells what
     was trained on what, and the held-out figures. The folder scores with `prm score`, `prm evaluate` and
     `prm adversarial`, and a process model also loads with AutoModelForTokenClassification; one on a frozen backbone
-    (train_prm.learning_rate 0) holds only what was trained and needs the backbone beside it. On several GPUs, or with
-    `--cpu` several processes of a CPU: `accelerate launch --multi_gpu --num_processes N -m prm_core.cli train …`.
+    (train_prm.learning_rate 0) holds only what was trained and needs the backbone beside it. A profile with
+    `launch: {processes: 2}` trains in two processes: two GPUs, or halves of a CPU.
     """
     from prm_core import config as configuration
     from prm_core.formats import FORMATS
-    from prm_core.platform import environment
+    from prm_core.platform import environment, processes
     from prm_core.platform.environment import is_main
     from prm_core.training.reward.labelled import examples_of
 
@@ -72,22 +73,38 @@ def train(
     reader = FORMATS[format_name]
     config = configuration.parse(
         configuration.resolve(environment.project_root() / configuration.PARAMS_FILE, profile), f"profile {profile}")
-    source = backbone or config.models.reward_backbone
     if teacher is not None and kind not in STEPWISE:
         raise InputError(f"--teacher {teacher}: it says which steps are right, and a model of kind {kind} learns "
                          "outcomes; leave --kind out")
-    chains = itertools.chain.from_iterable(reader.read(file, neutral=neutral) for file in files)
-    version = None
-    if teacher is not None:
-        chains, version = _taught(chains, teacher, config, workspace)
-    examples = examples_of(chains, "process" if kind in STEPWISE else kind, mask_after_error=mask_after_error)
-    settings = {"files": [str(file) for file in files], "format": format_name, "neutral": neutral,
-                "mask_after_error": mask_after_error, "profile": profile, "backbone": source, "teacher": version}
-    folder = work or out.with_name(f"{out.name}.work")
-    if kind == GENERATIVE:
-        _train_verifier(source, examples, config, settings, out, folder, workspace)
-    else:
-        _train(kind, source, examples, config, settings, out, folder, workspace)
+    # A verifier learns from what it writes itself, in one process.
+    many = 1 if kind == GENERATIVE else config.launch.processes
+    if processes.launch(many, [sys.executable, "-m", "prm_core.cli", *sys.argv[1:]]):
+        return
+    with processes.member():
+        _meet(files, config)
+        source = backbone or config.models.reward_backbone
+        chains = itertools.chain.from_iterable(reader.read(file, neutral=neutral) for file in files)
+        version = None
+        if teacher is not None:
+            chains, version = _taught(chains, teacher, config, workspace)
+        examples = examples_of(chains, "process" if kind in STEPWISE else kind, mask_after_error=mask_after_error)
+        settings = {"files": [str(file) for file in files], "format": format_name, "neutral": neutral,
+                    "mask_after_error": mask_after_error, "profile": profile, "backbone": source, "teacher": version}
+        folder = work or out.with_name(f"{out.name}.work")
+        if kind == GENERATIVE:
+            _train_verifier(source, examples, config, settings, out, folder, workspace)
+        else:
+            _train(kind, source, examples, config, settings, out, folder, workspace)
+
+
+def _meet(files: list[Path], config: Config) -> None:
+    from prm_core.models.loading import pick_device
+    from prm_core.platform import processes, store
+
+    if processes.count() > 1:
+        facts = {**{str(file): store.digest(file) for file in files}, "the profile": repr(config),
+                 "the code": store.code_digest()}
+        processes.meet(facts, on_cpu=pick_device(config.models.device).type == "cpu")
 
 
 def _taught(
@@ -124,6 +141,7 @@ def _train(
 
     from prm_core.platform import store, sums
     from prm_core.platform.environment import is_main
+    from prm_core.platform.processes import wait_for_all
     from prm_core.platform.tracking import stage_run
     from prm_core.scoring.calibration import fit_calibrator
     from prm_core.scoring.domain import fit_domain
@@ -137,6 +155,8 @@ def _train(
         # The whole path: the model may be scored with from another folder.
         name = str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
         trained = train_on(kind, backbone, examples, [], config, work=work, report=tracked.log_metrics, name=name)
+        # Whoever reads what another one removes is through.
+        wait_for_all()
         if not is_main():
             return
         scores, targets = held_out_scores(trained)

@@ -33,6 +33,19 @@ class GenerativeConfig:
 
 
 @section
+class LaunchConfig:
+    """How stages that train are run, which decides nothing of what they give: no stage runs again for it."""
+
+    processes: PositiveInt = setting(
+        "of a stage that trains (train_prm, train_policy), and of `prm train`, on this machine: a GPU each, or a share "
+        "of the processor's cores", default=1)
+    sharding: Literal["none", "full"] = setting(
+        "none: each process holds the whole model (DDP); full: reward models, a share of the weights, their gradients "
+        "and the optimizer's state (FSDP); policies, which every process samples from, of the optimizer's state (ZeRO)",
+        default="none")
+
+
+@section
 class RewardTrainingConfig:
     labels: Literal["hard", "soft"]
     harmless_steps: Share = setting(

@@ -40,7 +40,7 @@ from prm_core.config.service import (
     SwapConfig,
     WorkersConfig,
 )
-from prm_core.config.training import IMPLICIT, PolicyTrainingConfig, ProbeConfig, RewardTrainingConfig
+from prm_core.config.training import IMPLICIT, LaunchConfig, PolicyTrainingConfig, ProbeConfig, RewardTrainingConfig
 from prm_core.config.values import Text, faults, is_alias, section, setting, truth_for_a_number, unknown
 from prm_core.errors import InputError
 
@@ -57,6 +57,7 @@ class Config:
     profile: Text
     seed: int = setting(ge=0, lt=2**32)
     domain: str = setting(registry="prm_core.domains:DOMAINS")
+    launch: LaunchConfig = setting(default=LaunchConfig())
     data: DataConfig
     models: ModelsConfig
     sampling: SamplingConfig = setting(default=SamplingConfig())
@@ -118,6 +119,9 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         low, high = getattr(config.validate, name)
         if low > high:
             yield f"validate.{name}", f"from {low:g} to {high:g} there is nothing"
+    if config.launch.processes > 1 and config.models.device not in ("auto", "cpu"):
+        yield "launch.processes", (f"{config.launch.processes} processes cannot all compute on models.device "
+                                   f"{config.models.device}: set that to auto, which gives each its own GPU, or cpu")
     if config.train_prm.solver == "convex" and config.train_prm.lora_rank:
         yield "train_prm.lora_rank", "trains the backbone, which solver convex leaves as it is: set one of them back"
     given = config.train_policy.advantages

@@ -46,3 +46,16 @@ def dropout_on(model: PreTrainedModel, rate: float, seed: int) -> Iterator[None]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def drops(model: nn.Module) -> bool:
+    """Whether a model drops anything at random while it trains."""
+    from torch import nn
+
+    def rate(module: nn.Module) -> float:
+        # Attention takes its own as a number.
+        named = (getattr(module, name, 0.0) for name in ("attention_dropout", "dropout", "activation_dropout"))
+        return max(getattr(module, "p", 0.0) if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0,
+                   *(value for value in named if isinstance(value, float)), 0.0)
+
+    return any(rate(module) > 0 for module in model.modules())

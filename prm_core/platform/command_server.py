@@ -113,9 +113,8 @@ def forward(program: str = PRM) -> int | None:
     path = os.environ.get(SOCKET)
     if not path:
         return None
-    # What DVC runs is forwarded in its turn.
-    environment = {name: value for name, value in os.environ.items() if name != SOCKET or program == DVC}
-    asked = {"program": program, "argv": sys.argv, "cwd": os.getcwd(), "environment": environment}
+    # The socket's name too: what the command runs, as DVC a stage and a stage its processes, is forwarded in its turn.
+    asked = {"program": program, "argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ)}
     request = json.dumps(asked).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         try:

@@ -246,11 +246,11 @@ def answered(function: Callable[[Item], Any], item: Item) -> bytes:
     try:
         return pickle.dumps((True, function(item)), pickle.HIGHEST_PROTOCOL)
     except BaseException as error:
-        return _failure(error)
+        return failure(error)
 
 
-def _failure(error: BaseException) -> bytes:
-    """The error as itself, with where it was raised; in words where it cannot be pickled."""
+def failure(error: BaseException) -> bytes:
+    """False and the error as itself, with where it was raised, pickled; in words where it cannot be."""
     where = "".join(traceback.format_exception(error))
     try:
         error.add_note(f"in a worker process:\n{where}")

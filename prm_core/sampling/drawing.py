@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
+
+# Of samples: one for all, each of which has its place for a stream; or for each its own seed and stream, so that what
+# it draws does not depend on what is sampled beside it.
+Seed: TypeAlias = int | Sequence[tuple[int, int]]
 
 # The odd constant of SplitMix64 as int64.
 STREAM = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -17,11 +24,16 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (1 << 33) - 1)
 
 
-def stream_starts(seed: int, streams: Tensor) -> Tensor:
-    """Where in the sequence of all numbers each stream (int64, any shape) begins."""
-    low = seed & (1 << 64) - 1
-    start = torch.tensor(low - (1 << 64) if low >> 63 else low, device=streams.device)
-    return _mix(start) + streams * STREAM
+def streams_of(seed: Seed, count: int) -> list[tuple[int, int]]:
+    """Seed and stream of each of so many samples."""
+    return [(seed, place) for place in range(count)] if isinstance(seed, int) else list(seed)
+
+
+def stream_starts(seeds: Sequence[int], streams: Tensor) -> Tensor:
+    """Where in the sequence of all numbers each stream (int64, 1-d) of its seed begins."""
+    low = [seed & (1 << 64) - 1 for seed in seeds]
+    starts = torch.tensor([one - (1 << 64) if one >> 63 else one for one in low], device=streams.device)
+    return _mix(starts) + streams * STREAM
 
 
 def uniforms(starts: Tensor, counts: Tensor) -> Tensor:

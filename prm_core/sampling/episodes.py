@@ -17,6 +17,7 @@ from prm_core.types import Problem, Step, Trajectory
 
 if TYPE_CHECKING:
     from prm_core.domains.base import Environment
+    from prm_core.sampling.drawing import Seed
     from prm_core.sampling.policy import Policy
     from prm_core.sampling.sampler import Continuation
 
@@ -54,6 +55,9 @@ class _Run:
     steps: list[Step]
     # Of the steps, those it started from.
     given: int
+    # What it draws is decided by.
+    seed: int
+    stream: int
     ended: bool = False
     stopped: bool = False
     tokens: int = 0
@@ -70,7 +74,7 @@ class _Run:
 
 def run_episodes(
     policy: Policy, domains: Registry[Domain], starts: Sequence[tuple[Problem, Sequence[Step]]], *,
-    temperature: float, max_new_tokens: int, batch_size: int, seed: int, candidates: int = 1,
+    temperature: float, max_new_tokens: int, batch_size: int, seed: Seed, candidates: int = 1,
     worth: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[float]] | None = None, again: int = 0,
 ) -> list[Episode]:
     """An episode for each problem with the turns it starts from, in order; the same for the same arguments.
@@ -79,6 +83,7 @@ def run_episodes(
         starts: none of them a run that has ended; what the turns before heard is what the environment replied.
         max_new_tokens: of a turn; a turn cut off by it is taken as it stands, as one that does not fit the context is
             not.
+        seed: of all of them; or a seed and a stream for each.
         candidates: that are written for each turn; the others' tokens are counted too.
         worth: what each of some (prompt, steps) is worth, of which the last has heard nothing yet: a turn is chosen
             before it is executed. Needed where there are several candidates.
@@ -86,16 +91,19 @@ def run_episodes(
 
     Raises InputError where a problem's domain has no environment.
     """
+    from prm_core.sampling.drawing import streams_of
     from prm_core.sampling.sampler import Prefix
 
-    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps), again=again)
-            for problem, steps in starts]
-    rng = random.Random(f"episodes/{seed}")
+    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps), *drawn, again=again)
+            for (problem, steps), drawn in zip(starts, streams_of(seed, len(starts)), strict=True)]
+    rngs = {run.seed: random.Random(f"episodes/{run.seed}") for run in runs}
     while waiting := [run for run in runs if _has_room(policy, run)]:
+        turn = {seed: rng.getrandbits(31) for seed, rng in rngs.items()}
         drawn = policy.continue_chains(
             [run.ids for run in waiting],
             [Prefix(row, len(run.ids)) for row, run in enumerate(waiting) for _ in range(candidates)],
-            temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=rng.getrandbits(31),
+            temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size,
+            seed=[(turn[run.seed], run.stream * candidates + one) for run in waiting for one in range(candidates)],
             stop_ids=policy.encoder.turn_ends)
         for run, continuation in zip(waiting, _chosen(policy, waiting, drawn, candidates, worth), strict=True):
             if continuation is not None:

@@ -121,13 +121,13 @@ def _plain_head(model: PreTrainedModel) -> bool:
 
 @torch.inference_mode()
 def decode(
-    model: PreTrainedModel, prefixes: Sequence[tuple[int, ...]], streams: Sequence[int], *, end_ids: Sequence[int],
-    temperature: float, max_new_tokens: int, seed: int,
+    model: PreTrainedModel, prefixes: Sequence[tuple[int, ...]], streams: Sequence[int], seeds: Sequence[int], *,
+    end_ids: Sequence[int], temperature: float, max_new_tokens: int,
 ) -> list[tuple[list[int], list[float]]]:
     """Token ids and log-probabilities of one continuation for each prefix, up to an end or `max_new_tokens`.
 
     Args:
-        streams: of random numbers, one a row.
+        streams, seeds: of random numbers, one a row.
     """
     device, count = model.device, len(prefixes)
     rows = -(-count // ROWS) * ROWS
@@ -149,7 +149,7 @@ def decode(
 
     steps.tokens.copy_(filled([prefix[-1] for prefix in prefixes]))
     steps.seen.copy_(filled([len(prefix) - 1 for prefix in prefixes]))
-    steps.starts.copy_(stream_starts(seed, filled(streams)))
+    steps.starts.copy_(stream_starts([*seeds, *[0] * filler], filled(streams)))
     steps.counts.zero_()
     steps.alive.copy_(torch.arange(rows) < count)
     numbers = list(range(count))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prm_core.models.prefixes.pool import PrefixPool
+    from prm_core.sampling.drawing import Seed
     from prm_core.sampling.sampler import Continuation, Prefix
 
 
@@ -70,7 +71,7 @@ class Policy:
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
-        batch_size: int, seed: int, stop_ids: Sequence[int] = (),
+        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (),
     ) -> list[Continuation]:
         """One continuation for each prefix of the encoded chains; see `sampler.sample_continuations`."""
         from prm_core.models.batching import sampling_rows

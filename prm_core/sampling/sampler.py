@@ -20,7 +20,7 @@ from prm_core.models.padding import pad
 from prm_core.models.prefixes.pool import PrefixPool
 from prm_core.models.prefixes.switching import switched_on
 from prm_core.sampling import graphed, shared_attention
-from prm_core.sampling.drawing import draw, stream_starts, uniforms
+from prm_core.sampling.drawing import Seed, draw, stream_starts, streams_of, uniforms
 
 # Rows are compacted when this share of a batch has finished.
 COMPACT_SHARE = 0.1
@@ -196,10 +196,11 @@ class _PaddedDecoder:
 
 @dataclass(slots=True)
 class _Row:
-    """A continuation under way: its place in the list, its stream of random numbers, where it goes on from, and what it
-    has so far."""
+    """A continuation under way: its place in the list, its seed and stream of random numbers, where it goes on from,
+    and what it has so far."""
 
     place: int
+    seed: int
     stream: int
     start: Prefix
     ids: list[int]
@@ -216,13 +217,12 @@ class _Sampling:
     pad_id: int
     temperature: float
     max_new_tokens: int
-    seed: int
 
     def decode(self, decoder: _Decoder, batch: Sequence[_Row], device: torch.device, leave: int) -> None:
         """Decodes until at most `leave` rows are not done, and writes into the rows what came."""
         size, step = len(batch), 0
         rows = torch.arange(size, device=device)
-        starts = stream_starts(self.seed, torch.tensor([row.stream for row in batch], device=device))
+        starts = stream_starts([row.seed for row in batch], torch.tensor([row.stream for row in batch], device=device))
         # Where each row is in its stream: rows that went on from another batch are not at the start of it.
         counts = torch.tensor([len(row.ids) for row in batch], device=device)
         alive = torch.ones(size, dtype=torch.bool, device=device)
@@ -280,8 +280,8 @@ def _decode_graphed(
     def decode(batch: Sequence[_Row], first: int) -> Sequence[_Row]:
         prefixes = [tuple(texts[row.start.chain][: row.start.length]) for row in batch]
         found = graphed.decode(
-            model, prefixes, [row.stream for row in batch], end_ids=sampling.end_ids,
-            temperature=sampling.temperature, max_new_tokens=sampling.max_new_tokens, seed=sampling.seed)
+            model, prefixes, [row.stream for row in batch], [row.seed for row in batch], end_ids=sampling.end_ids,
+            temperature=sampling.temperature, max_new_tokens=sampling.max_new_tokens)
         read = set()
         for row, prefix, (ids, logprobs) in zip(batch, prefixes, found, strict=True):
             row.ids, row.logprobs, row.done = ids, logprobs, True
@@ -303,17 +303,16 @@ def sample_continuations(
     temperature: float,
     max_new_tokens: int,
     batch_size: int,
-    seed: int,
+    seed: Seed,
     stop_ids: Sequence[int] = (),
     states: PrefixPool | None = None,
-    streams: Sequence[int] | None = None,
 ) -> list[Continuation]:
     """One sampled continuation for each prefix, in order; name a prefix K times for K samples.
 
     Prefixes are decoded in batches of like length; within a batch each chain is encoded once, and where the model's
     attention allows it stored once; finished rows leave the batch, and the last rows of all batches go on together.
-    The same arguments give the same samples. A sample depends on the seed and the prefix's stream, not on `batch_size`
-    (but for rounding).
+    The same arguments give the same samples. A sample depends on the seed and the prefix's place in the list (or on the
+    seed and stream that are its own), not on `batch_size` (but for rounding).
 
     Not for two threads with one model. Scoring with it in other threads is safe (see `switched_on`).
 
@@ -325,15 +324,14 @@ def sample_continuations(
         temperature: 0 is greedy.
         max_new_tokens: a continuation that reaches it is not finished.
         batch_size: rows decoded together; bounds memory. Halved as often as they do not fit.
-        seed: of the samples.
+        seed: of the samples; or a seed and a stream for each.
         stop_ids: tokens that end a continuation as `end_id` does: where somebody else goes on.
         states: what is known of the prefixes, where the model's attention allows it; None to keep nothing.
-        streams: number (int64) of each prefix's stream of random numbers; its place in the list when left out.
     """
-    sampling = _Sampling((end_id, *stop_ids), pad_id, temperature, max_new_tokens, seed)
+    sampling = _Sampling((end_id, *stop_ids), pad_id, temperature, max_new_tokens)
     texts: list[Sequence[int]] = list(chains)
-    rows = [_Row(place, place if streams is None else streams[place], prefix, [], [])
-            for place, prefix in enumerate(prefixes)]
+    rows = [_Row(place, *drawn, prefix, [], [])
+            for place, (drawn, prefix) in enumerate(zip(streams_of(seed, len(prefixes)), prefixes, strict=True))]
     if not rows or max_new_tokens < 1:
         return [Continuation([], [], False) for _ in rows]
     fast = model.device.type in GRAPHED and states is None and graphed.supports(model)

@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.errors import InputError
-from prm_core.platform import store, sums
+from prm_core.platform import processes, store, sums
 from prm_core.platform.environment import is_main
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Stage:
         params: the config keys the result depends on, as in dvc.yaml.
         run: does the work, writing every output.
         check: raises InputError for a config the stage would refuse; called before a chain starts.
+        shared: its work can be shared out among the processes that `launch.processes` asks for.
     """
 
     inputs: Mapping[str, str]
@@ -75,6 +77,7 @@ class Stage:
     params: tuple[str, ...]
     run: Callable[[Config, StageIO], None]
     check: Callable[[Config], None] | None = None
+    shared: bool = False
 
 
 def load_stage(name: str) -> Stage:
@@ -125,18 +128,17 @@ def model_path(workspace: Path, name: str) -> str:
     return str(local) if local.exists() else name
 
 
-def _work_key(stage: Stage, config: Config, inputs: Mapping[str, Path]) -> str:
-    """What half-done work belongs to: shards made by other code must not be mixed with new ones, as little as shards
-    of other inputs."""
+def _work_facts(stage: Stage, config: Config, inputs: Mapping[str, Path]) -> dict[str, str]:
+    """What half-done work belongs to, and what processes that do it together must agree about: shards made by other
+    code must not be mixed with new ones, as little as shards of other inputs."""
     values = dataclasses.asdict(config)
-    params = {key: values[key] for key in stage.params}
-    contents = {name: store.digest(path) for name, path in sorted(inputs.items())}
-    key = json.dumps([params, contents, store.code_digest()], sort_keys=True)
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+    params = json.dumps({key: values[key] for key in stage.params}, sort_keys=True)
+    contents = {stage.inputs[name]: store.digest(path) for name, path in sorted(inputs.items())}
+    return {"params.yaml": hashlib.sha256(params.encode()).hexdigest(), **contents, "the code": store.code_digest()}
 
 
 def execute(name: str, workspace: Path) -> None:
-    """Runs one stage in a workspace.
+    """Runs one stage in a workspace, in several processes where it can be shared out and `launch.processes` says so.
 
     Raises InputError when an input is missing; whatever the stage raises passes through, leaving its work folder for
     the next try and no output at all. A killed stage leaves the same: outputs appear when all are written.
@@ -145,6 +147,13 @@ def execute(name: str, workspace: Path) -> None:
     config = configuration.load(workspace)
     if stage.check is not None:
         stage.check(config)
+    command = [sys.executable, "-m", "prm_core.cli", "stage", name, "--workspace", str(workspace)]
+    if not processes.launch(config.launch.processes if stage.shared else 1, command):
+        with processes.member():
+            _execute(name, stage, config, workspace)
+
+
+def _execute(name: str, stage: Stage, config: Config, workspace: Path) -> None:
     inputs = {key: workspace / path for key, path in stage.inputs.items()}
     for path in inputs.values():
         if not path.exists():
@@ -152,8 +161,15 @@ def execute(name: str, workspace: Path) -> None:
                              "that writes it (`prm run` runs them all) or `prm data make` for data/")
     for path in stage.inputs.values():
         check_recorded(workspace, path)
+    facts = _work_facts(stage, config, inputs)
+    if processes.count() > 1:
+        from prm_core.models.loading import pick_device
+
+        processes.meet({**facts, "launch.sharding": config.launch.sharding},
+                       on_cpu=pick_device(config.models.device).type == "cpu")
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     own = workspace / WORK / name
-    work, staging = own / _work_key(stage, config, inputs), own / "outputs"
+    work, staging = own / key, own / "outputs"
     if not is_main():
         # What the first of several processes writes counts; the others' lies where it is in nobody's way.
         staging = Path(tempfile.mkdtemp())
@@ -167,6 +183,8 @@ def execute(name: str, workspace: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     log.info("stage %s starts", name)
     stage.run(config, StageIO(inputs, outputs, work, workspace))
+    # Nothing is published, and nothing that another one still reads is removed, before all are through.
+    processes.wait_for_all()
     if not is_main():
         shutil.rmtree(staging)
         return

@@ -59,7 +59,7 @@ def run(config: Config, io: StageIO) -> None:
     with stage_run(io.workspace, "train_policy", config, io.inputs) as tracked:
         trained = train_policy(
             policy, scorer, DOMAINS, problems, settings, dev=dev, batch_size=config.generate.batch_size,
-            seed=config.seed, work=io.work, report=tracked.log_metrics,
+            seed=config.seed, work=io.work, report=tracked.log_metrics, sharding=config.launch.sharding,
             overseer=overseer_of(config, io.workspace))
         save_language_model(policy.model, policy.encoder, io.outputs["policy"])
         # Where no later one was kept, of the updates up to the one that was.
@@ -103,4 +103,5 @@ STAGE = Stage(
     params=("seed", "models", "encoder", "generate", "train_policy", "serve", "rules"),
     run=run,
     check=check,
+    shared=True,
 )

@@ -133,4 +133,5 @@ STAGE = Stage(
     },
     params=("seed", "models", "encoder", "calibrate", "train_prm"),
     run=run,
+    shared=True,
 )

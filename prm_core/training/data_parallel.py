@@ -1,17 +1,19 @@
 """Work that is shared out among processes: gradients of a batch by parts, and items to be mapped.
 
-On a CPU the processes are forked here and see the weights in shared memory; where a launcher started several, these
-share the work out among themselves, and each ends up with all of its results.
+On a CPU the processes are forked here and see the weights in shared memory; where several were launched, these share
+the work out among themselves, and each ends up with all of its results.
 """
 
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from prm_core.platform import workers
+from prm_core.platform import processes, workers
+from prm_core.platform.progress import track
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,37 +29,41 @@ Passes = Callable[[Part], Iterable[tuple["Tensor", dict[str, float]]]]
 class Mapping(Protocol[Item, Result]):
     """What `shared_out` gives."""
 
-    def map(self, items: Sequence[Item]) -> Iterable[Result]:
-        """Results in the order of the items."""
+    def map(self, items: Sequence[Item], label: str = "", unit: str = "it") -> Iterable[Result]:
+        """Results in the order of the items.
+
+        Args:
+            label: of a progress bar; empty for none.
+            unit: what the bar counts.
+        """
         ...
 
 
 class _Launched(Generic[Item, Result]):
-    """Processes of a launcher, each of which takes its share of the items and receives the results of all."""
+    """Processes that were launched, each of which takes its share of the items and receives the results of all."""
 
-    def __init__(self, function: Callable[[Item], Result], accelerator: Accelerator) -> None:
+    def __init__(self, function: Callable[[Item], Result]) -> None:
         self._function = function
-        self._accelerator = accelerator
 
-    def map(self, items: Sequence[Item]) -> list[Result]:
+    def map(self, items: Sequence[Item], label: str = "", unit: str = "it") -> list[Result]:
         from accelerate.utils import gather_object
 
-        rank, count = self._accelerator.process_index, self._accelerator.num_processes
-        own = [(number, self._function(items[number])) for number in range(rank, len(items), count)]
+        mine: Iterable[int] = range(int(os.environ["RANK"]), len(items), processes.count())
+        if label:
+            mine = track(mine, f"{label}, share of {processes.count()}", unit=unit)
+        own = [(number, self._function(items[number])) for number in mine]
         return [result for _, result in sorted(gather_object(own), key=lambda found: found[0])]
 
 
 @contextmanager
-def shared_out(
-    accelerator: Accelerator, function: Callable[[Item], Result], parts: int
-) -> Iterator[Mapping[Item, Result]]:
-    """Processes that do `function` with items: those of the launcher, else forked ones; see `workers.forked`.
+def shared_out(function: Callable[[Item], Result], parts: int) -> Iterator[Mapping[Item, Result]]:
+    """Processes that do `function` with items: those that were launched, else forked ones; see `workers.forked`.
 
     Args:
         function: its results can be pickled.
     """
-    if accelerator.num_processes > 1:
-        yield _Launched(function, accelerator)
+    if processes.count() > 1:
+        yield _Launched(function)
     else:
         with workers.forked(function, parts) as pool:
             yield pool
@@ -69,17 +75,17 @@ class Gradients(Generic[Part]):
     Args:
         parts: as many as a batch is to be cut into.
         accelerator: of the processes.
-        processes: take (number, part) and return figures.
+        shares: take (number, part) and return figures.
         buffers: gradients of each parameter by part, or where a process of a launcher adds up its own (1, …).
     """
 
     def __init__(
-        self, parts: int, accelerator: Accelerator, processes: Mapping[tuple[int, Part], dict[str, float]],
+        self, parts: int, accelerator: Accelerator, shares: Mapping[tuple[int, Part], dict[str, float]],
         buffers: Sequence[tuple[nn.Parameter, Tensor]],
     ) -> None:
         self.parts = parts
         self._accelerator = accelerator
-        self._processes = processes
+        self._shares = shares
         self._buffers = buffers
 
     def of(self, batch: Sequence[Part]) -> dict[str, float]:
@@ -87,7 +93,7 @@ class Gradients(Generic[Part]):
         added up likewise."""
         for _, buffer in self._buffers:
             buffer.zero_()
-        found = list(self._processes.map(list(enumerate(batch))))
+        found = list(self._shares.map(list(enumerate(batch))))
         for parameter, buffer in self._buffers:
             for part in buffer[1:]:
                 buffer[0] += part
@@ -131,8 +137,14 @@ def gradients(accelerator: Accelerator, model: nn.Module, passes: Passes[Part]) 
                 figures[name] = figures.get(name, 0.0) + value
         return figures
 
-    with shared_out(accelerator, work, parts) as processes:
-        yield Gradients(parts, accelerator, processes, buffers)
+    with shared_out(work, parts) as shares:
+        yield Gradients(parts, accelerator, shares, buffers)
+
+
+def cut(count: int, parts: int) -> list[slice]:
+    """Places 0 to `count` in `parts` slices of about equal size, fewer where there are fewer places."""
+    parts = min(parts, count)
+    return [slice(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
 def balanced(sizes: Sequence[int], parts: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""A small training of a policy, alone or launched as `tests.builders.distributed_policy FOLDER`.
+"""A small training of a policy, in this process or in several, by the jobs of `distributed_run`.
 
 Each process writes what it saw to FOLDER/rank-N.json and its final weights to FOLDER/rank-N.safetensors.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -16,12 +16,13 @@ from safetensors.torch import save_model
 
 from prm_core.config import CriticConfig
 from prm_core.domains import DOMAINS
-from prm_core.platform import store
+from prm_core.platform import processes, store
 from prm_core.scoring.scorer import ChainScore
 from prm_core.training import checkpoint
 from prm_core.training.policy import loop
 from prm_core.types import Step
-from tests.builders.training import PROBLEMS, make_encoder, make_policy, small_config
+from tests.builders.distributed_run import in_several
+from tests.builders.training import PROBLEMS, Interrupted, make_encoder, make_policy, small_config
 
 
 class WordScorer:
@@ -36,8 +37,10 @@ class WordScorer:
         return [ChainScore(value, value, 0) for value in values]
 
 
-def run(folder: Path) -> None:
+def run(job: str) -> None:
     """Trains with a critic, so that everything is shared out: sampling, evaluation, values, gradients."""
+    name, sharding, stop = job.rsplit(":", 2)
+    folder = Path(name)
     rank = int(os.environ.get("RANK", "0"))
     policy, scorer = make_policy(make_encoder()), WordScorer()
     written: list[str] = []
@@ -48,21 +51,29 @@ def run(folder: Path) -> None:
     settings = dataclasses.replace(
         small_config().train_policy, eval_every=1, eval_problems=4, eval_samples=2, learning_rate=0.002,
         critic=CriticConfig(kind="shared", over="tokens", gae_lambda=0.95, learning_rate=0.005, clip=0.2, coef=0.5))
+    reported: list[int] = []
+
+    def report(figures: dict[str, float], update: int) -> None:
+        reported.append(update)
+        if update == int(stop):
+            raise Interrupted
+
     # No answer of these weights is right, so no update is better than another: the second one is kept.
     best = mock.patch.object(loop, "_best", lambda history: min(2, len(history)))
     with (
         mock.patch.object(loop, "_save_weights", watched("best", loop._save_weights)),
         mock.patch.object(checkpoint, "replace_folder", watched("checkpoint", checkpoint.replace_folder)),
         best,
+        suppress(Interrupted),
     ):
         trained = loop.train_policy(
             policy, scorer, DOMAINS, PROBLEMS[:5], settings, dev=PROBLEMS[5:], batch_size=64, seed=0,
-            work=folder / "work", report=lambda figures, update: None)
-    save_model(policy.model, str(folder / f"rank-{rank}.safetensors"))
-    store.write_json(folder / f"rank-{rank}.json", {
-        "processes": int(os.environ.get("WORLD_SIZE", "1")), "asked": scorer.asked, "history": trained.history,
-        "kept": trained.kept, "written": written})
+            work=folder / "work", report=report, sharding=sharding)
+        save_model(policy.model, str(folder / f"rank-{rank}.safetensors"))
+        store.write_json(folder / f"rank-{rank}.json", {
+            "processes": processes.count(), "asked": scorer.asked, "history": trained.history, "kept": trained.kept,
+            "written": written, "reported": reported})
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    in_several(run)

@@ -21,7 +21,7 @@ from prm_core.platform import store
 from prm_core.problems.embedded import make_data
 from prm_core.sampling.policy import Policy
 from prm_core.scoring.reward import OutcomeRewardModel, ProcessAdvantageModel, ProcessRewardModel, RewardModel
-from prm_core.types import Step
+from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
 from tests import ROOT
 
 PROBLEMS = arithmetic.make_problems("train", 12, 0)
@@ -63,6 +63,8 @@ SMALL = {
         "temperature": 1.0, "max_grad_norm": 1.0,
     },
 }
+# What the few chains of a training workspace can calibrate.
+CALIBRATED = {"calibrate": {"min_labels": 5}}
 
 
 class Interrupted(Exception):
@@ -153,6 +155,27 @@ def make_workspace(root: Path, values: dict[str, Any]) -> Config:
     save_lm(models / "policy", make_encoder(), seed=0)
     shutil.copytree(models / "policy", models / "backbone")
     return config
+
+
+def training_workspace(root: Path, **over) -> Path:
+    """One with random base models, a chain for each problem (not about it: the models learn nothing here), and training
+    labels for its steps, with a value of rollouts and a preference for each second one."""
+    config = make_workspace(root, small_values(**over))
+    problems = store.read_jsonl(Problem, root / "data/train.jsonl")
+    chains = store.read_jsonl(Trajectory, root / "data/human/trajectories.jsonl")
+    rows, labels, values, preferences = [], [], [], []
+    for number, problem in enumerate(problems):
+        steps = chains[number % len(chains)].steps
+        rows.append(Trajectory(f"gen/{number}", problem.id, "tiny", steps, None, number % 2 == 0, config.seed))
+        labels += [StepLabel(f"gen/{number}", i, "merged", 0.9, "+" in s.text, 0.9, 1, "") for i, s in enumerate(steps)]
+        values.append(StepLabel(f"gen/{number}", 0, "rollout", 0.5, True, 0.9, 8, ""))
+        if number % 2:
+            preferences.append(StepPreference(problem.id, steps[:1], steps[1], steps[2], 0.75, 0.25, 8, 8))
+    store.write_shard(root / "artifacts/label/labels", 0, StepLabel, values)
+    store.write_shard(root / "artifacts/label/preferences", 0, StepPreference, preferences)
+    store.write_shard(root / "artifacts/generate/trajectories", 0, Trajectory, rows)
+    store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, labels)
+    return root
 
 
 def files(folder: Path) -> Sequence[str]:

@@ -20,6 +20,8 @@ from prm_core.scoring.generative.scorer import GenerativeScorer
 from prm_core.scoring.scorer import load_scorer, save_reward_model
 from prm_core.scoring.settings import reward_settings
 from prm_core.scoring.teacher import teach
+from tests import ROOT
+from tests.builders import warm_python
 from tests.builders.training import CHAINS, files, make_encoder, make_reward_model, save_lm
 
 PROFILE = {
@@ -67,6 +69,23 @@ def test_a_file_becomes_a_model_with_its_figures(place):
     assert len(scorer.score([CHAINS[0]])[0].step_scores) == len(CHAINS[0][1])
     AutoModelForTokenClassification.from_pretrained(folder)
     assert not (place / "prm.work").exists(), "nothing is left of the work"
+
+
+def test_two_processes_give_the_model_of_one(place, monkeypatch):
+    alone = run(place)
+    (place / "two.yaml").write_text(yaml.safe_dump({**PROFILE, "launch": {"processes": 2}}))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with warm_python.commands():
+        done = warm_python.run(
+            "prm_core.cli", "train", "chains.jsonl", "--format", "trl", "--profile", "two.yaml", "--backbone", "lm",
+            "--out", "two", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert files(place / "two") == files(alone)
+    one, two = (store.read_json(folder / "training.json") for folder in (alone, place / "two"))
+    assert [row["dev_loss"] for row in one["history"]] == pytest.approx(
+        [row["dev_loss"] for row in two["history"]], rel=1e-4)
+    assert one["counts"] == two["counts"]
 
 
 def test_a_model_on_a_frozen_backbone_remembers_where_that_was(place, monkeypatch):

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from prm_core.errors import InputError
-from prm_core.models.dropout import dropout_on
+from prm_core.models.dropout import dropout_on, drops
 from tests.builders import tiny
+from tests.builders.training import make_encoder, make_lm
 
 
 @pytest.fixture
@@ -154,3 +155,14 @@ def test_a_model_without_linear_layers_is_refused():
     with pytest.raises(InputError, match=r"Bare has no linear layer; leave mc_dropout out of label\.strategies"), \
             dropout_on(Bare(nn.Embedding(3, 3)), 0.2, seed=1):
         pass
+
+
+@pytest.mark.parametrize(("rates", "found"), [
+    ({}, False), ({"attention_dropout": 0.1}, True)])
+def test_models_that_drop_while_they_train_are_known(rates: dict[str, float], found: bool) -> None:
+    assert drops(make_lm(make_encoder(), **rates)) == found
+
+
+def test_layers_that_drop_are_found_wherever_they_stand() -> None:
+    assert drops(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout(0.2))))
+    assert not drops(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.0)))

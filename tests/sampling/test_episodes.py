@@ -88,6 +88,25 @@ def test_a_policy_that_knows_the_worked_solutions_runs_through_them():
     assert policy.rows == [sum(length > number for length in lengths) for number in range(max(lengths))]
 
 
+def test_what_an_episode_draws_does_not_depend_on_those_beside_it():
+    drawn = {}
+
+    class Noting(Scripted):
+        def continue_chains(self, chains, prefixes, *, seed, **sampling):
+            for prefix, own in zip(prefixes, seed, strict=True):
+                drawn.setdefault(tuple(chains[prefix.chain]), []).append(own)
+            return super().continue_chains(chains, prefixes, seed=0, **sampling)
+
+    starts = [(problem, ()) for problem in PROBLEMS]
+    own = [(number % 2, number) for number in range(len(starts))]
+    play(Noting(solve), *starts, seed=own)
+    together, drawn = drawn, {}
+    play(Noting(solve), *starts[1:], seed=own[1:])
+    assert drawn
+    assert all(together[chain] == seeds for chain, seeds in drawn.items())
+    assert len({seed for seeds in together.values() for seed in seeds}) == sum(map(len, together.values()))
+
+
 def test_it_goes_on_from_any_prefix():
     problem = max(PROBLEMS, key=lambda one: len(WORKED[one.prompt]))
     steps = WORKED[problem.prompt]

@@ -180,6 +180,20 @@ def test_a_sample_depends_on_seed_and_place_only(name: str) -> None:
     assert len({tuple(one.ids) for one in _sample(model, [Prefix(0, 4)] * 12)}) > 6
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_samples_with_seeds_of_their_own_are_the_same_whatever_is_beside_them(
+    llama: transformers.PreTrainedModel, monkeypatch: pytest.MonkeyPatch, graph: bool
+) -> None:
+    monkeypatch.setattr(sampler, "GRAPHED", ("cpu",) if graph else ())
+    half = len(PREFIXES) // 2
+    own = [*((5, place) for place in range(half)), *((6, place) for place in range(len(PREFIXES) - half))]
+    together = [one.ids for one in _sample(llama, PREFIXES, seed=own)]
+    assert together[:half] == [one.ids for one in _sample(llama, PREFIXES[:half], seed=5)]
+    assert together[half:] == [one.ids for one in _sample(llama, PREFIXES[half:], seed=6)]
+    assert together[1::2] == [one.ids for one in _sample(llama, PREFIXES[1::2], seed=own[1::2])]
+    assert together != [one.ids for one in _sample(llama, PREFIXES, seed=5)]
+
+
 def test_rows_that_are_pooled_are_the_same_rows(
     llama: transformers.PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,7 +373,7 @@ def test_own_attention_is_back_after_an_error(llama: transformers.PreTrainedMode
 
 def test_uniforms_are_uniform_and_independent() -> None:
     streams = torch.arange(300)
-    starts = stream_starts(7, streams)
+    starts = stream_starts([7], streams)
     table = torch.stack([uniforms(starts, torch.full_like(streams, count)) for count in range(100)], dim=1)
     assert table.min() >= 0
     assert table.max() < 1
@@ -369,8 +383,8 @@ def test_uniforms_are_uniform_and_independent() -> None:
         # Of independent numbers, neighbours' products have mean 1/4 and variance 7/144.
         assert abs(shifted.mean() - 0.25) < 4 * math.sqrt(7 / 144 / shifted.numel())
     assert len(table.unique()) > 0.99 * table.numel()
-    assert not torch.equal(table[:, 0], uniforms(stream_starts(8, streams), torch.zeros_like(streams)))
-    assert torch.equal(stream_starts(-1, streams), stream_starts(2**64 - 1, streams))
+    assert not torch.equal(table[:, 0], uniforms(stream_starts([8], streams), torch.zeros_like(streams)))
+    assert torch.equal(stream_starts([-1], streams), stream_starts([2**64 - 1], streams))
 
 
 def test_survivors_stay_or_fill_gaps() -> None:

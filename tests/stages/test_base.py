@@ -26,9 +26,10 @@ from prm_core.stages import base, train_policy
 from prm_core.stages.base import CHAIN, Stage, StageIO, execute, load_stage, model_path
 from prm_core.stages.train_prm import MODELS, calibrate_scores
 from prm_core.training.examples import Example
-from prm_core.types import Problem, Step, StepLabel, StepPreference, Trajectory
+from prm_core.types import Step, StepLabel
 from tests.builders.quality import Tracked, make_config
 from tests.builders.training import (
+    CALIBRATED,
     Interrupted,
     changed,
     files,
@@ -36,6 +37,7 @@ from tests.builders.training import (
     make_workspace,
     small_config,
     small_values,
+    training_workspace,
 )
 
 # How stages are run
@@ -232,35 +234,11 @@ def tracked(monkeypatch) -> Tracked:
     return stands_in
 
 
-def workspace(root: Path, **over) -> Path:
-    """One with random base models, a chain for each problem (not about it: the models learn nothing here), and training
-    labels for its steps, with a value of rollouts and a preference for each second one."""
-    config = make_workspace(root, small_values(**over))
-    problems = store.read_jsonl(Problem, root / "data/train.jsonl")
-    chains = store.read_jsonl(Trajectory, root / "data/human/trajectories.jsonl")
-    rows, labels, values, preferences = [], [], [], []
-    for number, problem in enumerate(problems):
-        steps = chains[number % len(chains)].steps
-        rows.append(Trajectory(f"gen/{number}", problem.id, "tiny", steps, None, number % 2 == 0, config.seed))
-        labels += [StepLabel(f"gen/{number}", i, "merged", 0.9, "+" in s.text, 0.9, 1, "") for i, s in enumerate(steps)]
-        values.append(StepLabel(f"gen/{number}", 0, "rollout", 0.5, True, 0.9, 8, ""))
-        if number % 2:
-            preferences.append(StepPreference(problem.id, steps[:1], steps[1], steps[2], 0.75, 0.25, 8, 8))
-    store.write_shard(root / "artifacts/label/labels", 0, StepLabel, values)
-    store.write_shard(root / "artifacts/label/preferences", 0, StepPreference, preferences)
-    store.write_shard(root / "artifacts/generate/trajectories", 0, Trajectory, rows)
-    store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel, labels)
-    return root
-
-
-CALIBRATED = {"calibrate": {"min_labels": 5}}
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, Tracked]:
     """A workspace whose three models are trained and not probed, and what the run reported. Tests that change it copy
     it."""
-    root, tracked = workspace(tmp_path_factory.mktemp("trained") / "w", **CALIBRATED), Tracked()
+    root, tracked = training_workspace(tmp_path_factory.mktemp("trained") / "w", **CALIBRATED), Tracked()
     store.write_json(root / "artifacts/probe/metrics.json", {})
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("prm_core.platform.tracking.stage_run", tracked.stage_run)
@@ -304,7 +282,7 @@ def test_train_prm_writes_three_models_that_score(trained) -> None:
 
 def test_models_on_a_frozen_backbone_find_it_in_their_workspace(tmp_path, tracked, monkeypatch) -> None:
     values = {**CALIBRATED, "train_prm": {"solver": "convex", "committee": 3}}
-    root = workspace(tmp_path / "w", **values)
+    root = training_workspace(tmp_path / "w", **values)
     execute("train_prm", root)
     (said,) = load_scorer(root / "artifacts/train_prm/prm", device="cpu").score([("Ann has 3 pens.", (Step("So 7."),))])
     assert len(said.members[0]) == 3
@@ -343,13 +321,13 @@ def test_scores_are_calibrated_to_the_targets_of_held_out_chains(kind: str) -> N
 
 
 def test_too_few_targets_leave_the_scores_as_they_are(tmp_path, tracked) -> None:
-    root = workspace(tmp_path / "w", calibrate={"min_labels": 10_000})
+    root = training_workspace(tmp_path / "w", calibrate={"min_labels": 10_000})
     execute("train_prm", root)
     assert load_scorer(root / "artifacts/train_prm/prm").calibrator.method == "identity"
 
 
 def test_train_prm_needs_two_problems(tmp_path, tracked) -> None:
-    root = workspace(tmp_path / "w")
+    root = training_workspace(tmp_path / "w")
     labels = store.read_shards(StepLabel, root / "artifacts/calibrate/training_set")
     store.write_shard(root / "artifacts/calibrate/training_set", 0, StepLabel,
                       [row for row in labels if row.trajectory_id == "gen/0"])
@@ -361,7 +339,7 @@ def test_train_prm_needs_two_problems(tmp_path, tracked) -> None:
 def test_train_prm_resumed_while_a_later_model_trains_ends_the_same(
     trained, tmp_path, tracked, monkeypatch, kind: str
 ) -> None:
-    root, other = trained[0], workspace(tmp_path / "b", **CALIBRATED)
+    root, other = trained[0], training_workspace(tmp_path / "b", **CALIBRATED)
 
     def crash(figures, step=None) -> None:
         if f"{kind}/loss" in figures and step == 3:

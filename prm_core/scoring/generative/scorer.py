@@ -135,13 +135,13 @@ class GenerativeScorer:
             for start in starts:
                 places.setdefault(tuple(chain.ids[:start]), Prefix(row, start))
         prefixes = [prefix for prefix in places.values() for _ in range(self.writing.votes)]
-        streams = [stream + vote for stream in map(_stream, places) for vote in range(self.writing.votes)]
+        streams = [(0, stream + vote) for stream in map(_stream, places) for vote in range(self.writing.votes)]
         with self._lock:
             drawn = sample_continuations(
                 self.model, [chain.ids for chain in encoded], prefixes, end_id=self.encoder.eos_id,
                 pad_id=self.encoder.pad_id, temperature=self.writing.temperature,
-                max_new_tokens=self.writing.max_new_tokens, batch_size=ROWS, seed=0,
-                stop_ids=(self.encoder.separator_id,), streams=streams)
+                max_new_tokens=self.writing.max_new_tokens, batch_size=ROWS, seed=streams,
+                stop_ids=(self.encoder.separator_id,))
         texts = ["".join(self.encoder.decode_steps(one.ids)[:1]) for one in drawn]
         votes = self.writing.votes
         found = {ids: texts[row * votes : (row + 1) * votes] for row, ids in enumerate(places)}

@@ -29,6 +29,8 @@ from prm_core.types import Problem, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prm_core.sampling.drawing import Seed
+
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
@@ -141,10 +143,14 @@ class Reading(NamedTuple):
 
 def sample_and_score(
     policy: Policy, scorer: ChainScorer | None, domains: Registry[Domain], problems: Sequence[Problem],
-    config: PolicyTrainingConfig, *, batch_size: int, seed: int, overseer: Overseer | None = None,
+    config: PolicyTrainingConfig, *, batch_size: int, seed: Seed, overseer: Overseer | None = None,
 ) -> list[Rewarded]:
     """`group_size` chains for each problem, with their outcomes, the rules that they break where there are rules, and
-    scores where there is a scorer. Raises InputError for a score that is no number."""
+    scores where there is a scorer. Raises InputError for a score that is no number.
+
+    Args:
+        seed: of all chains; or a seed and a stream for each.
+    """
     drawn = sample_chains(policy, domains, [problem for problem in problems for _ in range(config.group_size)],
                           temperature=config.temperature, max_new_tokens=config.max_new_tokens, batch_size=batch_size,
                           seed=seed)

@@ -24,7 +24,7 @@ from prm_core.sampling.policy import Policy
 from prm_core.scoring.scorer import ChainScorer
 from prm_core.training import data_parallel
 from prm_core.training.checkpoint import Checkpoints, replace_folder
-from prm_core.training.data_parallel import balanced
+from prm_core.training.data_parallel import balanced, cut
 from prm_core.training.policy.advantages.constraint import next_multiplier
 from prm_core.training.policy.experience import (
     Experience,
@@ -44,6 +44,7 @@ from prm_core.training.policy.loss import SURROGATES, k3_kl
 from prm_core.training.policy.networks import Critic, states_before, token_logprobs
 from prm_core.training.policy.prime import OnlineReward
 from prm_core.training.policy.rules import BROKEN, MULTIPLIER
+from prm_core.training.sharding import Sharding, adamw
 from prm_core.types import Problem
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
+# A problem, and seed and stream of each chain that is to be sampled for it.
+Asked = tuple[Problem, list[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Trained:
 def train_policy(
     policy: Policy, scorer: ChainScorer | None, domains: Registry[Domain], problems: Sequence[Problem],
     config: PolicyTrainingConfig, *, dev: Sequence[Problem], batch_size: int, seed: int, work: Path,
-    report: Callable[[dict[str, float], int], None], overseer: Overseer | None = None,
+    report: Callable[[dict[str, float], int], None], sharding: Sharding = "none", overseer: Overseer | None = None,
 ) -> Trained:
     """Trains the policy in place by GRPO, or with a critic by PPO. Launched on several processes, each samples, scores
     and learns from its share of every update; weights and records are those of one process.
@@ -81,6 +84,7 @@ def train_policy(
         problems: that it learns on.
         dev: others, on which it is evaluated, where `eval_every` says so; the policy that does best there is kept.
         report: receives figures and the number of updates done.
+        sharding: full: each process has the optimizer's state of a share of the weights, which all sample with.
         overseer: the rules that the constraint is about, or that are counted.
 
     Source: Shao et al. 2024, "DeepSeekMath"; Schulman et al. 2017, "Proximal Policy Optimization"; what is taken from
@@ -102,31 +106,32 @@ def train_policy(
     accelerator = Accelerator(cpu=policy.model.device.type == "cpu", step_scheduler_with_optimizer=False)
     critic = None if config.critic.kind == "none" else Critic(policy.model, separate=config.critic.kind == "separate")
     modules = [policy.model] if critic is None else [policy.model, critic]
-    optimizer = torch.optim.AdamW([
+    optimizer = adamw([
         {"params": list(module.parameters()), "lr": rate}
         for module, rate in zip(modules, (config.learning_rate, config.critic.learning_rate), strict=False)
-    ], weight_decay=0.0)
+    ], accelerator, sharding, weight_decay=0.0)
     # The first update has a rate too: the usual schedules begin at 0, and its chains would be sampled for nothing.
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda update: min((update + 1) / (config.warmup_updates + 1), 1.0)
     )
     modules = [accelerator.prepare_model(module, evaluation_mode=True) for module in modules]
-    optimizer, schedule = accelerator.prepare(optimizer, schedule)
+    optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
+    schedule = accelerator.prepare(schedule)
     model, critic = modules[0], modules[1] if critic is not None else None
-    online = None if scorer is not None else OnlineReward(policy, reference, config, accelerator, seed)
+    online = None if scorer is not None else OnlineReward(policy, reference, config, accelerator, seed, sharding)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     position = checkpoints.restore()
 
-    def draw(item: tuple[list[Problem], int]) -> list[Rewarded]:
-        part, part_seed = item
-        return sample_and_score(policy, scorer, domains, part, config, batch_size=batch_size, seed=part_seed,
+    def draw(asked: list[Asked]) -> list[Rewarded]:
+        return sample_and_score(policy, scorer, domains, [problem for problem, _ in asked], config,
+                                batch_size=batch_size, seed=[stream for _, streams in asked for stream in streams],
                                 overseer=overseer)
 
-    def judge(item: tuple[list[Problem], int]) -> list[float]:
-        part, part_seed = item
+    def judge(asked: list[Asked]) -> list[float]:
         return [chain.outcome for chain in sample_chains(
-            policy, domains, part, temperature=config.temperature, max_new_tokens=config.max_new_tokens,
-            batch_size=batch_size, seed=part_seed)]
+            policy, domains, [problem for problem, _ in asked], temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens, batch_size=batch_size,
+            seed=[stream for _, streams in asked for stream in streams])]
 
     def gather(update: int) -> tuple[list[Rewarded], int]:
         """The chains of an update, and how many tokens were sampled for them and for questions that told nothing."""
@@ -140,9 +145,9 @@ def train_policy(
             if not batch:
                 break
             begin += missing
-            parts = workers.shards(len(batch), -(-len(batch) // gradients.parts))
-            drawn = [chain for part in samplers.map([(batch[part], rng.getrandbits(31)) for part in parts])
-                     for chain in part]
+            asked = _asked(batch, config.group_size, lambda: rng.getrandbits(31))
+            parts = cut(len(asked), gradients.parts)
+            drawn = [chain for part in samplers.map([asked[part] for part in parts]) for chain in part]
             tokens += sum(logprob is not None for chain in drawn for logprob in chain.logprobs)
             if config.resample:
                 uniform = uniform_groups(lay_out(drawn, policy.encoder.pad_id, config.group_size), config)
@@ -153,10 +158,11 @@ def train_policy(
         return chains, tokens
 
     def dev_outcome() -> float:
-        asked = [problem for problem in dev[: config.eval_problems] for _ in range(config.eval_samples)]
-        parts = workers.shards(len(asked), -(-len(asked) // gradients.parts))
+        problems = [problem for problem in dev[: config.eval_problems] for _ in range(config.eval_samples)]
         # The same seed each time: less of the difference is luck.
-        right = [found for part in judges.map([(asked[part], seed) for part in parts]) for found in part]
+        asked = _asked(problems, 1, lambda: seed)
+        parts = cut(len(asked), gradients.parts)
+        right = [found for part in judges.map([asked[part] for part in parts]) for found in part]
         return sum(right) / len(right)
 
     rules = [] if overseer is None else [rule.id for rule in overseer.constitution.rules]
@@ -191,9 +197,9 @@ def train_policy(
     # The workers that sample see the weights that the gradients' context moves to shared memory.
     with (
         data_parallel.gradients(accelerator, nn.ModuleList(modules), losses_of) as gradients,
-        data_parallel.shared_out(accelerator, draw, gradients.parts) as samplers,
-        data_parallel.shared_out(accelerator, judge, gradients.parts if config.eval_every else 1) as judges,
-        data_parallel.shared_out(accelerator, reread, gradients.parts if rereads else 1) as readers,
+        data_parallel.shared_out(draw, gradients.parts) as samplers,
+        data_parallel.shared_out(judge, gradients.parts if config.eval_every else 1) as judges,
+        data_parallel.shared_out(reread, gradients.parts if rereads else 1) as readers,
         nullcontext() if online is None else online.at_work() as reward,
     ):
         for update in track(todo, "train policy", total=config.updates, done=position.update, unit="update"):
@@ -257,6 +263,17 @@ def train_policy(
     # Whoever is through first may remove the folder.
     accelerator.wait_for_everyone()
     return Trained(position.history, kept, stopped)
+
+
+def _asked(problems: Sequence[Problem], samples: int, seed: Callable[[], int]) -> list[Asked]:
+    """Each problem with what its samples are drawn by, whichever process draws them: streams of a seed for each part
+    of the problems, as many as small work is cut into."""
+    found: list[Asked] = []
+    for part in cut(len(problems), workers.PARTS):
+        own = seed()
+        found += [(problem, [(own, place * samples + number) for number in range(samples)])
+                  for place, problem in enumerate(problems[part])]
+    return found
 
 
 def _kl_coef(history: Sequence[dict[str, Any]], config: PolicyTrainingConfig) -> float:

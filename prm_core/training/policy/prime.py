@@ -26,6 +26,7 @@ from prm_core.scoring.implicit import ImplicitRewardModel, check_logits
 from prm_core.training import data_parallel
 from prm_core.training.data_parallel import balanced
 from prm_core.training.policy.experience import Rewarded
+from prm_core.training.sharding import Sharding, adamw
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,6 +44,7 @@ class OnlineReward:
         policy: as it is before training.
         reference: the same, frozen.
         accelerator: what it prepares here is in its checkpoints.
+        sharding: as of the policy.
 
     Raises InputError for an architecture whose log-probabilities are not those of its output layer.
 
@@ -50,7 +52,8 @@ class OnlineReward:
     """
 
     def __init__(
-        self, policy: Policy, reference: Any, config: PolicyTrainingConfig, accelerator: Accelerator, seed: int
+        self, policy: Policy, reference: Any, config: PolicyTrainingConfig, accelerator: Accelerator, seed: int,
+        sharding: Sharding = "none",
     ) -> None:
         check_logits(policy.model, "that is trained")
         network = copy.deepcopy(policy.model)
@@ -59,8 +62,9 @@ class OnlineReward:
         self._config, self._seed = config, seed
         self._accelerator = accelerator
         self._network = accelerator.prepare_model(network, evaluation_mode=True)
-        self._optimizer = accelerator.prepare(torch.optim.AdamW(
-            network.parameters(), lr=config.implicit.learning_rate, weight_decay=0.0))
+        self._optimizer = accelerator.prepare_optimizer(adamw(
+            [{"params": list(network.parameters())}], accelerator, sharding, lr=config.implicit.learning_rate,
+            weight_decay=0.0), device_placement=False)
 
     @contextmanager
     def at_work(self) -> Iterator[Rewarder]:
@@ -74,7 +78,7 @@ class OnlineReward:
             return found
 
         with (data_parallel.gradients(self._accelerator, self._network, self._losses) as gradients,
-              data_parallel.shared_out(self._accelerator, judge, gradients.parts) as judges):
+              data_parallel.shared_out(judge, gradients.parts) as judges):
 
             def reward(chains: Sequence[Rewarded], update: int) -> tuple[Tensor, dict[str, float]]:
                 figures = self._learn(chains, update, gradients)

@@ -16,9 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from prm_core.config import RewardTrainingConfig
 from prm_core.errors import InputError
+from prm_core.models.dropout import drops
 from prm_core.training.checkpoint import Checkpoints
 from prm_core.training.examples import Encoded, EncodedPair
 from prm_core.training.reward.loss import balanced_weights, cross_entropy_sum, preference_sum
+from prm_core.training.sharding import (
+    Sharding,
+    accumulating,
+    is_sharded,
+    keep_whole,
+    spread,
+    unwrapped,
+    whole,
+)
 from prm_core.training.trees import Row, collate_trees, cut, grow, pack
 
 if TYPE_CHECKING:
@@ -120,41 +130,37 @@ class Objective:
         return loss
 
 
-def _of_rank(rows: Sequence[Row], accelerator: Accelerator, size: int) -> list[Sequence[Row]]:
-    """This process's rows in passes of at most `size`; the same number of passes on every process."""
+def _of_rank(rows: Sequence[Row], accelerator: Accelerator, size: int) -> list[range]:
+    """Numbers of this process's rows in passes of at most `size`; the same number of passes on every process."""
     count = accelerator.num_processes
-    mine = rows[accelerator.process_index :: count]
+    mine = range(accelerator.process_index, len(rows), count)
     passes = math.ceil(math.ceil(len(rows) / count) / size)
     return [mine[i * size : (i + 1) * size] for i in range(passes)]
 
 
 def _share_of_loss(
-    objective: Objective, model: torch.nn.Module, rows: Sequence[Row], every: Sequence[Row], accelerator: Accelerator,
+    objective: Objective, model: torch.nn.Module, rows: Sequence[Row], own: range, accelerator: Accelerator,
     weight: tuple[float, int],
 ) -> Tensor:
     """The loss of one pass; of none of its own rows a process computes any row and counts it for nothing, because all
     processes must take part in every pass."""
-    if rows:
-        return objective.loss(model, rows, accelerator.device, weight)
-    return 0.0 * objective.loss(model, every[:1], accelerator.device, weight)
+    if own:
+        return objective.loss(model, [rows[number] for number in own], accelerator.device, weight)
+    return 0.0 * objective.loss(model, rows[:1], accelerator.device, weight)
 
 
 def dev_loss(
     model: torch.nn.Module, rows: Sequence[Row], objective: Objective, accelerator: Accelerator, rows_per_pass: int
 ) -> float:
-    """The loss of held-out rows.
-
-    Args:
-        model: not the wrapped one, whose forward pass is an exchange between processes: here one may have fewer passes.
-    """
+    """The loss of held-out rows. Processes of a launcher have the same number of passes."""
     import torch
 
     weight = objective.weight(rows)
     total = torch.zeros((), device=accelerator.device)
-    with torch.inference_mode():
-        for part in _of_rank(rows, accelerator, rows_per_pass):
-            if part:
-                total += objective.loss(model, part, accelerator.device, weight)
+    # Not in inference mode: weights put together in it could not be trained with.
+    with torch.no_grad():
+        for own in _of_rank(rows, accelerator, rows_per_pass):
+            total += _share_of_loss(objective, model, rows, own, accelerator, weight)
     return accelerator.reduce(total, "sum").item()
 
 
@@ -189,23 +195,27 @@ def _optimizer(model: RewardModel, config: RewardTrainingConfig) -> torch.optim.
 class _Best:
     """The trained weights with the lowest dev loss so far, in a file that survives a crash."""
 
-    def __init__(self, model: RewardModel, work: Path) -> None:
-        self.model, self.path = model, work / BEST
+    def __init__(self, work: Path) -> None:
+        self.path = work / BEST
 
-    def save(self) -> None:
+    def save(self, trained: dict[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
-        trained = {name: parameter.detach().contiguous() for name, parameter in self.model.named_parameters()
-                   if parameter.requires_grad}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{BEST}")
         save_file(trained, temporary)
         temporary.replace(self.path)
 
-    def load(self) -> None:
+    def load(self, model: RewardModel) -> None:
         from safetensors.torch import load_file
 
-        self.model.load_state_dict(load_file(self.path, device=str(self.model.device)), strict=False)
+        model.load_state_dict(load_file(self.path, device=str(model.device)), strict=False)
+
+
+def _trained(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Whole, by name; all processes must ask."""
+    return {name: whole(parameter.detach()).contiguous() for name, parameter in model.named_parameters()
+            if parameter.requires_grad}
 
 
 def class_weights(config: RewardTrainingConfig, train: Rows) -> tuple[float, float]:
@@ -228,6 +238,7 @@ def train_reward_model(
     seed: int,
     work: Path,
     report: Callable[[dict[str, float], int], None],
+    sharding: Sharding = "none",
 ) -> list[dict[str, Any]]:
     """Trains in place and leaves the weights with the lowest dev loss. Returns one record an evaluation.
 
@@ -238,27 +249,45 @@ def train_reward_model(
     """
     from accelerate import Accelerator
     from accelerate.utils import set_seed
+
+    set_seed(seed)
+    # Its own mixed precision is one for the whole process, and would stay in the model after training.
+    accelerator = Accelerator(cpu=model.device.type == "cpu", mixed_precision="no")
+    best = _Best(work)
+    with spread(model, accelerator, sharding) as spread_model:
+        # On a GPU all passes are of one size, so that layers are compiled once.
+        width = config.row_tokens if accelerator.device.type == "cuda" else 0
+        objective = Objective(pad_id, class_weights(config, train), config.preference_weight,
+                              mixed=config.precision == "bfloat16", width=width)
+        history = _train(spread_model, train, dev, config, objective, accelerator, best, seed=seed, work=work,
+                         report=report)
+    accelerator.wait_for_everyone()
+    best.load(model)
+    model.eval()
+    accelerator.free_memory()
+    return history
+
+
+def _train(
+    wrapped: torch.nn.Module, train: Rows, dev: Rows, config: RewardTrainingConfig, objective: Objective,
+    accelerator: Accelerator, best: _Best, *, seed: int, work: Path, report: Callable[[dict[str, float], int], None],
+) -> list[dict[str, Any]]:
+    """What `train_reward_model` does with a spread model; leaves the last weights in it."""
     from transformers import get_cosine_schedule_with_warmup
 
     from prm_core.models.static.graph import CompiledLayers
     from prm_core.platform.progress import track
 
-    set_seed(seed)
     per_epoch = math.ceil(len(train.rows) / config.rows_per_update)
     total = min(per_epoch * config.epochs, config.max_updates or math.inf)
     every = config.eval_every or per_epoch
-    # On a GPU all passes are of one size, so that layers are compiled once.
-    width = config.row_tokens if model.device.type == "cuda" else 0
-    objective = Objective(pad_id, class_weights(config, train), config.preference_weight,
-                          mixed=config.precision == "bfloat16", width=width)
-    compiled = CompiledLayers(model.backbone)
+    model = unwrapped(wrapped)
+    compiled = nullcontext if is_sharded(wrapped) else CompiledLayers(model.backbone).on
     optimizer = _optimizer(model, config)
+    if is_sharded(wrapped):
+        keep_whole(optimizer)
     schedule = get_cosine_schedule_with_warmup(optimizer, int(config.warmup_share * total), total)
-    # Its own mixed precision is one for the whole process, and would stay in the model after training.
-    accelerator = Accelerator(cpu=model.device.type == "cpu", mixed_precision="no")
-    best = _Best(model, work)
-    kind = model.kind
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    optimizer = accelerator.prepare(optimizer)
     # Not prepared: accelerate would step it once for each process, and updates are counted here.
     accelerator.register_for_checkpointing(schedule)
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
@@ -266,38 +295,36 @@ def train_reward_model(
     history = position.history
     wrapped.train()
     for update, rows in track(
-        updates_of(train.rows, config.rows_per_update, seed, position.update, total), f"train {kind} model",
+        updates_of(train.rows, config.rows_per_update, seed, position.update, total), f"train {model.kind} model",
         total=total, done=position.update, unit="update",
     ):
         if _patience_over(history, config.patience):
             break
-        with compiled.on():
-            loss = _update(wrapped, rows, objective, accelerator, config)
-        _check_finite(loss, f"the {kind} model's loss", update)
+        with compiled():
+            loss = _update(wrapped, rows, objective, accelerator, config, f"{seed}/{update}")
+        _check_finite(loss, f"the {model.kind} model's loss", update)
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         position.update = update + 1
         if (update + 1) % config.log_every == 0:
-            report({f"{kind}/loss": loss, f"{kind}/learning_rate": rate}, update + 1)
+            report({f"{model.kind}/loss": loss, f"{model.kind}/learning_rate": rate}, update + 1)
         if (update + 1) % every == 0 or update + 1 == total:
             wrapped.eval()
             lowest = min((past["dev_loss"] for past in history), default=math.inf)
             record = {"update": update + 1, "epoch": (update + 1) / per_epoch,
                       "dev_loss": dev_loss(model, dev.rows, objective, accelerator, config.rows_per_pass)}
             wrapped.train()
-            _check_finite(record["dev_loss"], f"the {kind} model's loss on dev problems", update)
-            if record["dev_loss"] <= lowest and accelerator.is_main_process:
-                best.save()
+            _check_finite(record["dev_loss"], f"the {model.kind} model's loss on dev problems", update)
+            if record["dev_loss"] <= lowest:
+                trained = _trained(model)
+                if accelerator.is_main_process:
+                    best.save(trained)
             history.append(record)
-            report({f"{kind}/dev_loss": record["dev_loss"]}, update + 1)
+            report({f"{model.kind}/dev_loss": record["dev_loss"]}, update + 1)
         if (update + 1) % config.checkpoint_every == 0:
             checkpoints.save(position)
-    accelerator.wait_for_everyone()
-    best.load()
-    model.eval()
-    accelerator.free_memory()
     return history
 
 
@@ -314,18 +341,24 @@ def _patience_over(history: Sequence[dict[str, Any]], patience: int) -> bool:
 
 def _update(
     model: torch.nn.Module, rows: Sequence[Row], objective: Objective, accelerator: Accelerator,
-    config: RewardTrainingConfig,
+    config: RewardTrainingConfig, seed: str,
 ) -> float:
-    """Accumulates the gradient of the rows of all processes, clips it and returns their loss."""
+    """Accumulates the gradient of the rows of all processes, clips it and returns their loss.
+
+    Args:
+        seed: of what the model drops, if it does: row by row, so that a row drops the same whoever computes it.
+    """
     import torch
 
-    weight = objective.weight(rows)
-    passes = _of_rank(rows, accelerator, config.rows_per_pass)
+    weight, drop = objective.weight(rows), drops(unwrapped(model).backbone)
+    passes = _of_rank(rows, accelerator, 1 if drop else config.rows_per_pass)
     total = torch.zeros((), device=accelerator.device)
-    for number, part in enumerate(passes):
+    for number, own in enumerate(passes):
+        if drop:
+            torch.manual_seed(random.Random(f"{seed}/{own.start}").getrandbits(31))
         # Processes exchange gradients once an update, in its last pass.
-        with nullcontext() if number + 1 == len(passes) else accelerator.no_sync(model):
-            loss = _share_of_loss(objective, model, part, rows, accelerator, weight)
+        with accumulating(model, accelerator, last=number + 1 == len(passes)):
+            loss = _share_of_loss(objective, model, rows, own, accelerator, weight)
             # They average them, and the loss is a sum over processes.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()

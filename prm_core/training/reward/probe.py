@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from prm_core.training.data_parallel import shared_out
 from prm_core.training.trees import Row, collate_trees
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Regression:
 def read_regression(
     model: RewardModel, rows: Sequence[Row], *, pad_id: int, rows_per_pass: int, mixed: bool, whole_chain: bool,
 ) -> Regression:
-    """The features of every slot with a target or a part in a pair.
+    """The features of every slot with a target or a part in a pair. Passes are shared out among processes.
 
     Args:
         rows: packed training rows.
@@ -70,12 +71,8 @@ def read_regression(
     """
     import torch
 
-    from prm_core.platform.progress import track
-
-    features, targets, weights, pairs, prompts = [], [], [], [], []
-    numbers: dict[tuple[int, ...], int] = {}
-    count = 0
-    for start in track(range(0, len(rows), rows_per_pass), f"read features of the {model.kind} model", unit="pass"):
+    def read(start: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[tuple[int, ...]]]:
+        """Features, targets, weights, rows of pairs and prompts of a pass."""
         batch = collate_trees(rows[start : start + rows_per_pass], pad_id).to(model.device)
         with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
             found = model.features(batch.chains, whole_chain=whole_chain)
@@ -83,13 +80,23 @@ def read_regression(
         row, chosen, other, rejected = batch.pairs.unbind(1)
         wanted[row, chosen] = wanted[other, rejected] = True
         place = torch.full(wanted.shape, -1, dtype=torch.int64, device=wanted.device)
-        place[wanted] = torch.arange(count, count + int(wanted.sum()), device=wanted.device)
-        pairs.append(torch.stack([place[row, chosen], place[other, rejected]], dim=1).cpu())
-        features.append(found[wanted].double().cpu())
-        targets.append(batch.targets[wanted].double().cpu())
-        weights.append(batch.weights[wanted].double().cpu())
-        prompts += [numbers.setdefault(batch.prompts[i][j], len(numbers)) for i, j in wanted.nonzero().tolist()]
-        count += int(wanted.sum())
+        place[wanted] = torch.arange(int(wanted.sum()), device=wanted.device)
+        pairs = torch.stack([place[row, chosen], place[other, rejected]], dim=1)
+        prompts = [batch.prompts[i][j] for i, j in wanted.nonzero().tolist()]
+        return found[wanted].cpu(), batch.targets[wanted].cpu(), batch.weights[wanted].cpu(), pairs.cpu(), prompts
+
+    features, targets, weights, pairs, prompts = [], [], [], [], []
+    numbers: dict[tuple[int, ...], int] = {}
+    count = 0
+    starts = range(0, len(rows), rows_per_pass)
+    with shared_out(read, len(starts)) as passes:
+        for part in passes.map(starts, f"read features of the {model.kind} model", "pass"):
+            features.append(part[0].double())
+            targets.append(part[1].double())
+            weights.append(part[2].double())
+            pairs.append(part[3] + count)
+            prompts += [numbers.setdefault(prompt, len(numbers)) for prompt in part[4]]
+            count += len(part[0])
     surprisals = model.feature_count - model.network.config.hidden_size
     return Regression(torch.cat(features), torch.cat(targets), torch.cat(weights), torch.cat(pairs),
                    torch.tensor(prompts), surprisals)
@@ -141,7 +148,9 @@ def fit_committee(data: Regression, members: int, start: Tensor, seed: int,
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    found = [solve(data.drawn(generator), class_weights, start=start) for _ in range(members)]
+    draws = [data.drawn(generator) for _ in range(members)]
+    with shared_out(lambda number: solve(draws[number], class_weights, start=start), members) as solvers:
+        found = list(solvers.map(range(members)))
     return torch.stack(found) if found else start.new_zeros((0, len(start)))
 
 

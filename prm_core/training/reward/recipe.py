@@ -159,7 +159,7 @@ def train_on(
             fit_surprisal(model, read_regression(model, some, **reading, whole_chain=kind == "outcome"), factors)
         with lora(model, config.train_prm.lora_rank, config.seed):
             history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id,
-                                         seed=config.seed, work=work, report=report)
+                                         seed=config.seed, work=work, report=report, sharding=config.launch.sharding)
     if kind == "process" and outcomes:
         if data is None and config.train_prm.committee:
             data = read_regression(model, rows.rows, **reading, whole_chain=False)

@@ -1,4 +1,4 @@
-"""Two processes train a policy as one does: `accelerate launch` over gloo on the CPU."""
+"""Several processes train a policy as one does, over gloo on the CPU, whatever their number."""
 
 from __future__ import annotations
 
@@ -12,46 +12,61 @@ from prm_core.platform import store
 from tests.builders import distributed_policy, distributed_run
 from tests.builders.training import assert_same_weights, changed, make_encoder, make_policy, weights
 
+STOP = 3
+SEVERAL = {"two": 2, "sharded": 2, "three": 3, "sharded_then_alone": 1, "alone_then_sharded": 2}
+
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """Of the same run in this process, and in two of their own."""
-    alone, together = (tmp_path_factory.mktemp(name) for name in ("alone", "together"))
-    distributed_policy.run(alone)
-    distributed_run.launch("tests.builders.distributed_policy", together)
-    return alone, together
+def folders(tmp_path_factory) -> Path:
+    """Of the same run in this process, in several of their own, and begun in one and ended in the other."""
+    root = tmp_path_factory.mktemp("policies")
+    for name in ("alone", *SEVERAL):
+        (root / name).mkdir()
+    distributed_policy.run(f"{root}/alone:none:0")
+    distributed_policy.run(f"{root}/alone_then_sharded:none:{STOP}")
+    module = "tests.builders.distributed_policy"
+    distributed_run.launch(module, f"{root}/two:none:0", f"{root}/sharded:full:0",
+                           f"{root}/sharded_then_alone:full:{STOP}", f"{root}/alone_then_sharded:full:0")
+    distributed_run.launch(module, f"{root}/three:none:0", number=3)
+    distributed_policy.run(f"{root}/sharded_then_alone:none:0")
+    return root
 
 
 def report(folder: Path, rank: int = 0) -> dict:
     return store.read_json(folder / f"rank-{rank}.json")
 
 
-def test_two_processes_share_out_what_one_does(folders) -> None:
-    alone, together = folders
-    one, others = report(alone), [report(together, rank) for rank in (0, 1)]
-    assert [one["processes"], *(other["processes"] for other in others)] == [1, 2, 2]
+@pytest.mark.parametrize("name", ["two", "sharded", "three"])
+def test_several_processes_share_out_what_one_does(folders: Path, name: str) -> None:
+    count = SEVERAL[name]
+    one, others = report(folders / "alone"), [report(folders / name, rank) for rank in range(count)]
+    assert [one["processes"], *(other["processes"] for other in others)] == [1, *[count] * count]
     asked = [other["asked"] for other in others]
     assert sum(asked) == one["asked"]
-    assert min(asked) > one["asked"] / 4
-    assert (set(others[0]["written"]), others[1]["written"]) == ({"best", "checkpoint"}, [])
+    assert min(asked) > one["asked"] / count / 2
+    assert [set(other["written"]) for other in others] == [{"best", "checkpoint"}, *[set()] * (count - 1)]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_the_curves_are_those_of_one_process(folders, rank: int) -> None:
-    alone, together = report(folders[0]), report(folders[1], rank)
-    assert len(alone["history"]) == len(together["history"]) == 4
-    for one, other in zip(alone["history"], together["history"], strict=True):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
-    assert alone["kept"] == together["kept"] == 2
+@pytest.mark.parametrize("name", list(SEVERAL))
+def test_the_curves_are_those_of_one_process(folders: Path, name: str) -> None:
+    alone = report(folders / "alone")
+    for rank in range(SEVERAL[name]):
+        together = report(folders / name, rank)
+        assert len(alone["history"]) == len(together["history"]) == 4
+        for one, other in zip(alone["history"], together["history"], strict=True):
+            assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+        assert alone["kept"] == together["kept"] == 2
+        assert together["reported"][0] == (STOP if "then" in name else 1), "it began anew"
     assert alone["history"][-1]["kl"] > 1e-3, "a policy that does not move would show nothing"
 
 
-def test_all_processes_end_with_the_weights_of_one(folders) -> None:
-    alone, together = folders
-    first, second = (load_file(together / f"rank-{rank}.safetensors") for rank in (0, 1))
-    assert_same_weights(first, second)
-    expected = load_file(alone / "rank-0.safetensors")
-    for name, value in expected.items():
-        assert_close(first[name], value, atol=2e-4, rtol=0)
+@pytest.mark.parametrize("name", list(SEVERAL))
+def test_all_processes_end_with_the_weights_of_one(folders: Path, name: str) -> None:
+    first, *others = (load_file(folders / name / f"rank-{rank}.safetensors") for rank in range(SEVERAL[name]))
+    for other in others:
+        assert_same_weights(first, other)
+    expected = load_file(folders / "alone/rank-0.safetensors")
+    for weight, value in expected.items():
+        assert_close(first[weight], value, atol=2e-4, rtol=0)
     before = weights(make_policy(make_encoder()).model)
-    assert len(changed({name: before[name] for name in expected}, expected)) == len(expected)
+    assert len(changed({weight: before[weight] for weight in expected}, expected)) == len(expected)
