@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -84,6 +85,11 @@ def remote_encoder(path: str, config: Config) -> tuple[Encoder, str]:
         raise InputError(f"model {path}: its tokenizer has no token {separator}, which only a policy that the chain "
                          "trained writes; set encoder.policy_steps to how this one writes")
     return policy_encoder(tokenizer, config.encoder), model_version(path)
+
+
+def seed_of(seed: int, stream: int) -> int:
+    """Of a request that is about a sample of this seed and stream (`drawing.Seed`)."""
+    return random.Random(f"{seed}/{stream}").getrandbits(31)
 
 
 def grouped(rows: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:

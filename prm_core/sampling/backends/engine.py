@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,8 @@ from prm_core.config import Config, SamplingConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import one_line
-from prm_core.sampling.backends.base import Remote, grouped, remote_encoder
+from prm_core.sampling.backends.base import Remote, grouped, remote_encoder, seed_of
+from prm_core.sampling.drawing import Seed, streams_of
 from prm_core.sampling.sampler import Continuation, Prefix
 
 
@@ -28,7 +28,7 @@ class EnginePolicy(Remote):
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
-        batch_size: int, seed: int, stop_ids: Sequence[int] = (),
+        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (),
     ) -> list[Continuation]:
         """As `Policy.continue_chains`; `batch_size` is the engine's business."""
         from vllm import SamplingParams
@@ -37,10 +37,10 @@ class EnginePolicy(Remote):
             return [Continuation([], [], False) for _ in prefixes]
         ends = (self.encoder.eos_id, *stop_ids)
         rows = [tuple(chains[prefix.chain][: prefix.length]) for prefix in prefixes]
-        groups = grouped(rows, len(rows))
+        groups, streams = grouped(rows, len(rows)), streams_of(seed, len(rows))
         settings = [SamplingParams(
             n=len(group), temperature=temperature, max_tokens=max_new_tokens, top_p=1.0, top_k=0, min_p=0.0,
-            seed=random.Random(f"{seed}/{group[0]}").getrandbits(31), logprobs=0, stop_token_ids=list(ends),
+            seed=seed_of(*streams[group[0]]), logprobs=0, stop_token_ids=list(ends),
             ignore_eos=True, detokenize=False) for group in groups]
         answers = self._engine.generate(
             [{"prompt_token_ids": list(rows[group[0]])} for group in groups], settings, use_tqdm=False)

@@ -17,9 +17,10 @@ from prm_core.config import Config, SamplingConfig
 from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
 from prm_core.platform.endpoint import Endpoint, Failure, at
-from prm_core.sampling.backends.base import Remote, grouped, remote_encoder
+from prm_core.sampling.backends.base import Remote, grouped, remote_encoder, seed_of
 from prm_core.sampling.backends.kinds import KINDS, Asked, Nonsense, Read
 from prm_core.sampling.backends.match import compare
+from prm_core.sampling.drawing import Seed, streams_of
 from prm_core.sampling.sampler import Continuation, Prefix
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class ServedPolicy(Remote):
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
-        batch_size: int, seed: int, stop_ids: Sequence[int] = (),
+        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (),
     ) -> list[Continuation]:
         """As `Policy.continue_chains`; `batch_size` is the server's business. Log-probabilities are empty where the
         server gives none of the distribution that was sampled from.
@@ -70,23 +71,25 @@ class ServedPolicy(Remote):
         ends = (self.encoder.eos_id, *(stop for stop in stop_ids if stop < len(self.encoder.tokenizer)))
         asked = Asked(temperature, max_new_tokens, 0, ends, tuple(self.encoder.as_text([token]) for token in ends))
         rows = [tuple(chains[prefix.chain][: prefix.length]) for prefix in prefixes]
+        streams = streams_of(seed, len(rows))
         self._probe(rows[0], asked)
         found: list[Read] = []
         if temperature not in self._seen:
-            found = self._draw(rows[:COMPARED], asked, seed, 0)
+            found = self._draw(rows[:COMPARED], asked, streams[:COMPARED])
             self._check_shown(found, asked)
             self._compare(rows, found, temperature)
-        found += self._draw(rows[len(found) :], asked, seed, len(found))
+        found += self._draw(rows[len(found) :], asked, streams[len(found) :])
         self._check_shown(found, asked)
         self.usage.inexact += sum(not one.exact for one in found)
         known = self._seen[temperature] == "sampling"
         return [one.continuation if known else replace(one.continuation, logprobs=[]) for one in found]
 
-    def _draw(self, rows: Sequence[tuple[int, ...]], asked: Asked, seed: int, first: int) -> list[Read]:
-        """One continuation for each row; `first` is the place of the first row in its call, of which its seed is made.
-        """
+    def _draw(
+        self, rows: Sequence[tuple[int, ...]], asked: Asked, streams: Sequence[tuple[int, int]]
+    ) -> list[Read]:
+        """One continuation for each row, of its seed and stream; rows of one request are of those of its first."""
         groups = grouped(rows, self._endpoint.concurrency if self.kind.many else 1)
-        asks = [(group, replace(asked, seed=random.Random(f"{seed}/{first + group[0]}").getrandbits(31)))
+        asks = [(group, replace(asked, seed=seed_of(*streams[group[0]])))
                 for group in groups]
         found: dict[int, Read] = {}
 
