@@ -93,7 +93,7 @@ class TeamPolicy(Policy):
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, seed: int, **sampling: Any
     ) -> list[Continuation]:
-        rng = random.Random(seed)
+        rng = random.Random(seed if isinstance(seed, int) else repr(seed))
         return [self._turn(chains[prefix.chain], rng) for prefix in prefixes]
 
     def _turn(self, ids: Sequence[int], rng: random.Random) -> Continuation:

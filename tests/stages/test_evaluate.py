@@ -364,6 +364,8 @@ def test_more_candidates_than_samples_is_refused_before_anything_runs(world, con
 
 def test_chains_that_stop_early_stay_and_are_wrong(tmp_path):
     class Silent:
+        forks = True
+
         version = "silent"
 
         def sample(self, prompts, **settings):

@@ -187,7 +187,7 @@ def test_signature_has_the_contract_s_fields_and_parameters(model):
     assert set(answer["properties"]) == {
         "step_scores", "step_confidences", "overall_score", "first_error_step", "error_steps", "improvements",
         "in_domain", "out_of_domain", "outcome_score", "step_reliabilities", "step_intervals", "alarm_step",
-        "clean_prefix", "calibration_stale", "step_refs"
+        "clean_prefix", "calibration_stale", "violations", "blocked", "step_refs"
     }
     assert {p.name: p.default for p in signature.params} == {"threshold": 0.5, "aggregate": "min"}
 
