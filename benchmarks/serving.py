@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CONTEXT = 131_072
 AGENT_STEPS, CLIENTS, BRANCHES = 60, 64, 64
-SHORT_STEP, LONG_STEP, LONG_TOKENS = 10, 200, 100_000
+SHORT_STEP, LONG_STEP, LONG_TOKENS, LONG_TOGETHER = 10, 200, 100_000, 20
 Texts = tuple[str, list[str]]
 Ask = Callable[[bytes], "asyncio.Future[float]"]
 
@@ -219,7 +219,9 @@ async def growth(port: int, sessions: int, seed: int) -> dict[int, list[float]]:
 async def behind(port: int, seconds: float, seed: int, tokens_a_step: float) -> tuple[float, float]:
     """Median seconds of a short chain's answer, alone and while one of LONG_TOKENS is read."""
     stream = (body(chain(number, seed)) for number in itertools.count(5 * 10**6))
-    prompt, texts = session(7 * 10**6, int(LONG_TOKENS / tokens_a_step), seed)
+    prompt, short = session(7 * 10**6, int(LONG_TOKENS / tokens_a_step), seed)
+    # In as many steps as a request may have.
+    texts = [" ".join(short[start : start + LONG_TOGETHER]) for start in range(0, len(short), LONG_TOGETHER)]
 
     async def shorts(client: Client) -> float:
         took, end = [], time.perf_counter() + seconds
@@ -283,6 +285,25 @@ def in_process(scorer: RewardScorer, given: argparse.Namespace) -> dict[str, Any
     return {name: values[1:] for name, values in found.items()}
 
 
+def as_the_guide(scorer: RewardScorer, seconds: float, seed: int) -> float:
+    """Steps a second of the guide's server, which has no HTTP: of each step the whole text is tokenized anew and read
+    in three passes, for its outputs, for the score at the step's place and for a confidence."""
+    import torch
+
+    done, start = 0, time.perf_counter()
+    for number in itertools.count(8 * 10**6):
+        prompt, texts = session(number, AGENT_STEPS, seed)
+        for count in range(1, AGENT_STEPS + 1):
+            ids = scorer.encoder.tokenizer("\n".join([prompt, *texts[:count]]), return_tensors="pt")["input_ids"]
+            with torch.inference_mode():
+                for _ in range(3):
+                    scorer.model.backbone(input_ids=ids, use_cache=False)
+            done += 1
+        if time.perf_counter() - start > seconds:
+            break
+    return done / (time.perf_counter() - start)
+
+
 def grown(took: dict[int, list[float]]) -> float:
     """Median of the last steps over that of those around SHORT_STEP."""
     early, late = ([value for count in range(at - 4, at + 1) for value in took[count]]
@@ -298,6 +319,7 @@ def measure(folder: Path, given: argparse.Namespace) -> tuple[list[Bar], dict[st
     inside = in_process(scorer, given)
     tokens = [len(block) for block in scorer.encoder.encode_steps(session(0, 20, given.seed)[1])]
     bare = statistics.median(inside["bare_chains_per_second"])
+    guide = as_the_guide(scorer, given.seconds, given.seed)
     del scorer
     here = Path(__file__).resolve().parent.parent
     numbers = itertools.count()
@@ -312,7 +334,7 @@ def measure(folder: Path, given: argparse.Namespace) -> tuple[list[Bar], dict[st
                 singles = [(body(chain(number, given.seed)) for number in numbers) for _ in range(CLIENTS)]
                 loads.setdefault("chains", {}).setdefault(name, []).append(
                     asyncio.run(saturate(port, singles, given.seconds)))
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"guide": guide}
     with served(folder, here) as (port, process):
         more["growth"] = grown(asyncio.run(growth(port, 2 if given.quick else 8, given.seed)))
         rate = 0.8 * statistics.median(loads[f"agents_{CLIENTS}"]["now"])
@@ -371,6 +393,9 @@ def bars(inside: dict[str, list[float]], loads: dict[str, dict[str, list[float]]
         if load.startswith("agents"):
             ratios = [a / b for a, b in zip(loads[load]["now"], loads[load]["before"], strict=True)]
             found.append(at_least(f"{load}, steps a second against the server before", ratios, 8))
+    for load in ("agents_1", f"agents_{CLIENTS}"):
+        found.append(at_least(f"{load}, steps a second over HTTP against the guide's server in its process",
+                              [value / more["guide"] for value in loads[load]["now"]], 20))
     if "memory" in more:
         minutes = list(more["memory"].values())
         found.append(at_most("memory at the end against after a minute", minutes[-1] / minutes[0], 1.05))
