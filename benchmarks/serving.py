@@ -249,9 +249,11 @@ def in_process(scorer: RewardScorer, given: argparse.Namespace) -> dict[str, Any
         return [Step(text) for text in texts]
 
     found: dict[str, list[float]] = {}
-    whole = [(prompt, steps(texts)) for prompt, texts in (chain(n, given.seed) for n in range(256))]
+    # A language model takes as long for one as a small model for hundreds.
+    count = 256 if given.base is None else 32
+    whole = [(prompt, steps(texts)) for prompt, texts in (chain(n, given.seed) for n in range(count))]
     for repeat in range(given.repeats + 1):
-        engine = Engine(scorer, EngineConfig())
+        engine = Engine(scorer, EngineConfig(deadline=3600))
         start = time.perf_counter()
         own = scorer.score(whole)
         found.setdefault("bare_chains_per_second", []).append(len(whole) / (time.perf_counter() - start))
