@@ -11,6 +11,7 @@ from typing import Any
 
 from prm_core.sampling.policy import Policy
 from prm_core.sampling.sampler import Continuation, Prefix
+from tests.builders.local_server import running
 
 NAME = "served"
 # (the answer as it would be, the request's body, how many requests came before) → what is sent: JSON, or (status, JSON)
@@ -120,11 +121,5 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(policy: Policy, shape: str = "vllm", spoil: Spoil | None = None, **more: Any) -> Iterator[Server]:
     server = Server(policy, shape, spoil, **more)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -7,6 +7,8 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.builders.local_server import running
+
 
 def verdicts(*correct, confidence=0.9):
     return json.dumps({"steps": [{"step": n, "reason": f"because\n{n}", "correct": one, "confidence": confidence}
@@ -79,11 +81,5 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(script, **settings):
     server = Server(script, **settings)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
