@@ -61,8 +61,12 @@ class RewardTrainingConfig:
     committee: NonNegativeInt = setting(
         "further heads of the process model, each solved for on another draw of the training problems: how far they "
         "differ is how unsure a score is; 0 is none")
+    arithmetic: bool = setting(
+        "process model: a calculator's verdict on a step's equations moves its score, as far as labels say; for "
+        "questions in which arithmetic is written out and models that are too small to do it", default=False)
     probe_rows: NonNegativeInt = setting(
-        "gradient: rows on which the surprisal's weights are fitted before training; 0 starts them at nothing")
+        "gradient: rows on which the surprisal's weights are fitted before training, and the arithmetic's after it; 0 "
+        "starts the former at nothing and takes all rows for the latter")
     epochs: PositiveInt
     max_updates: NonNegativeInt = setting("stop there; 0 is all epochs")
     row_tokens: int = setting("tokens of a packed row; a longer chain trains as far as it fits one", ge=16)

@@ -11,6 +11,8 @@ from prm_core.models.precision import as_saved
 
 # Imported for its registration.
 from prm_core.scoring import implicit
+from prm_core.scoring.arithmetic import KEY as ARITHMETIC
+from prm_core.scoring.arithmetic import Arithmetic
 from prm_core.scoring.heads import Heads
 from prm_core.scoring.reward import REWARD_MODELS, RewardModel
 from prm_core.scoring.settings import reward_settings
@@ -42,5 +44,6 @@ def load_reward_model(
     place = pick_device(device)
     model = REWARD_MODELS[kind].read(path, settings, as_saved(path, place) if dtype == "auto" else dtype)
     model.precision = settings.get("precision")
+    model.arithmetic = Arithmetic.read(settings.get(ARITHMETIC), path)
     model.heads = Heads.load(Path(path), model.feature_count)
     return model.to(place).eval()

@@ -25,6 +25,8 @@ from prm_core.models.chains import ChainBatch
 from prm_core.models.loading import first_line, load_config, load_pretrained, load_tokenizer, one_line, pick_device
 from prm_core.models.marks import give_rows
 from prm_core.registry import Registry
+from prm_core.scoring.arithmetic import KEY as ARITHMETIC
+from prm_core.scoring.arithmetic import Arithmetic
 from prm_core.scoring.heads import Heads
 from prm_core.scoring.surprisal import Surprisal, mark_numbers, saved_count
 
@@ -63,6 +65,8 @@ class RewardModel(nn.Module):
         base: the model whose weights the backbone and the surprisal's vocabulary are; saved by name where it is known.
         precision: it was trained in; None where that is not known.
         heads: further linear heads that read what the model's own reads, None for none.
+        arithmetic: what a calculator adds to a step's logit, None for nothing; the network knows no texts, so that who
+            turns its logits into scores adds it.
     """
 
     kind: ClassVar[str]
@@ -77,6 +81,7 @@ class RewardModel(nn.Module):
         self.base: Base | None = None
         self.precision: str | None = None
         self.heads: Heads | None = None
+        self.arithmetic: Arithmetic | None = None
         self._head: str | None = None
 
     @property
@@ -236,7 +241,8 @@ class RewardModel(nn.Module):
         """What `config.json` says of the model under `prm`."""
         base = {} if self.base is None else {"base": {"name": self.base.name, "sha256": self.base.sha256}}
         precision = {} if self.precision is None else {"precision": self.precision}
-        return {"kind": self.kind, "encoder": self.encoder, **more, **base, **precision}
+        tool = {} if self.arithmetic is None else {ARITHMETIC: self.arithmetic.to_dict()}
+        return {"kind": self.kind, "encoder": self.encoder, **more, **base, **precision, **tool}
 
     def _save_trained(self, folder: Path, base: Base) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -232,21 +232,32 @@ class RewardScorer:
             unknown = self.encoder.tokenizer.unk_token_id
             doubts = [unreadable(chain.ids.count(unknown), len(chain.ids)) for chain in batch]
         counts = [int(self.model.prompt_slot) + len(chain.step_ends) for chain in batch]
-        for chain, doubt, slots in zip(batch, doubts, self.slots(reading, counts), strict=True):
+        texts = None
+        if self.model.arithmetic:
+            first = int(self.model.prompt_slot) * [""]
+            texts = [[*first, *(step.text for step in self.encoder.decode(chain.ids)[1])] for chain in batch]
+        for chain, doubt, slots in zip(batch, doubts, self.slots(reading, counts, texts), strict=True):
             yield self.chain_score(slots, chain.truncated_steps, doubt)
 
-    def slots(self, reading: Reading, counts: Sequence[int]) -> list[list[Slot]]:
+    def slots(
+        self, reading: Reading, counts: Sequence[int], texts: Sequence[Sequence[str]] | None = None
+    ) -> list[list[Slot]]:
         """What is said of each row's first slots.
 
         Args:
             reading: of (batch, slots).
             counts: how many there are of each row, (batch,).
+            texts: of the step that ends in each slot, for a model with a calculator.
         """
         import numpy as np
         import torch
 
+        logits, committee = reading.logits, reading.committee
+        if self.model.arithmetic and texts is not None:
+            told = self.model.arithmetic.of_texts(texts, logits)
+            logits, committee = logits + told, None if committee is None else committee + told[..., None]
         raw, outcome, members = (None if found is None else torch.sigmoid(found).double().cpu().numpy()
-                                 for found in (reading.logits, reading.outcome, reading.committee))
+                                 for found in (logits, reading.outcome, committee))
         inside = np.arange(raw.shape[1]) < np.array(counts)[:, None]
         # Slots of all rows, one after the other: never what stands in the padding.
         plain = raw[inside]

@@ -249,7 +249,7 @@ class IncrementalReader:
                                          for part, first in zip(parts, slots, strict=False)])
                 chain = torch.from_numpy(lowest).to(step)
             reading = model.judge_ends(*(None if one is None else one[None] for one in (hidden[at], step, chain)), sums)
-            [said] = self.scorer.slots(reading, [count])
+            [said] = self.scorer.slots(reading, [count], [self._texts(parts)] if model.arithmetic else None)
         totals = sums.cpu().numpy()
         for part, first in zip(parts, slots.tolist(), strict=False):
             job, news = part.job, self._news(part)
@@ -259,10 +259,19 @@ class IncrementalReader:
                     said[slot], None if lowest is None else lowest[slot],
                     totals[slot] + before.total if before else totals[slot], *news[slot - first])))
 
+    def _texts(self, parts: Sequence[_Part]) -> list[str]:
+        """Of each slot of parts of chains the step that ends there, nothing where the prompt does."""
+        found = []
+        for part in parts:
+            # Nothing is known of a chain before its prompt is.
+            prompts = int(len(part.job.nodes) == 1)
+            pieces = part.pieces()[prompts:]
+            found += [""] * prompts + [self.scorer.encoder.turn(piece[:-1].tolist()).text for piece in pieces]
+        return found
+
     def _news(self, part: _Part) -> list[tuple[News, int]]:
         """Of each slot what of its beginning's tokens is new, and how many the tokenizer cannot read."""
-        begins = [part.begin, *part.reached]
-        pieces = [part.job.part(start, end)[0] for start, end in zip(begins, part.reached, strict=False)]
+        pieces = part.pieces()
         last = part.job.nodes[-1]
         domain, unknown = self.scorer.domain, self.scorer.encoder.tokenizer.unk_token_id
         news = domain.news(pieces, last.news) if domain else [NOTHING] * len(pieces)
@@ -317,6 +326,10 @@ class _Part:
         self.owner = np.concatenate([np.full(extra, -1), np.repeat(np.arange(len(reached)), lengths)])
         self.written = np.where(np.concatenate([np.zeros(extra, dtype=bool), written]), self.owner, -1)
         self.ends = np.array(reached) - self.begin + extra - 1
+
+    def pieces(self) -> list[NDArray[np.int64]]:
+        """Tokens that each of the beginnings has more than the one before."""
+        return [self.job.part(start, end)[0] for start, end in itertools.pairwise([self.begin, *self.reached])]
 
     def lowest(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of each surprisal feature the lowest of the chain's steps up to each slot, from those of the slots on."""

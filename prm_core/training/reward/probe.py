@@ -9,7 +9,8 @@ features".
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from prm_core.models.chains import ChainBatch
+    from prm_core.scoring.arithmetic import Arithmetic
     from prm_core.scoring.reward import RewardModel
 
 log = logging.getLogger(__name__)
 # On weights of standardised features. The surprisal's few are the signal, theirs only keeps them finite where one of
 # them tells all targets apart; the hidden state's many correct it, and fit the training problems if they may.
 SURPRISAL_RIDGE, HIDDEN_RIDGE = 1e-5, 3e-3
+# Of a logit, by a calculator's verdict.
+MOST_SHIFT = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Regression:
         pairs: rows of the chosen and of the rejected step of each preference, (pairs, 2).
         prompts: number of the prompt that each row is of, (rows,).
         surprisals: features that are the surprisal's.
+        texts: of the step of each row; empty where nobody asked.
     """
 
     features: Tensor
@@ -47,6 +53,7 @@ class Regression:
     pairs: Tensor
     prompts: Tensor
     surprisals: int
+    texts: Sequence[str] = ()
 
     def drawn(self, generator: torch.Generator) -> Regression:
         """The same with its prompts drawn anew, with replacement, and no pairs."""
@@ -59,6 +66,7 @@ class Regression:
 
 def read_regression(
     model: RewardModel, rows: Sequence[Row], *, pad_id: int, rows_per_pass: int, mixed: bool, whole_chain: bool,
+    text_of: Callable[[Sequence[int]], str] | None = None,
 ) -> Regression:
     """The features of every slot with a target or a part in a pair. Passes are shared out among processes.
 
@@ -68,11 +76,12 @@ def read_regression(
         rows_per_pass: rows of a forward pass.
         mixed: compute in bfloat16 what may be.
         whole_chain: see `RewardModel.features`.
+        text_of: of a step's tokens, where texts are asked for.
     """
     import torch
 
-    def read(start: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[tuple[int, ...]]]:
-        """Features, targets, weights, rows of pairs and prompts of a pass."""
+    def read(start: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[tuple[int, ...]], list[str]]:
+        """Features, targets, weights, rows of pairs, prompts and texts of a pass."""
         batch = collate_trees(rows[start : start + rows_per_pass], pad_id).to(model.device)
         with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
             found = model.features(batch.chains, whole_chain=whole_chain)
@@ -83,9 +92,11 @@ def read_regression(
         place[wanted] = torch.arange(int(wanted.sum()), device=wanted.device)
         pairs = torch.stack([place[row, chosen], place[other, rejected]], dim=1)
         prompts = [batch.prompts[i][j] for i, j in wanted.nonzero().tolist()]
-        return found[wanted].cpu(), batch.targets[wanted].cpu(), batch.weights[wanted].cpu(), pairs.cpu(), prompts
+        texts = [text_of(ids) for ids in step_tokens(batch.chains, wanted)] if text_of else []
+        return (found[wanted].cpu(), batch.targets[wanted].cpu(), batch.weights[wanted].cpu(), pairs.cpu(), prompts,
+                texts)
 
-    features, targets, weights, pairs, prompts = [], [], [], [], []
+    features, targets, weights, pairs, prompts, texts = [], [], [], [], [], []
     numbers: dict[tuple[int, ...], int] = {}
     count = 0
     starts = range(0, len(rows), rows_per_pass)
@@ -96,10 +107,63 @@ def read_regression(
             weights.append(part[2].double())
             pairs.append(part[3] + count)
             prompts += [numbers.setdefault(prompt, len(numbers)) for prompt in part[4]]
+            texts += part[5]
             count += len(part[0])
     surprisals = model.feature_count - model.network.config.hidden_size
     return Regression(torch.cat(features), torch.cat(targets), torch.cat(weights), torch.cat(pairs),
-                   torch.tensor(prompts), surprisals)
+                   torch.tensor(prompts), surprisals, tuple(texts))
+
+
+def step_tokens(batch: ChainBatch, wanted: Tensor) -> list[list[int]]:
+    """Tokens of the steps of some slots, (batch, slots) bool, without the one that ends each: row by row."""
+    found = []
+    for ids, steps, slots in zip(batch.ids.cpu(), batch.steps.cpu(), wanted.cpu(), strict=True):
+        found += [ids[steps == slot][:-1].tolist() for slot in slots.nonzero()[:, 0].tolist()]
+    return found
+
+
+def fit_arithmetic(data: Regression, class_weights: tuple[float, float] = (1.0, 1.0)) -> Arithmetic:
+    """The calculator's term beside what a model says: of each verdict the shift of the logits under which the steps
+    that have it are right as often as their labels say.
+
+    Logits are those of heads solved for on the other half of the prompts: what a head says of the steps that it was
+    fitted to leaves the calculator nothing to add.
+
+    Args:
+        data: with texts.
+        class_weights: factors of wrong and right targets, as in the loss.
+    """
+    import torch
+
+    from prm_core.scoring.arithmetic import Arithmetic, equations_hold
+
+    logits = torch.zeros_like(data.targets)
+    for half in (0, 1):
+        here = data.prompts % 2 == half
+        others = replace(data, weights=data.weights * ~here, pairs=data.pairs[:0])
+        if others.weights.sum() and here.any():
+            head = solve(others, class_weights)
+            logits[here] = data.features[here] @ head[:-1] + head[-1]
+    verdicts = [equations_hold(text) for text in data.texts]
+    shifts = {}
+    for verdict in (False, True):
+        rows = torch.tensor([one is verdict for one in verdicts], dtype=torch.bool)
+        shifts[verdict] = _shift(logits[rows], data.targets[rows], data.weights[rows])
+        log.info("arithmetic: %d steps whose equations are %s, shift %.3g", int(rows.sum()), verdict, shifts[verdict])
+    return Arithmetic(shifts[False], shifts[True])
+
+
+def _shift(logits: Tensor, targets: Tensor, weights: Tensor) -> float:
+    """What added to logits makes their mean probability that of the targets, with one more target of each kind at even
+    odds, which keeps it finite, and small where there are few; found by halving."""
+    import torch
+
+    low, high = -MOST_SHIFT, MOST_SHIFT
+    for _ in range(50):
+        middle = (low + high) / 2
+        excess = float(((torch.sigmoid(logits + middle) - targets) * weights).sum()) + math.tanh(middle / 2)
+        low, high = (low, middle) if excess > 0 else (middle, high)
+    return (low + high) / 2
 
 
 def fit_surprisal(model: RewardModel, data: Regression, class_weights: tuple[float, float] = (1.0, 1.0)) -> None:

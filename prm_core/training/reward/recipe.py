@@ -20,11 +20,13 @@ from prm_core.training.examples import Example, Pair, encode_examples, encode_pa
 from prm_core.training.reward.loop import Rows, class_weights, held_out_loss, pack_rows, train_reward_model
 from prm_core.training.reward.probe import (
     Regression,
+    fit_arithmetic,
     fit_committee,
     fit_head,
     fit_surprisal,
     read_regression,
     solve,
+    step_tokens,
 )
 from prm_core.training.trees import collate_trees
 
@@ -146,9 +148,10 @@ def train_on(
     reading = {"pad_id": encoder.pad_id, "rows_per_pass": config.train_prm.rows_per_pass,
                "mixed": config.train_prm.precision == "bfloat16"}
     factors = class_weights(config.train_prm, rows)
+    text_of = _text_of(encoder) if kind == "process" and config.train_prm.arithmetic else None
     data = None
     if convex:
-        data = read_regression(model, rows.rows, **reading, whole_chain=kind == "outcome")
+        data = read_regression(model, rows.rows, **reading, whole_chain=kind == "outcome", text_of=text_of)
         fit_head(model, data, factors, config.train_prm.preference_weight)
         history = [{"update": 1, "epoch": 1.0, "dev_loss": held_out_loss(model, dev_rows, config.train_prm, factors,
                                                                         encoder.pad_id)}]
@@ -160,6 +163,13 @@ def train_on(
         with lora(model, config.train_prm.lora_rank, config.seed):
             history = train_reward_model(model, rows, dev_rows, config.train_prm, pad_id=encoder.pad_id,
                                          seed=config.seed, work=work, report=report, sharding=config.launch.sharding)
+    if text_of:
+        if data is None:
+            some = rows.rows[: config.train_prm.probe_rows or None]
+            model.arithmetic = fit_arithmetic(
+                read_regression(model, some, **reading, whole_chain=False, text_of=text_of), factors)
+        else:
+            model.arithmetic = fit_arithmetic(data, factors)
     if kind == "process" and outcomes:
         if data is None and config.train_prm.committee:
             data = read_regression(model, rows.rows, **reading, whole_chain=False)
@@ -181,12 +191,16 @@ def train_on(
                         config.train_prm.rows_per_pass)
 
 
+def _text_of(encoder: Encoder) -> Callable[[Sequence[int]], str]:
+    return lambda ids: encoder.turn(ids).text
+
+
 def _going_on(start: RewardScorer, dtype: str, device: torch.device) -> RewardModel:
     """A trained model, ready to be trained on; the heads beside its own are fitted anew."""
     import torch
 
     model = start.model.to(device=device, dtype=getattr(torch, dtype)).eval()
-    model.heads = None
+    model.heads = model.arithmetic = None
     return model
 
 
@@ -259,6 +273,10 @@ def held_out_scores(trained: TrainedModel) -> tuple[NDArray[np.float64], NDArray
         for start in range(0, len(rows), size):
             batch = collate_trees(rows[start : start + size], trained.encoder.pad_id).to(trained.model.device)
             known = batch.weights > 0
-            scores.append(torch.sigmoid(trained.model(batch.chains))[known].double().cpu().numpy())
+            logits = trained.model(batch.chains)[known]
+            if trained.model.arithmetic:
+                texts = map(_text_of(trained.encoder), step_tokens(batch.chains, known))
+                logits = logits + trained.model.arithmetic.of_texts([list(texts)], logits[None])[0]
+            scores.append(torch.sigmoid(logits).double().cpu().numpy())
             targets.append(batch.targets[known].double().cpu().numpy())
     return np.concatenate(scores), np.concatenate(targets)

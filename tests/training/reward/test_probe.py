@@ -16,6 +16,7 @@ from prm_core.training.reward.probe import (
     HIDDEN_RIDGE,
     SURPRISAL_RIDGE,
     Regression,
+    fit_arithmetic,
     fit_committee,
     fit_head,
     fit_surprisal,
@@ -168,3 +169,19 @@ def test_a_committee_is_fitted_to_draws_of_prompts() -> None:
     assert fit_committee(data, 0, main, seed=0).shape == (0, 3)
     # From another start the same problem has the same solution.
     assert solve(data, start=members[0]).tolist() == pytest.approx(main.tolist(), abs=1e-3)
+
+
+def test_a_verdict_of_the_calculator_shifts_logits_until_they_say_what_the_labels_do() -> None:
+    right = (torch.arange(800) % 10 < 7).double()
+    texts = ["1 + 1 = 3" if at % 2 else "so" for at in range(800)]
+    of_false = torch.arange(800) % 2 == 1
+    targets = right.where(~of_false, (torch.arange(800) % 8 == 1).double())
+    # The one feature says nothing, so that heads say what share is right in all: (0.8 + 0.25) / 2.
+    data = replace(regression(torch.zeros(800, 1), targets, prompts=[at // 40 for at in range(800)]), texts=texts)
+    found = fit_arithmetic(data)
+    share = 1 / (1 + np.exp(-(np.log(0.525 / 0.475) + found.false)))
+    # One more target of each kind, which 400 labels hardly notice.
+    assert share == pytest.approx(0.25, abs=0.01)
+    assert found.true == pytest.approx(0, abs=1e-9)
+    never = fit_arithmetic(replace(data, targets=torch.where(of_false, 0.0, right)))
+    assert -8 < never.false < -4

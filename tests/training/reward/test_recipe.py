@@ -328,3 +328,21 @@ def test_mixed_precision_trains_float32_weights(backbone, tmp_path, monkeypatch,
     assert {value.dtype for value in trained.model.parameters()} == {getattr(torch, dtype)}
     before, after = saved(trained, tmp_path / "model")
     assert before == after, "neither autocast nor rounded positions are left in the model"
+
+
+@pytest.mark.parametrize("settings", [{"solver": "convex"}, {"solver": "gradient", "learning_rate": 0.01},
+                                      {"solver": "gradient", "learning_rate": 0.0, "probe_rows": 0}])
+def test_a_calculator_is_fitted_beside_the_model_and_saved(backbone, tmp_path, settings) -> None:
+    examples = [dataclasses.replace(one, steps=(Step("3 + 4 = 8"), *one.steps[1:]), targets=(0.0, *one.targets[1:]))
+                if at % 2 else one for at, one in enumerate(examples_for("process"))]
+    trained = train(backbone, tmp_path / "work", examples=examples, arithmetic=True, **settings)
+    before, after = saved(trained, tmp_path / "prm")
+    term = load_scorer(tmp_path / "prm", device="cpu").model.arithmetic
+    assert term == trained.model.arithmetic
+    assert abs(term.false) + abs(term.true) > 0.1
+    assert [one.raw_scores for one in before] == [one.raw_scores for one in after]
+    scores, _ = held_out_scores(trained)
+    chains = [(one.prompt, one.steps) for one in trained.dev]
+    said = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "", 8).score(chains)
+    assert sorted(scores) == pytest.approx(sorted(raw for one in said for raw in one.raw_scores), abs=1e-5)
+    assert train(backbone, tmp_path / "other", examples=examples, **settings).model.arithmetic is None
