@@ -58,6 +58,12 @@ class RewardTrainingConfig:
     solver: Literal["gradient", "convex"] = setting(
         "gradient: every weight that has a rate is trained; convex: the backbone stays as it is and the head is solved "
         "for, which no seed moves and takes seconds on a small model")
+    head_ridge: PositiveFloat = setting(
+        "convex: penalty on the weights of the hidden state, which lets little of it count where it is high: then less "
+        "fits the training problems and more carries over to text of another kind", default=0.003)
+    history: bool = setting(
+        "process model: its surprisal's term reads the chain before a step too: the least expected so far, and how far "
+        "on the step is", default=False)
     committee: NonNegativeInt = setting(
         "further heads of the process model, each solved for on another draw of the training problems: how far they "
         "differ is how unsure a score is; 0 is none")

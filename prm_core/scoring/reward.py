@@ -28,7 +28,7 @@ from prm_core.registry import Registry
 from prm_core.scoring.arithmetic import KEY as ARITHMETIC
 from prm_core.scoring.arithmetic import Arithmetic
 from prm_core.scoring.heads import Heads
-from prm_core.scoring.surprisal import Surprisal, mark_numbers, saved_count
+from prm_core.scoring.surprisal import FEATURES, HISTORY, Surprisal, mark_numbers, saved_count, steps_before
 
 SURPRISAL_FILE = "surprisal.safetensors"
 # In place of the network's and the surprisal's files where the base is left out.
@@ -104,12 +104,13 @@ class RewardModel(nn.Module):
     @classmethod
     def from_backbone(
         cls, path: str, *, surprisal: bool, encoder: dict[str, Any], dtype: str, device: str,
-        config: PretrainedConfig | None = None,
+        config: PretrainedConfig | None = None, history: bool = False,
     ) -> Self:
         """A new reward model on the weights of a causal LM (folder or hub id), without an opinion: its logits are 0.
 
         Args:
             config: in place of the LM's own.
+            history: the surprisal's term reads the chain before a step too.
 
         Raises InputError when the model does not load, its architecture has no token-classification network, or it is
         not causal.
@@ -137,7 +138,8 @@ class RewardModel(nn.Module):
         reader = None
         if surprisal:
             embeddings = source.get_output_embeddings().weight
-            reader = Surprisal(embeddings.shape[1], embeddings.shape[0]).to(source.dtype)
+            count = len(FEATURES) + history * len(HISTORY)
+            reader = Surprisal(embeddings.shape[1], embeddings.shape[0], count).to(source.dtype)
             reader.vocabulary.data.copy_(embeddings)
             mark_numbers(reader, load_tokenizer(path))
         model = cls(network, encoder, reader)
@@ -166,8 +168,9 @@ class RewardModel(nn.Module):
         states, ends = mean_over_chain(hidden, batch), _at_ends(hidden, batch)
         step = chain = None
         if self.surprisal is not None:
-            step = self.surprisal.features(hidden, batch)
-            chain = self.surprisal.over_chain(step, batch)
+            own = self.surprisal.of_steps(hidden, batch)
+            lowest, before = self.surprisal.over_chain(own, batch), steps_before(batch)
+            step, chain = (self.surprisal.with_history(one, lowest, before) for one in (own, lowest))
         return self.judge_ends(ends, step, chain, states)
 
     def judge_ends(self, ends: Tensor, step: Tensor | None, chain: Tensor | None, states: Tensor) -> Reading:
@@ -276,7 +279,10 @@ class RewardModel(nn.Module):
                                  "train it again")
             if model.surprisal is not None:
                 values = trained.pop("surprisal.weight")
-                model.surprisal.weight.data = model.surprisal.weight.data[: len(values)].copy_(values)
+                if values.ndim != 1 or len(values) > len(FEATURES) + len(HISTORY):
+                    raise InputError(f"{path}/{TRAINED_FILE}: its surprisal has {values.numel()} weights, and this "
+                                     "version knows fewer features; score with the version that trained it")
+                model.surprisal.weight.data = values.to(model.surprisal.weight.dtype)
             model.head.load_state_dict({name.removeprefix("head."): values for name, values in trained.items()})
         return model
 

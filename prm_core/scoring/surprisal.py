@@ -17,6 +17,10 @@ from prm_core.models.likelihood import reduce_by_step
 CHUNK, BLOCK = 512, 8
 FEATURES = ("lowest", "mean", "sum", "lowest_number", "sum_number", "capped_lowest", "capped_mean",
             "capped_lowest_number")
+# Of a term that reads the chain before a step too: the lowest so far of each, and how far on the step is.
+HISTORY = (*(f"{name}_so_far" for name in FEATURES), "place", "first")
+# Steps before one beyond which it is far on.
+FAR = 10
 # Below so many nats one surprise is as good as another. Without these a linear term cannot tell an unusual text that is
 # right, whose surprise has no limit, from a wrong number, and learns that the least likely text is the best.
 CAP = -5.0
@@ -52,7 +56,9 @@ class Surprisal(nn.Module):
         width: of the hidden states.
         vocabulary_size: rows of the vocabulary head, a frozen copy of the backbone's own: labels may not move what
             surprisal is measured with.
-        count: of the features, those that it reads; a model saved before there were all reads the first few.
+        count: of the features, those that it reads; a model saved before there were all reads the first few. More than
+            there are of a step alone: also the lowest of each so far in the chain, which tells an unexpected step from
+            one of a text that is unexpected as a whole, and how many steps came before.
     """
 
     def __init__(self, width: int, vocabulary_size: int, count: int = len(FEATURES)) -> None:
@@ -74,8 +80,26 @@ class Surprisal(nn.Module):
             batch: the rows they are of.
             whole_chain: of the least expected step up to and with the slot's, feature by feature, instead of that step.
         """
-        features = self._of_steps(hidden, batch)
-        return self.over_chain(features, batch) if whole_chain else features
+        own = self.of_steps(hidden, batch)
+        lowest = self.over_chain(own, batch)
+        return self.with_history(lowest if whole_chain else own, lowest, steps_before(batch))
+
+    @property
+    def history(self) -> bool:
+        """Whether it reads the chain before a step."""
+        return len(self.weight) > len(FEATURES)
+
+    def with_history(self, features: Tensor, lowest: Tensor, before: Tensor) -> Tensor:
+        """The features that the term reads, of a step's (or chain's) own: (…, slots, features).
+
+        Args:
+            lowest: of each feature, the lowest so far in the chain, the step's own among them.
+            before: how many steps came before, (…, slots).
+        """
+        if not self.history:
+            return features
+        place = torch.stack([before.clamp(0, FAR) / FAR, (before <= 0).float()], dim=-1)
+        return torch.cat([features, lowest, place.to(features).expand(*features.shape[:-1], 2)], dim=-1)
 
     def over_chain(self, features: Tensor, batch: ChainBatch) -> Tensor:
         """Of each slot's features and those of the steps before it, the lowest: (batch, slots, features)."""
@@ -84,7 +108,8 @@ class Surprisal(nn.Module):
         before = features[:, None, :, :].expand(-1, batch.lineage.shape[1], -1, -1)
         return before.where(batch.lineage[..., None], 0.0).amin(2)
 
-    def _of_steps(self, hidden: Tensor, batch: ChainBatch) -> Tensor:
+    def of_steps(self, hidden: Tensor, batch: ChainBatch) -> Tensor:
+        """The features of each slot's own step, (batch, slots, features)."""
         rows, columns = (batch.steps >= 0).nonzero(as_tuple=True)
         before = columns - 1 if batch.previous is None else batch.previous[rows, columns]
         logprob = hidden.new_zeros(batch.ids.shape, dtype=torch.float32)
@@ -101,6 +126,13 @@ class Surprisal(nn.Module):
         return torch.stack(found[: len(self.weight)], dim=-1)
 
 
+def steps_before(batch: ChainBatch) -> Tensor:
+    """How many steps each slot's has before it in its chain, (batch or 1, slots)."""
+    if batch.lineage is None:
+        return torch.arange(batch.ends.shape[1], device=batch.ends.device)[None]
+    return batch.lineage.sum(-1) - 1
+
+
 def mark_numbers(surprisal: Surprisal, tokenizer: PreTrainedTokenizerBase) -> None:
     """Tells a new surprisal's term which tokens have a digit in them."""
     size = min(len(tokenizer), len(surprisal.numbers))
@@ -111,4 +143,4 @@ def mark_numbers(surprisal: Surprisal, tokenizer: PreTrainedTokenizerBase) -> No
 def saved_count(file: Path) -> int:
     """How many of the features the term in a file reads."""
     with safe_open(file, "pt") as saved:
-        return min(saved.get_slice("weight").get_shape()[0], len(FEATURES))
+        return min(saved.get_slice("weight").get_shape()[0], len(FEATURES) + len(HISTORY))

@@ -12,7 +12,7 @@ from prm_core.models.bases import Base
 from prm_core.models.chains import ChainBatch, collate
 from prm_core.scoring import surprisal as module
 from prm_core.scoring.kinds import load_reward_model
-from prm_core.scoring.surprisal import FEATURES, Surprisal, mark_numbers, token_logprobs
+from prm_core.scoring.surprisal import FEATURES, HISTORY, Surprisal, mark_numbers, token_logprobs
 from prm_core.types import Step
 from tests.builders.training import CHAINS, make_encoder, make_lm, make_reward_model
 
@@ -94,6 +94,24 @@ def test_of_a_whole_chain_the_least_expected_step_so_far_counts_feature_by_featu
     backwards = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tree.previous,
                            lineage=tensor([[[True, True], [False, True]]]))
     assert term(surprisal, backwards) == pytest.approx([math.log(0.1)] * 2, abs=1e-6)
+
+
+def test_a_term_that_reads_the_chain_before_knows_the_lowest_so_far_and_how_many_steps_there_were() -> None:
+    surprisal = Surprisal(2, 3, len(FEATURES) + len(HISTORY))
+    plain = reader().to(HIDDEN.dtype)
+    surprisal.vocabulary.data.copy_(plain.vocabulary)
+    surprisal.numbers.copy_(plain.numbers)
+    own, chain = plain.features(HIDDEN, ROW)[0], plain.features(HIDDEN, ROW, whole_chain=True)[0]
+    both = surprisal.features(HIDDEN, ROW)[0]
+    assert both[:, : len(FEATURES)].tolist() == own.tolist()
+    assert both[:, len(FEATURES) : -2].tolist() == chain.tolist()
+    assert both[:, -2:].tolist() == [[0, 1], [pytest.approx(0.1), 0]]
+    # Two first steps of a tree.
+    apart = ChainBatch(ROW.ids, ROW.steps, ROW.ends, previous=tensor([[-1, *range(7)]]),
+                       lineage=torch.eye(2, dtype=torch.bool)[None])
+    assert surprisal.features(HIDDEN, apart)[0, :, -2:].tolist() == [[0, 1], [0, 1]]
+    far = surprisal.with_history(own, own, tensor([25, 3]))
+    assert far[:, -2:].tolist() == [[1, 0], [pytest.approx(0.3), 0]]
 
 
 def test_the_token_before_is_the_one_before_it_in_its_chain() -> None:

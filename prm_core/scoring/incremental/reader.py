@@ -243,11 +243,12 @@ class IncrementalReader:
             step = chain = lowest = None
             if model.surprisal is not None:
                 ids = torch.from_numpy(np.concatenate([part.ids for part in parts])).to(hidden.device)
-                step = model.surprisal.features(hidden[None], ChainBatch(ids[None], step_of[None], at[None]))[0]
-                features = step.cpu().numpy()
+                own = model.surprisal.of_steps(hidden[None], ChainBatch(ids[None], step_of[None], at[None]))[0]
+                features = own.cpu().numpy()
                 lowest = np.concatenate([part.lowest(features[first:])
                                          for part, first in zip(parts, slots, strict=False)])
-                chain = torch.from_numpy(lowest).to(step)
+                least, before = torch.from_numpy(lowest).to(own), self._before(parts).to(own.device)
+                step, chain = (model.surprisal.with_history(one, least, before) for one in (own, least))
             reading = model.judge_ends(*(None if one is None else one[None] for one in (hidden[at], step, chain)), sums)
             [said] = self.scorer.slots(reading, [count], [self._texts(parts)] if model.arithmetic else None)
         totals = sums.cpu().numpy()
@@ -258,6 +259,12 @@ class IncrementalReader:
                 self._pass(job, grow(job.nodes[-1], job.keys[0], job.place.upto(end), Said(
                     said[slot], None if lowest is None else lowest[slot],
                     totals[slot] + before.total if before else totals[slot], *news[slot - first])))
+
+    @staticmethod
+    def _before(parts: Sequence[_Part]) -> torch.Tensor:
+        """Of each slot how many steps come before the one that ends there; -1 where the prompt does."""
+        # Nothing and the prompt are beginnings too.
+        return torch.cat([torch.arange(len(part.reached)) + len(part.job.nodes) - 2 for part in parts])
 
     def _texts(self, parts: Sequence[_Part]) -> list[str]:
         """Of each slot of parts of chains the step that ends there, nothing where the prompt does."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 # On weights of standardised features. The surprisal's few are the signal, theirs only keeps them finite where one of
-# them tells all targets apart; the hidden state's many correct it, and fit the training problems if they may.
+# them tells all targets apart; the hidden state's many correct it, and fit the training problems if they may
+# (`train_prm.head_ridge`).
 SURPRISAL_RIDGE, HIDDEN_RIDGE = 1e-5, 3e-3
 # Of a logit, by a calculator's verdict.
 MOST_SHIFT = 20.0
@@ -122,7 +123,8 @@ def step_tokens(batch: ChainBatch, wanted: Tensor) -> list[list[int]]:
     return found
 
 
-def fit_arithmetic(data: Regression, class_weights: tuple[float, float] = (1.0, 1.0)) -> Arithmetic:
+def fit_arithmetic(data: Regression, class_weights: tuple[float, float] = (1.0, 1.0), ridge: float = HIDDEN_RIDGE
+                   ) -> Arithmetic:
     """The calculator's term beside what a model says: of each verdict the shift of the logits under which the steps
     that have it are right as often as their labels say.
 
@@ -142,7 +144,7 @@ def fit_arithmetic(data: Regression, class_weights: tuple[float, float] = (1.0, 
         here = data.prompts % 2 == half
         others = replace(data, weights=data.weights * ~here, pairs=data.pairs[:0])
         if others.weights.sum() and here.any():
-            head = solve(others, class_weights)
+            head = solve(others, class_weights, ridge=ridge)
             logits[here] = data.features[here] @ head[:-1] + head[-1]
     verdicts = [equations_hold(text) for text in data.texts]
     shifts = {}
@@ -182,10 +184,10 @@ def fit_surprisal(model: RewardModel, data: Regression, class_weights: tuple[flo
 
 def fit_head(
     model: RewardModel, data: Regression, class_weights: tuple[float, float] = (1.0, 1.0),
-    preference_weight: float = 1.0,
+    preference_weight: float = 1.0, ridge: float = HIDDEN_RIDGE,
 ) -> Tensor:
     """Solves for the head and the surprisal's weights, sets them, and returns them with the bias, (features + 1,)."""
-    fitted = solve(data, class_weights, preference_weight)
+    fitted = solve(data, class_weights, preference_weight, ridge=ridge)
     width = model.network.config.hidden_size
     _set(model, fitted[:width], fitted[width:-1], fitted[-1])
     return fitted
@@ -203,7 +205,7 @@ def _set(model: RewardModel, hidden: Tensor, surprisal: Tensor, bias: Tensor) ->
 
 
 def fit_committee(data: Regression, members: int, start: Tensor, seed: int,
-                  class_weights: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+                  class_weights: tuple[float, float] = (1.0, 1.0), ridge: float = HIDDEN_RIDGE) -> Tensor:
     """Heads fitted to draws of the training prompts with replacement, (members, features + 1).
 
     Args:
@@ -213,20 +215,22 @@ def fit_committee(data: Regression, members: int, start: Tensor, seed: int,
 
     generator = torch.Generator().manual_seed(seed)
     draws = [data.drawn(generator) for _ in range(members)]
-    with shared_out(lambda number: solve(draws[number], class_weights, start=start), members) as solvers:
+    with shared_out(lambda number: solve(draws[number], class_weights, start=start, ridge=ridge),
+                    members) as solvers:
         found = list(solvers.map(range(members)))
     return torch.stack(found) if found else start.new_zeros((0, len(start)))
 
 
 def solve(
     data: Regression, class_weights: tuple[float, float] = (1.0, 1.0), preference_weight: float = 0.0,
-    start: Tensor | None = None,
+    start: Tensor | None = None, ridge: float = HIDDEN_RIDGE,
 ) -> Tensor:
     """Weights and bias, (features + 1,): the ridge-penalised weighted logistic regression, and the preferences' loss.
 
     Args:
         preference_weight: of the mean Bradley-Terry loss of the pairs.
         start: where it is looked for from; the problem is convex, so that it only takes longer elsewhere.
+        ridge: on the hidden state's weights.
     """
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
@@ -239,8 +243,8 @@ def solve(
     features = data.features
     mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-9)
     scaled = (features - mean) / spread
-    ridge = torch.full((features.shape[1],), HIDDEN_RIDGE, dtype=torch.float64)
-    ridge[features.shape[1] - data.surprisals :] = SURPRISAL_RIDGE
+    ridges = torch.full((features.shape[1],), ridge, dtype=torch.float64)
+    ridges[features.shape[1] - data.surprisals :] = SURPRISAL_RIDGE
     solution = torch.zeros(features.shape[1] + 1, dtype=torch.float64)
     if start is not None:
         solution = torch.cat([start[:-1] * spread, (start[-1] + start[:-1] @ mean)[None]])
@@ -252,7 +256,7 @@ def solve(
         optimizer.zero_grad()
         logits = scaled @ solution[:-1] + solution[-1]
         value = binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="sum")
-        value = value + (ridge * solution[:-1].square()).sum()
+        value = value + (ridges * solution[:-1].square()).sum()
         if preference_weight and len(data.pairs):
             chosen, rejected = logits[data.pairs].unbind(1)
             value = value - preference_weight * logsigmoid(chosen - rejected).mean()

@@ -129,7 +129,7 @@ def train_on(
     else:
         model = REWARD_MODELS[kind].from_backbone(
             backbone, surprisal=kind in config.models.surprisal, encoder=dataclasses.asdict(config.encoder),
-            dtype=dtype, device=str(device))
+            dtype=dtype, device=str(device), history=kind == "process" and config.train_prm.history)
     context = getattr(model.backbone.config, "max_position_embeddings", None) or encoder.config.max_length
     if encoder.config.max_length > context:
         raise InputError(f"encoder.max_length {encoder.config.max_length} is beyond the {context} positions of "
@@ -152,7 +152,7 @@ def train_on(
     data = None
     if convex:
         data = read_regression(model, rows.rows, **reading, whole_chain=kind == "outcome", text_of=text_of)
-        fit_head(model, data, factors, config.train_prm.preference_weight)
+        fit_head(model, data, factors, config.train_prm.preference_weight, config.train_prm.head_ridge)
         history = [{"update": 1, "epoch": 1.0, "dev_loss": held_out_loss(model, dev_rows, config.train_prm, factors,
                                                                         encoder.pad_id)}]
         report({f"{kind}/dev_loss": history[0]["dev_loss"]}, 1)
@@ -167,9 +167,10 @@ def train_on(
         if data is None:
             some = rows.rows[: config.train_prm.probe_rows or None]
             model.arithmetic = fit_arithmetic(
-                read_regression(model, some, **reading, whole_chain=False, text_of=text_of), factors)
+                read_regression(model, some, **reading, whole_chain=False, text_of=text_of), factors,
+                config.train_prm.head_ridge)
         else:
-            model.arithmetic = fit_arithmetic(data, factors)
+            model.arithmetic = fit_arithmetic(data, factors, config.train_prm.head_ridge)
     if kind == "process" and outcomes:
         if data is None and config.train_prm.committee:
             data = read_regression(model, rows.rows, **reading, whole_chain=False)
@@ -214,10 +215,12 @@ def _further_heads(
     train = with_harmless_steps(outcomes, "outcome", config.train_prm.harmless_steps, config.seed)
     encoded, _ = encode_examples(encoder, train, "outcome")
     rows = pack_rows(encoded, [], config.train_prm, share=share, seed=config.seed).rows
-    outcome = solve(read_regression(model, rows, **reading, whole_chain=True))
+    ridge = config.train_prm.head_ridge
+    outcome = solve(read_regression(model, rows, **reading, whole_chain=True), ridge=ridge)
     committee = outcome.new_zeros((0, len(outcome)))
     if steps is not None:
-        committee = fit_committee(steps, config.train_prm.committee, solve(steps, factors), config.seed, factors)
+        committee = fit_committee(steps, config.train_prm.committee, solve(steps, factors, ridge=ridge), config.seed,
+                                  factors, ridge)
     return Heads(outcome.float(), committee.float()).to(model.device)
 
 

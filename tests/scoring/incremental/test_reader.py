@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from prm_core.errors import InputError
 from prm_core.scoring.domain import fit_domain
 from prm_core.scoring.incremental.reader import IncrementalReader, reads_on
 from prm_core.scoring.scorer import load_scorer
+from prm_core.scoring.surprisal import FEATURES, HISTORY
 from prm_core.types import Call, Step
 from tests.builders.reward_models import TEXTS, tiny_reward_model
 from tests.builders.scorer import FakeScorer
@@ -22,9 +24,13 @@ PROMPTS = (TEXTS[0], "Ann has 4 apples .")
 CHAINS = st.tuples(st.sampled_from(PROMPTS), st.lists(st.sampled_from(STEPS), min_size=1, max_size=7))
 
 
-@pytest.fixture(scope="module", params=["process", "outcome", "advantage"])
+@pytest.fixture(scope="module", params=["process", "outcome", "advantage", "history"])
 def scorer(request, tmp_path_factory):
-    scorer = load_scorer(tiny_reward_model(tmp_path_factory.mktemp("model") / "prm", kind=request.param), device="cpu")
+    history = request.param == "history"
+    kind = "process" if history else request.param
+    scorer = load_scorer(tiny_reward_model(tmp_path_factory.mktemp("model") / "prm", kind=kind), device="cpu")
+    if history:
+        scorer.model.surprisal.weight.data = torch.linspace(-1, 1, len(FEATURES) + len(HISTORY))
     known = [(str(n % 2), PROMPTS[n % 2], STEPS[: 1 + n % 2]) for n in range(8)]
     scorer.domain = fit_domain(scorer.model, scorer.encoder, known)
     return scorer

@@ -16,6 +16,7 @@ from prm_core.scoring.calibration import Calibrator
 from prm_core.scoring.reward import RewardModel
 from prm_core.scoring.scorer import RewardScorer, load_scorer, save_reward_model
 from prm_core.scoring.settings import reward_settings
+from prm_core.scoring.surprisal import FEATURES, HISTORY
 from prm_core.training.examples import Encoded, Example, Pair, encode_examples
 from prm_core.training.reward import recipe
 from prm_core.training.reward.loop import Objective
@@ -346,3 +347,12 @@ def test_a_calculator_is_fitted_beside_the_model_and_saved(backbone, tmp_path, s
     said = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "", 8).score(chains)
     assert sorted(scores) == pytest.approx(sorted(raw for one in said for raw in one.raw_scores), abs=1e-5)
     assert train(backbone, tmp_path / "other", examples=examples, **settings).model.arithmetic is None
+
+
+def test_history_and_a_ridge_are_taken_and_saved(backbone, tmp_path) -> None:
+    trained = train(backbone, tmp_path / "work", solver="convex", history=True, head_ridge=1000.0)
+    assert trained.model.feature_count == trained.model.network.config.hidden_size + len(FEATURES) + len(HISTORY)
+    # Hardly anything of the hidden state counts.
+    assert trained.model.head.weight.abs().max() < 1e-2 < trained.model.surprisal.weight.abs().max()
+    before, after = saved(trained, tmp_path / "prm")
+    assert [one.raw_scores for one in before] == [one.raw_scores for one in after]
