@@ -20,6 +20,7 @@ from prm_core.scoring.surprisal import FEATURES, HISTORY
 from prm_core.training.examples import Encoded, Example, Pair, encode_examples
 from prm_core.training.reward import recipe
 from prm_core.training.reward.loop import Objective
+from prm_core.training.reward.probe import read_regression
 from prm_core.training.reward.recipe import TrainedModel, held_out_scores, lora, train_on
 from prm_core.training.trees import cut, grow
 from prm_core.types import Step
@@ -356,3 +357,12 @@ def test_history_and_a_ridge_are_taken_and_saved(backbone, tmp_path) -> None:
     assert trained.model.head.weight.abs().max() < 1e-2 < trained.model.surprisal.weight.abs().max()
     before, after = saved(trained, tmp_path / "prm")
     assert [one.raw_scores for one in before] == [one.raw_scores for one in after]
+
+
+def test_a_head_is_solved_for_on_as_many_rows_as_updates_would_take(backbone, tmp_path, monkeypatch) -> None:
+    read = []
+    monkeypatch.setattr(recipe, "read_regression",
+                        lambda model, rows, **more: read.append(len(rows)) or read_regression(model, rows, **more))
+    for updates in (0, 1):
+        train(backbone, tmp_path / str(updates), solver="convex", rows_per_update=1, max_updates=updates, row_tokens=64)
+    assert read[0] > read[1] == 1
