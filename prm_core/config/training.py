@@ -74,7 +74,8 @@ class RewardTrainingConfig:
         "gradient: rows on which the surprisal's weights are fitted before training, and the arithmetic's after it; 0 "
         "starts the former at nothing and takes all rows for the latter")
     epochs: PositiveInt
-    max_updates: NonNegativeInt = setting("stop there; 0 is all epochs")
+    max_updates: NonNegativeInt = setting(
+        "stop there; 0 is all epochs; convex: the head is solved for on as many rows as those updates take")
     row_tokens: int = setting("tokens of a packed row; a longer chain trains as far as it fits one", ge=16)
     rows_per_update: PositiveInt
     rows_per_pass: PositiveInt = setting("rows of a forward pass of a process; bounds the memory")

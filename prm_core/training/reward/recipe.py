@@ -28,7 +28,7 @@ from prm_core.training.reward.probe import (
     solve,
     step_tokens,
 )
-from prm_core.training.trees import collate_trees
+from prm_core.training.trees import Row, collate_trees
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,7 +151,7 @@ def train_on(
     text_of = _text_of(encoder) if kind == "process" and config.train_prm.arithmetic else None
     data = None
     if convex:
-        data = read_regression(model, rows.rows, **reading, whole_chain=kind == "outcome", text_of=text_of)
+        data = read_regression(model, _read_rows(rows, config), **reading, whole_chain=kind == "outcome", text_of=text_of)
         fit_head(model, data, factors, config.train_prm.preference_weight, config.train_prm.head_ridge)
         history = [{"update": 1, "epoch": 1.0, "dev_loss": held_out_loss(model, dev_rows, config.train_prm, factors,
                                                                         encoder.pad_id)}]
@@ -173,7 +173,7 @@ def train_on(
             model.arithmetic = fit_arithmetic(data, factors, config.train_prm.head_ridge)
     if kind == "process" and outcomes:
         if data is None and config.train_prm.committee:
-            data = read_regression(model, rows.rows, **reading, whole_chain=False)
+            data = read_regression(model, _read_rows(rows, config), **reading, whole_chain=False)
         ended = [example for example in outcomes if example.problem_id not in held]
         model.heads = _further_heads(model, fitting, ended, data, factors, config, share, reading)
     model.network.activation_checkpointing_disable()
@@ -194,6 +194,11 @@ def train_on(
 
 def _text_of(encoder: Encoder) -> Callable[[Sequence[int]], str]:
     return lambda ids: encoder.turn(ids).text
+
+
+def _read_rows(rows: Rows, config: Config) -> list[Row]:
+    """The rows that a head is solved for on: as many as updates would have taken."""
+    return rows.rows[: config.train_prm.max_updates * config.train_prm.rows_per_update or None]
 
 
 def _going_on(start: RewardScorer, dtype: str, device: torch.device) -> RewardModel:
