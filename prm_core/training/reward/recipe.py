@@ -151,7 +151,8 @@ def train_on(
     text_of = _text_of(encoder) if kind == "process" and config.train_prm.arithmetic else None
     data = None
     if convex:
-        data = read_regression(model, _read_rows(rows, config), **reading, whole_chain=kind == "outcome", text_of=text_of)
+        data = read_regression(model, _read_rows(rows, config), **reading, whole_chain=kind == "outcome",
+                               text_of=text_of)
         fit_head(model, data, factors, config.train_prm.preference_weight, config.train_prm.head_ridge)
         history = [{"update": 1, "epoch": 1.0, "dev_loss": held_out_loss(model, dev_rows, config.train_prm, factors,
                                                                         encoder.pad_id)}]
