@@ -140,9 +140,9 @@ def _config(job: Mapping[str, Any]) -> Config:
         "launch": {"sharding": "full" if job["way"] == SHARDED else "none"},
         "warmup": {"hidden_size": 64 if small else 256, "layers": 2 if small else 4, "heads": 4,
                    "intermediate_size": 128 if small else 704},
-        "train_prm": {"rows_per_update": 8, "rows_per_pass": 4, "row_tokens": 512, "max_updates": 6 if small else 20,
+        "train_prm": {"rows_per_update": 8, "rows_per_pass": 4, "row_tokens": 512, "max_updates": 6 if small else 8,
                       "epochs": 100, "eval_every": 1000, "log_every": 1, "checkpoint_every": 1000, "committee": 8},
-        "train_policy": {"updates": 3 if small else 6, "problems_per_update": 8 if small else 32, "log_every": 1,
+        "train_policy": {"updates": 3 if small else 4, "problems_per_update": 8 if small else 32, "log_every": 1,
                          "checkpoint_every": 1000, "max_new_tokens": 32 if small else 96,
                          "guard": {"window": 0}},
     }
