@@ -329,10 +329,10 @@ def test_silence_ends(policy: Policy, folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(endpoint, "BACKOFF_SECONDS", 0.1)
     with serving(policy, spoil=sleep) as server:
         served = policy_for("generate", str(folder), config(server, timeout=0.2))
-        with pytest.raises(InputError, match=r"gave no answer: (APITimeoutError|no answer within)"):
+        with pytest.raises(InputError, match=r"gave no answer: (SocketTimeoutError|no answer within)"):
             rows(served)
     served = policy_for("generate", str(folder), config(server, timeout=0.2))
-    with pytest.raises(InputError, match=r"gave no answer: APIConnectionError"):
+    with pytest.raises(InputError, match=r"gave no answer: .*Cannot connect to host"):
         rows(served)
 
 
