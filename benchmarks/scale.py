@@ -172,7 +172,7 @@ def main() -> None:
 
     given = arguments("scale", more)
     bars = [bar for name in given.parts for bar in PARTS[name](given)]
-    write("scale", given, bars, parts=given.parts)
+    write(given, bars, parts=given.parts)
 
 
 if __name__ == "__main__":
