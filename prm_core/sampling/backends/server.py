@@ -121,6 +121,9 @@ class ServedPolicy(Remote):
         if isinstance(answer, Failure):
             raise self._refused(f"gave no answer: {answer.reason}")
         read = at(answer, "usage", "prompt_tokens")
+        if read is None and not self.kind.takes_ids:
+            raise self._refused("does not say how many tokens it reads in a prefix (usage.prompt_tokens); without that "
+                                "nobody can tell whether they are those that are meant")
         if isinstance(read, int) and read != len(row):
             raise self._refused(f"reads {read} tokens in a prefix of {len(row)}: its tokenizer is another one, or adds "
                                 "tokens of its own; serve the folder that sampling reads the tokenizer from")
