@@ -138,7 +138,10 @@ class ServedPolicy(Remote):
         self.usage.prompt_tokens += len(row)
         cached = at(answer, "usage", "prompt_tokens_details", "cached_tokens")
         self.usage.cached_tokens += cached if isinstance(cached, int) else 0
-        self.usage.completion_tokens += sum(len(one.continuation.ids) for one in found)
+        # What was paid for, tokens that were asked for to spare among them.
+        written = at(answer, "usage", "completion_tokens")
+        self.usage.completion_tokens += written if isinstance(written, int) else sum(
+            len(one.continuation.ids) for one in found)
         return found
 
     def _probe(self, row: tuple[int, ...], asked: Asked) -> None:
