@@ -45,7 +45,7 @@ from benchmarks.adaptation_service import (
     stream,
 )
 from benchmarks.alarms import read
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.adaptation import loop, measure
 from prm_core.adaptation.rounds import rounds
@@ -294,16 +294,13 @@ def main() -> None:
     parser.add_argument("--scenarios", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--work", type=Path, help="where parts that were measured are kept; default: nowhere")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     plan = Plan(100, 200, ["adapted"]) if given.quick else Plan(given.questions, given.test, given.scenarios)
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         found = [measured(path, work / path.name, plan, 0 if number or given.quick else given.kills)
                  for number, path in enumerate(given.workspaces)]
-    size = "--quick" if given.quick else f"--questions {given.questions} --test {given.test}"
-    command = (f"python -m benchmarks.adaptation {' '.join(path.name for path in given.workspaces)} {size} "
-               f"--out {given.out.name}")
-    write_as(command, given.out, bars(found), workspaces=json.loads(json.dumps(found)))
+    write(given, bars(found), workspaces=json.loads(json.dumps(found)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agent_search")
     parser.add_argument("workspaces", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = parsed(parser)
     found = {workspace.name: measure(workspace) for workspace in given.workspaces}
     bars = []
     for name, rival, least in (("first choice", "first", 10.0), ("the ORM's choice of runs", "orm_runs", 3.0)):
@@ -93,8 +93,7 @@ def main() -> None:
         gains = [one["prm_turns"]["success"] - one[rival]["success"] for one in found.values()]
         bars.append(Bar(f"runs that succeed: the same - {rival}, points, median", statistics.median(gains), min(gains),
                         max(gains), "reported", True))
-    names = " ".join(workspace.name for workspace in given.workspaces)
-    write_as(f"python -m benchmarks.agent_search {names} --out {given.out.name}", given.out, bars, workspaces=found)
+    write(given, bars, workspaces=found)
 
 
 if __name__ == "__main__":

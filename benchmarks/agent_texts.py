@@ -99,7 +99,7 @@ def main() -> None:
     bars = [Bar(name, value, None, None, "0", value == 0) for name, value in (
         (f"of {count:,} turns: refused", refused), ("altered on the way", altered), ("without a score", unscored),
         ("chains that read like another", alike))]
-    write("agent_texts", given, bars, turns=count)
+    write(given, bars, turns=count)
 
 
 if __name__ == "__main__":

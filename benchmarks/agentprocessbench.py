@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core.domains.oracle import ORACLES
 from prm_core.evaluation.benchmarks import suite
 from prm_core.evaluation.benchmarks.base import BenchmarkChain, ScoredFile
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for models; those there are not trained again")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     sources, kept = {}, {}
     for name, source in (("prm800k", prm800k(given.prm800k)), ("errands", errands(given.runs, "test"))):
         sources[name], kept[name] = held_out(source, 0)
@@ -171,13 +171,10 @@ def main() -> None:
         # What it would be with either source alone, or the best there is in hindsight.
         others = {**{name: [files[seed]] for name, files in dev.items()}, "hindsight": [file]}
         beside.append({name: figures(file, PROTOCOL.choose(files)[0]) for name, files in others.items()})
-    options = (f"--base {given.base.name} --prm800k {given.prm800k.name} --runs {given.runs.name} --work WORK "
-               f"--seeds {given.seeds} --out {given.out.name}")
-    command = f"python -m benchmarks.agentprocessbench {given.file.name} {options}"
-    write_as(command, given.out, [*bars([one["figures"] for one in found])], chains=len(test[0].chains),
-             tasks=test[0].problems, truncated_chains=test[0].truncated, unscored_steps=test[0].unscored,
-             training=training, seeds=found, thresholds_from_elsewhere=beside,
-             cpu_minutes=round(sum(os.times()[:4]) / 60, 1))
+    write(given, [*bars([one["figures"] for one in found])], chains=len(test[0].chains),
+          tasks=test[0].problems, truncated_chains=test[0].truncated, unscored_steps=test[0].unscored,
+          training=training, seeds=found, thresholds_from_elsewhere=beside,
+          cpu_minutes=round(sum(os.times()[:4]) / 60, 1))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from benchmarks.robustness_timing import seconds
 from prm_core.platform import store
 
@@ -59,21 +59,20 @@ def main() -> None:
     """Runs what can be run; writes and prints all bars."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agents")
     parser.add_argument("--quick", action="store_true", help="within five minutes: the same, smaller")
-    parser.add_argument("--runs", nargs="*", default=[], help="finished runs of the profile agents, one a seed")
-    parser.add_argument("--teams", nargs="*", default=[], help="finished runs of the profile agents-team, one a seed")
+    parser.add_argument("--runs", type=Path, nargs="*", default=[],
+                        help="finished runs of the profile agents, one a seed")
+    parser.add_argument("--teams", type=Path, nargs="*", default=[],
+                        help="finished runs of the profile agents-team, one a seed")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     bars, commands = [timed(profile) for profile in SECONDS if profile == "agents-smoke" or not given.quick], {}
     with tempfile.TemporaryDirectory() as folder:
-        for module, options in parts(given.quick, [str(Path(one).resolve()) for one in given.runs],
-                                     [str(Path(one).resolve()) for one in given.teams]):
+        for module, options in parts(given.quick, [str(one.resolve()) for one in given.runs],
+                                     [str(one.resolve()) for one in given.teams]):
             result = run(module, options, Path(folder) / f"{module}.json")
             commands[module] = result["command"]
             bars += [Bar(**{**bar, "name": f"{module}: {bar['name']}"}) for bar in result["bars"]]
-    quick = "--quick " if given.quick else ""
-    named = "".join(f"--{name} {' '.join(Path(one).name for one in paths)} "
-                    for name, paths in (("runs", given.runs), ("teams", given.teams)) if paths)
-    write_as(f"python -m benchmarks.agents {quick}{named}--out {given.out.name}", given.out, bars, parts=commands)
+    write(given, bars, parts=commands)
 
 
 if __name__ == "__main__":

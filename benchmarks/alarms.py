@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core.errors import InputError
 from prm_core.evaluation import stopping
 from prm_core.evaluation.judged_chains import Chain, load_chains
@@ -169,13 +169,10 @@ def main() -> None:
     parser.add_argument("workspaces", type=Path, nargs="+", help="finished runs, one a seed")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="finished runs that are reported only")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     found, beside = ([_rounded(measure(workspace)) for workspace in group]
                      for group in (given.workspaces, given.beside))
-    more = f"--beside {' '.join(path.name for path in given.beside)} " if beside else ""
-    command = (f"python -m benchmarks.alarms {' '.join(path.name for path in given.workspaces)} {more}"
-               f"--out {given.out.name}")
-    write_as(command, given.out, bars(found), workspaces=found, beside=beside)
+    write(given, bars(found), workspaces=found, beside=beside)
 
 
 def _rounded(figures: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.progress import track
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core.maths.answers import answer_classes, read_stated_answer, same_value
 from prm_core.maths.canonical import canonical
 
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--math", type=Path, required=True, help="MATH train as a JSON list with `final_answer`")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--list", type=Path, help="writes every miss here, one JSON object a line")
-    given = parser.parse_args()
+    given = parsed(parser)
     sets = {"GSM8K": read_gsm8k(given.gsm8k), "MATH": read_math(given.math)}
     bars: list[Bar] = []
     rates: dict[str, dict[str, float]] = {}
@@ -183,8 +183,7 @@ def main() -> None:
         bars.append(Bar(f"{fault} of {TRIPLES:,} triples", counts[fault], None, None, "0", counts[fault] == 0))
     if given.list:
         given.list.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed))
-    command = f"python -m benchmarks.answers --gsm8k {given.gsm8k.name} --math {given.math.name} --out {given.out.name}"
-    write_as(command, given.out, bars, rates=rates, triples=counts, equal_but_for_a_unit_or_name=left_out,
+    write(given, bars, rates=rates, triples=counts, equal_but_for_a_unit_or_name=left_out,
           milliseconds_per_statement=round(1000 * seconds / sum(map(len, sets.values())) / len(FORMS), 3))
 
 

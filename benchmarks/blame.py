@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.alarms import read
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.domains import DOMAINS
 from prm_core.errors import InputError
@@ -120,11 +120,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100, help="failing runs whose turns' cost is asked for")
     parser.add_argument("--rollouts", type=int, default=16, help="from each of their prefixes")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     found = [measure(workspace, given.runs, given.rollouts) for workspace in given.workspaces]
-    names = " ".join(workspace.name for workspace in given.workspaces)
-    write_as(f"python -m benchmarks.blame {names} --runs {given.runs} --rollouts {given.rollouts} --out "
-             f"{given.out.name}", given.out, bars(found), workspaces=found)
+    write(given, bars(found), workspaces=found)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def main() -> None:
                      Bar("backbone pass@1, dev, %", backbone, None, None, ">= 95", backbone >= 95)]
             more["summary"] = [line for line in first.output.splitlines() if "│" in line]
             more["metrics"] = metrics
-    write("chain", given, bars, **more)
+    write(given, bars, **more)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="of made runs")
     parser.add_argument("--updates", type=int, default=0, help="of the policy; 0: as the workspace has it")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = parsed(parser)
     seeds, marked, measured = (2, 600, 300) if given.quick else (given.seeds, MARKED, MEASURED)
     # Not those that anything was tried on.
     detection = [found(1000 + seed, marked, measured) for seed in range(seeds)]
@@ -211,9 +211,7 @@ def main() -> None:
         bars += compared("search by turns", [one["without rules"] for one in searches],
                          [one["with rules"] for one in searches], -1)
         more |= {"policies": policies, "searches": searches}
-    names = "".join(f"{workspace.name} " for workspace in given.workspaces)
-    options = f"{'--quick ' if given.quick else ''}{f'--updates {given.updates} ' if given.updates else ''}"
-    write_as(f"python -m benchmarks.constitution {names}{options}--out {given.out.name}", given.out, bars, **more)
+    write(given, bars, **more)
 
 
 if __name__ == "__main__":

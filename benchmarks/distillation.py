@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.prm_embedded import Workspace
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from benchmarks.robustness_figures import first_error_f1
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="folder for large backbones, which are kept there")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write, or to add to")
-    given = parser.parse_args()
+    given = parsed(parser)
     import torch
 
     torch.set_num_threads(given.threads)
@@ -239,9 +239,7 @@ def main() -> None:
                 raise SystemExit(f"error: {error}") from None
             for part in given.what:
                 runs.setdefault(folder.name, {})[part] = MEASURES[part](workspace, work, given.samples)
-                names = " ".join(folder.name for folder in given.workspaces)
-                write_as(f"python -m benchmarks.distillation {names} --what {' '.join(given.what)} "
-                         f"--samples {given.samples} --out {given.out.name}", given.out, bars(runs), runs=runs)
+                write(given, bars(runs), runs=runs)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import Config, DriftConfig
 from prm_core.domains import DOMAINS
@@ -167,11 +167,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="in a window")
     parser.add_argument("--new", action="store_true", help="also on new problems, solved and scored here")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     found = [measure(workspace, given.new, given.questions) for workspace in given.workspaces]
-    command = (f"python -m benchmarks.drift {' '.join(path.name for path in given.workspaces)} "
-               f"--questions {given.questions} {'--new ' if given.new else ''}--out {given.out.name}")
-    write_as(command, given.out, bars(found), workspaces=found)
+    write(given, bars(found), workspaces=found)
 
 
 if __name__ == "__main__":

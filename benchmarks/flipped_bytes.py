@@ -135,7 +135,7 @@ def main() -> None:
         Bar("tries", tries, None, None, "200", tries >= 200),
         Bar("hashing all that a run left, seconds", seconds, None, None, "< 1", seconds < 1),
     ]
-    write("flipped_bytes", given, bars, workspace=given.workspace.resolve().name, files=len(files), asked=dict(asked),
+    write(given, bars, workspace=given.workspace.resolve().name, files=len(files), asked=dict(asked),
           silent=silent)
 
 

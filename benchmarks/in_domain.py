@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.platform import store
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--gsm8k", type=Path, required=True, help="train.jsonl of GSM8K")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     config = configuration.load(given.workspace)
     rng = random.Random(0)
     prompts = {problem.id: problem.prompt for problem in store.read_jsonl(Problem, given.workspace / "data/test.jsonl")}
@@ -105,8 +105,7 @@ def main() -> None:
         holds = worst <= BAR_FALSE if number == 0 else worst >= BAR_FOUND
         bars.append(Bar(f"{name}: told as foreign, %, median (bar on the worst seed)", statistics.median(found),
                         min(found), max(found), asked, holds))
-    write_as(f"python -m benchmarks.in_domain --workspace . --gsm8k {given.gsm8k.name} --seeds {given.seeds} "
-             f"--out {given.out.name}", given.out, bars, by_seed=shares)
+    write(given, bars, by_seed=shares)
 
 
 if __name__ == "__main__":

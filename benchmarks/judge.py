@@ -150,7 +150,7 @@ def main() -> None:
         Bar("rows more after another version", then - before, None, None, "0",
             then == before and three.removed == three.written == AGAIN * steps),
     ]
-    write("judge", given, bars, traces=count, spans=SPANS, steps=steps, seconds_first=first, seconds_second=second,
+    write(given, bars, traces=count, spans=SPANS, steps=steps, seconds_first=first, seconds_second=second,
           seconds_another_version=again, traces_another_version=AGAIN, ms_a_score=1000 * first / (count * steps))
 
 

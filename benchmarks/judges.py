@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.evaluation.judges import cases, chart, comparison
@@ -163,14 +163,11 @@ def main() -> None:
     parser.add_argument("--local", type=Path, help="folder of a small language model that judges on this machine")
     parser.add_argument("--repeats", type=int, default=REPEATS, help="times that every trajectory is judged")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write; a chart is drawn beside it")
-    given = parser.parse_args()
+    given = parsed(parser)
     found = {}
     for number, workspace in enumerate(given.workspaces):
         found[workspace.name] = measure(workspace, None if number else given.local, given.repeats)
-    names = " ".join(workspace.name for workspace in given.workspaces)
-    local = f"--local {given.local.name} " if given.local else ""
-    write_as(f"python -m benchmarks.judges {names} {local}--repeats {given.repeats} --out {given.out.name}", given.out,
-             bars(found), workspaces=found)
+    write(given, bars(found), workspaces=found)
     chart.draw(next(iter(found.values()))["stub"], given.out.with_suffix(".png"))
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from deploy import services
 from prm_core import config as configuration
 from prm_core.platform import environment, store
@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--as-stage", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--as-flow", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = parsed(parser)
     if given.as_stage:
         return be_stage(*given.as_stage)
     if given.as_flow:
@@ -331,9 +331,7 @@ def measure(checkout: Checkout, given: argparse.Namespace) -> None:
         sys.stderr.write(f"{len(tries)}: {done}\n")
     said, bars = checkout.log.read_text(), bars_of(tries)
     tracebacks = said.count("Traceback (most recent call last)")
-    options = "".join(f"--{name} " for name in ("services", "smoke") if getattr(given, name))
-    command = f"python -m benchmarks.kills --kills {given.kills} --seed {given.seed} {options}--out {given.out.name}"
-    write_as(command, given.out, bars, usual_seconds=round(usual, 1), missed=missed, tracebacks=tracebacks, tries=tries)
+    write(given, bars, usual_seconds=round(usual, 1), missed=missed, tracebacks=tracebacks, tries=tries)
     if tracebacks or not all(bar.holds for bar in bars):
         sys.stderr.write(said[-5000:])
 

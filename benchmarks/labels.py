@@ -223,7 +223,7 @@ def embedded(given: argparse.Namespace) -> None:
                     measure(f"{merge_name(name)}, 5 % human labels, unseen problems", unseen, relabelled, 0.0)]
     bars = speed_bars(speeds) + quality_bars(figures, config, human)
     plot(figures, given.out.with_suffix(".png"))
-    write("labels", given, bars, chains=len(known), unseen_chains=len(unseen), seed=given.seed,
+    write(given, bars, chains=len(known), unseen_chains=len(unseen), seed=given.seed,
           strategies=records(figures), reliability=reliability, human=human, speeds=dataclasses.asdict(speeds))
 
 
@@ -371,7 +371,7 @@ def people(given: argparse.Namespace) -> None:
     tools = LabelingTools(config, DOMAINS, policy, policy)
     labels, figures = all_strategies(tools, gold)
     merges, reliability = combinations(tools, gold, labels, sum(one.seconds for one in figures))
-    write("labels", given, [], chains=len(gold), seed=given.seed, strategies=records([*figures, *merges]),
+    write(given, [], chains=len(gold), seed=given.seed, strategies=records([*figures, *merges]),
           reliability=reliability)
 
 

@@ -15,7 +15,7 @@ import ast
 import sys
 from pathlib import Path
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core.platform import store
 
 # (question, where that is in this tree, where it was before the rooms, commit 4a52fd2)
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--answers", type=Path, help="a JSON list of paths")
     parser.add_argument("--before", type=Path, help="the same for the tree before the rooms, to stand beside")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     if given.what == "sheet":
         sys.stdout.write(sheet(given.root))
         return
@@ -87,8 +87,7 @@ def main() -> None:
             right = sum(found(one, places[column]) for one, (_, *places) in zip(answers[name], QUESTIONS, strict=True))
             bars.append(Bar(f"questions of {len(QUESTIONS)} whose file was found, {name}", right, None, None, bar,
                             right == len(QUESTIONS) or column == 1))
-    write_as("python -m benchmarks.newcomer score --answers FILE --before FILE --out FILE", given.out, bars,
-             questions=[question for question, *_ in QUESTIONS], answers=answers)
+    write(given, bars, questions=[question for question, *_ in QUESTIONS], answers=answers)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import IMPLICIT, AdvantageConfig, Config, CriticConfig, PolicyTrainingConfig
 from prm_core.domains import DOMAINS
@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--unguarded", action="store_true", help="no alarm ends the configured training")
     parser.add_argument("--work", type=Path, help="folder where what was measured is kept: a stopped call goes on")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = parsed(parser)
     found: dict[str, dict[str, Result]] = {way: {} for way in given.ways}
     for workspace in given.workspaces:
         for way in given.ways:
@@ -280,13 +280,9 @@ def main() -> None:
             store.write_json(given.out, {way: {name: one.flat() for name, one in results.items()}
                                          for way, results in found.items()})
     agents = any(DOMAINS[configuration.load(workspace).domain].environment for workspace in given.workspaces)
-    names = " ".join(workspace.name for workspace in given.workspaces)
-    ways = " ".join(f'"{way}"' for way in given.ways)
-    unguarded = "--unguarded " if given.unguarded else ""
     draw(found, given.out.with_suffix(".png"))
-    write_as(f"python -m benchmarks.policy {names} --ways {ways} --updates {given.updates} {unguarded}"
-             f"--out {given.out.name}", given.out, bars_of(found, agents=agents),
-             ways={way: {name: one.flat() for name, one in results.items()} for way, results in found.items()})
+    write(given, bars_of(found, agents=agents),
+          ways={way: {name: one.flat() for name, one in results.items()} for way, results in found.items()})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.policy import RAW, settings_of, train
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.evaluation.judged_chains import Plan, sample_chains
 from prm_core.platform import store
@@ -79,14 +79,12 @@ def main() -> None:
     parser.add_argument("workspaces", nargs="+", type=Path)
     parser.add_argument("--updates", type=int, default=72, help="at most")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = parsed(parser)
     found = {}
     for workspace in given.workspaces:
         found[workspace.name] = measure(workspace, given.updates)
         store.write_json(given.out, found)
-    names = " ".join(workspace.name for workspace in given.workspaces)
-    write_as(f"python -m benchmarks.policy_alarm {names} --updates {given.updates} --out {given.out.name}", given.out,
-             bars_of(found), workspaces=found)
+    write(given, bars_of(found), workspaces=found)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import policy_peer, prm_measure
-from benchmarks.report import Bar, arguments, write_as
+from benchmarks.report import Bar, arguments, write
 from prm_core import config as configuration
 from prm_core.platform import store
 from prm_core.sampling.policy import load_policy
@@ -123,8 +123,7 @@ def main() -> None:
     """Measures and writes."""
     given = arguments("policy_speed", _options)
     found, more = measure(given)
-    write_as(f"python -m benchmarks.policy_speed WORKSPACE --peer PYTHON --updates {given.updates} "
-             f"--repeats {given.repeats} --out {given.out.name}", given.out, found, **more)
+    write(given, found, **more)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,7 @@ def main() -> None:
     """Measures one part, writes and prints its bars."""
     given = arguments("prm_training", _more)
     part, needed = PARTS[given.part]
-    # Before `write` leaves it to others: every option as it was given.
-    more = {"command": command(given)}
+    more: dict[str, Any] = {}
     try:
         check(given, needed)
         given.device = pick_device(given.device).type
@@ -54,7 +52,7 @@ def main() -> None:
         bars, found = part(given)
     except (InputError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from None
-    write("prm_training", given, bars, **more, part=given.part, versions=versions(), **found)
+    write(given, bars, **more, part=given.part, versions=versions(), **found)
     show(found.get("beside", []))
 
 
@@ -119,22 +117,6 @@ def check(given: argparse.Namespace, needed: tuple[str, ...]) -> None:
         path = getattr(given, name)
         if path is not None and not path.exists():
             raise InputError(f"--{name.replace('_', '-')} {path}: not there; name a file or folder that is")
-
-
-def command(given: argparse.Namespace) -> str:
-    """The command line as given, without the folders of this machine."""
-    parser = argparse.ArgumentParser()
-    _more(parser)
-    words = ["python", "-m", "benchmarks.prm_training", given.part]
-    for name, value in vars(given).items():
-        if name == "part" or value is False or value == parser.get_default(name):
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if name == "ours":
-            words += [f"{key}: {one}" for key, one in value.items()]
-        elif value is not True:
-            words.append(value.name if isinstance(value, Path) else str(value))
-    return shlex.join(words)
 
 
 if __name__ == "__main__":

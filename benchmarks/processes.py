@@ -63,7 +63,7 @@ def main() -> None:
                     job = {"kind": kind, "way": way, "seed": given.seed + number, "quick": given.quick}
                     runs.append(_measure(job, Path(name)))
                     sys.stderr.write(f"round {number + 1}, {kind}, {way}: {runs[-1]['seconds']:.3f} s\n")
-    write("processes", given, bars(found), rounds=found)
+    write(given, bars(found), rounds=found)
 
 
 def _more(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core.config import PromoteConfig
 from prm_core.errors import GateError
 from prm_core.platform import store, tracking
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--races", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     choose = random.Random(given.seed)
     for module in MODULES:
         importlib.import_module(module)
@@ -152,8 +152,7 @@ def main() -> None:
     refused = sum("is not promoted" in one["weaker"] for one in races)
     bars = [Bar("wrong champions", wrong, None, None, "0", wrong == 0),
             Bar("promotions that ended in an error", errors, None, None, "0", errors == 0)]
-    command = f"python -m benchmarks.promotion_races --races {given.races} --seed {given.seed} --out {given.out.name}"
-    write_as(command, given.out, bars, refused=refused, races=races)
+    write(given, bars, refused=refused, races=races)
 
 
 if __name__ == "__main__":

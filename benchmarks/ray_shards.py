@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from deploy.ray_cluster import RayCluster, started
 from prm_core import config as configuration
 from prm_core.config import WorkersConfig
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, and 2 workers alone")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = parsed(parser)
     environment.apply()
     seeds = range(FIRST_SEED, FIRST_SEED + (1 if given.quick else given.seeds))
     names = ["2 workers", KILLED] if given.quick else ["1 worker", "2 workers", "3 workers", KILLED]
@@ -153,9 +153,7 @@ def main() -> None:
                 None, None, "0", count == 0) for (kind, name), count in worst.items()]
     bars.append(Bar("workers that were killed at work", kills, None, None, f"{2 * len(seeds)}",
                     kills == 2 * len(seeds)))
-    options = "--quick " if given.quick else f"--seeds {given.seeds} "
-    write_as(f"python -m benchmarks.ray_shards {options}--out {given.out.name}", given.out, bars,
-             seeds=list(seeds), files_compared=sizes, seconds_on_ray=round(seconds, 1))
+    write(given, bars, seeds=list(seeds), files_compared=sizes, seconds_on_ray=round(seconds, 1))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import argparse
 import datetime
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,35 @@ def arguments(name: str, more: Callable[[argparse.ArgumentParser], None] = lambd
     parser.add_argument("--repeats", type=int, default=3, help="runs whose median counts, where a bar repeats runs")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     more(parser)
-    return parser.parse_args()
+    return parsed(parser)
+
+
+def parsed(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, those of the command line by default, and `command`: what was called, as results record it."""
+    given = parser.parse_args(words)
+    given.command = command(parser, given)
+    return given
+
+
+def command(parser: argparse.ArgumentParser, given: argparse.Namespace) -> str:
+    """The call with every option that has a value, chosen or not: defaults change. Of paths the last part, without the
+    folders of this machine; `--out` at the end."""
+    found = [parser.prog]
+    for action in sorted(parser._actions, key=lambda one: (bool(one.option_strings), one.dest == "out")):
+        value = getattr(given, action.dest, None)
+        if value is None or value is False or (value in ([], {}) and value == action.default):
+            continue
+        found += action.option_strings[-1:]
+        if value is not True:
+            found += map(_told, value if isinstance(value, list | tuple) else [value])
+    return " ".join(found)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return shlex.join(f"{key}: {one}" for key, one in value.items())
+    text = str(value)
+    return shlex.quote(Path(text).name or text if isinstance(value, Path) or text.startswith("/") else text)
 
 
 def machine() -> str:
@@ -55,20 +84,13 @@ def machine() -> str:
     return ", ".join([model, f"{os.cpu_count()} cores", *gpus])
 
 
-def write(name: str, given: argparse.Namespace, bars: list[Bar], **more: Any) -> None:
-    """Writes the result and prints it as a table."""
-    seed = f"--seed {given.seed} " if "seed" in given else ""
-    options = f"{'--quick ' if given.quick else ''}--repeats {given.repeats} {seed}--out {given.out.name}"
-    write_as(f"python -m benchmarks.{name} {options}", given.out, bars, **more)
-
-
-def write_as(command: str, out: Path, bars: list[Bar], **more: Any) -> None:
-    """Writes the result of a command and prints it as a table."""
+def write(given: argparse.Namespace, bars: list[Bar], **more: Any) -> None:
+    """Writes the result of a call, whose arguments `parsed` gave, and prints it as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    store.write_json(out, {
-        "command": command,
+    store.write_json(given.out, {
+        "command": given.command,
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": code_version(),

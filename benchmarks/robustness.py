@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import robustness_bars, robustness_timing
-from benchmarks.report import arguments, write_as
+from benchmarks.report import arguments, write
 from benchmarks.robustness_chains import AVX2, ChainFailed, Run, check_variant, code_of, run_chain
 from benchmarks.robustness_figures import Record
 from prm_core import config as configuration
@@ -70,17 +70,16 @@ class Result:
         """Writes what there is so far, without bars: nothing that was measured is lost when the rest is stopped."""
         store.write_json(self.file, {"commands": self.commands, "timing": self.timing, "runs": [*self.runs.values()]})
 
-    def write(self, kind: str, command: str) -> None:
+    def write(self, kind: str, given: argparse.Namespace) -> None:
         """Bars, summary and plot anew; prints them."""
-        self.commands[kind] = command
+        self.commands[kind] = given.command
         runs = sorted(self.runs.values(), key=lambda run: run["name"])
         rows = robustness_bars.summary(runs)
         if rows:
             robustness_bars.plot(rows, self.file.with_suffix(".png"))
             print_summary(rows)
-        write_as(command, self.file, [*robustness_bars.bars(runs), *robustness_timing.bars(self.timing)],
-                 commands=self.commands, stage_seconds=robustness_bars.stage_seconds(runs), summary=rows,
-                 timing=self.timing, runs=runs)
+        write(given, [*robustness_bars.bars(runs), *robustness_timing.bars(self.timing)], commands=self.commands,
+              stage_seconds=robustness_bars.stage_seconds(runs), summary=rows, timing=self.timing, runs=runs)
 
 
 def print_summary(rows: Sequence[Record]) -> None:
@@ -123,17 +122,6 @@ def run_all(given: argparse.Namespace, result: Result, work: Path) -> None:
             console.log(f"{run.name}: {record.get('failed', 'done')}", _stack_offset=2)
 
 
-def command_of(given: argparse.Namespace) -> str:
-    """The call, without folders of this machine."""
-    words = ["python -m benchmarks.robustness"]
-    if given.timing:
-        words += [f"--timing {Path(given.timing).name} --what {' '.join(given.what)} --repeats {given.repeats}"]
-    else:
-        words += ["--levels", *given.levels, "--seeds", *map(str, given.seeds), "--variants", *given.variants,
-                  f"--jobs {given.jobs} --threads {given.threads}"]
-    return f"{' '.join(words)} --out {given.out.name}"
-
-
 def main() -> None:
     """Runs chains or times builds; writes and prints the result."""
     given = arguments("robustness", _more)
@@ -159,7 +147,7 @@ def run_chains(given: argparse.Namespace, result: Result) -> None:
     else:
         with tempfile.TemporaryDirectory() as name:
             run_all(given, result, Path(name))
-    result.write("chains", command_of(given))
+    result.write("chains", given)
 
 
 def time_builds(given: argparse.Namespace, result: Result) -> None:
@@ -169,7 +157,7 @@ def time_builds(given: argparse.Namespace, result: Result) -> None:
         result.keep()
 
     robustness_timing.measure(given.timing, given.what, 1 if given.quick else given.repeats, keep)
-    result.write("timing", command_of(given))
+    result.write("timing", given)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def raw_rate(policy: ServedPolicy, problems: Sequence[Problem], config: Config, 
     """Tokens a second, one continuation of each problem, with the policy's concurrency and the same requests."""
     encoder, settings = policy.encoder, config.sampling
     asked = Asked(1.0, config.generate.max_new_tokens, seed, (encoder.eos_id,), ())
-    bodies = [json.dumps(policy.kind.body(settings.model, encoder.as_text(encoder.encode_prompt(problem.prompt)),
+    bodies = [json.dumps(policy.kind.body(settings.model, policy.prompt(tuple(encoder.encode_prompt(problem.prompt))),
                                           asked, 1)) for problem in problems]
     start = time.perf_counter()
     written = asyncio.run(_post(f"{settings.endpoint}/completions", bodies, settings.concurrency))

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
@@ -293,12 +293,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search")
     parser.add_argument("workspaces", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = parsed(parser)
     curves = {workspace.name: measure(workspace) for workspace in given.workspaces}
     plot(given.out.with_suffix(".png"), curves)
     used = asdict(configuration.load(given.workspaces[0]).search)
-    write_as(f"python -m benchmarks.search {' '.join(w.name for w in given.workspaces)} --out {given.out.name}",
-             given.out, bars(curves), settings=used, workspaces={name: table(one) for name, one in curves.items()})
+    write(given, bars(curves), settings=used, workspaces={name: table(one) for name, one in curves.items()})
 
 
 if __name__ == "__main__":

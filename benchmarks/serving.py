@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = prepare(given, Path(name) / "model")
         bars, more = measure(folder, given)
-    report.write("serving", given, bars, **more)
+    report.write(given, bars, **more)
 
 
 def prepare(given: argparse.Namespace, folder: Path) -> Path:

@@ -387,7 +387,7 @@ def main() -> None:
     count = result.sent
     # Prefixes are kept up to a limit, and this many requests do not come to it.
     first, *_, last = (used - kept for used, kept in zip(result.memory, result.kept, strict=True))
-    write("serving_malformed", given, [
+    write(given, [
         Bar("requests", count, None, None, ">= 10000", count >= 10_000),
         Bar("crashes and statuses of 500", len(result.faults), None, None, "0", not result.faults),
         Bar("a fixed request scored otherwise afterwards", int(not same), None, None, "0", same),

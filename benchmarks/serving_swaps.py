@@ -63,7 +63,7 @@ def main() -> None:
         phases = {"swaps": bench.swaps(), "two processes": bench.swaps(workers=2),
                   "killed": bench.ends(signal.SIGKILL), "asked to end": bench.ends(signal.SIGTERM)}
         checked = {name: bench.check(phase.answers) for name, phase in phases.items()}
-    report.write("serving_swaps", given, bars(given, phases, checked), phases={
+    report.write(given, bars(given, phases, checked), phases={
         name: {**phase.figures(), **checked[name]} for name, phase in phases.items()})
 
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import AdvantageConfig
 from prm_core.training.policy.advantages import BASELINES, FILTERS, FORMS, GroupRewards, advantages
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stopping_bias")
     parser.add_argument("--chains", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    given = parsed(parser)
     default = configuration.load(Path(__file__).parents[1]).train_policy.advantages
     rows = measure([*ways(default)], given.chains)
     table = Table("way", "game", "exact", "estimate", "bias", "in standard errors")
@@ -167,9 +167,9 @@ def main() -> None:
         Bar("what it pays for going on, worst game", max(abs(row["exact"]) for row in own), 0, 0, "0",
             all(abs(row["exact"]) < 1e-6 for row in own)),
     ]
-    write_as(f"python -m benchmarks.stopping_bias --chains {given.chains} --out {given.out.name}", given.out, bars,
-             rows=[{key: None if value == math.inf else value for key, value in row.items()} for row in rows],
-             games=GAMES, go_on=GO_ON, steps=STEPS, group=GROUP)
+    write(given, bars,
+          rows=[{key: None if value == math.inf else value for key, value in row.items()} for row in rows],
+          games=GAMES, go_on=GO_ON, steps=STEPS, group=GROUP)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def main() -> None:
         ("GSM8K: steps of right solutions", "PRM800K: steps rated right"), unread, strict=True)]
     bars += [Bar(f"changed results called wrong, {form}, least of the changes", min(shares), None, None, f">= {least}",
                  min(shares) >= least) for (form, shares), least in zip(found.items(), (0.95, 0.6), strict=True)]
-    write("verifier", given, bars, gsm8k=solutions, prm800k=rated, changed_results=changed)
+    write(given, bars, gsm8k=solutions, prm800k=rated, changed_results=changed)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ ROOMS = ("types", "errors", "registry", "config", "maths", "domains", "models", 
          "training", "formats")
 # What the chain is built from beside PyTorch and transformers, as imported.
 HIDDEN = ("pydantic", "prefect", "mlflow", "dvc", "great_expectations", "pandas", "pyarrow", "sklearn", "scipy", "peft",
-          "cachetools", "crowdkit", "matplotlib", "openai", "nicegui", "sqlalchemy",
+          "cachetools", "crowdkit", "matplotlib", "aiohttp", "nicegui", "sqlalchemy",
           "latex2sympy2_extended", "psutil", "fastapi", "starlette")
 # accelerate comes with transformers[torch]; it needs psutil.
 TRAINING = ("psutil",)

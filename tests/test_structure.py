@@ -14,7 +14,7 @@ import pytest
 from tests import ROOT
 
 HEAVY = ("torch", "transformers", "mlflow", "pandas", "great_expectations", "sklearn", "matplotlib", "prefect",
-         "nicegui", "openai", "crowdkit", "sympy", "pydantic", "pyarrow")
+         "nicegui", "aiohttp", "crowdkit", "sympy", "pydantic", "pyarrow")
 PACKAGES = sorted(path.parent for path in (ROOT / "prm_core").rglob("__init__.py"))
 MOST_MODULES, MOST_LOOSE = 15, 6
 # Tests of several modules together, and of what is no module.

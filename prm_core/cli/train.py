@@ -81,8 +81,8 @@ def train(
     if processes.launch(many, [sys.executable, "-m", "prm_core.cli", *sys.argv[1:]]):
         return
     with processes.member():
-        _meet(files, config)
         source = backbone or config.models.reward_backbone
+        _meet(files, source, config)
         chains = itertools.chain.from_iterable(reader.read(file, neutral=neutral) for file in files)
         version = None
         if teacher is not None:
@@ -97,13 +97,13 @@ def train(
             _train(kind, source, examples, config, settings, out, folder, workspace)
 
 
-def _meet(files: list[Path], config: Config) -> None:
-    from prm_core.models.loading import pick_device
+def _meet(files: list[Path], backbone: str, config: Config) -> None:
+    from prm_core.models.loading import model_version, pick_device
     from prm_core.platform import processes, store
 
     if processes.count() > 1:
-        facts = {**{str(file): store.digest(file) for file in files}, "the profile": repr(config),
-                 "the code": store.code_digest()}
+        facts = {**{str(file): store.digest(file) for file in files}, "the backbone": model_version(backbone),
+                 "the profile": repr(config), "the code": store.code_digest()}
         processes.meet(facts, on_cpu=pick_device(config.models.device).type == "cpu")
 
 

@@ -12,6 +12,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from prm_core.config import EncoderConfig
@@ -238,20 +239,29 @@ class Encoder:
 
     def as_text(self, ids: Sequence[int]) -> str:
         """Ids as one string that the tokenizer, reading special tokens in it, reads as these ids; `from_text` does."""
-        found, special = "", self.tokenizer.added_tokens_decoder
+        found, special = "", self._special
         for is_special, group in itertools.groupby(ids, special.__contains__):
             run = list(group)
-            found += "".join(special[token].content for token in run) if is_special else self._decoded(run, text=True)
+            found += "".join(special[token] for token in run) if is_special else self._decoded(run, text=True)
         return found
 
     def from_text(self, text: str) -> list[int]:
         """Ids of a string in which the tokenizer's special tokens are spelled; no beginning is put before it."""
-        special = {token.content: number for number, token in self.tokenizer.added_tokens_decoder.items()}
-        longest_first = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
+        special = {text: number for number, text in self._special.items()}
         ids: list[int] = []
-        for number, piece in enumerate(re.split(f"({longest_first})", text) if special else [text]):
+        for number, piece in enumerate(self._spelled.split(text) if special else [text]):
             ids += [special[piece]] if number % 2 else self._tokenized(piece.removeprefix(self._before))
         return ids
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        """Tokens that are put in as they are spelled."""
+        return {number: token.content for number, token in self.tokenizer.added_tokens_decoder.items()}
+
+    @cached_property
+    def _spelled(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special.values(), key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     def _decoded(self, ids: Sequence[int], *, text: bool = False) -> str:
         found = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -163,9 +163,12 @@ def _execute(name: str, stage: Stage, config: Config, workspace: Path) -> None:
         check_recorded(workspace, path)
     facts = _work_facts(stage, config, inputs)
     if processes.count() > 1:
-        from prm_core.models.loading import pick_device
+        from prm_core.models.loading import model_version, pick_device
 
-        processes.meet({**facts, "launch.sharding": config.launch.sharding},
+        # On several machines, models too are folders of each.
+        models = {f"models.{name}": model_version(model_path(workspace, getattr(config.models, name)))
+                  for name in ("policy", "reward_backbone")}
+        processes.meet({**facts, **models, "launch.sharding": config.launch.sharding},
                        on_cpu=pick_device(config.models.device).type == "cpu")
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     own = workspace / WORK / name

@@ -13,7 +13,7 @@ from benchmarks.gpu import measure, parts
 from tests import ROOT
 
 # Imported nowhere by the pack: no wheel of them is carried.
-MISSING = ("prefect", "mlflow", "dvc", "great_expectations", "pydantic", "datasets", "trl", "openai", "fastapi",
+MISSING = ("prefect", "mlflow", "dvc", "great_expectations", "pydantic", "datasets", "trl", "aiohttp", "fastapi",
            "starlette", "matplotlib", "sqlalchemy", "nicegui")
 SCRIPT = f"""
 import sys

@@ -19,6 +19,7 @@ from benchmarks import (
     prm_processbench,
     prm_scoring,
     prm_throughput,
+    report,
 )
 from benchmarks import prm_training as benchmark
 from benchmarks.prm_measure import Clock, Update, step_figures
@@ -351,19 +352,20 @@ def test_processbench_results_that_do_not_go_together(given):
 
 
 def options(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prm_training")
     benchmark._more(parser)
-    return parser.parse_args(words)
+    return report.parsed(parser, words)
 
 
 def test_the_recorded_command_has_what_was_given_without_folders():
     given = options("throughput", "--base", "/somewhere/base", "--chains", "40", "--ours", "row_tokens: 768",
-                    "gradient_checkpointing: true", "--surprisal")
+                    "gradient_checkpointing: true", "--surprisal", "--threads", "2")
 
     assert given.ours == {"row_tokens": 768, "gradient_checkpointing": True}
-    assert benchmark.command(given) == (
-        "python -m benchmarks.prm_training throughput --base base --chains 40 --surprisal --ours 'row_tokens: 768' "
-        "'gradient_checkpointing: True'")
+    assert given.command == (
+        "python -m benchmarks.prm_training throughput --base base --seed 0 --device auto --threads 2 --chains 40 "
+        "--labels all --surprisal --ours 'row_tokens: 768' 'gradient_checkpointing: True' --peer-settings default "
+        "--seconds 3600")
 
 
 def test_missing_options_and_paths_are_named(tmp_path):

@@ -12,7 +12,7 @@ from transformers import AutoModelForTokenClassification
 
 from prm_core.cli.train import train
 from prm_core.errors import InputError
-from prm_core.platform import store
+from prm_core.platform import processes, store
 from prm_core.scoring.calibration import Calibrator
 from prm_core.scoring.foreign import load_any_scorer
 from prm_core.scoring.generative.checks import execute
@@ -86,6 +86,27 @@ def test_two_processes_give_the_model_of_one(place, monkeypatch):
     assert [row["dev_loss"] for row in one["history"]] == pytest.approx(
         [row["dev_loss"] for row in two["history"]], rel=1e-4)
     assert one["counts"] == two["counts"]
+
+
+def test_processes_of_several_machines_compare_what_they_read(place, monkeypatch):
+    def meet(found, *, on_cpu):
+        facts.append(found)
+        raise InputError("compared")
+
+    facts = []
+    shutil.copytree(place, there := place.with_name(f"{place.name}-there"))
+    for changed in ("chains.jsonl", "lm/config.json"):
+        with (there / changed).open("a") as file:
+            file.write("\n")
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "meet", meet)
+    monkeypatch.setenv("RANK", "0")
+    for folder in (place, there):
+        monkeypatch.chdir(folder)
+        with pytest.raises(InputError, match="compared"):
+            run(Path(), backbone="lm")
+    assert list(facts[0]) == list(facts[1])
+    assert [name for name in facts[0] if facts[0][name] != facts[1][name]] == ["chains.jsonl", "the backbone"]
 
 
 def test_a_model_on_a_frozen_backbone_remembers_where_that_was(place, monkeypatch):

@@ -128,6 +128,11 @@ def test_template_that_changes_the_answer_is_refused():
         BoundaryHeadEncoder(tokenizer, "<extra_0>", CONTEXT)
 
 
+def test_model_without_a_template_is_refused():
+    with pytest.raises(InputError, match=r"chat_template is not set.*; save the template the model was trained with"):
+        BoundaryHeadEncoder(tokenizer_of("<extra_0>"), "<extra_0>", CONTEXT)
+
+
 def test_template_without_a_system_message_is_refused():
     tokenizer = tokenizer_of("<extra_0>", chat=True)
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"

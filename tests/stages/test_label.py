@@ -520,6 +520,31 @@ def test_a_server_without_the_policy_leaves_no_shard(labelled, models):
     assert list((root / "other" / "kept").iterdir()) == []
 
 
+def test_a_server_that_dies_half_way_leaves_whole_shards_and_the_rest_is_asked_for_later(labelled, models):
+    def dying(answer, body, before):
+        return answer if before < 12 else (503, {"error": "shutting down"})
+
+    root, config = labelled[0], configure(models)
+    policy = load_policy(str(models / "policy"), config)
+    with completions_server.serving(policy, spoil=dying) as server:
+        given = at_a_server(config, server.url, retries=0, concurrency=1)
+        with pytest.raises(InputError, match=r"gave no answer: the server answers 503: .*shutting down"):
+            run(generate.STAGE, root, given, "dying")
+    left = files(root / "dying" / "kept")
+    with completions_server.serving(policy) as server:
+        given = dataclasses.replace(given, sampling=dataclasses.replace(given.sampling, endpoint=server.url))
+        whole = run(generate.STAGE, root, given, "whole")
+        asked = len(server.bodies)
+        later = run(generate.STAGE, root, given, "dying")
+        rest = len(server.bodies) - asked
+
+    assert 0 < len(left) < len(files(whole["trajectories"]))
+    assert rest < asked
+    found = files(later["trajectories"])
+    assert found == files(whole["trajectories"])
+    assert left.items() <= found.items()
+
+
 def test_a_policy_that_writes_nothing_is_an_error_that_says_so(labelled, models, monkeypatch):
     monkeypatch.setattr("prm_core.sampling.policy.load_policy",
                         lambda *args: tiny.ScriptedPolicy(lambda steps, number: ((), True)))

@@ -21,7 +21,7 @@ from prm_core.training.policy import loop  # noqa: F401
 from prm_core.training.reward import recipe  # noqa: F401
 from tests import ROOT
 from tests.builders import tracking_store, warm_python
-from tests.builders.training import CALIBRATED, files, small_values, training_workspace
+from tests.builders.training import CALIBRATED, files, make_encoder, save_lm, small_values, training_workspace
 
 SECTIONS = {**CALIBRATED, "train_prm": {"solver": "convex", "committee": 3}, "train_policy": {"updates": 2}}
 
@@ -86,6 +86,36 @@ def test_a_process_with_other_data_is_told_before_anything_is_trained(workspaces
     with pytest.raises(InputError, match=r"process 1 of 2 works with other contents than process 0: data/train.jsonl;"):
         processes.launch(2, command)
     assert files(tmp_path / "w1/.work") == []
+
+
+@pytest.mark.parametrize(("changed", "unlike"), [
+    ("lm/config.json", ["models.policy", "models.reward_backbone"]), ("data/train.jsonl", ["data/train.jsonl"]),
+    ("params.yaml", ["params.yaml"])])
+def test_what_processes_of_several_machines_compare(
+    workspaces, tmp_path, monkeypatch, changed: str, unlike: list[str]
+) -> None:
+    def meet(found: dict[str, str], *, on_cpu: bool) -> None:
+        facts.append(found)
+        raise InputError("compared")
+
+    facts: list[dict[str, str]] = []
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "meet", meet)
+    monkeypatch.setenv("RANK", "0")
+    roots = [Path(shutil.copytree(workspaces[0], tmp_path / name)) for name in ("here", "there")]
+    for root in roots:
+        save_lm(root / "lm", make_encoder())
+        values = small_values(**SECTIONS, models={"policy": "lm", "reward_backbone": "lm"})
+        store.write_text(root / "params.yaml", yaml.safe_dump(values))
+    if changed == "params.yaml":
+        store.write_text(roots[1] / changed, yaml.safe_dump({**values, "seed": 99}))
+    else:
+        with (roots[1] / changed).open("a") as file:
+            file.write("\n")
+    for root in roots:
+        with pytest.raises(InputError, match="compared"):
+            execute("train_prm", root)
+    assert [name for name in facts[0] if facts[0][name] != facts[1][name]] == unlike
 
 
 def test_stages_that_train_are_shared_out() -> None:

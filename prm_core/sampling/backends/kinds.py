@@ -156,7 +156,8 @@ def _read_choice(choice: Any, asked: Asked, encoder: Encoder, spare: int, writte
     logprobs = _logprobs(choice)
     if logprobs and len(logprobs) != len(ids):
         raise Nonsense(f"has {len(logprobs)} log-probabilities for {len(ids)} tokens: {_shown(choice)}")
-    if any(not 0 <= token < len(encoder.tokenizer) for token in ids):
+    known = len(encoder.tokenizer)
+    if any(not 0 <= token < known for token in ids):
         raise Nonsense(f"has token {max(ids)}, which the tokenizer here does not know; the server has another model")
     ended = bool(ids) and ids[-1] in asked.end_ids
     # Its last token may be one that the server keeps back.

@@ -97,19 +97,21 @@ class ServedPolicy(Remote):
             part, own = asks[number]
             found.update(zip(part, self._read(answer, rows[part[0]], own, len(part)), strict=True))
 
-        bodies = [self.kind.body(self._name, self._prompt(rows[part[0]]), own, len(part)) for part, own in asks]
+        prompts = {row: self.prompt(row) for row in dict.fromkeys(rows)}
+        bodies = [self.kind.body(self._name, prompts[rows[part[0]]], own, len(part)) for part, own in asks]
         answers, sent = self._endpoint.ask(COMPLETIONS, bodies, weights=[len(part) for part, _ in asks], check=take)
         self.usage.requests += sent
         self.usage.retries += sent - len(answers)
         return [found[number] for number in range(len(rows))]
 
-    def _prompt(self, row: tuple[int, ...]) -> Sequence[int] | str:
+    def prompt(self, row: tuple[int, ...]) -> Sequence[int] | str:
         """A prefix as the server takes it. Raises InputError where no text reads as these tokens."""
         if self.kind.takes_ids:
             return list(row)
         text = self.encoder.as_text(row)
         tokenizer = self.encoder.tokenizer
-        for one in (text, text.removeprefix(tokenizer.bos_token or "")):
+        # Most tokenizers that have a first token put it there themselves.
+        for one in dict.fromkeys((text.removeprefix(tokenizer.bos_token or ""), text)):
             if tuple(tokenizer(one)["input_ids"]) == row:
                 return one
         raise self._refused(f"takes text alone, and no text reads as the tokens of {text[:80]!r}…; use a server that "
@@ -119,6 +121,9 @@ class ServedPolicy(Remote):
         if isinstance(answer, Failure):
             raise self._refused(f"gave no answer: {answer.reason}")
         read = at(answer, "usage", "prompt_tokens")
+        if read is None and not self.kind.takes_ids:
+            raise self._refused("does not say how many tokens it reads in a prefix (usage.prompt_tokens); without that "
+                                "nobody can tell whether they are those that are meant")
         if isinstance(read, int) and read != len(row):
             raise self._refused(f"reads {read} tokens in a prefix of {len(row)}: its tokenizer is another one, or adds "
                                 "tokens of its own; serve the folder that sampling reads the tokenizer from")
@@ -133,7 +138,10 @@ class ServedPolicy(Remote):
         self.usage.prompt_tokens += len(row)
         cached = at(answer, "usage", "prompt_tokens_details", "cached_tokens")
         self.usage.cached_tokens += cached if isinstance(cached, int) else 0
-        self.usage.completion_tokens += sum(len(one.continuation.ids) for one in found)
+        # What was paid for, tokens that were asked for to spare among them.
+        written = at(answer, "usage", "completion_tokens")
+        self.usage.completion_tokens += written if isinstance(written, int) else sum(
+            len(one.continuation.ids) for one in found)
         return found
 
     def _probe(self, row: tuple[int, ...], asked: Asked) -> None:
@@ -148,7 +156,7 @@ class ServedPolicy(Remote):
             tokens.add(self.encoder.separator_id)
         for token in sorted(tokens):
             own = replace(asked, max_new_tokens=1, seed=1, forced=token)
-            [answer], sent = self._endpoint.ask(COMPLETIONS, [self.kind.body(self._name, self._prompt(row), own, 1)])
+            [answer], sent = self._endpoint.ask(COMPLETIONS, [self.kind.body(self._name, self.prompt(row), own, 1)])
             self.usage.requests += sent
             [found] = self._read(answer, row, own, 1)
             if found.continuation.ids != [token]:
