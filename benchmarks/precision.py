@@ -56,7 +56,7 @@ def main() -> None:
     middle = statistics.median(ratios)
     bar = Bar(f"{PROFILE}, {ISA}: time of a row in bfloat16 / in what it takes by itself", middle, min(ratios),
               max(ratios), f">= {FASTER:g}", middle >= FASTER)
-    write("precision", given, [bar], runs=found)
+    write(given, [bar], runs=found)
 
 
 def work(job: Mapping[str, Any]) -> dict[str, Any]:
