@@ -171,7 +171,7 @@ def _train(
                             [(example.problem_id, example.prompt, example.steps) for example in examples])
         save_reward_model(trained.model, trained.encoder, calibrator, staging, domain)
         store.write_json(staging / "training.json", {
-            **settings, "kind": kind, "precision": precision, "config": dataclasses.asdict(config.train_prm),
+            **_told(settings), "kind": kind, "precision": precision, "config": dataclasses.asdict(config.train_prm),
             "counts": trained.counts, "held_out": figures, "history": trained.history,
         })
         sums.write_sums(staging)
@@ -203,13 +203,23 @@ def _train_verifier(
         shutil.rmtree(staging, ignore_errors=True)
         save_generative(trained.scorer, staging)
         store.write_json(staging / "training.json", {
-            **settings, "kind": GENERATIVE, "config": dataclasses.asdict(config.train_prm.generative),
+            **_told(settings), "kind": GENERATIVE, "config": dataclasses.asdict(config.train_prm.generative),
             "counts": trained.counts, "held_out": figures, "history": trained.history})
         sums.write_sums(staging)
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(out, staging)
     shutil.rmtree(work)
     log.info("%s: %s", out, ", ".join(f"{what} {value:.4g}" for what, value in figures.items()))
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a model's folder says them wherever it goes: files and folders of this machine by name and digest."""
+    from prm_core.platform import store
+
+    backbone = Path(settings["backbone"])
+    files = [{"name": Path(file).name, "sha256": store.digest(Path(file))} for file in settings["files"]]
+    return {**settings, "files": files, "profile": Path(settings["profile"]).name,
+            "backbone": backbone.resolve().name if backbone.is_dir() else settings["backbone"]}
 
 
 def _held_out(scores: Sequence[float], targets: Sequence[float]) -> dict[str, float]:

@@ -59,7 +59,10 @@ def test_a_file_becomes_a_model_with_its_figures(place):
                              "surprisal.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"]
     record = store.read_json(folder / "training.json")
     assert (record["precision"], reward_settings(str(folder))["precision"]) == ("float32", "float32")
-    assert (record["kind"], record["format"], record["files"]) == ("process", "trl", [str(place / "chains.jsonl")])
+    assert (record["kind"], record["format"]) == ("process", "trl")
+    # A model goes to other machines: nothing of this one's folders.
+    assert record["files"] == [{"name": "chains.jsonl", "sha256": store.digest(place / "chains.jsonl")}]
+    assert str(place) not in (folder / "training.json").read_text()
     assert record["counts"]["chains"] + record["counts"]["dev_chains"] == len(CHAINS)
     assert [row["epoch"] for row in record["history"]] == [1, 2]
     assert record["held_out"]["loss"] == min(row["dev_loss"] for row in record["history"])

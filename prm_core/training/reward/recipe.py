@@ -127,9 +127,10 @@ def train_on(
     if start:
         model = _going_on(start, dtype, device)
     else:
+        more = {"history": config.train_prm.history} if kind == "process" else {}
         model = REWARD_MODELS[kind].from_backbone(
             backbone, surprisal=kind in config.models.surprisal, encoder=dataclasses.asdict(config.encoder),
-            dtype=dtype, device=str(device), history=kind == "process" and config.train_prm.history)
+            dtype=dtype, device=str(device), **more)
     context = getattr(model.backbone.config, "max_position_embeddings", None) or encoder.config.max_length
     if encoder.config.max_length > context:
         raise InputError(f"encoder.max_length {encoder.config.max_length} is beyond the {context} positions of "
