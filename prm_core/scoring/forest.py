@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from prm_core.scoring.reward import as_mask, takes_trees
+from prm_core.models.causal import as_mask, takes_trees
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,11 +15,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from prm_core.errors import InputError
+from prm_core.models.causal import as_mask, check_causal
 from prm_core.models.chains import ChainBatch
 from prm_core.models.likelihood import reduce_by_step
 from prm_core.models.loading import load_pretrained, load_tokenizer, pick_device
 from prm_core.models.marks import give_rows
-from prm_core.scoring.reward import REWARD_MODELS, Reading, RewardModel, as_mask, check_causal, mean_over_chain
+from prm_core.scoring.reward import REWARD_MODELS, Reading, RewardModel, mean_over_chain
 from prm_core.scoring.surprisal import CHUNK
 
 REFERENCE = "reference"

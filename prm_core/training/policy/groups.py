@@ -38,7 +38,7 @@ class Layout:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Layout:
         """That of a causal LM and its copies."""
-        from prm_core.scoring.reward import takes_trees
+        from prm_core.models.causal import takes_trees
 
         return cls(takes_trees(model.base_model), ROW_WIDTHS * model.config.get_text_config().hidden_size,
                    CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prm_core.models.causal import as_mask
 from prm_core.models.static.graph import fused
-from prm_core.scoring.reward import as_mask
 from prm_core.training.policy.groups import Pass
 
 if TYPE_CHECKING:

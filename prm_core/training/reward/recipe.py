@@ -90,8 +90,8 @@ def train_on(
     Raises:
         InputError: what training cannot start on or must not go on with, each with the way out.
     """
+    from prm_core.models.causal import takes_trees
     from prm_core.scoring.kinds import REWARD_MODELS
-    from prm_core.scoring.reward import takes_trees
 
     problems = {example.problem_id for example in examples}
     if len(problems) < 2:

@@ -25,8 +25,9 @@ from transformers import (
     Qwen2ForTokenClassification,
 )
 
+from prm_core.models.causal import takes_trees
 from prm_core.models.chains import collate
-from prm_core.scoring.reward import RewardModel, takes_trees
+from prm_core.scoring.reward import RewardModel
 from prm_core.scoring.surprisal import Surprisal
 from prm_core.training.examples import Encoded, EncodedPair
 from prm_core.training.reward.loop import Objective
