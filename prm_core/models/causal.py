@@ -1,5 +1,5 @@
-"""What a backbone's attention must do and may take: no token sees what comes after it, and a mask of a tree is followed,
-or is not."""
+"""What a backbone's attention must do and may take: no token sees what comes after it, and a mask of a tree is
+followed, or is not."""
 
 from __future__ import annotations
 
