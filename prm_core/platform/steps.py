@@ -98,7 +98,11 @@ def _call(item: Any, where: str) -> Call:
     fields = _object(item, CALL_FIELDS, where)
     arguments = fields.get("arguments", {})
     if not isinstance(arguments, str):
-        fields["arguments"] = json.dumps(arguments, ensure_ascii=False)
+        try:
+            fields["arguments"] = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            # YAML has dates, bytes and numbers without end.
+            raise InputError(f"{where}: its arguments hold what JSON has not ({error}); write it as a text") from None
     for name in ("name", "result", "id"):
         if not isinstance(fields.get(name, ""), str):
             raise InputError(f"{where}: {name} is {str(fields[name])[:60]!r}, expected a text")

@@ -68,6 +68,8 @@ def test_a_version_is_of_the_content(tmp_path):
     ("- Done.", "- 7", [":3: rule few-boxes: an example of `right`: must be a step"]),
     ("{name: order, arguments: {boxes: 4}}", "{arguments: {}}", [
         ":11: rule few-boxes: an example of `wrong`: its steps: call 0 of step 1 has no name"]),
+    ("{boxes: 4}", "{boxes: 2026-01-01}", ["call 0 of step 1: its arguments hold what JSON has not"]),
+    ("{boxes: 4}", "{boxes: .nan}", ["its arguments hold what JSON has not"]),
     ("    severity: high", "    severity: low\n    severity: high", [":6: the key 'severity' is there twice"]),
     ("limits: {boxes: 3}", "limits: [3]", [":1: `limits` must be a mapping"]),
     ("limits:", "limit:", ["unknown key 'limit'"]),
