@@ -42,12 +42,11 @@ def run(config: Config, io: StageIO) -> None:
     from prm_core.sampling.rollouts import sampled_accuracy, without_long
     from prm_core.training import warmup
 
+    if not io.inputs["problems"].stat().st_size:
+        raise InputError("warm-up: data/warmup.jsonl holds no problem; give worked solutions in the file of your "
+                         "questions, or set warmup.enabled to false and name pretrained models in section models")
     problems = store.read_jsonl(Problem, io.inputs["problems"])
     dev = store.read_jsonl(Problem, io.inputs["held_out"])[: config.warmup.eval_problems]
-    if not problems:
-        raise InputError("warm-up: data/warmup.jsonl holds no problem; give worked solutions, of which the training "
-                         "problems take them where there are enough, or set warmup.enabled to false and name "
-                         "pretrained models in section models")
     named = model_path(io.workspace, config.warmup.base) if config.warmup.base else ""
     base, encoder = warmup.load_base(named, config) if named else (None, _encoder(config, problems))
     held_out = without_long(dev, encoder)

@@ -24,7 +24,6 @@ from prm_core.types import Step
 from tests.builders.distributed_run import in_several
 from tests.builders.training import PROBLEMS, Interrupted, make_encoder, make_policy, small_config
 
-
 # Ends the name of a job whose policy is in bfloat16.
 BFLOAT16 = "-bfloat16"
 
