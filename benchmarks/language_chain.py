@@ -33,6 +33,7 @@ RESAMPLES = 1000
 BASE_SAMPLES = 2
 # In the order of training.
 POLICIES = ("policy_base", "policy_trained")
+COUNTS = ("n_chains", "n_empty_chains", "n_truncated_chains", "n_chains_without_answer")
 METHODS = ("majority", "weighted_majority", "orm_best_of_n", "prm_best_of_n", "oracle")
 
 
@@ -71,7 +72,7 @@ def measure(workspace: Path) -> dict[str, Any]:
         "workspace": workspace.name, "profile": config.profile, "seed": config.seed, "questions": count,
         "chains_a_question": config.evaluate.samples,
         "pass_at_1": {policy: _figure(table, f"test/{policy}/pass_at_1", count) for policy in POLICIES},
-        "unfinished": {policy: table.get(f"test/{policy}/unanswered_share") for policy in POLICIES},
+        "chains": {policy: {name: table[f"test/{policy}/{name}"] for name in COUNTS} for policy in POLICIES},
         "trained_minus_warmed_up": _figure(table, "test/trained_minus_base/pass_at_1"),
         "outcome_auroc": {name: _figure(table, f"test/{name}/outcome_auroc") for name in ("prm", "orm")},
         "chosen": curve,
@@ -87,7 +88,8 @@ def measure(workspace: Path) -> dict[str, Any]:
 def labels(workspace: Path, config: Config) -> dict[str, Any]:
     """How labels of chains go with how these end, by strategy and merged.
 
-    A chain is called wrong where one of its steps is, right where all are, and neither where a step is undecided.
+    A chain is called wrong where one of its steps is, right where those with a verdict are, and neither where none has
+    one.
     """
     chains = store.read_shards(Trajectory, workspace / "artifacts/generate/trajectories")
     numbers = {problem: number for number, problem in enumerate(sorted({chain.problem_id for chain in chains}))}
@@ -97,10 +99,11 @@ def labels(workspace: Path, config: Config) -> dict[str, Any]:
     every = store.read_shards(StepLabel, workspace / "artifacts/label/labels")
     rows |= {name: [row for row in every if row.strategy == name] for name in config.label.strategies}
     for name, own in rows.items():
-        by_chain: dict[str, dict[int, bool | None]] = {}
+        by_chain: dict[str, list[bool]] = {}
         for row in own:
-            by_chain.setdefault(row.trajectory_id, {})[row.step_index] = row.is_correct
-        said = [_said(by_chain.get(chain.id, {}), len(chain.steps)) for chain in chains]
+            if row.is_correct is not None:
+                by_chain.setdefault(row.trajectory_id, []).append(row.is_correct)
+        said = [all(by_chain[chain.id]) if chain.id in by_chain else None for chain in chains]
         found[name] = {"decided": sum(one is not None for one in said), "tokens": sum(row.tokens for row in own)}
         for outcome, what in ((True, "right_called_right"), (False, "wrong_called_wrong")):
             kept = [(one == outcome, numbers[chain.problem_id]) for one, chain in zip(said, chains, strict=True)
@@ -110,12 +113,6 @@ def labels(workspace: Path, config: Config) -> dict[str, Any]:
                 found[name][what] = {"chains": len(kept), **asdict(estimate(
                     metrics.share(hits, _dense(problem), len(set(problem))), len(set(problem)), config.seed))}
     return found
-
-
-def _said(verdicts: Mapping[int, bool | None], steps: int) -> bool | None:
-    if False in verdicts.values():
-        return False
-    return True if steps and all(verdicts.get(index) for index in range(steps)) else None
 
 
 def _dense(problem: Sequence[int]) -> list[int]:
