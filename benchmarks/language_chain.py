@@ -57,6 +57,9 @@ def _figure(table: Mapping[str, Any], name: str, problems: int = 0) -> dict[str,
     if name not in table:
         return {"left_out": table.get(f"{name}_left_out", "not measured")}
     found = Estimate(*(table[f"{name}{end}"] for end in ("", "_low", "_high")))
+    if "_minus_" in name and found == Estimate(0.0, 0.0, 0.0):
+        # An empty interval would claim to know.
+        return {"left_out": "no question on which the two could differ"}
     return asdict(widened(found, problems) if problems else found)
 
 

@@ -34,7 +34,7 @@ def finished(root: Path, *, trained: float = 0.04) -> Path:
     table = {"test/n_problems": 10, **shown("policy_base/pass_at_1", 0, 0, 0),
              **shown("policy_trained/pass_at_1", trained, 0.01, 0.09),
              **shown("trained_minus_base/pass_at_1", trained, -0.01, 0.09),
-             **shown("orm/outcome_auroc", 0.7, 0.6, 0.8),
+             **shown("prm_minus_majority/accuracy_at_2", 0, 0, 0), **shown("orm/outcome_auroc", 0.7, 0.6, 0.8),
              "test/prm/outcome_auroc_left_out": "undefined: no chain of the kind it counts"}
     for name in METHODS:
         for n in (1, 2):
@@ -71,6 +71,7 @@ def test_finished_workspaces_become_figures_with_intervals(tmp_path, monkeypatch
     # None of 10: Clopper and Pearson's interval.
     assert one["pass_at_1"]["policy_base"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.3085, abs=1e-4)}
     assert one["outcome_auroc"]["prm"] == {"left_out": "undefined: no chain of the kind it counts"}
+    assert one["prm_minus_majority"] == {"left_out": "no question on which the two could differ"}
     assert one["chosen"]["oracle"]["2"]["value"] == 0.2
     assert one["training"] == {"warmup/loss": 1.5, "training_rows": 3}
     assert one["cost"] == {}
