@@ -361,7 +361,7 @@ def people(given: argparse.Namespace) -> None:
     if given.policy is None:
         raise SystemExit("--chains needs --policy, the folder of a Hugging Face causal LM")
     raw = configuration.resolve(given.workspace / configuration.PARAMS_FILE, "gsm8k-smollm2")
-    own = {"label": {"strategies": ["mc_dropout", "verifier"]}}
+    own = {"label": {"strategies": ["mc_dropout", "verifier"]}, "encoder": {"policy_steps": "line"}}
     config = dataclasses.replace(configuration.parse(configuration.merge(raw, own), "--chains"), seed=given.seed)
     try:
         gold = label_data.judged_by_people(given.chains, 40 if given.quick else given.count, given.seed)

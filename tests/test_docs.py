@@ -29,8 +29,8 @@ BLOCKS = [block for page in PAGES.values() for block in blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 # Programs whose own command lines are theirs; only that they are called is checked.
-OTHERS = {"accelerate", "cat", "cd", "curl", "docker", "dvc", "echo", "export", "git", "mlflow", "pip", "prefect",
-          "ray", "transformers"}
+OTHERS = {"accelerate", "cat", "cd", "curl", "docker", "dvc", "echo", "export", "git", "head", "mlflow", "pip",
+          "prefect", "ray", "transformers"}
 LANGUAGES = {"sh", "text", "python", "diff", "json", "yaml"}
 SEPARATORS = {";", "&&", "||", "|", "&"}
 CLI: Any = typer.main.get_command(app)

@@ -94,18 +94,28 @@ class EncoderConfig:
 @section
 class WarmupConfig:
     enabled: bool = setting("false where `models` names pretrained ones; the stage then writes none")
+    base: str = setting(
+        "Hugging Face folder or hub id of a pretrained model that learns the worked solutions, with its own tokenizer; "
+        "empty: random weights, of the sizes below", default="")
     hidden_size: PositiveInt
     layers: PositiveInt
     heads: PositiveInt
     intermediate_size: PositiveInt
     batch_size: PositiveInt
+    rows_per_pass: NonNegativeInt = setting(
+        "solutions of a forward pass of a process; bounds the memory; 0 is its whole share of a batch", default=0)
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "bfloat16: mixed, the weights stay float32; auto: where the device multiplies in it", default="float32")
+    gradient_checkpointing: bool = setting("recompute activations: less memory, a third more time", default=False)
     max_updates: PositiveInt = setting("the learning-rate schedule ends here")
-    learning_rate: PositiveFloat = setting("AdamW: embeddings and norms")
-    matrix_learning_rate: PositiveFloat = setting("Muon: weight matrices")
+    learning_rate: PositiveFloat = setting("AdamW: embeddings and norms; of a base, all weights")
+    matrix_learning_rate: PositiveFloat = setting("Muon: weight matrices; not of a base")
     weight_decay: NonNegativeFloat
     warmup_updates: NonNegativeInt
     decay_share: float = setting("last share of the updates in which the rate falls to zero", gt=0, le=1)
-    policy_accuracy: float = setting("first checkpoint at or past this accuracy is the policy", ge=0, lt=1)
+    policy_accuracy: float = setting(
+        "first checkpoint at or past this accuracy is the policy; 0: the last one, which is the backbone too",
+        ge=0, lt=1)
     backbone_accuracy: float = setting("training must end at or past this accuracy", ge=0, le=1)
     harmless_steps: Share = setting(
         "share of the chains that get harmless steps inserted, which are read and not learned: what comes after a "

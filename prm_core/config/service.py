@@ -67,7 +67,10 @@ class RegisterConfig:
 
 @section
 class PromoteConfig:
-    max_ece: Share = setting("largest expected calibration error of a champion")
+    by: Literal["steps", "outcomes"] = setting(
+        "what is compared: first errors and calibration of steps; or, where nobody judges steps, how well scores of "
+        "chains tell right answers from wrong ones, which says less", default="steps")
+    max_ece: Share = setting("by steps: largest expected calibration error of a champion")
     require_probe: bool = setting("a champion has been probed, and stayed within the bounds below", default=False)
     max_suffix_passes: Share = setting("of wrong chains that pass with a suffix", default=0.2)
     max_outcome_fall: Share = setting("of right answers under the scores alone", default=0.05)

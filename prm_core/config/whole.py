@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 T = TypeVar("T")
+# A learning rate beyond which pretrained weights forget.
+MOST_FOR_A_BASE = 0.001
 
 
 @section
@@ -111,6 +113,9 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     label, evaluate, promote, probe = config.label, config.evaluate, config.promote, config.probe
     if config.warmup.hidden_size % config.warmup.heads:
         yield "warmup.heads", f"{config.warmup.heads} does not divide warmup.hidden_size {config.warmup.hidden_size}"
+    if config.warmup.base and config.warmup.learning_rate > MOST_FOR_A_BASE:
+        yield "warmup.learning_rate", (f"{config.warmup.learning_rate:g} is for random weights, and would undo what "
+                                       f"warmup.base has learned: set it to {MOST_FOR_A_BASE:g} or less, such as 5e-5")
     if label.merge not in label.strategies and (fault := unknown(MERGES, label.merge)):
         yield "label.merge", f"{fault}, or one of label.strategies"
     if "teacher" in label.strategies and not label.teacher.model:

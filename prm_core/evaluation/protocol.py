@@ -349,7 +349,9 @@ def measure(
         steps = metrics.judged_steps(table.scores, table.gold, table.problem, count)
     else:
         domains = ", ".join(sorted({problem.domain for problem in problems}))
-        reasons["prm/step_metrics"] = f"no oracle judges the steps of domain {domains}"
+        # Those that the promotion gate asks for by their names too.
+        reasons |= dict.fromkeys(("prm/step_metrics", "prm/first_error_f1", "prm/ece"),
+                                 f"no oracle judges the steps of domain {domains}")
     figures = {name: bootstrap.estimate(statistic) for name, statistic in statistics.items()}
     if steps is not None:
         figures["prm/ece"] = bootstrap.estimate(metrics.ece(steps, bins), centred=True)

@@ -33,8 +33,8 @@ def resolve(config: Config) -> Config:
     device = pick_device(config.models.device)
     return dataclasses.replace(
         config, models=dataclasses.replace(config.models, dtype=choose(config.models.dtype, device, "models.dtype")),
-        train_prm=dataclasses.replace(
-            config.train_prm, precision=choose(config.train_prm.precision, device, "train_prm.precision")))
+        **{name: dataclasses.replace(section, precision=choose(section.precision, device, f"{name}.precision"))
+           for name, section in (("warmup", config.warmup), ("train_prm", config.train_prm))})
 
 
 def choose(wanted: str, device: torch.device, setting: str) -> str:

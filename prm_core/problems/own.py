@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
 HUMAN_FILES = ("problems.jsonl", "trajectories.jsonl", "labels.jsonl")
-# Fewer worked solutions do not train a model from scratch; the embedded warm-up problems stay then.
+# Fewer worked solutions do not train a model from scratch; the embedded warm-up problems stay then. A pretrained one
+# learns its form from any.
 MIN_WARMUP_PROBLEMS = 1000
 # With fewer held-out problems an accuracy is known to ± 14 points at best.
 FEW_HELD_OUT = 50
@@ -195,13 +196,16 @@ def describe(user: UserProblems) -> None:
                     "trained on them will not state theirs: %s", len(silent), len(worked), some(silent))
 
 
-def write_data(user: UserProblems, folder: Path) -> dict[str, int]:
+def write_data(user: UserProblems, folder: Path, *, base: bool = False) -> dict[str, int]:
     """Writes train, dev and test, and empty files of shifted problems and human labels; returns the count per split.
 
     What was taken, dropped and left out is logged.
 
     `warmup.jsonl` becomes the training problems with worked solutions where there are MIN_WARMUP_PROBLEMS of them;
     otherwise whatever lies in `folder` stays, and an empty file is written where nothing does.
+
+    Args:
+        base: a pretrained model learns from them: any number of worked solutions is enough.
     """
     splits: dict[str, list[Problem]] = {split: [] for split in SPLITS}
     for problem in user.problems:
@@ -211,7 +215,7 @@ def write_data(user: UserProblems, folder: Path) -> dict[str, int]:
     describe(user)
     worked = [problem for problem in splits["train"] if problem.meta.get("solution")]
     warmup = folder / "warmup.jsonl"
-    if len(worked) >= MIN_WARMUP_PROBLEMS:
+    if len(worked) >= (1 if base else MIN_WARMUP_PROBLEMS):
         store.write_jsonl(warmup, worked)
         log.info("the base models will be trained on your %d worked solutions", len(worked))
     elif not warmup.exists():

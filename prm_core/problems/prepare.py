@@ -76,8 +76,12 @@ def write_user_data(user: own.UserProblems, folder: Path, config: Config, warmup
     """A user's problems as a data folder.
 
     The problems that train base models from scratch are those of the file `warmup`, else the ones the configured
-    domain makes, unless the user's own solutions are enough (see `own.write_data`).
+    domain makes, unless the user's own solutions are enough (see `own.write_data`). A pretrained model (`warmup.base`)
+    learns the user's own alone.
     """
+    if config.warmup.base:
+        own.write_data(user, folder, base=True)
+        return
     if warmup is not None and warmup.exists():
         folder.mkdir(parents=True)
         shutil.copyfile(warmup, folder / "warmup.jsonl")

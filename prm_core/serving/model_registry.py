@@ -38,6 +38,7 @@ EXAMPLE = {"prompt": "Ann has 3 apples and buys 4 more. How many apples does she
 # Tags of a version that promotion goes by, and what stands after a figure's name where there is only a reason why not.
 F1 = "test/prm/first_error_f1"
 ECE = "test/prm/ece"
+OUTCOME_AUROC = "test/prm/outcome_auroc"
 LEFT_OUT = "_left_out"
 VIOLATIONS = "test/policy_trained/violations"
 # A promotion takes a second or two: one that holds the lock for so long was killed on another machine.

@@ -17,13 +17,15 @@ from prm_core.evaluation.probe.bounds import bounds
 from prm_core.platform import store, tracking
 from prm_core.serving import model_registry
 from prm_core.serving.drift import trust
-from prm_core.serving.model_registry import ECE, F1, LEFT_OUT, VIOLATIONS
+from prm_core.serving.model_registry import ECE, F1, LEFT_OUT, OUTCOME_AUROC, VIOLATIONS
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 ATTEMPTS = 5
+# Area under the curve of scores that know nothing.
+GUESS = 0.5
 # Tag of a version whose promotion was undone (`prm adapt undo`), and why.
 UNDONE = "promotion_undone"
 DRIFT = DriftConfig()
@@ -108,11 +110,15 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, co
     end alone, and the reason says so. Without a champion, the challenger's ECE and the presence of an F1 decide. Any
     other figure that is missing or no number refuses.
 
+    Where nobody judges steps (`by: outcomes`) see `_by_outcomes`.
+
     Args:
         challenger: tags of the version to promote.
         champion: tags of the version in production, None where there is none.
         config: the gate's limits.
     """
+    if config.by == "outcomes":
+        return _by_outcomes(challenger, champion, config)
     f1, ece = _figure(challenger, F1), _figure(challenger, ECE)
     for key, value in ((F1, f1), (ECE, ece)):
         if value is None:
@@ -136,6 +142,37 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, co
     if f1 < floor:
         return GateDecision(False, f"its {F1} {f1:.4f} is below {floor:.4f}, {because}{note}")
     return GateDecision(True, f"{F1} {f1:.4f} is not below {floor:.4f}, {because}; {calibrated}{note}")
+
+
+def _by_outcomes(
+    challenger: Mapping[str, str], champion: Mapping[str, str] | None, config: PromoteConfig
+) -> GateDecision:
+    """The gate where nobody judges steps: the challenger passes when its chain scores tell right answers from wrong
+    ones better than a guess, beyond their 95 % interval, and not worse than the champion's do, beyond that one's; and
+    as `require_probe` and `max_violations` say. Nothing is said of steps."""
+    value, low = (_figure(challenger, f"{OUTCOME_AUROC}{end}") for end in ("", "_low"))
+    if value is None or low is None:
+        why = challenger.get(f"{OUTCOME_AUROC}{LEFT_OUT}",
+                             "run the stages evaluate and register with promote.by outcomes")
+        return GateDecision(False, f"{OUTCOME_AUROC} was not measured ({why}); it takes right and wrong answers to "
+                                   "test problems")
+    if low <= GUESS:
+        return GateDecision(False, f"its {OUTCOME_AUROC} {value:.4f} may be a guess, which has {GUESS}: its 95 % "
+                                   f"interval over problems begins at {low:.4f}")
+    if fault := _probe_fault(challenger, config) or _violation_fault(challenger, config):
+        return GateDecision(False, fault)
+    if champion is None:
+        return GateDecision(True, f"there is no champion yet; {OUTCOME_AUROC} {value:.4f} is no guess, from {low:.4f}; "
+                                  "nobody judged its steps")
+    floor = _figure(champion, f"{OUTCOME_AUROC}_low")
+    if floor is None:
+        return GateDecision(False, f"the champion has no {OUTCOME_AUROC}_low to compare with; evaluate and register it "
+                                   "again with promote.by outcomes, or move the alias by hand")
+    note = ("" if challenger.get("data_hash") == champion.get("data_hash")
+            else "; the two were measured on different data")
+    what = "is below" if value < floor else "is not below"
+    return GateDecision(value >= floor, f"its {OUTCOME_AUROC} {value:.4f} {what} {floor:.4f}, the low end of the "
+                                        f"champion's 95 % interval over problems; nobody judged its steps{note}")
 
 
 def _violation_fault(challenger: Mapping[str, str], config: PromoteConfig) -> str | None:

@@ -38,9 +38,11 @@ def version_tags(metrics: Mapping[str, float | str], config: Config, workspace: 
     """
     from prm_core.evaluation.probe.bounds import OUTCOME_FALL, SUFFIX_PASSES
     from prm_core.platform.tracking import code_version
-    from prm_core.serving.model_registry import ECE, F1, LEFT_OUT, VIOLATIONS
+    from prm_core.serving.model_registry import ECE, F1, LEFT_OUT, OUTCOME_AUROC, VIOLATIONS
 
+    by_outcomes = (OUTCOME_AUROC, f"{OUTCOME_AUROC}_low", f"{OUTCOME_AUROC}{LEFT_OUT}")
     wanted = (F1, f"{F1}_low", f"{F1}_spread", f"{F1}{LEFT_OUT}", ECE, f"{ECE}{LEFT_OUT}",
+              *(by_outcomes if config.promote.by == "outcomes" else ()),
               SUFFIX_PASSES, f"{SUFFIX_PASSES}{LEFT_OUT}", OUTCOME_FALL, VIOLATIONS)
     gate = {key: str(metrics[key]) for key in wanted if key in metrics}
     return {"data_hash": data_hash(workspace), "git_commit": code_version(), "profile": config.profile, **gate}

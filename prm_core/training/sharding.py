@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Sharding = Literal["none", "full"]
+# In an optimizer's state: weights in float32, of which those of the model are the rounded ones.
+MASTERS = "masters"
 
 
 @contextmanager
@@ -107,12 +109,20 @@ def adamw(
     """AdamW of weights that are whole on each process, with the same gradients; with full sharding each of several
     processes has the state of a share of them, changes those, and sends them to the others.
 
+    Weights of 16 bits are changed through masters of 32: a step of a usual rate is less than half of what lies between
+    two numbers of theirs (of SmolLM2-135M in bfloat16, at 2e-6, for 99 weights of 100), and would be rounded away.
+
     Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", stage 1.
     """
     import torch
 
+    pairs = [(parameter, parameter.detach().float()) for group in groups for parameter in group["params"]
+             if parameter.dtype in (torch.bfloat16, torch.float16)]
+    masters = {id(parameter): master for parameter, master in pairs}
+    groups = [{**group, "params": [masters.get(id(parameter), parameter) for parameter in group["params"]]}
+              for group in groups]
     if sharding == "none" or accelerator.num_processes == 1:
-        return torch.optim.AdamW(groups, **settings)
+        return _through_masters(torch.optim.AdamW(groups, **settings), pairs)
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     class Shared(ZeroRedundancyOptimizer):
@@ -121,7 +131,42 @@ def adamw(
             self.consolidate_state_dict(to=0)
             return super().state_dict() if self.rank == 0 else {}
 
-    return Shared(groups, torch.optim.AdamW, **settings)
+    return _through_masters(Shared(groups, torch.optim.AdamW, **settings), pairs)
+
+
+def _through_masters(
+    optimizer: torch.optim.Optimizer, pairs: Sequence[tuple[nn.Parameter, Tensor]]
+) -> torch.optim.Optimizer:
+    """Has an optimizer of masters, which are part of its state, change the parameters that they stand for.
+
+    Args:
+        pairs: parameter, and its master.
+    """
+    if not pairs:
+        return optimizer
+
+    def take_gradients(*_: Any) -> None:
+        for parameter, master in pairs:
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+
+    def give_weights(*_: Any) -> None:
+        for parameter, master in pairs:
+            parameter.data.copy_(master)
+            master.grad = None
+
+    def put_in(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return {**state, MASTERS: [master for _, master in pairs]}
+
+    def take_out(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        for (_, master), saved in zip(pairs, state[MASTERS], strict=True):
+            master.copy_(saved)
+        return {name: values for name, values in state.items() if name != MASTERS}
+
+    optimizer.register_step_pre_hook(take_gradients)
+    optimizer.register_step_post_hook(give_weights)
+    optimizer.register_state_dict_post_hook(put_in)
+    optimizer.register_load_state_dict_pre_hook(take_out)
+    return optimizer
 
 
 def keep_whole(optimizer: torch.optim.Optimizer) -> None:

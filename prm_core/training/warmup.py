@@ -1,7 +1,9 @@
-"""Warm-up: one supervised run on worked solutions that yields the base policy and the reward backbone.
+"""Warm-up: one supervised run on worked solutions that yields the base policy and the reward backbone, from random
+weights or from a pretrained model.
 
 An early checkpoint, which still makes the mistakes of a small model, is the policy; the last one, which knows more than
-the policy, is the backbone of the reward models (METHODS 8).
+the policy, is the backbone of the reward models (METHODS 8). A small pretrained model makes mistakes enough at its
+best: there the last one may be both.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from prm_core.config import Config, WarmupConfig
 from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import EncodedChain, Encoder
-from prm_core.models.loading import pick_device
+from prm_core.models.loading import load_encoder, load_pretrained, pick_device
 from prm_core.models.padding import pad
+from prm_core.models.precision import resolve
 from prm_core.models.saving import save_language_model
 from prm_core.platform.progress import some
 from prm_core.platform.steps import parse_steps
@@ -72,12 +75,30 @@ def build_model(encoder: Encoder, config: Config) -> PreTrainedModel:
     )
 
 
+def load_base(path: str, config: Config) -> tuple[PreTrainedModel, Encoder]:
+    """A pretrained model in float32 and the encoder of its tokenizer, with rows for the tokens that this one adds.
+
+    Raises InputError when it does not load, or does not fit section `encoder`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    # Mixed precision trains float32 weights.
+    model = load_pretrained(AutoModelForCausalLM, path, dtype="float32", device=config.models.device)
+    return model, load_encoder(path, model, config.encoder, policy=True)
+
+
 def build_optimizers(model: PreTrainedModel, config: Config) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices, AdamW for embeddings and norms."""
+    """Muon for the weight matrices, AdamW for embeddings and norms; of a base, AdamW for all."""
     import torch
 
     from prm_core.training.muon import Muon
 
+    if config.warmup.base:
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        rest = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": config.warmup.weight_decay},
+                  {"params": rest, "weight_decay": 0.0}]
+        return [torch.optim.AdamW(groups, lr=config.warmup.learning_rate, betas=(0.9, 0.98), fused=True)]
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     chosen = {id(p) for p in matrices}
@@ -113,29 +134,37 @@ def train(
     accuracy: Callable[[PreTrainedModel], float],
     work: Path,
     report: Callable[[dict[str, float], int], None],
+    base: PreTrainedModel | None = None,
 ) -> WarmupResult:
     """Trains on worked solutions until the schedule ends.
 
     Args:
+        config: its sections seed, models, encoder and warmup.
+        encoder: of the base, where there is one.
         problems: with `meta["solution"]`; those that do not fit the context are left out and logged by id.
-        accuracy: share of held-out problems a model answers right at temperature 1.
+        accuracy: share of held-out problems a model answers right.
         work: survives a crash; holds checkpoints and the policy once it is found.
         report: receives figures and the number of updates done.
+        base: a pretrained model, which is trained in place; None is one of random weights.
 
     Raises:
         InputError: a problem without a worked solution, or none that fits the context; a loss that is not finite.
         GateError: the run ended without a checkpoint at `policy_accuracy`, or below `backbone_accuracy`.
     """
+    import torch
     from accelerate import Accelerator
     from transformers import get_wsd_schedule
 
     from prm_core.platform.progress import track
 
+    config = resolve(config)
     settings = config.warmup
     problems, chains = _encode_solutions(encoder, problems)
     # The processes of a launcher take their steps together, so a schedule steps once.
     accelerator = Accelerator(cpu=pick_device(config.models.device).type == "cpu", step_scheduler_with_optimizer=False)
-    model = build_model(encoder, config)
+    model = build_model(encoder, config) if base is None else base.train()
+    if settings.gradient_checkpointing:
+        model.activation_checkpointing_enable()
     optimizers = build_optimizers(model, config)
     schedulers = [
         get_wsd_schedule(
@@ -145,8 +174,8 @@ def train(
         for optimizer in optimizers
     ]
     model = accelerator.prepare_model(model, evaluation_mode=True)
-    rest = accelerator.prepare(*optimizers, *schedulers)
-    optimizers, schedulers = rest[:2], rest[2:]
+    optimizers = [accelerator.prepare_optimizer(one) for one in optimizers]
+    schedulers = [accelerator.prepare_scheduler(one) for one in schedulers]
     checkpoints = Checkpoints(accelerator, work / "checkpoints")
     policy = work / "policy"
     position = checkpoints.restore()
@@ -157,10 +186,13 @@ def train(
         rows, tokens = part
         # Batches are of like length but for the remarks, which padded the rest by a third.
         for alike in cut_where_longer([len(ids) for ids, _ in rows]):
-            ids = pad([rows[i][0] for i in alike], encoder.pad_id).to(accelerator.device)
-            solution = pad([rows[i][1] for i in alike], 0).bool().to(accelerator.device)
-            loss = solution_loss(model, ids, solution) / tokens
-            yield loss, {"loss": loss.item()}
+            size = settings.rows_per_pass or len(alike)
+            for some_rows in (alike[start : start + size] for start in range(0, len(alike), size)):
+                ids = pad([rows[i][0] for i in some_rows], encoder.pad_id).to(accelerator.device)
+                solution = pad([rows[i][1] for i in some_rows], 0).bool().to(accelerator.device)
+                with torch.autocast(ids.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                    loss = solution_loss(model, ids, solution) / tokens
+                yield loss, {"loss": loss.item()}
 
     order = batches_from([len(ids) for ids, _ in chains], settings.batch_size, config.seed, start=position.update,
                          stop=settings.max_updates)
@@ -189,7 +221,8 @@ def train(
                 losses.clear()
                 history.append(record)
                 report({"loss": record["loss"], "accuracy": found}, update + 1)
-                if found >= settings.policy_accuracy and not any(r.get("policy") for r in history):
+                wanted = found >= settings.policy_accuracy and not any(r.get("policy") for r in history)
+                if wanted if settings.policy_accuracy else update + 1 == settings.max_updates:
                     record["policy"] = True
                     _save(model, encoder, policy)
             if (update + 1) % settings.checkpoint_every == 0:
@@ -205,7 +238,7 @@ def _evaluate_every(history: list[dict[str, Any]], settings: WarmupConfig) -> in
     often from two thirds of it on; once the policy is found, the curve needs fewer points."""
     if any(record.get("policy") for record in history):
         return settings.checkpoint_every
-    near = bool(history) and history[-1]["accuracy"] >= settings.policy_accuracy * 2 / 3
+    near = bool(history) and history[-1]["accuracy"] >= settings.policy_accuracy * 2 / 3 > 0
     return max(settings.eval_every // NEARER, 1) if near else settings.eval_every
 
 

@@ -24,6 +24,9 @@ from prm_core.types import Step
 from tests.builders.distributed_run import in_several
 from tests.builders.training import PROBLEMS, Interrupted, make_encoder, make_policy, small_config
 
+# Ends the name of a job whose policy is in bfloat16.
+BFLOAT16 = "-bfloat16"
+
 
 class WordScorer:
     """Scripted: a step is worth the share of its letters that are spaces; counts the chains it is asked for."""
@@ -43,6 +46,8 @@ def run(job: str) -> None:
     folder = Path(name)
     rank = int(os.environ.get("RANK", "0"))
     policy, scorer = make_policy(make_encoder()), WordScorer()
+    if folder.name.endswith(BFLOAT16):
+        policy.model.bfloat16()
     written: list[str] = []
 
     def watched(what: str, function):

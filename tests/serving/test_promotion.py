@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import subprocess
@@ -62,6 +63,39 @@ def steady(f1: float, low: float, spread: float | str) -> dict[str, str]:
 def test_gate(challenger, champion, passed, reason):
     decision = decide(challenger, champion, CONFIG)
     assert (decision.passed, reason in decision.reason) == (passed, True), decision
+
+
+AUROC = "test/prm/outcome_auroc"
+
+
+def told(value: float | str, low: float | str, **more: str) -> dict[str, str]:
+    return {AUROC: str(value), f"{AUROC}_low": str(low), **more}
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "passed", "reason"),
+    [
+        (told(0.7, 0.6), None, True, "no champion yet; test/prm/outcome_auroc 0.7000 is no guess, from 0.6000"),
+        (told(0.7, 0.5), None, False, "0.7000 may be a guess, which has 0.5: its 95 % interval over"),
+        (told(0.7, 0.6), told(0.8, 0.7), True, "0.7000 is not below 0.7000"),
+        (told(0.69, 0.6), told(0.8, 0.7), False, "0.6900 is below 0.7000"),
+        (told(0.69, 0.6, data_hash="d"), told(0.8, 0.7, data_hash="e"), False, "different data"),
+        (told(0.7, 0.6), tags(), False, "the champion has no test/prm/outcome_auroc_low to compare with"),
+        (tags(), None, False, "was not measured (run the stages evaluate and register with promote.by outcomes)"),
+        (told("nan", 0.6), None, False, "was not measured"),
+        ({f"{AUROC}_left_out": "no right answer"}, None, False, "was not measured (no right answer)"),
+    ],
+)
+def test_where_nobody_judges_steps_outcomes_decide(challenger, champion, passed, reason):
+    decision = decide(challenger, champion, dataclasses.replace(CONFIG, by="outcomes"))
+    assert (decision.passed, reason in decision.reason) == (passed, True), decision
+
+
+def test_by_outcomes_a_probe_may_be_required_too():
+    config = dataclasses.replace(CONFIG, by="outcomes", require_probe=True)
+    decision = decide(told(0.7, 0.6), None, config)
+    assert not decision.passed
+    assert "promote.require_probe" in decision.reason
 
 
 def probed(passes: float | str, fall: float | str) -> dict[str, str]:

@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prm_core.config import EncoderConfig
 from prm_core.domains import arithmetic
 from prm_core.errors import GateError, InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.padding import pad
+from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform import workers
+from prm_core.sampling.policy import load_policy
 from prm_core.training import warmup
 from prm_core.types import Problem
 from tests.builders.training import Interrupted, assert_same_weights, changed, make_encoder, make_lm, small_config
@@ -263,3 +266,104 @@ def test_the_seed_decides(undisturbed, tmp_path) -> None:
     same, other = (train(tmp_path / str(seed), RISING, config=small_config(seed=seed))[0].history[-1]["loss"]
                    for seed in (0, 1))
     assert same == undisturbed[0].history[-1]["loss"] != other
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A pretrained model, as far as a test can have one: it knows no boundary, and is tied and instruction-tuned."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = train_tokenizer((text for p in PROBLEMS for text in (p.prompt, *p.meta["solution"])), special=())
+    tokenizer.chat_template = ("{% for message in messages %}user: {{ message['content'] }}\n{% endfor %}"
+                               "{% if add_generation_prompt %}assistant:{% endif %}")
+    make_lm(Encoder(tokenizer, EncoderConfig(max_length=256))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def of_base(folder: Path, **over):
+    return small_config(
+        warmup={"base": str(folder), "learning_rate": 0.0005, "policy_accuracy": 0.0, "backbone_accuracy": 0.0,
+                "harmless_steps": 0.0, **over}, encoder={"chat_template": True})
+
+
+def train_base(work: Path, config, *, crash_at: int | None = None):
+    """A run in which no evaluation finds a right answer. Raises Interrupted at the one of this number."""
+    model, encoder = warmup.load_base(config.warmup.base, config)
+    calls = iter(range(1, 100))
+
+    def accuracy(_) -> float:
+        if next(calls) == crash_at:
+            raise Interrupted
+        return 0.0
+
+    return warmup.train(config, encoder, PROBLEMS, accuracy, work, lambda *_: None, model)
+
+
+def test_a_pretrained_base_goes_on_from_its_own_weights_and_tokenizer(base, tmp_path) -> None:
+    config = of_base(base)
+    model, encoder = warmup.load_base(str(base), config)
+    before = {name: values.detach().clone() for name, values in model.named_parameters()}
+    # Where the rows of its marks come from.
+    line = encoder.tokenizer.encode("\n", add_special_tokens=False)
+    assert torch.equal(before["model.embed_tokens.weight"][encoder.separator_id],
+                       before["model.embed_tokens.weight"][line].mean(0))
+    _, chains = warmup._encode_solutions(encoder, PROBLEMS)
+    total = sum(warmup.solution_loss(model, torch.tensor([ids]), torch.tensor([flags]).bool()).item()
+                for ids, flags in chains)
+    result = train_base(tmp_path / "work", config)
+    after = load_file(result.backbone / "model.safetensors")
+    assert changed(before, after) == set(before)
+    # Ten updates of at most this rate.
+    assert max((after[name] - before[name]).abs().max().item() for name in before) < 10 * 0.0005 * 3
+    first = result.history[0]["loss"]
+    assert first == pytest.approx(total / sum(sum(flags) for _, flags in chains), rel=0.1)
+    assert result.history[-1]["loss"] < first
+    # No checkpoint reaches an accuracy: the last one is the policy.
+    assert result.policy_update == CONFIG.warmup.max_updates
+    assert_same_weights(load_file(result.policy / "model.safetensors"), after)
+    policy = load_policy(str(result.policy), config)
+    assert policy.encoder.encode_prompt("Mia") == encoder.encode_prompt("Mia")
+    assert policy.encoder.encode_prompt("Mia")[-1] == encoder.separator_id
+    assert AutoTokenizer.from_pretrained(result.policy).chat_template
+
+
+def test_the_accuracy_of_a_base_is_looked_at_no_more_often_near_nothing(base, tmp_path) -> None:
+    result = train_base(tmp_path, of_base(base, eval_every=5))
+    assert [record["update"] for record in result.history] == [5, 10]
+
+
+def test_an_interrupted_run_of_a_base_ends_as_an_undisturbed_one(base, tmp_path) -> None:
+    config = of_base(base)
+    expected = train_base(tmp_path / "undisturbed", config)
+    with pytest.raises(Interrupted):
+        train_base(tmp_path / "work", config, crash_at=3)
+    found = train_base(tmp_path / "work", config)
+    assert found.history == expected.history
+    assert_same_weights(*(load_file(one.backbone / "model.safetensors") for one in (found, expected)))
+
+
+@pytest.mark.parametrize("over", [{"rows_per_pass": 1}, {"gradient_checkpointing": True}])
+def test_what_saves_memory_changes_nothing_but_rounding(base, tmp_path, over) -> None:
+    plain, saving = (train_base(tmp_path / str(number), of_base(base, **values))
+                     for number, values in enumerate(({}, over)))
+    assert [record["loss"] for record in saving.history] == pytest.approx(
+        [record["loss"] for record in plain.history], rel=1e-3)
+
+
+def test_mixed_precision_trains_float32_weights(base, tmp_path) -> None:
+    plain, mixed = (train_base(tmp_path / name, of_base(base, precision=name)) for name in ("float32", "bfloat16"))
+    losses = [[record["loss"] for record in one.history] for one in (plain, mixed)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert {values.dtype for values in load_file(mixed.backbone / "model.safetensors").values()} == {torch.float32}
+
+
+def test_a_rate_for_random_weights_is_refused_for_a_base() -> None:
+    with pytest.raises(InputError, match=r"warmup\.learning_rate: 0\.01 is for random weights"):
+        small_config(warmup={"base": "somewhere", "learning_rate": 0.01})
+    assert small_config(warmup={"learning_rate": 0.01})
+
+
+def test_a_base_that_is_not_there_is_an_error(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"no config\.json there"):
+        warmup.load_base(str(tmp_path / "nowhere"), CONFIG)

@@ -182,9 +182,10 @@ def train_on(
     if config.train_prm.precision == "bfloat16":
         import torch
 
-        # Not the buffers: rotary frequencies stay float32, as they are when a saved model is loaded.
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(getattr(torch, config.models.dtype))
+        # Not the buffers: rotary frequencies stay float32, as they are when a saved model is loaded; nor further heads.
+        for place, parameter in model.named_parameters():
+            if not place.startswith("heads."):
+                parameter.data = parameter.data.to(getattr(torch, config.models.dtype))
     model.precision = config.train_prm.precision
     if not frozen or config.train_prm.lora_rank:
         model.base = None

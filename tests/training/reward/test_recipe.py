@@ -366,3 +366,15 @@ def test_a_head_is_solved_for_on_as_many_rows_as_updates_would_take(backbone, tm
     for updates in (0, 1):
         train(backbone, tmp_path / str(updates), solver="convex", rows_per_update=1, max_updates=updates, row_tokens=64)
     assert read[0] > read[1] == 1
+
+
+@pytest.mark.parametrize("solver", ["convex", "gradient"])
+def test_further_heads_of_a_model_in_bfloat16_are_float32_and_score_as_when_loaded(backbone, tmp_path, solver) -> None:
+    config = small_config(models={"dtype": "bfloat16"}, train_prm={
+        "epochs": 1, "max_updates": 1, "precision": "bfloat16", "solver": solver, "committee": 2})
+    trained = train_on("process", str(backbone), examples_for("process"), (), config, work=tmp_path / "work",
+                       report=lambda figures, update: None, outcomes=examples_for("outcome"))
+    assert {value.dtype for value in trained.model.heads.parameters()} == {torch.float32}
+    before, after = saved(trained, tmp_path / "model")
+    assert before == after
+    assert all(score.members for score in before)
