@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Bar, write_as
+from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
@@ -193,13 +193,10 @@ def main() -> None:
     parser.add_argument("--base", help="folder of the pretrained model, to answer the first run's test questions")
     parser.add_argument("--base-samples", type=int, default=BASE_SAMPLES, help="answers of it to each question")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    given = parser.parse_args()
+    given = parsed(parser)
     found = [measure(workspace) for workspace in given.workspaces]
     base = None if given.base is None else base_accuracy(given.base, given.workspaces[0], given.base_samples)
-    more = "" if base is None else f"--base {Path(given.base).name} --base-samples {given.base_samples} "
-    command = (f"python -m benchmarks.language_chain {' '.join(path.name for path in given.workspaces)} {more}"
-               f"--out {given.out.name}")
-    write_as(command, given.out, bars(found, base), base=base, runs=found)
+    write(given, bars(found, base), base=base, runs=found)
 
 
 if __name__ == "__main__":
