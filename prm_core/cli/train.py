@@ -139,6 +139,7 @@ def _train(
 ) -> None:
     import shutil
 
+    from prm_core.models.encoder import Encoder
     from prm_core.platform import store, sums
     from prm_core.platform.environment import is_main
     from prm_core.platform.processes import wait_for_all
@@ -167,7 +168,10 @@ def _train(
         tracked.tag("precision", precision)
         staging = work / "model"
         shutil.rmtree(staging, ignore_errors=True)
-        domain = fit_domain(trained.model, trained.encoder,
+        # As far as chains were trained on.
+        length = min(trained.encoder.config.max_length, config.train_prm.row_tokens)
+        known = Encoder(trained.encoder.tokenizer, dataclasses.replace(trained.encoder.config, max_length=length))
+        domain = fit_domain(trained.model, known,
                             [(example.problem_id, example.prompt, example.steps) for example in examples])
         save_reward_model(trained.model, trained.encoder, calibrator, staging, domain)
         store.write_json(staging / "training.json", {

@@ -243,7 +243,7 @@ def fit_domain(model: RewardModel, encoder: Encoder, chains: Sequence[tuple[str,
     neighbours, holders = np.unique(held[:, 0], return_counts=True)
     # As with tokens, what one problem alone holds is new to it.
     common = neighbours[holders > 1]
-    new = [1 - float(np.isin(one, common).mean()) if len(one) else 0.0 for one in codes]
+    new = [1 - float(_among(one, common).mean()) if len(one) else 0.0 for one in codes]
     chosen = np.unique(np.linspace(0, len(encoded) - 1, min(KEPT, len(encoded))).astype(int))
     states = _units(mean_states(model, encoder, [encoded[i] for i in chosen]))
     similar = states @ states.T
@@ -256,13 +256,16 @@ def mean_states(model: RewardModel, encoder: Encoder, chains: Sequence[EncodedCh
     import torch
 
     from prm_core.models.chains import collate
+    from prm_core.platform.progress import track
 
+    # Batches of like length waste least on padding.
+    order = sorted(range(len(chains)), key=lambda at: len(chains[at].ids))
     found = []
-    for start in range(0, len(chains), BATCH):
-        batch = collate(chains[start : start + BATCH], encoder.pad_id).to(model.device)
+    for start in track(range(0, len(chains), BATCH), "read what the model knows", unit="batch"):
+        batch = collate([chains[at] for at in order[start : start + BATCH]], encoder.pad_id).to(model.device)
         with torch.inference_mode():
             found.append(model.states(batch).cpu().numpy())
-    return np.concatenate(found)
+    return np.concatenate(found)[np.argsort(order)]
 
 
 def _limit(values: Iterable[float]) -> float:

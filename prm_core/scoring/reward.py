@@ -29,7 +29,7 @@ from prm_core.registry import Registry
 from prm_core.scoring.arithmetic import KEY as ARITHMETIC
 from prm_core.scoring.arithmetic import Arithmetic
 from prm_core.scoring.heads import Heads
-from prm_core.scoring.surprisal import FEATURES, HISTORY, Surprisal, mark_numbers, saved_count, steps_before
+from prm_core.scoring.surprisal import COUNTS, FEATURES, HISTORY, Surprisal, mark_numbers, saved_count, steps_before
 
 SURPRISAL_FILE = "surprisal.safetensors"
 # In place of the network's and the surprisal's files where the base is left out.
@@ -280,9 +280,9 @@ class RewardModel(nn.Module):
                                  "train it again")
             if model.surprisal is not None:
                 values = trained.pop("surprisal.weight")
-                if values.ndim != 1 or len(values) > len(FEATURES) + len(HISTORY):
-                    raise InputError(f"{path}/{TRAINED_FILE}: its surprisal has {values.numel()} weights, and this "
-                                     "version knows fewer features; score with the version that trained it")
+                if values.ndim != 1 or len(values) not in COUNTS:
+                    raise InputError(f"{path}/{TRAINED_FILE}: its surprisal has {values.numel()} weights, which is no "
+                                     "number of features of this version; score with the version that trained it")
                 model.surprisal.weight.data = values.to(model.surprisal.weight.dtype)
             model.head.load_state_dict({name.removeprefix("head."): values for name, values in trained.items()})
         return model

@@ -19,6 +19,8 @@ FEATURES = ("lowest", "mean", "sum", "lowest_number", "sum_number", "capped_lowe
             "capped_lowest_number")
 # Of a term that reads the chain before a step too: the lowest so far of each, and how far on the step is.
 HISTORY = (*(f"{name}_so_far" for name in FEATURES), "place", "first")
+# How many features a term may read: the first few of a step, or all there are.
+COUNTS = (*range(1, len(FEATURES) + 1), len(FEATURES) + len(HISTORY))
 # Steps before one beyond which it is far on.
 FAR = 10
 # Below so many nats one surprise is as good as another. Without these a linear term cannot tell an unusual text that is
@@ -141,6 +143,7 @@ def mark_numbers(surprisal: Surprisal, tokenizer: PreTrainedTokenizerBase) -> No
 
 
 def saved_count(file: Path) -> int:
-    """How many of the features the term in a file reads."""
+    """How many of the features the term in a file reads; those of a step where it can be none."""
     with safe_open(file, "pt") as saved:
-        return min(saved.get_slice("weight").get_shape()[0], len(FEATURES) + len(HISTORY))
+        count = saved.get_slice("weight").get_shape()[0]
+    return count if count in COUNTS else len(FEATURES)

@@ -321,12 +321,12 @@ def evaluated(path: Path, f1: float, file: str = "gsm8k.json", benchmark: str = 
 
 
 def test_processbench_bars_from_two_results(given):
-    evaluated(given.our_result, 0.31)
-    evaluated(given.peer_result, 0.33)
+    evaluated(given.our_result, 0.43)
+    evaluated(given.peer_result, 0.45)
 
     (least, gain), more = prm_processbench.measure(given)
 
-    assert (least.value, least.low, least.high) == pytest.approx((31, 29, 33))
+    assert (least.value, least.low, least.high) == pytest.approx((43, 41, 45))
     assert least.holds
     assert gain.value == pytest.approx(-2)
     assert not gain.holds
