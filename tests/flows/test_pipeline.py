@@ -267,7 +267,7 @@ def test_a_run_that_has_waited_long_enough_is_skipped(root: Path) -> None:
 def test_one_run_at_a_time_registers_a_model_of_a_name_in_a_shared_store(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "FREE_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "FREE_SECONDS", 2.0)
     with limits.registering(root, 0), limits.registering(root, 0):
         # A store of its own is nobody else's.
         pass
