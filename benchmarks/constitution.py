@@ -8,7 +8,7 @@ classifiers that were trained on marked steps, a seed each, on made runs of the 
 careless and careful, with turns left out, put in and changed), whose every violation the oracle knows. With workspaces
 (finished runs of the profile agents-rules, a seed each; the stages up to train_prm are enough): the base policy trained
 with the constraint and without, and the PRM's choice of turns with the rules and without, on the test problems at equal
-tokens.
+tokens. What the result holds already of other workspaces stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
@@ -187,8 +186,20 @@ def compared(what: str, without: Sequence[Figures], under: Sequence[Figures], le
                 f">= {least:g}", min(gains) >= least)]
 
 
+def bars_of_runs(runs: Sequence[dict[str, dict[str, Figures]]]) -> list[Bar]:
+    """What is asked of policies and searches under the rules, of the workspaces measured so far."""
+    bars: list[Bar] = []
+    if runs:
+        for kind in ("lagrangian", "lexicographic"):
+            bars += compared(f"policy, {kind} constraint", [one["policy"]["none"] for one in runs],
+                             [one["policy"][kind] for one in runs], -2)
+        bars += compared("search by turns", [one["search"]["without rules"] for one in runs],
+                         [one["search"]["with rules"] for one in runs], -1)
+    return bars
+
+
 def main() -> None:
-    """Measures what can be measured; writes and prints the result."""
+    """Measures what can be measured; writes and prints the result after each workspace."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.constitution")
     parser.add_argument("workspaces", nargs="*", type=Path, help="finished runs of agents-rules, one a seed")
     parser.add_argument("--quick", action="store_true", help="fewer made runs, two seeds")
@@ -196,22 +207,21 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=0, help="of the policy; 0: as the workspace has it")
     parser.add_argument("--out", type=Path, required=True)
     given = parsed(parser)
+    before = store.read_json(given.out) if given.out.exists() else {}
+    runs: dict[str, dict[str, dict[str, Figures]]] = before.get("runs", {})
     seeds, marked, measured = (2, 600, 300) if given.quick else (given.seeds, MARKED, MEASURED)
     # Not those that anything was tried on.
     detection = [found(1000 + seed, marked, measured) for seed in range(seeds)]
-    bars, more = bars_of(detection), dict[str, Any](detection=detection)
-    configs = {workspace: configuration.load(workspace) for workspace in given.workspaces}
-    if configs:
-        policies = [trained(one, config, given.updates or config.train_policy.updates)
-                    for one, config in configs.items()]
-        for kind in ("lagrangian", "lexicographic"):
-            bars += compared(f"policy, {kind} constraint", [one["none"] for one in policies],
-                             [one[kind] for one in policies], -2)
-        searches = [searched(one, config) for one, config in configs.items()]
-        bars += compared("search by turns", [one["without rules"] for one in searches],
-                         [one["with rules"] for one in searches], -1)
-        more |= {"policies": policies, "searches": searches}
-    write(given, bars, **more)
+
+    def write_all() -> None:
+        write(given, [*bars_of(detection), *bars_of_runs(list(runs.values()))], detection=detection, runs=runs)
+
+    write_all()
+    for workspace in given.workspaces:
+        config = configuration.load(workspace)
+        updates = given.updates or config.train_policy.updates
+        runs[workspace.name] = {"policy": trained(workspace, config, updates), "search": searched(workspace, config)}
+        write_all()
 
 
 if __name__ == "__main__":
