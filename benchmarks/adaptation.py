@@ -1,13 +1,13 @@
 """Does a reward model that learns from what it serves close the gap that a shifted stream opens, and nothing worse?
 
-    python -m benchmarks.adaptation WORKSPACE… [--quick] --out benchmarks/results/adaptation.json
+    python -m benchmarks.adaptation WORKSPACE… --others WORKSPACE… [--quick] --out benchmarks/results/adaptation.json
 
-On finished runs of the default profile, one a seed; each gets a folder of its own under --work, where a part that was
-measured is not measured again. The stream: shifted problems (phrases, names and lengths that no training saw), answered
-by the trained policy, where the champion was trained on the base policy's chains. Three rounds; agents tell how all
-trajectories ended; people, played by the oracle, judge 2 % of the steps. F1 is that of the first error at the threshold
-that is served with, on questions of the stream that nothing was trained on; the gap is to a model trained by the same
-recipe on the oracle's verdict on every step of the same traffic.
+On finished runs of the default profile, one a seed, and as many of its level hard; each of the former gets a folder of
+its own under --work, where a part that was measured is not measured again. The stream: problems of level hard (phrases,
+names and facts that no training of the champion saw), answered by the base policy of the other run. Three rounds;
+agents tell how all trajectories ended; people, played by the oracle, judge 2 % of the steps. F1 is that of the first
+error at the threshold that is served with, on questions of the stream that nothing was trained on; the gap is to a
+model trained by the same recipe on the oracle's verdict on every step of the same traffic.
 
 - alike: people are asked about any step alike, with twice as many labels: active selection needs at most half of that.
 - poisoned: one of five reviewers says the contrary throughout; false success: three of ten agents tell success of
@@ -221,10 +221,10 @@ def withdrawal(folder: Path, config: Config, pieces: Sequence[Piece]) -> dict[st
     return {"before": len(before), "after": len(holding()), "versions": done.versions}
 
 
-def measured(workspace: Path, work: Path, plan: Plan, count: int) -> dict[str, Any]:
-    """The figures of a workspace."""
+def measured(workspace: Path, other: Path, work: Path, plan: Plan, count: int) -> dict[str, Any]:
+    """The figures of a workspace, served with what the other run's policy does."""
     base = prepare(workspace, work / "base")
-    config, pieces = configuration.load(base), stream(base, ROUNDS * plan.questions + plan.test)
+    config, pieces = configuration.load(base), stream(base, other, ROUNDS * plan.questions + plan.test)
     test, traffic = pieces[ROUNDS * plan.questions :], pieces[: ROUNDS * plan.questions]
 
     def ends() -> dict[str, float]:
@@ -284,9 +284,10 @@ def bars(found: Sequence[dict[str, Any]]) -> list[Bar]:
 
 
 def main() -> None:
-    """Measures, writes the JSON file and prints the table."""
+    """Measures, writes the JSON file and prints the table, after each workspace."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation")
     parser.add_argument("workspaces", type=Path, nargs="+", help="finished runs of the default profile, one a seed")
+    parser.add_argument("--others", type=Path, nargs="+", required=True, help="finished runs of level hard, as many")
     parser.add_argument("--quick", action="store_true", help="fewer questions, no kills, the first scenario alone")
     parser.add_argument("--kills", type=int, default=KILLS, help="of the first workspace; 0 for none")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="of a round")
@@ -298,9 +299,10 @@ def main() -> None:
     plan = Plan(100, 200, ["adapted"]) if given.quick else Plan(given.questions, given.test, given.scenarios)
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
-        found = [measured(path, work / path.name, plan, 0 if number or given.quick else given.kills)
-                 for number, path in enumerate(given.workspaces)]
-    write(given, bars(found), workspaces=json.loads(json.dumps(found)))
+        found: list[dict[str, Any]] = []
+        for path, other in zip(given.workspaces, given.others, strict=True):
+            found.append(measured(path, other, work / path.name, plan, 0 if found or given.quick else given.kills))
+            write(given, bars(found), workspaces=json.loads(json.dumps(found)))
 
 
 if __name__ == "__main__":

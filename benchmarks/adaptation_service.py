@@ -33,7 +33,7 @@ from prm_core.serving.drift import samples as files
 from prm_core.serving.drift.outcomes import Outcome, tell, trajectory_id
 from prm_core.serving.drift.samples import sample
 from prm_core.serving.drift.watch import SAMPLES
-from prm_core.stages.base import execute
+from prm_core.stages.base import execute, model_path
 from prm_core.training.examples import Example
 from prm_core.types import Problem, Trajectory
 
@@ -58,7 +58,7 @@ def prepare(workspace: Path, into: Path) -> Path:
     if not into.exists():
         shutil.copytree(workspace, into)
         raw = configuration.read_yaml(into / "params.yaml")
-        raw |= {"drift": {"texts": True, "sample": 1.0}, "probe": {**raw["probe"], "suffix_chains": 4},
+        raw |= {"drift": {"texts": True, "sample": 1.0},
                 "train_prm": {**raw["train_prm"], "committee": 0}}
         store.write_text(into / "params.yaml", yaml.safe_dump(raw, sort_keys=False))
     config = configuration.load(into)
@@ -68,15 +68,16 @@ def prepare(workspace: Path, into: Path) -> Path:
     return into
 
 
-def stream(workspace: Path, questions: int) -> list[Piece]:
-    """Shifted problems that the trained policy has answered once each: other phrases, another policy than the one whose
-    chains the champion was trained on. Sampled once, then read back."""
+def stream(workspace: Path, other: Path, questions: int) -> list[Piece]:
+    """Problems of another run's level that its base policy has answered once each: other phrases, names and facts than
+    the champion has seen, and another policy. Sampled once, then read back."""
     config, folder = configuration.load(workspace), workspace / STREAM
-    problems = DOMAINS[config.domain].shifted[config.data.level]("stream", questions, config.seed)
+    theirs = configuration.load(other)
+    problems = DOMAINS[theirs.domain].levels[theirs.data.level]("stream", questions, theirs.seed)
     if not (folder / "done").exists():
-        policy = load_policy(str(workspace / "artifacts/train_policy/policy"), config)
-        rows = sample_trajectories(policy, problems, DOMAINS, samples=1, temperature=config.evaluate.temperature,
-                                   max_new_tokens=config.generate.max_new_tokens, batch_size=512, seed=config.seed,
+        policy = load_policy(model_path(other, theirs.models.policy), theirs)
+        rows = sample_trajectories(policy, problems, DOMAINS, samples=1, temperature=theirs.evaluate.temperature,
+                                   max_new_tokens=theirs.generate.max_new_tokens, batch_size=512, seed=theirs.seed,
                                    prefix="stream")
         store.write_shard(folder, 0, Trajectory, rows)
         store.write_text(folder / "done", "")

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from prm_core.adaptation.relabel import Trust
 from prm_core.adaptation.rounds import UNDONE, Round, home, rounds, undone
 from prm_core.config import Config
 from prm_core.errors import GateError, InputError
@@ -49,13 +51,18 @@ class Lineage:
     reporters: list[str]
     tenants: list[str]
     chain: str
-    trust: dict[str, object] = field(default_factory=dict)
+    trust: dict[str, dict[str, Any]] = field(default_factory=dict)
     recipe: str = ""
 
     def made_of(self, withdrawn: Withdrawn) -> bool:
         """Whether anything of what was withdrawn went into it, training or measuring."""
         return bool(withdrawn.trajectories & {*self.trajectories, *self.held_out}
                     or withdrawn.people & {*self.people} or withdrawn.tenants & {*self.tenants})
+
+    def believed(self) -> Trust:
+        """How far sources were relied upon."""
+        reporters = {name: (sound, unsound) for name, (sound, unsound) in self.trust["reporters"].items()}
+        return Trust(self.trust["reviewers"], reporters)
 
     def write(self, path: Path) -> None:
         """Writes the file."""

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from prm_core.adaptation import ask, gate, lineage, measure, training
+from prm_core.adaptation.refine import refined
 from prm_core.adaptation.relabel import Chain, Trust, chains_of, find_trust, recalibrated, trusted
 from prm_core.adaptation.rounds import REVIEW, Opened, Round, home, open_round, rounds, undone
 from prm_core.adaptation.traffic import Served, chances, is_held_out, to_served, window
@@ -141,7 +142,7 @@ class _Work:
 
     def chains(self, served: Sequence[Served], labels: Sequence[StepLabel], outcomes: Sequence[Outcome]
                ) -> tuple[dict[str, Chain], Trust]:
-        """What is known of trajectories from sources that are believed, by the parent's scores of them."""
+        """What is known of trajectories from sources that are believed, with scores that agree with it best."""
         if self._scores is None:
             said = self.parent().score([(one.problem.prompt, one.trajectory.steps) for one in served])
             self._scores = {one.trajectory.id: found.step_scores for one, found in zip(served, said, strict=True)}
@@ -150,8 +151,20 @@ class _Work:
         mine = [row for row in labels if row.trajectory_id not in held]
         first = find_trust(list(chains_of(self._scores, labels, outcomes).values()))
         corrected = recalibrated(self._scores, mine, first, self.config.calibrate)
-        trust = find_trust(list(chains_of(corrected, labels, outcomes).values()))
-        return chains_of(corrected, trusted(labels, trust), outcomes), trust
+        chance = self._chance(served, trusted(mine, first), outcomes)
+        times = training.repeats(chance, self.config.adapt.max_weight, self.config.seed)
+        steps, _ = training.replayed(self.workspace, self.config)
+        found = refined(self.parent(), served, chains_of(corrected, labels, outcomes), held, steps, times,
+                        self.config.train_prm.head_ridge)
+        trust = find_trust(list(found.values()))
+        return chains_of({name: chain.scores for name, chain in found.items()}, trusted(labels, trust), outcomes), trust
+
+    def _chance(self, served: Sequence[Served], labels: Sequence[StepLabel], outcomes: Sequence[Outcome]
+                ) -> dict[str, float]:
+        """Trajectory id → chance that it is here with what is known of it, of those of which something is."""
+        judged = {label.trajectory_id for label in labels}
+        return {one.trajectory.id: one.chance for one in served if one.trajectory.id in judged
+                } | chances(served, outcomes)
 
     def held_out(self, one: Served) -> bool:
         """Whether it is kept for measuring."""
@@ -199,10 +212,8 @@ class _Work:
         labels, outcomes = self.round.evidence()
         chains, trust = self.chains(served, labels, outcomes)
         learned = [one for one in served if not self.held_out(one)]
-        judged = {label.trajectory_id for label in trusted(labels, trust)}
-        chance = {one.trajectory.id: one.chance for one in learned if one.trajectory.id in judged}
-        chance |= chances(learned, outcomes)
-        chance = {name: value for name, value in chance.items() if name in chains}
+        chance = {name: value for name, value in self._chance(learned, trusted(labels, trust), outcomes).items()
+                  if name in chains}
         made = self._made_of(served, labels, outcomes, chance, trust)
         steps, ends = training.served_examples(learned, chains, trust, chance, config)
         old_steps, old_ends = training.replayed(self.workspace, config)
@@ -234,7 +245,7 @@ class _Work:
     def _measure(self) -> None:
         labels, outcomes = self.round.evidence()
         served = self.served()
-        _, trust = self.chains(served, labels, outcomes)
+        trust = lineage.read(self.round.lineage).believed()
         champion, challenger = self._champion(), self._challenger()
         held = [one for one in served if self.held_out(one)]
         old = measure.old_chains(self.workspace)
