@@ -154,7 +154,7 @@ class Draw:
         self._random = random.Random(seed)
         self._schemas = document["components"]["schemas"]
         self._paths = {path: what["post"]["requestBody"]["content"][JSON]["schema"]
-                       for path, what in document["paths"].items() if "post" in what}
+                       for path, what in document["paths"].items() if "requestBody" in what.get("post", {})}
         self._kinds: list[tuple[Callable[[], Sent], int]] = [
             (self._from_schema, 4), (self._changed, 8), (self._bytes, 3), (self._header, 1), (self._elsewhere, 1),
             (self._shape, 2), (self._gone, 1)]
