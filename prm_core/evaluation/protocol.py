@@ -170,7 +170,7 @@ def selection_accuracies(
 
     Args:
         hits: of each chain, what is counted in place of a right answer, such as whether it breaks a rule. A vote then
-            chooses any chain with the answer that wins, and none where no chain states one.
+            chooses any chain with the answer that wins, and any chain at all where none states one.
     """
     table = {(method, n): np.zeros(len(problems)) for method in METHODS for n in best_of}
     counted: list[list[bool]] = [[] for _ in problems]
@@ -182,9 +182,12 @@ def selection_accuracies(
         combined = [chain.combined_score for chain in group]
         answers = selection.group_answers([chain.trajectory.answer for chain in group],
                                           DOMAINS[problems[index].domain].answer_classes)
+        silent = [hit for hit, answer in zip(right, answers, strict=True) if answer < 0 and hits is not None]
         for n in best_of:
-            table["majority", n][index] = selection.majority_of_n(answers, right, n, seed=seed)
-            table["weighted_majority", n][index] = selection.majority_of_n(answers, right, n, weights=prm, seed=seed)
+            unsaid = (1 - selection.oracle_at_n(answers >= 0, n)) * np.mean(silent) if silent else 0.0
+            table["majority", n][index] = unsaid + selection.majority_of_n(answers, right, n, seed=seed)
+            table["weighted_majority", n][index] = unsaid + selection.majority_of_n(answers, right, n, weights=prm,
+                                                                                   seed=seed)
             table["orm_best_of_n", n][index] = selection.best_of_n(orm, right, n)
             table["prm_best_of_n", n][index] = selection.best_of_n(prm, right, n)
             table["combined_best_of_n", n][index] = selection.best_of_n(combined, right, n)
