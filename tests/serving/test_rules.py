@@ -19,7 +19,7 @@ from prm_core.serving.rules import Guard, write_feedback
 from prm_core.serving.service import ScoringRequest, ScoringService
 from prm_core.types import Step
 from tests.builders.edge import ask, edge
-from tests.builders.scorer import FakeScorer
+from tests.builders.scorer import CONTEXT, FakeScorer
 from tests.serving.test_promotion import tags
 
 RULES = """\
@@ -69,6 +69,26 @@ def test_a_judge_that_does_not_answer_is_no_fault_of_who_asks(tmp_path):
     assert service.waits_for_a_judge
     with pytest.raises(OverloadError, match="the judge is away"):
         service.answer([ScoringRequest("r", "p", (Step("x"),))], threshold=0.5, aggregate="min")
+    service.close()
+
+
+def test_what_is_refused_is_not_judged(tmp_path):
+    (tmp_path / "asked.yaml").write_text(
+        "rules: [{id: polite, text: No insults., severity: low, question: 'Does it insult?'}]")
+    asked = []
+
+    def ask(questions):
+        asked.extend(questions)
+        return [(0.9, "it does")] * len(questions)
+
+    service = ScoringService(FakeScorer(), ScoreCache(10, 60.0),
+                             guard=Guard(Overseer(load(tmp_path / "asked.yaml"), ask=ask)))
+    long = ScoringRequest("r", "p", (Step("x"), Step("x" * CONTEXT)))
+    with pytest.raises(InputError, match="longer than the model's context"):
+        service.answer([long], threshold=0.5, aggregate="min")
+    assert not asked
+    [answer] = service.answer([ScoringRequest("r", "p", (Step("x"),))], threshold=0.5, aggregate="min")
+    assert ([one.rule for one in answer.analysis.violations], len(asked)) == (["polite"], 1)
     service.close()
 
 
