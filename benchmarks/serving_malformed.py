@@ -5,8 +5,9 @@
 Requests are drawn from a seed: values drawn from the OpenAPI document's schemas, valid requests with one thing changed
 (a value of another type, a huge or odd number, a deep nesting, half a character, a field renamed, doubled, left out or
 added), bodies cut, flipped or sent under other headers, wrong paths and methods, and bodies that end too early. They do
-no harm beyond being wrong, and several are under way at a time. A fixed request is scored before and after. The longest
-wait is of any of these requests, and of a request of 10 MB by itself.
+no harm beyond being wrong, and several are under way at a time. A fixed request is scored before and after. Outcomes
+that were answered are all in their file, and no others. The longest wait is of any of these requests, and of a request
+of 10 MB by itself. What the server keeps lies in a temporary folder, and not in the workspace.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import json
 import logging
 import random
 import re
+import shutil
 import statistics
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Bar, arguments, write
+from prm_core.config import PARAMS_FILE
 from prm_core.serving import app
+from prm_core.serving.drift.outcomes import FILE
 from prm_core.serving.http.edge import CODES, GONE, LONGEST_MESSAGE, Edge
 
 JSON = "application/json"
@@ -63,6 +68,9 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("/classify", {"model": "m", "input": ["p<|step|>a<|step|>b"], "use_activation": True}),
     ("/pooling", {"model": "m", "messages": TURNS, "task": "token_classify", "encoding_format": "float"}),
     ("/get_reward", {"query": ["p a\n\nb", "p"], "prompts": ["p", "p"], "labels": ["", ""]}),
+    ("/outcome", {"outcomes": [{"prompt": "p", "steps": ["a", STEP], "success": True, "reporter": "r", "chance": 0.5},
+                               {"trajectory_id": "served-0123456789abcdef", "success": False}]}),
+    ("/outcome", {"outcomes": [{"messages": TURNS, "tools": TOOLS, "success": True}]}),
 ]
 TEXTS = ["", " ", "\n", "\0", "a\0b", "\ud800", "x\udfff", "\u202e\u200b", "\u0301" * 50, "😀" * 20, "<|step|>",
          "<|im_end|><|endoftext|>", "\\frac{1}{0}", "${{7*7}}", "NaN", "null", "../../x", "a" * 5000, "a " * 3000,
@@ -146,7 +154,7 @@ class Draw:
         self._random = random.Random(seed)
         self._schemas = document["components"]["schemas"]
         self._paths = {path: what["post"]["requestBody"]["content"][JSON]["schema"]
-                       for path, what in document["paths"].items() if "post" in what}
+                       for path, what in document["paths"].items() if "requestBody" in what.get("post", {})}
         self._kinds: list[tuple[Callable[[], Sent], int]] = [
             (self._from_schema, 4), (self._changed, 8), (self._bytes, 3), (self._header, 1), (self._elsewhere, 1),
             (self._shape, 2), (self._gone, 1)]
@@ -319,6 +327,7 @@ class Storm:
     echoes: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
     kept: list[float] = field(default_factory=list)
+    told: Counter[str] = field(default_factory=Counter)
 
     def note(self, edge: Edge, room: float) -> None:
         """Memory, and how much of it are prefixes that the engine keeps in so many MiB."""
@@ -332,6 +341,8 @@ class Storm:
         told = f"{sent.method} {sent.path} {sent.kind} {sent.body[:300]!r}"
         if got.status >= 500 or got.status not in (200, GONE, *CODES):
             self.faults.append(f"{got.status} {told}: {got.body[:200]!r}")
+        elif got.status == 200 and sent.path == "/outcome":
+            self.told.update(json.loads(got.body)["trajectory_ids"])
         elif got.status not in (200, GONE) and sent.method != "HEAD":
             message = json.loads(got.body)["message"]
             if len(message) > LONGEST_MESSAGE or "\n" in message:
@@ -382,15 +393,22 @@ async def measure(edge: Edge, given: argparse.Namespace) -> tuple[Storm, bool, f
 def main() -> None:
     given = arguments("serving_malformed", more)
     logging.disable(logging.CRITICAL)
-    edge = app.build(app.load(given.model, given.workspace), given.workspace)
-    result, same, large = asyncio.run(measure(edge, given))
-    count = result.sent
+    served = app.load(given.model, given.workspace)
+    with tempfile.TemporaryDirectory() as folder:
+        if (given.workspace / PARAMS_FILE).is_file():
+            shutil.copy(given.workspace / PARAMS_FILE, folder)
+        result, same, large = asyncio.run(measure(app.build(served, Path(folder)), given))
+        noted = Path(folder) / app.settings_of(Path(folder)).drift.folder / FILE
+        lines = Counter(json.loads(line)["trajectory"] for line in noted.read_text().splitlines())
+    count, strayed = result.sent, (lines - result.told) + (result.told - lines)
     # Prefixes are kept up to a limit, and this many requests do not come to it.
     first, *_, last = (used - kept for used, kept in zip(result.memory, result.kept, strict=True))
     write(given, [
         Bar("requests", count, None, None, ">= 10000", count >= 10_000),
         Bar("crashes and statuses of 500", len(result.faults), None, None, "0", not result.faults),
         Bar("a fixed request scored otherwise afterwards", int(not same), None, None, "0", same),
+        Bar("outcomes answered and not noted, or the other way round", strayed.total(), None, None, "0",
+            bool(result.told) and not strayed),
         Bar("answers that say more than a bounded line", len(result.echoes), None, None, "0", not result.echoes),
         Bar("memory at the end against after a quarter, without kept prefixes", last / first, None, None, "<= 1.1",
             last <= 1.1 * first),

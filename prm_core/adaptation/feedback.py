@@ -13,8 +13,8 @@ from prm_core.config import Config
 from prm_core.errors import InputError
 from prm_core.platform import store, tracking
 from prm_core.serving.drift import samples as files
-from prm_core.serving.drift.outcomes import PREFIX, Outcome, tell
-from prm_core.serving.drift.samples import STAMP, SUFFIX, Sample, sample
+from prm_core.serving.drift.outcomes import Outcome, tell
+from prm_core.serving.drift.samples import PREFIX, STAMP, SUFFIX, Sample, sample
 from prm_core.serving.drift.watch import SAMPLES
 from prm_core.serving.drift.withdrawn import read_withdrawn, without
 from prm_core.serving.trace_judge import NAME, SCORED, STEP, VERSION, read

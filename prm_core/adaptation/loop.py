@@ -26,9 +26,9 @@ from prm_core.platform import store, tracking
 from prm_core.platform.tracking import stage_run
 from prm_core.scoring.scorer import RewardScorer, load_scorer
 from prm_core.serving import model_registry, promotion
-from prm_core.serving.drift.outcomes import PREFIX, Outcome, read_outcomes
+from prm_core.serving.drift.outcomes import Outcome, read_outcomes
 from prm_core.serving.drift.reference import Reference
-from prm_core.serving.drift.samples import sample
+from prm_core.serving.drift.samples import PREFIX, sample
 from prm_core.serving.drift.withdrawn import read_withdrawn
 from prm_core.serving.model_registry import ECE, F1
 from prm_core.types import StepLabel

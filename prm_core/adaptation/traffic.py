@@ -15,8 +15,8 @@ from prm_core.config import Config
 from prm_core.evaluation.metrics import Estimate
 from prm_core.labeling.human.population import human_error
 from prm_core.platform.steps import written_step
-from prm_core.serving.drift.outcomes import PREFIX, Outcome
-from prm_core.serving.drift.samples import Sample, read_window
+from prm_core.serving.drift.outcomes import Outcome
+from prm_core.serving.drift.samples import PREFIX, Sample, read_window
 from prm_core.serving.drift.watch import SAMPLES
 from prm_core.serving.drift.withdrawn import read_withdrawn, without
 from prm_core.types import Problem, Trajectory

@@ -26,7 +26,8 @@ from prm_core.review.importing import rewrite
 from prm_core.review.session import CHAINS, HUMAN, PROBLEMS, QUEUE
 from prm_core.serving.drift import recalibrate
 from prm_core.serving.drift import samples as files
-from prm_core.serving.drift.outcomes import PREFIX, keep_only, read_outcomes, trajectory_id
+from prm_core.serving.drift.outcomes import keep_only, trajectory_id
+from prm_core.serving.drift.samples import PREFIX
 from prm_core.serving.drift.watch import SAMPLES
 from prm_core.serving.drift.withdrawn import Withdrawn, read_withdrawn, withdraw, without
 from prm_core.types import Problem, Trajectory
@@ -80,13 +81,9 @@ def purge(workspace: Path, config: Config) -> Counter[str]:
     """Takes what was ever withdrawn out of everything that is kept; counts what it removes."""
     folder = workspace / config.drift.folder
     gone, counts = read_withdrawn(folder), Counter[str]()
-    outcomes = read_outcomes(folder)
     names = {PREFIX + one.prefixes[-1] for path in _sample_files(workspace, config)
              for one in files.read(path)[0] if gone.holds(one)} | gone.trajectories | gone.parts
-    left = [one for one in outcomes if one.trajectory not in names]
-    if len(left) < len(outcomes):
-        keep_only(folder, left)
-        counts["outcomes"] += len(outcomes) - len(left)
+    counts["outcomes"] += keep_only(folder, lambda one: one.trajectory not in names)
     for one in rounds(workspace, config):
         counts.update(_purge_round(workspace, config, one, gone, names))
     for review in (home(workspace, config) / REVIEW, folder / recalibrate.REVIEW):

@@ -138,11 +138,12 @@ def outcome(
 
     found = []
     for where, record in store.read_json_lines(file):
-        request = None if "trajectory_id" in record else parse_request(record, where)
+        request = parse_request(record, where) if record.get("trajectory_id") is None else None
         name = trajectory_id(request.prompt, request.steps) if request else None
         found.append(parse_outcome(record, where, time.time(), name))
-    tell(workspace / configuration.load(workspace).drift.folder, found)
-    typer.echo(f"{len(found)} outcomes noted")
+    noted = tell(workspace / configuration.load(workspace).drift.folder, found)
+    gone = f"; {len(found) - noted} of trajectories that were withdrawn are left out" if noted < len(found) else ""
+    typer.echo(f"{noted} outcomes noted{gone}")
 
 
 def forget(

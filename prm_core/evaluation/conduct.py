@@ -72,14 +72,17 @@ def recall_at(said: ArrayLike, broken: ArrayLike, false_alarms: float = FALSE_AL
 
 
 def measure(
-    base: Sequence[Chain], trained: Sequence[Chain], problems: Sequence[Problem], overseer: Overseer, *,
-    best_of: Sequence[int], bins: int, resamples: int, seed: int,
+    base: Sequence[Chain], trained: Sequence[Chain], problems: Sequence[Problem], overseer: Overseer,
+    of_base: Sequence[Judged], of_trained: Sequence[Judged], *, best_of: Sequence[int], bins: int, resamples: int,
+    seed: int,
 ) -> tuple[dict[str, Estimate], dict[str, float]]:
-    """Estimates and plain numbers, by `<model>/<metric>`, to stand beside those of `protocol.measure`."""
+    """Estimates and plain numbers, by `<model>/<metric>`, to stand beside those of `protocol.measure`.
+
+    Args:
+        of_base, of_trained: what `judge` says of the runs.
+    """
     statistics: dict[str, Statistic] = {}
-    of_base = judge(base, problems, overseer)
-    for name, chains, judged in (("policy_base", base, of_base),
-                                 ("policy_trained", trained, judge(trained, problems, overseer))):
+    for name, chains, judged in (("policy_base", base, of_base), ("policy_trained", trained, of_trained)):
         owner = [chain.problem for chain in chains]
         statistics[f"{name}/{VIOLATIONS}"] = metrics.share([one.any for one in judged], owner, len(problems))
         statistics[f"{name}/safe_accuracy"] = metrics.share(
@@ -87,7 +90,7 @@ def measure(
         for rule in overseer.constitution.rules:
             statistics[f"{name}/rule/{rule.id}"] = metrics.share(
                 [any(rule.id in step for step in one.broken) for one in judged], owner, len(problems))
-    for (method, figure, n), values in _choices(
+    for (method, figure, n), values in choices(
             base, of_base, len(problems), best_of, overseer.threshold).items():
         statistics[f"{method}/{figure}_at_{n}"] = metrics.mean(values)
     bootstrap = Bootstrap(len(problems), resamples, seed)
@@ -106,7 +109,7 @@ def _columns(judged: Sequence[Judged]) -> tuple[list[float], list[bool]]:
             [bool(step) for one in judged for step in one.broken])
 
 
-def _choices(
+def choices(
     chains: Sequence[Chain], judged: Sequence[Judged], problems: int, best_of: Sequence[int], threshold: float
 ) -> dict[tuple[str, str, int], np.ndarray]:
     """(method, figure, N) → of each problem, what the best of N runs by the PRM comes to, and what it does where runs

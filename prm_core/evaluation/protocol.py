@@ -163,20 +163,31 @@ def _by_problem(chains: Sequence[Chain], problems: int) -> list[list[Chain]]:
 
 
 def selection_accuracies(
-    chains: Sequence[Chain], problems: Sequence[Problem], best_of: Sequence[int], seed: int
+    chains: Sequence[Chain], problems: Sequence[Problem], best_of: Sequence[int], seed: int,
+    hits: Sequence[bool] | None = None,
 ) -> dict[tuple[str, int], np.ndarray]:
-    """(method, N) → expected accuracy of each problem, (problems,), over N-subsets of its chains."""
+    """(method, N) → expected accuracy of each problem, (problems,), over N-subsets of its chains.
+
+    Args:
+        hits: of each chain, what is counted in place of a right answer, such as whether it breaks a rule. A vote then
+            chooses any chain with the answer that wins, and any chain at all where none states one.
+    """
     table = {(method, n): np.zeros(len(problems)) for method in METHODS for n in best_of}
-    for index, group in enumerate(_by_problem(chains, len(problems))):
-        right = [chain.right for chain in group]
+    counted: list[list[bool]] = [[] for _ in problems]
+    for chain, hit in zip(chains, [chain.right for chain in chains] if hits is None else hits, strict=True):
+        counted[chain.problem].append(hit)
+    for index, (group, right) in enumerate(zip(_by_problem(chains, len(problems)), counted, strict=True)):
         prm = [chain.prm_score for chain in group]
         orm = [chain.orm_score for chain in group]
         combined = [chain.combined_score for chain in group]
         answers = selection.group_answers([chain.trajectory.answer for chain in group],
                                           DOMAINS[problems[index].domain].answer_classes)
+        silent = [hit for hit, answer in zip(right, answers, strict=True) if answer < 0 and hits is not None]
         for n in best_of:
-            table["majority", n][index] = selection.majority_of_n(answers, right, n, seed=seed)
-            table["weighted_majority", n][index] = selection.majority_of_n(answers, right, n, weights=prm, seed=seed)
+            unsaid = (1 - selection.oracle_at_n(answers >= 0, n)) * np.mean(silent) if silent else 0.0
+            table["majority", n][index] = unsaid + selection.majority_of_n(answers, right, n, seed=seed)
+            table["weighted_majority", n][index] = unsaid + selection.majority_of_n(answers, right, n, weights=prm,
+                                                                                   seed=seed)
             table["orm_best_of_n", n][index] = selection.best_of_n(orm, right, n)
             table["prm_best_of_n", n][index] = selection.best_of_n(prm, right, n)
             table["combined_best_of_n", n][index] = selection.best_of_n(combined, right, n)

@@ -24,8 +24,9 @@ Floats = NDArray[np.float64]
 RIVAL = "weighted_majority"
 # Chains to choose among where the comparison shows one number of them; the most where so many were not tried.
 COMPARED = 8
-# Of those that are read off the evaluation's chains, with the models that they ask for every chain.
-WHOLE = {"majority": 0, RIVAL: 1, "orm_best_of_n": 1, "prm_best_of_n": 1, "combined_best_of_n": 1}
+# Of those that are read off the evaluation's chains, with the models that they ask for every chain; the last is there
+# with rules alone.
+WHOLE = {"majority": 0, RIVAL: 1, "orm_best_of_n": 1, "prm_best_of_n": 1, "combined_best_of_n": 1, "ruled_best_of_n": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,13 @@ class Searched:
         method: its name.
         right: whether the chosen answer is right, (problems,).
         tokens: of policy and reward model together, (problems,).
+        broken: whether the chosen chain breaks a rule, (problems,); None without rules.
     """
 
     method: str
     right: Sequence[bool]
     tokens: Sequence[int]
+    broken: Sequence[bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class SearchRow:
         rival: weighted majority's at as many tokens; at its dearest, or cheapest, where it has no such point. Of
             weighted majority itself its own.
         gain: the difference.
+        violations: share of chosen chains that break a rule; None without rules.
     """
 
     method: str
@@ -63,6 +67,7 @@ class SearchRow:
     accuracy: Estimate
     rival: Estimate
     gain: Estimate
+    violations: Estimate | None = None
 
     @property
     def beats(self) -> bool:
@@ -72,6 +77,8 @@ class SearchRow:
     def flat(self) -> dict[str, float]:
         """Its keys in metrics.json, without the split."""
         figures = {"accuracy": self.accuracy, "over_weighted_majority": self.gain}
+        if self.violations is not None:
+            figures["violations"] = self.violations
         return {f"search/{self.method}/tokens": self.tokens, **{
             f"search/{self.method}/{name}{end}": number for name, estimate in figures.items()
             for end, number in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high))}}
@@ -79,7 +86,8 @@ class SearchRow:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> SearchRow:
         """The row whose `dataclasses.asdict` was written as JSON."""
-        estimates = {name: Estimate(**record[name]) for name in ("accuracy", "rival", "gain")}
+        estimates = {name: Estimate(**record[name]) for name in ("accuracy", "rival", "gain", "violations")
+                     if record.get(name) is not None}
         return cls(**{**record, **estimates})
 
 
@@ -130,6 +138,7 @@ def at_tokens(curve: Sequence[tuple[float, Floats]], tokens: float) -> Floats:
 def compare(
     accuracies: Mapping[tuple[str, int], Floats], tokens: Mapping[int, Mapping[int, float]],
     searched: Sequence[Searched], resamples: int, seed: int,
+    violations: Mapping[tuple[str, int], Floats] | None = None,
 ) -> list[SearchRow]:
     """Every method, and weighted majority, against weighted majority at equal total tokens: a row for each N by which
     methods choose among whole chains, and for each other method.
@@ -139,18 +148,22 @@ def compare(
         tokens: reward models that are asked → N → tokens a problem.
         searched: on the same problems.
         resamples, seed: of the bootstrap over problems.
+        violations: (method, N) → of each problem, the expected share of chosen chains that break a rule; None without
+            rules.
     """
     rival = [(cost, accuracies[RIVAL, many]) for many, cost in tokens[WHOLE[RIVAL]].items()]
-    points = [(method, n, cost, accuracies[method, n]) for method, models in WHOLE.items()
-              for n, cost in tokens[models].items()]
-    points += [(one.method, None, float(np.mean(one.tokens)), np.asarray(one.right, dtype=np.float64))
-               for one in searched]
+    points: list[tuple[str, int | None, float, Floats, Floats | None]] = [
+        (method, n, cost, accuracies[method, n], violations[method, n] if violations else None)
+        for method, models in WHOLE.items() for n, cost in tokens[models].items() if (method, n) in accuracies]
+    points += [(one.method, None, float(np.mean(one.tokens)), np.asarray(one.right, dtype=np.float64),
+                None if one.broken is None else np.asarray(one.broken, dtype=np.float64)) for one in searched]
     bootstrap = Bootstrap(len(points[0][3]), resamples, seed)
     rows = []
-    for method, many, cost, right in points:
+    for method, many, cost, right, broken in points:
         mine, theirs = metrics.mean(right), metrics.mean(at_tokens(rival, cost))
-        rows.append(SearchRow(method, many, cost, *map(bootstrap.estimate, (
-            mine, theirs, metrics.difference(mine, theirs)))))
+        rows.append(SearchRow(
+            method, many, cost, *map(bootstrap.estimate, (mine, theirs, metrics.difference(mine, theirs))),
+            violations=None if broken is None else bootstrap.estimate(metrics.mean(broken))))
     return rows
 
 

@@ -96,17 +96,20 @@ FUNCTIONS: Mapping[str, tuple[int, Callable[..., Any]]] = {
 
 
 def _shown(value: Any) -> str:
-    return repr(value)[:60]
+    try:
+        return repr(value)[:60]
+    except ValueError:
+        # More digits than Python writes.
+        return "a number this long"
 
 
 def _number(value: Any) -> float | None:
-    """A number, or a text that spells one; None of null. Raises Undecided for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    """A number, or a text that spells one; None of null. Raises Undecided for anything else, also for NaN, which is
+    neither above nor below any limit."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    if value is None:
-        return None
     try:
-        found = float(value) if isinstance(value, str) else math.nan
+        found = float(value) if isinstance(value, str | float) else math.nan
     except ValueError:
         found = math.nan
     if math.isnan(found):

@@ -148,6 +148,8 @@ def _by_predicate(
         try:
             if predicate({**around, **call}):
                 return 1.0, f"{_cut(what)}: {rule.text}"
+        except RecursionError:
+            return 1.0, f"{_cut(what)}: cannot be decided, since its arguments are nested too deep: {rule.text}"
         except language.Undecided as error:
             return 1.0, f"{_cut(what)}: cannot be decided, since {error}: {rule.text}"
     return 0.0, ""

@@ -76,6 +76,11 @@ class Metrics(Observer):
         self._verdicts = counter("trajectories", "Trajectories by what is said of them: clean, error, out_of_domain.",
                                  "verdict")
         self._alarms = counter("alarms", "Trajectories whose stopping alarm is raised.").labels(model_name)
+        # Of rules, where the server holds steps to any.
+        self._broken = counter("rule_violations", "Steps that break a rule, by its id and severity.", "rule",
+                               "severity")
+        self._blocked = counter("trajectories_blocked", "Trajectories in which a broken rule blocks."
+                                ).labels(model_name)
         self._calibrated = calibrated
         self._age = gauge("calibration_age_seconds", "Seconds since the served model was calibrated.", "livemax")
         self._stale = gauge("calibration_stale", "1 where the served model's calibration is too old or its traffic has "
@@ -121,8 +126,17 @@ class Metrics(Observer):
         """A request that was refused with 503: `queue_full`, `deadline`, `draining`."""
         self._rejected.labels(self._model_name, reason).inc()
 
-    def judged(self, step_scores: Sequence[float], first_error: int, out_of_domain: bool, alarm: bool) -> None:
-        """What was said of a trajectory; first_error is -1 where no step was judged wrong."""
+    def judged(
+        self, step_scores: Sequence[float], first_error: int, out_of_domain: bool, alarm: bool,
+        broken: Sequence[tuple[str, str]] = (), blocked: bool = False,
+    ) -> None:
+        """What was said of a trajectory.
+
+        Args:
+            first_error: -1 where no step was judged wrong.
+            broken: id and severity of each rule that a step breaks, of every such step.
+            blocked: whether one of them blocks.
+        """
         for score in step_scores:
             self._step_scores.observe(score)
         self._lengths.observe(len(step_scores))
@@ -132,6 +146,10 @@ class Metrics(Observer):
         self._verdicts.labels(self._model_name, verdict).inc()
         if alarm:
             self._alarms.inc()
+        for rule, severity in broken:
+            self._broken.labels(self._model_name, rule, severity).inc()
+        if blocked:
+            self._blocked.inc()
 
     def serves(self, calibrated: float | None) -> None:
         """Another version answers from now on; `calibrated` as of the first one."""

@@ -249,14 +249,16 @@ class ScoringService:
         """
         check_parameters(threshold, aggregate)
         answers = []
-        broken = None if self._guard is None else self._guard.broken([(one.prompt, one.steps) for one in requests])
-        for index, (request, (score, known)) in enumerate(
-                zip(requests, await self._scores(requests), strict=True)):
+        scored = await self._scores(requests)
+        for request, (score, _) in zip(requests, scored, strict=True):
             if score.truncated_steps and not truncate:
                 raise InputError(
                     f"{request.where}: the chain is longer than the model's context; its last {score.truncated_steps} "
                     f"of {len(request.steps)} steps do not fit; shorten the prompt or the steps"
                 )
+        # After what is refused: rules may look at all calls for each call, and ask a judge.
+        broken = None if self._guard is None else self._guard.broken([(one.prompt, one.steps) for one in requests])
+        for index, (request, (score, known)) in enumerate(zip(requests, scored, strict=True)):
             # Only steps that are judged wrong are quoted.
             texts = [written(step) if value < threshold else ""
                      for step, value in zip(request.steps, score.step_scores, strict=False)]

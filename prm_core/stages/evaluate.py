@@ -14,6 +14,7 @@ from prm_core.stages.base import Stage, StageIO, model_path
 from prm_core.types import Problem, StepLabel, Trajectory
 
 if TYPE_CHECKING:
+    from prm_core.evaluation.conduct import Judged
     from prm_core.evaluation.judged_chains import Chain
     from prm_core.evaluation.label_quality import LabelQuality
     from prm_core.evaluation.protocol import Evaluation
@@ -133,11 +134,15 @@ def _score(
     return found
 
 
-def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Searched]:
-    """What each method of `evaluate.search` finds on the test problems with the base policy and the PRM."""
+def _search(
+    config: Config, io: StageIO, problems: Sequence[Problem], overseer: Overseer | None
+) -> list[Searched]:
+    """What each method of `evaluate.search` finds on the test problems with the base policy and the PRM, and with the
+    rules before what that says."""
     from prm_core.domains import DOMAINS
+    from prm_core.evaluation import conduct
+    from prm_core.evaluation.judged_chains import Chain
     from prm_core.evaluation.search_costs import Searched
-    from prm_core.labeling.rule_judge import overseer_of
     from prm_core.sampling.backends import policy_for
     from prm_core.scoring.scorer import load_scorer
     from prm_core.scoring.session import ScoringSession
@@ -149,28 +154,41 @@ def _search(config: Config, io: StageIO, problems: Sequence[Problem]) -> list[Se
     policy = policy_for("evaluate", model_path(io.workspace, config.models.policy), config)
     prm = load_scorer(io.inputs["prm"], device=config.models.device, batch_size=config.serve.batch_size)
     tools = Tools(policy, ScoringSession(prm, policy.encoder), DOMAINS, config.search, config.generate.max_new_tokens,
-                  config.generate.batch_size, overseer_of(config, io.workspace))
+                  config.generate.batch_size, overseer)
     rows = []
     for method in config.evaluate.search:
         found = search_all(method, problems, tools, config.seed, config.workers)
-        rows.append(Searched(method, [bool(one.trajectory.outcome) for one in found],
-                             [one.meter.total for one in found]))
+        chosen = [Chain(place, one.trajectory) for place, one in enumerate(found)]
+        broken = None if overseer is None else [one.any for one in conduct.judge(chosen, problems, overseer)]
+        rows.append(Searched(method, [one.right for one in chosen], [one.meter.total for one in found], broken))
     return rows
 
 
 def _compare_searches(
-    config: Config, problems: Sequence[Problem], chains: Sequence[Chain], searched: Sequence[Searched], encoder: Encoder
+    config: Config, problems: Sequence[Problem], chains: Sequence[Chain], searched: Sequence[Searched],
+    encoder: Encoder, judged: Sequence[Judged] | None,
 ) -> list[SearchRow]:
-    """Whether each method beats weighted majority at equal total tokens, which are counted in the policy's."""
-    from prm_core.evaluation import search_costs
+    """Whether each method beats weighted majority at equal total tokens, which are counted in the policy's.
+
+    Args:
+        judged: which rules the chains break, None without rules.
+    """
+    from prm_core.evaluation import conduct, search_costs
     from prm_core.evaluation.protocol import selection_accuracies
 
     settings = config.evaluate
     accuracies = selection_accuracies(chains, problems, settings.best_of, config.seed)
+    violations = None
+    if judged is not None:
+        violations = selection_accuracies(chains, problems, settings.best_of, config.seed,
+                                          [one.any for one in judged])
+        for (method, figure, n), values in conduct.choices(
+                chains, judged, len(problems), settings.best_of, config.rules.threshold).items():
+            (violations if figure == conduct.VIOLATIONS else accuracies)[method, n] = values
     tokens = {models: search_costs.whole_tokens(
         chains, problems, lambda prompt, steps: len(encoder.encode(prompt, steps, may_be_empty=True).ids),
         settings.best_of, models) for models in sorted(set(search_costs.WHOLE.values()))}
-    return search_costs.compare(accuracies, tokens, searched, settings.bootstrap, config.seed)
+    return search_costs.compare(accuracies, tokens, searched, settings.bootstrap, config.seed, violations)
 
 
 def _is_of_the_model(name: str) -> bool:
@@ -203,15 +221,27 @@ def _measure_labels(inputs: Mapping[str, Path]) -> LabelQuality:
                           problems, people, store.read_json(inputs["calibration"]))
 
 
+def _judge(
+    chains: Mapping[str, Sequence[Chain]], problems: Mapping[str, Sequence[Problem]], overseer: Overseer | None
+) -> dict[str, list[Judged]]:
+    """Which rules the chains of the measured splits break, as `<split>-<policy>`; empty without rules."""
+    from prm_core.evaluation import conduct
+
+    return {} if overseer is None else {
+        tag: conduct.judge(chains[tag], problems[split], overseer)
+        for split in _measured(problems) for tag in (f"{split}-base", f"{split}-trained")}
+
+
 def _measure(
     config: Config, chains: Mapping[str, list[Chain]], problems: Mapping[str, Sequence[Problem]],
-    of_the_model: Mapping[str, Mapping[str, float]], overseer: Overseer | None,
+    of_the_model: Mapping[str, Mapping[str, float]], overseer: Overseer | None, judged: Mapping[str, Sequence[Judged]],
 ) -> tuple[dict[str, Evaluation], str | None]:
     """The evaluation of each measured split, and why the threshold was not chosen on dev.
 
     Args:
         of_the_model: split → figures that only loaded models could give.
         overseer: the rules that runs are held to, where there are any.
+        judged: what `_judge` says by them.
     """
     from dataclasses import replace
 
@@ -229,8 +259,9 @@ def _measure(
         )
         reasons = dict(evaluation.reasons) | ({"prm/chosen_threshold": reason} if reason else {})
         ruled, counted = ({}, {}) if overseer is None else conduct.measure(
-            chains[f"{split}-base"], chains[f"{split}-trained"], problems[split], overseer, best_of=settings.best_of,
-            bins=settings.bins, resamples=settings.bootstrap, seed=config.seed)
+            chains[f"{split}-base"], chains[f"{split}-trained"], problems[split], overseer, judged[f"{split}-base"],
+            judged[f"{split}-trained"], best_of=settings.best_of, bins=settings.bins, resamples=settings.bootstrap,
+            seed=config.seed)
         found[split] = replace(evaluation, reasons=reasons, figures={**evaluation.figures, **ruled},
                                numbers={**evaluation.numbers, **of_the_model[split], **counted})
     return found, reason
@@ -263,7 +294,9 @@ def render_again(config: Config, workspace: Path) -> str:
     of_the_model = {split: {name: value for key, value in table.items()
                             if (name := key.removeprefix(f"{split}/")) != key and _is_of_the_model(name)}
                     for split in _measured(problems)}
-    evaluations, reason = _measure(config, chains, problems, of_the_model, overseer_of(config, workspace))
+    overseer = overseer_of(config, workspace)
+    evaluations, reason = _measure(config, chains, problems, of_the_model, overseer,
+                                   _judge(chains, problems, overseer))
     io = StageIO(inputs, outputs, workspace, workspace)
     made_by = table["commit"], table["committed"]
     searches = [SearchRow.from_record(row) for row in store.read_json(outputs["searches"])]
@@ -348,9 +381,11 @@ def run(config: Config, io: StageIO) -> None:
         chains, costs = _sample(config, io, problems)
         of_the_model = {split: {**figures, **costs[split]}
                         for split, figures in _score(config, io, problems, chains).items()}
-        evaluations, reason = _measure(config, chains, problems, of_the_model, overseer)
-        searched = _search(config, io, problems["test"])
-        searches = _compare_searches(config, problems["test"], chains["test-base"], searched, encoder)
+        judged = _judge(chains, problems, overseer)
+        evaluations, reason = _measure(config, chains, problems, of_the_model, overseer, judged)
+        searched = _search(config, io, problems["test"], overseer)
+        searches = _compare_searches(config, problems["test"], chains["test-base"], searched, encoder,
+                                     judged.get("test-base"))
         store.write_json(io.outputs["searches"], [asdict(row) for row in searches])
         rows: list[Trajectory] = [chain.trajectory for group in chains.values() for chain in group]
         for index, start in enumerate(range(0, len(rows), ROWS_PER_SHARD)):

@@ -18,6 +18,7 @@ from prm_core.serving.drift.watch import Watch
 from prm_core.serving.http.edge import Edge
 from prm_core.serving.http.keys import ApiKeys
 from prm_core.serving.metrics import Metrics
+from prm_core.serving.rules import Guard
 from prm_core.serving.service import ENGINE, ScoringService
 from prm_core.serving.swap.current import Current, Served
 from prm_core.serving.swap.recent import Recent
@@ -37,10 +38,10 @@ def unsampled(metrics: Metrics) -> Watch:
 def edge(
     scorer: ChainScorer | None = None, *, promises: Promises = NO_PROMISES, keys: Path | None = None,
     calibrated: float | None = None, kept: int = 0, engine: EngineConfig = ENGINE, workspace: Path = Path("."),
-    drift: DriftConfig = NOT_SAMPLED, **limits: Any
+    drift: DriftConfig = NOT_SAMPLED, guard: Guard | None = None, **limits: Any
 ) -> Edge:
     """The application, which keeps the scores of so many chains; `limits` are settings of `HttpConfig`."""
-    service = ScoringService(scorer or FakeScorer(), ScoreCache(kept, 60.0), promises, engine)
+    service = ScoringService(scorer or FakeScorer(), ScoreCache(kept, 60.0), promises, engine, guard)
     served = Served(service, DEFAULTS, "prm", SOURCE, calibrated)
     metrics = Metrics("prm", calibrated)
     return Edge(Current(served), HttpConfig(**limits), ApiKeys(keys) if keys else None, metrics, Recent(0),

@@ -23,7 +23,9 @@ def chain(problem: int, steps: list[Step], right: bool, score: float) -> Chain:
 
 def measured(base: list[Chain], trained: list[Chain], best_of: list[int]):
     problems = [Problem(str(number), "general", "p", "a") for number in range(2)]
-    return conduct.measure(base, trained, problems, OVERSEER, best_of=best_of, bins=10, resamples=100, seed=0)
+    of_base, of_trained = (conduct.judge(chains, problems, OVERSEER) for chains in (base, trained))
+    return conduct.measure(base, trained, problems, OVERSEER, of_base, of_trained, best_of=best_of, bins=10,
+                           resamples=100, seed=0)
 
 
 def test_figures_by_hand():
@@ -47,7 +49,9 @@ def test_where_an_oracle_knows_the_rules_are_measured_by_it():
     chains = [Chain(index, Trajectory(str(index), problem.id, "p", steps, None, DOMAINS[problem.domain].environment
                                       .succeeded(problem, steps), 0), prm_score=0.5)
               for index, (problem, steps) in enumerate(runs)]
-    _, numbers = conduct.measure(chains, chains, [problem for problem, _ in runs], OVERSEER, best_of=[1], bins=10,
+    problems = [problem for problem, _ in runs]
+    judged = conduct.judge(chains, problems, OVERSEER)
+    _, numbers = conduct.measure(chains, chains, problems, OVERSEER, judged, judged, best_of=[1], bins=10,
                                  resamples=100, seed=0)
     assert (numbers["rules/recall"], numbers["rules/ece"]) == (1.0, 0.0)
     assert numbers["rules/broken_steps"] > 10

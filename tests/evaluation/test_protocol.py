@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from prm_core.evaluation.judged_chains import Chain
-from prm_core.evaluation.protocol import choose_threshold, f1_spread, step_table
+from prm_core.evaluation.protocol import METHODS, choose_threshold, f1_spread, selection_accuracies, step_table
 from prm_core.scoring.domain import moderate
-from prm_core.types import Step, Trajectory
+from prm_core.types import Problem, Step, Trajectory
 
 
 def chain(number, gold, scores, *, strange="", members=()):
@@ -40,3 +40,16 @@ def test_the_spread_is_that_of_the_members_f1():
     # F1 of the first is 1; of the second, with half of the sound chains passed, 2/3.
     assert spread == pytest.approx(np.std([1.0, 2 / 3], ddof=1))
     assert f1_spread([chain(0, (True, False), (0.9, 0.1))], 1, 0.5) is None
+
+
+def test_of_what_is_chosen_something_else_may_be_counted():
+    chains = [Chain(0, Trajectory(str(number), "p", "base", (Step("a"),), answer, None, 0), prm_score=score,
+                    orm_score=score, combined_score=score)
+              for number, (answer, score) in enumerate((("6", 0.9), ("6", 0.5), (None, 0.1), (None, 0.2)))]
+    found = selection_accuracies(chains, [Problem("p", "general", "p", "6")], [1, 2], 0, [True, False, True, True])
+    # Of one chain there is no choice; the best is chosen whatever it says.
+    assert {method: values[0] for (method, n), values in found.items() if n == 1} == pytest.approx(
+        dict.fromkeys(METHODS, 0.75))
+    assert found["prm_best_of_n", 2][0] == pytest.approx((3 * 1 + 2 * 0 + 1 * 1) / 6)
+    # In five of six pairs the answer 6 wins, one of whose chains counts; in the sixth nobody votes.
+    assert found["majority", 2][0] == found["weighted_majority", 2][0] == pytest.approx(5 / 6 * 0.5 + 1 / 6)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from prm_core.evaluation.judged_chains import Chain
-from prm_core.evaluation.search_costs import Searched, at_tokens, compare, compared, whole_tokens
+from prm_core.evaluation.search_costs import Searched, SearchRow, at_tokens, compare, compared, whole_tokens
 from prm_core.types import Problem, Step, Trajectory
 
 
@@ -56,6 +57,7 @@ def test_methods_are_compared_at_equal_tokens():
     tokens = {0: {1: 50.0, 4: 200.0}, 1: {1: 100.0, 4: 400.0}}
     right = [True] * 6 + [False] * 2
     everything = compare(accuracies, tokens, [Searched("beam", right, [200] * problems)], 200, 0)
+    assert all(row.violations is None for row in everything)
     # At every cost, and weighted majority with itself.
     assert [(row.method, row.n, row.tokens) for row in everything] == [
         *(("majority", n, tokens[0][n]) for n in (1, 4)),
@@ -73,3 +75,21 @@ def test_methods_are_compared_at_equal_tokens():
     assert rows["beam"].gain.value == pytest.approx(0.45)
     assert rows["beam"].gain.low < 0.45 < rows["beam"].gain.high
     assert math.isclose(rows["beam"].flat()["search/beam/over_weighted_majority"], rows["beam"].gain.value)
+
+
+def test_with_rules_every_row_says_how_often_they_are_broken():
+    whole = ("majority", "weighted_majority", "orm_best_of_n", "prm_best_of_n", "combined_best_of_n", "ruled_best_of_n")
+    accuracies = {(method, 1): np.full(4, 0.5) for method in whole}
+    violations = {(method, 1): np.array([0.0, 0.5, 1.0, 1.0]) for method in whole} | {
+        ("ruled_best_of_n", 1): np.array([0.0, 0.0, 0.0, 1.0])}
+    searched = [Searched("beam", [True] * 4, [200] * 4, [True, False, False, False])]
+    rows = {row.method: row for row in compare(accuracies, {0: {1: 50.0}, 1: {1: 100.0}}, searched, 100, 0, violations)}
+    assert list(rows) == [*whole, "beam"]
+    assert {name: row.violations.value for name, row in rows.items()} == {
+        **dict.fromkeys(whole, 0.625), "ruled_best_of_n": 0.25, "beam": 0.25}
+    flat = rows["beam"].flat()
+    assert (flat["search/beam/violations"], flat["search/beam/violations_low"]) == (0.25, 0.0)
+    # As the report reads it back, also from a file of before.
+    assert SearchRow.from_record(asdict(rows["beam"])) == rows["beam"]
+    old = {name: value for name, value in asdict(rows["beam"]).items() if name != "violations"}
+    assert SearchRow.from_record(old).violations is None

@@ -52,12 +52,19 @@ def test_what_a_call_brought_is_not_known_when_it_is_judged():
 
 
 @pytest.mark.parametrize(("boxes", "broken"), [('"four"', True), ("[4]", True), ("true", True), ('"4"', True),
-                                               ('"3"', False), ("null", False)])
+                                               ('"3"', False), ("null", False), ("NaN", True), ("Infinity", True),
+                                               ("[" * 200 + "]" * 200, True), ("9" * 4000, True)])
 def test_a_limit_is_not_got_past_in_words(boxes, broken):
     [[verdicts]] = OVERSEER.breaks([("p", [order(boxes)])])
     assert [one.rule.id for one in verdicts] == ["confirm-orders"] * broken
     if boxes == '"four"':
         assert "cannot be decided, since 'four' is no number" in verdicts[0].reason
+
+
+def test_no_depth_of_arguments_is_more_than_a_verdict():
+    # What Python just reads, it no longer writes a little deeper in the stack.
+    said = {len(OVERSEER.breaks([("p", [order("[" * depth + "]" * depth)])])[0][0]) for depth in range(700, 1000)}
+    assert said <= {0, 1}
 
 
 def test_arguments_that_cannot_be_read_are_null_and_a_name_twice_is_none(tmp_path):

@@ -31,7 +31,7 @@ def shown() -> set[str]:
     metrics.answered("/classify", 200, 0.1)
     metrics.answered("/classify", 400, 0.1)
     metrics.rejected("queue_full")
-    metrics.judged([0.9, 0.1], 1, False, True)
+    metrics.judged([0.9, 0.1], 1, False, True, [("no-harm", "high")], True)
     metrics.sampled(1, True)
     metrics.trusted(True)
     metrics.queued(1, 1)

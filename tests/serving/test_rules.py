@@ -7,6 +7,7 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow.entities import Assessment, AssessmentSource, Feedback
+from starlette.testclient import TestClient
 
 from prm_core.config import PromoteConfig
 from prm_core.errors import InputError, OverloadError
@@ -17,7 +18,8 @@ from prm_core.serving.promotion import decide
 from prm_core.serving.rules import Guard, write_feedback
 from prm_core.serving.service import ScoringRequest, ScoringService
 from prm_core.types import Step
-from tests.builders.scorer import FakeScorer
+from tests.builders.edge import ask, edge
+from tests.builders.scorer import CONTEXT, FakeScorer
 from tests.serving.test_promotion import tags
 
 RULES = """\
@@ -70,11 +72,62 @@ def test_a_judge_that_does_not_answer_is_no_fault_of_who_asks(tmp_path):
     service.close()
 
 
+def test_what_is_refused_is_not_judged(tmp_path):
+    (tmp_path / "asked.yaml").write_text(
+        "rules: [{id: polite, text: No insults., severity: low, question: 'Does it insult?'}]")
+    asked = []
+
+    def ask(questions):
+        asked.extend(questions)
+        return [(0.9, "it does")] * len(questions)
+
+    service = ScoringService(FakeScorer(), ScoreCache(10, 60.0),
+                             guard=Guard(Overseer(load(tmp_path / "asked.yaml"), ask=ask)))
+    long = ScoringRequest("r", "p", (Step("x"), Step("x" * CONTEXT)))
+    with pytest.raises(InputError, match="longer than the model's context"):
+        service.answer([long], threshold=0.5, aggregate="min")
+    assert not asked
+    [answer] = service.answer([ScoringRequest("r", "p", (Step("x"),))], threshold=0.5, aggregate="min")
+    assert ([one.rule for one in answer.analysis.violations], len(asked)) == (["polite"], 1)
+    service.close()
+
+
 @pytest.mark.parametrize(("block", "text", "blocked"), [
     ("high", "harm", True), ("high", "LOUD", False), ("low", "LOUD", True), ("critical", "harm", False)])
 def test_what_is_severe_enough_blocks(overseer, block, text, blocked):
     said = answered(Guard(overseer, block), "fine", text)
     assert (said["blocked"], said["overall_score"]) == (blocked, 0.0 if blocked else 0.9)
+
+
+def test_what_blocks_does_so_wherever_a_score_of_the_whole_is_asked(overseer):
+    app = edge(guard=Guard(overseer, "high"))
+    client = TestClient(app)
+    rows = [{"prompt": "p", "steps": steps} for steps in (["LOUD"], ["fine", "harm"])]
+    said = ask(client, "/invocations", {"inputs": rows})["predictions"]
+    assert [(one["blocked"], one["overall_score"]) for one in said] == [(False, 0.9), (True, 0.0)]
+    assert [ask(client, "/analyze_trajectory", row)["overall_score"] for row in rows] == [0.9, 0.0]
+    texts = ["p<|step|>LOUD<|step|>", "p<|step|>fine<|step|>harm<|step|>"]
+    assert ask(client, "/get_reward", {"query": texts})["rewards"] == [0.9, 0.0]
+    assert [one["probs"][1] for one in ask(client, "/classify", {"input": texts})["data"]] == [0.9, 0.0]
+    whole = ask(client, "/pooling", {"input": texts, "task": "classify"})
+    assert [one["data"][1] for one in whole["data"]] == [0.9, 0.0]
+    # A step's score stays the probability that it is right, whatever it breaks.
+    steps = ask(client, "/pooling", {"input": texts})
+    assert [[pair[1] for pair in one["data"]] for one in steps["data"]] == [[0.9], [0.9, 0.9]]
+    later = ask(client, "/score_step", {"prompt": "p", "steps": ["harm"], "step": "fine"})
+    assert (later["step_score"], later["violations"], later["blocked"]) == (0.9, [], True)
+
+
+def test_broken_rules_and_what_they_block_are_counted(overseer):
+    app = edge(guard=Guard(overseer, "high"))
+    client = TestClient(app)
+    rows = [{"prompt": "p", "steps": steps} for steps in (["LOUD", "fine", "LOUD"], ["LOUD", "harm"], ["fine"])]
+    ask(client, "/invocations", {"inputs": rows})
+    figures = client.get("/metrics").text
+    for name, value in (('rule_violations_total{model_name="prm",rule="no-shouting",severity="low"}', 3),
+                        ('rule_violations_total{model_name="prm",rule="no-harm",severity="high"}', 1),
+                        ('trajectories_blocked_total{model_name="prm"}', 1)):
+        assert f"prm:{name} {value:.1f}\n" in figures
 
 
 @pytest.mark.parametrize(("value", "passed", "reason"), [

@@ -25,6 +25,7 @@ from prm_core.evaluation.label_quality import LabelQuality, Population, Strategy
 from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform import store
 from prm_core.platform.tracking import code_date, code_version
+from prm_core.rules.constitution import load
 from prm_core.scoring.conformal import Promises
 from prm_core.scoring.scorer import ChainScore
 from prm_core.search.base import Found, Meter
@@ -515,6 +516,44 @@ def test_methods_that_search_are_compared_at_equal_tokens(world, config, tmp_pat
         assert rows[method]["rival"]["value"] == pytest.approx(table["test/weighted_majority/accuracy_at_8"])
         assert table[f"test/search/{method}/accuracy"] == pytest.approx(table[f"test/{method}/accuracy_at_8"])
     assert stage.render_again(config, tmp_path) == io.outputs["report"].read_text()
+
+
+def test_with_rules_each_method_has_its_violations_beside_its_accuracy(world, config, tmp_path, monkeypatch):
+    held_to = []
+
+    def search_all(method, problems, tools, seed, who):
+        held_to.append(tools.overseer.constitution.path)
+        return [Found(Trajectory(f"search/{problem.id}/0", problem.id, "p", (Step("7" if index % 3 else "6"),), None,
+                                 True, 0), 0.5, 1, Meter(generated=100)) for index, problem in enumerate(problems)]
+
+    monkeypatch.setattr("prm_core.search.methods.search_all", search_all)
+    monkeypatch.setattr(fakes.FakePolicy, "encoder", None, raising=False)
+    io = make_io(tmp_path)
+    path = tmp_path / "rules.yaml"
+    path.write_text("rules: [{id: no-seven, text: No seven., severity: low, predicate: 'contains(text, \"7\")', "
+                    "wrong: ['7']}]")
+    config = replace(config, evaluate=replace(config.evaluate, search=["step_best_of_n"]),
+                     rules=replace(config.rules, file="rules.yaml", version=load(path).version))
+    stage.run(config, io)
+    assert held_to == [path]
+    rows = {(row["method"], row["n"]): row for row in store.read_json(io.outputs["searches"])}
+    table = store.read_json(io.outputs["metrics"])
+    assert rows["step_best_of_n", None]["violations"]["value"] == pytest.approx(2 / 3)
+    assert table["test/search/step_best_of_n/violations"] == pytest.approx(2 / 3)
+    assert table["test/search/step_best_of_n/accuracy"] == 1.0
+    assert 0 < table["test/policy_base/violations"] < 1
+    # Of one chain there is no choice, whether it states an answer or not.
+    for method in ("majority", "weighted_majority", "orm_best_of_n", "prm_best_of_n", "combined_best_of_n"):
+        assert rows[method, 1]["violations"]["value"] == pytest.approx(table["test/policy_base/violations"])
+    for method in ("prm_best_of_n", "ruled_best_of_n"):
+        for n in config.evaluate.best_of:
+            assert rows[method, n]["violations"]["value"] == pytest.approx(table[f"test/{method}/violations_at_{n}"])
+            assert rows[method, n]["accuracy"]["value"] == pytest.approx(table[f"test/{method}/accuracy_at_{n}"])
+            assert rows[method, n]["tokens"] == rows["prm_best_of_n", n]["tokens"]
+    assert rows["ruled_best_of_n", 8]["violations"]["value"] < rows["prm_best_of_n", 8]["violations"]["value"]
+    page = io.outputs["report"].read_text()
+    assert "breaks a rule, %" in page
+    assert stage.render_again(config, tmp_path) == page
 
 
 def test_a_search_that_the_environment_does_not_let_work_is_refused_before_the_run(config):

@@ -32,6 +32,7 @@ NAMES = {
     "orm_best_of_n": ("best by ORM", "s-orm"),
     "prm_best_of_n": ("best by PRM", "s-prm"),
     "combined_best_of_n": ("best by steps and end", "s-combined"),
+    "ruled_best_of_n": ("best by PRM, rules first", "s-ruled"),
     "oracle": ("any right (oracle)", "s-oracle"),
 }
 # In the order shown; the last four are for domains without an oracle.

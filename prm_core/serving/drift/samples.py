@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DIGITS = 16
+# Of a served trajectory's id, before the digest of its question and steps.
+PREFIX = "served-"
 SUFFIX = ".parquet"
 # Of a file's name, when its first trajectory was answered; so names sort by time.
 STAMP = "%Y%m%dT%H%M%S"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prm_core.config import DriftConfig
+from prm_core.errors import InputError
 from prm_core.serving.drift.outcomes import Outcome, tell
 from prm_core.serving.drift.recorder import Draft, Recorder
 from prm_core.serving.drift.samples import Sample, drawn, sample
@@ -38,7 +39,7 @@ class Answering(Protocol):
 
 
 class Watch:
-    """Safe to call from many threads; none of it waits.
+    """Safe to call from many threads; none of it waits, but for `told`.
 
     Args:
         workspace: whose folder `drift.folder` holds samples and alarms.
@@ -95,8 +96,12 @@ class Watch:
         return self._clock()
 
     def told(self, outcomes: Sequence[Outcome]) -> None:
-        """Notes how trajectories have ended."""
-        tell(self._folder, outcomes)
+        """Notes how trajectories have ended; it waits for the disk. Raises OSError where they cannot be noted."""
+        try:
+            tell(self._folder, outcomes)
+        except InputError as error:
+            # Of a file of ours, and no fault of who tells.
+            raise OSError(str(error)) from error
 
     def close(self) -> None:
         """Writes what was kept."""

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from prm_core.errors import InputError
 from prm_core.platform import store
-from prm_core.serving.drift.outcomes import PREFIX
-from prm_core.serving.drift.samples import Sample
+from prm_core.serving.drift.samples import PREFIX, Sample
 
 FILE = "withdrawn.json"
 
@@ -33,6 +32,10 @@ class Withdrawn:
 
     def __or__(self, other: Withdrawn) -> Withdrawn:
         return Withdrawn(*(getattr(self, one.name) | getattr(other, one.name) for one in fields(self)))
+
+    def names(self, trajectory: str) -> bool:
+        """Whether an id is of what was withdrawn, or of what that began with."""
+        return trajectory in self.trajectories or trajectory in self.parts
 
     def holds(self, sample: Sample) -> bool:
         """Whether a sample is of what was withdrawn: a trajectory, what it began with, or one that went on with it."""

@@ -90,7 +90,8 @@ class Asked:
             assert said is not None
             said.calibration_stale = doubt and doubt.reason
             self.metrics.judged(said.step_scores, said.first_error_step, said.in_domain is False,
-                                said.alarm_step is not None and said.alarm_step >= 0)
+                                said.alarm_step is not None and said.alarm_step >= 0,
+                                [(one.rule, one.severity) for one in said.violations or ()], bool(said.blocked))
             self.steps += len(said.step_scores)
         self.trajectories += len(answers)
         self.recent.add(self.served.source, requests, answers)

@@ -156,7 +156,7 @@ class Edge:
                           entry.get("key", ""))
             said = await self._admission.run(
                 _respond(endpoint, asked, request.headers.get("content-type"), content),
-                aside=len(content) > LONG or served.service.waits_for_a_judge)
+                aside=len(content) > LONG or endpoint.writes or served.service.waits_for_a_judge)
             entry |= {"trajectories": asked.trajectories, "steps": asked.steps}
             return Response(said, media_type="application/json")
         except Refusal as refusal:

@@ -21,6 +21,7 @@ class Endpoint:
         summary: what it is, in a line.
         request, answer: shapes of the JSON.
         respond: the answer to a request's JSON object; it waits for nothing but the engine. Raises InputError.
+        writes: whether it waits for the disk too, and so is run aside from the event loop.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Endpoint:
     request: type[BaseModel]
     answer: type[BaseModel]
     respond: Callable[[Asked, Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
+    writes: bool = False
 
 
 ENDPOINTS = (
@@ -37,7 +39,8 @@ ENDPOINTS = (
              native.score_step),
     Endpoint("/analyze_trajectory", "A trajectory analysed", native.AnalysisRequest, native.Analysis,
              native.analyze_trajectory),
-    Endpoint("/outcome", "How trajectories that were scored have ended", outcome.Told, outcome.Noted, outcome.outcome),
+    Endpoint("/outcome", "How trajectories that were scored have ended", outcome.Told, outcome.Noted, outcome.outcome,
+             writes=True),
     Endpoint("/v1/decisions", "Questions about steps, as OpenAI's Decisions API has them", decisions.DecisionRequest,
              decisions.Decision, decisions.decisions),
     Endpoint("/v1/systemone", "Questions about steps, as System One has them", decisions.SystemOneRequest,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from prm_core.serving.drift.outcomes import parse_outcome, trajectory_id
+from prm_core.serving.drift.outcomes import LEAST_CHANCE, LONGEST_NAME, parse_outcome, trajectory_id
 from prm_core.serving.http import body
 from prm_core.serving.http.asked import Asked
 from prm_core.serving.http.native import MESSAGES, STEPS, Strict
@@ -21,16 +21,19 @@ class Ended(Strict):
     steps: list[Any] | None = Field(None, description=STEPS)
     messages: list[Any] | None = Field(None, description=MESSAGES)
     tools: list[Any] | None = Field(None, description="definitions of the tools that were offered")
-    success: bool = Field(description="whether the task has succeeded")
-    reporter: str = Field("", description="who says so; what it says is weighed by how far it has been right")
-    chance: float = Field(1.0, gt=0, le=1, description="that this one was carried out, of those that were scored for "
-                                                       "its question: below 1 where scores choose, and explore")
+    # No other value is taken for one: a word such as "no", from a log, would teach.
+    success: bool = Field(strict=True, description="whether the task has succeeded")
+    reporter: str = Field("", max_length=LONGEST_NAME, description="who says so; what it says is weighed by how far it "
+                                                                   "has been right")
+    chance: float = Field(1.0, strict=True, ge=LEAST_CHANCE, le=1, description=(
+        "that this one was carried out, of those that were scored for its question: below 1 where scores choose, and "
+        "explore"))
 
 
 class Told(Strict):
     """Outcomes, each of a trajectory; a later one of the same reporter takes the place of an earlier one."""
 
-    outcomes: list[Ended] = Field(min_length=1)
+    outcomes: Annotated[list[Ended], body.FirstFault()] = Field(min_length=1)
 
 
 class Noted(BaseModel):
@@ -41,8 +44,9 @@ class Noted(BaseModel):
 
 async def outcome(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Notes outcomes, all or none: a line each in a file."""
+    if isinstance(values.get("outcomes"), list):
+        asked.check_number(len(values["outcomes"]), "outcomes")
     given = body.checked(Told, values)
-    asked.check_number(len(given.outcomes), "outcomes")
     found = []
     for number, one in enumerate(given.outcomes):
         where, record = f"outcomes[{number}]", one.model_dump(exclude_none=True)

@@ -61,7 +61,7 @@ class Tokens(BaseModel):
 
 
 class Class(BaseModel):
-    """Of a text: whether all of its steps are right, `probs` of wrong and of right."""
+    """Of a text: whether all of its steps are right, `probs` of wrong and of right: 1 and 0 where a rule blocks."""
 
     index: int
     label: str
@@ -109,7 +109,7 @@ class RewardRequest(Strict):
 
 
 class Rewards(BaseModel):
-    """One reward a query: its step scores put together; 0 for a response without a step."""
+    """One reward a query: its step scores put together; 0 for a response without a step, or where a rule blocks."""
 
     rewards: list[float]
 

@@ -240,6 +240,13 @@ def test_success_and_broken_rules_stand_side_by_side(data):
     section = html[html.index('id="rules"') :]
     for shown in ("42.7 %", "3.1 %", "51.3 %", "1.2 %", "98.7 %", "0.004", "no-&lt;x&gt;", "high"):
         assert shown in section
+    # Beside the accuracy of each way to choose.
+    searches = [replace(row, violations=Estimate(0.25, 0.2, 0.3)) for row in data.searches[:-1]] + [data.searches[-1]]
+    html = page.render(replace(data, evaluation=evaluation, rules=rules, searches=searches))
+    [cells] = re.findall(r"<tr><td>best by PRM, N = 8</td>(.*?)</tr>", html, re.DOTALL)
+    assert re.sub(r"<[^>]+>|\s+", " ", cells).split()[1:8] == ["70.0", "60.0", "to", "80.0", "25.0", "20.0", "to"]
+    [cells] = re.findall(r"<tr><td>step best of n</td>(.*?)</tr>", html, re.DOTALL)
+    assert "<td>—</td>" in cells
 
 
 def test_labels_have_a_section_of_their_own(data):
