@@ -73,9 +73,9 @@ def refined(
     surprisals = parent.model.feature_count - parent.model.network.config.hidden_size
     current: dict[str, Chain] = dict(chains)
     heads: list[Tensor | None] = [None] * FOLDS
-    believed: dict[str, NDArray[np.float64]] = {}
+    trust, believed = None, dict[str, NDArray[np.float64]]()
     for _ in track(range(TURNS), "labels of served chains", unit="turn"):
-        trust = find_trust(list(current.values()))
+        trust = find_trust(list(current.values()), trust)
         found = {name: first_error(current[name], trust) for name in taught}
         if believed and np.mean([np.abs(found[name] - believed[name]).mean() for name in taught]) < STILL:
             break

@@ -95,14 +95,18 @@ def first_error(chain: Chain, trust: Trust) -> Floats:
     return table / table.sum()
 
 
-def find_trust(chains: Sequence[Chain]) -> Trust:
-    """How far each source of these chains is to be relied upon, from how it agrees with everything else."""
+def find_trust(chains: Sequence[Chain], before: Trust | None = None) -> Trust:
+    """How far each source of these chains is to be relied upon, from how it agrees with everything else.
+
+    Args:
+        before: what was found with other scores, to go on from by one round.
+    """
     reviewers = sorted({name for chain in chains for _, name, _ in chain.verdicts})
     reporters = sorted({name for chain in chains for name, _ in chain.outcomes})
-    trust = Trust(dict.fromkeys(reviewers, REVIEWER[0] / sum(REVIEWER)),
-                  dict.fromkeys(reporters, (SOUND[0] / sum(SOUND), UNSOUND[0] / sum(UNSOUND))))
+    trust = before or Trust(dict.fromkeys(reviewers, REVIEWER[0] / sum(REVIEWER)),
+                            dict.fromkeys(reporters, (SOUND[0] / sum(SOUND), UNSOUND[0] / sum(UNSOUND))))
     known = [chain for chain in chains if chain.verdicts or chain.outcomes]
-    for _ in range(ROUNDS):
+    for _ in range(1 if before else ROUNDS):
         agreed = {name: np.array(REVIEWER) for name in reviewers}
         told = {name: np.array([SOUND, UNSOUND]) for name in reporters}
         for chain in known:
