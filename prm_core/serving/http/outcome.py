@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
@@ -23,8 +24,8 @@ class Ended(Strict):
     tools: list[Any] | None = Field(None, description="definitions of the tools that were offered")
     # No other value is taken for one: a word such as "no", from a log, would teach.
     success: bool = Field(strict=True, description="whether the task has succeeded")
-    reporter: str = Field("", max_length=LONGEST_NAME, description="who says so; what it says is weighed by how far it "
-                                                                   "has been right")
+    reporter: str = Field("", max_length=LONGEST_NAME, description=(
+        "who says so, with API keys of those with this one; what it says is weighed by how far it has been right"))
     chance: float = Field(1.0, strict=True, ge=LEAST_CHANCE, le=1, description=(
         "that this one was carried out, of those that were scored for its question: below 1 where scores choose, and "
         "explore"))
@@ -54,6 +55,8 @@ async def outcome(asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
         if name is None:
             request = asked.request(record, where)
             name = trajectory_id(request.prompt, request.steps)
-        found.append(parse_outcome(record, where, asked.watch.now, name))
+        said = parse_outcome(record, where, asked.watch.now, name)
+        # Whose word it is the key says: nobody speaks with the trust that another has earned.
+        found.append(replace(said, reporter=f"{asked.tenant}/{said.reporter}") if asked.tenant else said)
     asked.watch.told(found)
     return {"trajectory_ids": [one.trajectory for one in found]}

@@ -177,3 +177,15 @@ def test_what_was_withdrawn_is_not_kept_and_leaves_the_servers_memory(tmp_path) 
         assert len(cache) == 1
     assert sorted((one.tenant, one.prompt == samples(tmp_path)[0].prompt) for one in samples(tmp_path)) == [
         ("bob", False), ("bob", True)]
+
+
+def test_nobody_speaks_with_the_trust_of_another_key(tmp_path) -> None:
+    key = tmp_path / "keys"
+    key.write_text(f"ann {hashlib.sha256(b'k').hexdigest()}\nbob {hashlib.sha256(b'l').hexdigest()}\n")
+    with TestClient(edge(workspace=tmp_path, drift=ALL, keys=key)) as client:
+        for word, reporter in (("k", "agent"), ("l", "agent"), ("l", "")):
+            told = {"trajectory_id": ID, "success": word == "k", "reporter": reporter}
+            assert client.post("/outcome", json={"outcomes": [told]},
+                               headers={"authorization": f"Bearer {word}"}).status_code == 200
+    assert [(one.reporter, one.success) for one in read_outcomes(tmp_path / "served")] == [
+        ("ann/agent", True), ("bob/", False), ("bob/agent", False)]
