@@ -14,7 +14,7 @@ model trained by the same recipe on the oracle's verdict on every step of the sa
   whatever they did.
 - bias: of eight chains of a shifted question, as the evaluation scored them, the model has the best carried out, and
   one time in five any; the share that succeeds of all eight is estimated from those, ten times.
-- kills: a round killed at 20 random places by SIGKILL, in a process of its own, and run again.
+- kills: a small round killed at 20 random moments by SIGKILL, in a process of its own, and run again.
 - withdrawal: after the rounds a trajectory is withdrawn; files that still hold its texts.
 """
 
@@ -153,8 +153,10 @@ def kills(base: Path, folder: Path, pieces: Sequence[Piece], plan: Plan, count: 
     """How many of so many rounds that were killed, each at a random moment, came to what an unharmed one did."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base, folder / "begun")
-    service = Service(folder / "begun", {"min_trajectories": 20, "min_labels": 10, "review_share": LABELS})
-    service.serve(pieces[: plan.questions])
+    # A small round has the same parts.
+    service = Service(folder / "begun", {"min_trajectories": 20, "min_labels": 5, "review_share": LABELS,
+                                         "replay": 0.1})
+    service.serve(pieces[: min(plan.questions, 100)])
     now = BEGIN + 86400
     loop.adapt(folder / "begun", service.config, now)
     service.review()
@@ -288,8 +290,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation")
     parser.add_argument("workspaces", type=Path, nargs="+", help="finished runs of the default profile, one a seed")
     parser.add_argument("--others", type=Path, nargs="+", required=True, help="finished runs of level hard, as many")
-    parser.add_argument("--quick", action="store_true", help="fewer questions, no kills, the first scenario alone")
-    parser.add_argument("--kills", type=int, default=KILLS, help="of the first workspace; 0 for none")
+    parser.add_argument("--quick", action="store_true", help="fewer questions, the first scenario alone")
+    parser.add_argument("--kills", type=int, help=f"of the first workspace; default: {KILLS}, with --quick none")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="of a round")
     parser.add_argument("--test", type=int, default=TEST, help="questions that F1 is measured on")
     parser.add_argument("--scenarios", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
@@ -297,11 +299,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     given = parsed(parser)
     plan = Plan(100, 200, ["adapted"]) if given.quick else Plan(given.questions, given.test, given.scenarios)
+    kills_at_first = given.kills if given.kills is not None else 0 if given.quick else KILLS
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         found: list[dict[str, Any]] = []
         for path, other in zip(given.workspaces, given.others, strict=True):
-            found.append(measured(path, other, work / path.name, plan, 0 if found or given.quick else given.kills))
+            found.append(measured(path, other, work / path.name, plan, 0 if found else kills_at_first))
             write(given, bars(found), workspaces=json.loads(json.dumps(found)))
 
 
