@@ -81,8 +81,9 @@ def recipe(lineage: Lineage, config: Config, evidence: Sequence[object]) -> str:
         evidence: labels and outcomes as JSON values.
     """
     values = asdict(config)
+    mine = ("held_out", "train", "lora_rank", "replay", "replay_weight", "max_weight")
     kept = {key: values[key] for key in ("seed", "encoder", "calibrate", "train_prm")} | {
-        key: values["adapt"][key] for key in ("held_out", "train", "lora_rank", "replay", "max_weight")}
+        key: values["adapt"][key] for key in mine}
     return digest_of(lineage.parent, lineage.trajectories, lineage.chain, sorted(map(json.dumps, evidence)), kept)
 
 

@@ -152,9 +152,9 @@ class _Work:
         first = find_trust(list(chains_of(self._scores, labels, outcomes).values()))
         corrected = recalibrated(self._scores, mine, first, self.config.calibrate)
         chance = self._chance(served, trusted(mine, first), outcomes)
-        times = training.repeats(chance, self.config.adapt.max_weight, self.config.seed)
+        counts = training.weights(chance, self.config.adapt.max_weight)
         steps, _ = training.replayed(self.workspace, self.config)
-        found = refined(self.parent(), served, chains_of(corrected, labels, outcomes), held, steps, times,
+        found = refined(self.parent(), served, chains_of(corrected, labels, outcomes), held, steps, counts,
                         self.config.train_prm.head_ridge)
         trust = find_trust(list(found.values()))
         return chains_of({name: chain.scores for name, chain in found.items()}, trusted(labels, trust), outcomes), trust

@@ -47,7 +47,7 @@ class Labelled:
 
 def refined(
     parent: RewardScorer, served: Sequence[Served], chains: Mapping[str, Chain], held: Collection[str],
-    replay: Sequence[Example], times: Mapping[str, int], ridge: float,
+    replay: Sequence[Example], counts: Mapping[str, float], ridge: float,
 ) -> dict[str, Chain]:
     """The chains with scores of heads that were fitted to what is known of chains of other questions.
 
@@ -56,8 +56,8 @@ def refined(
         served: the chains' trajectories.
         chains: trajectory id → what is known of it.
         held: trajectory ids that no head is fitted to.
-        replay: labelled examples that every head is fitted to as well.
-        times: trajectory id → how often it counts; others count for nothing.
+        replay: labelled examples that every head is fitted to as well, each once: more would hold back what is new.
+        counts: trajectory id → how much it counts; others count for nothing.
         ridge: as `train_prm.head_ridge`.
     """
     from prm_core.platform.progress import track
@@ -66,7 +66,7 @@ def refined(
     read = _features(parent, [(one.problem.prompt, one.trajectory.steps) for one in taken])
     features = {one.trajectory.id: found for one, found in zip(taken, read, strict=True)}
     fold = {one.trajectory.id: zlib.crc32(one.problem.id.encode()) % FOLDS for one in taken}
-    taught = [name for name in features if name not in held and times.get(name)]
+    taught = [name for name in features if name not in held and counts.get(name)]
     if {fold[name] for name in taught} != set(range(FOLDS)):
         return dict(chains)
     before = _replayed(parent, replay)
@@ -82,7 +82,7 @@ def refined(
         believed = found
         for number in range(FOLDS):
             heads[number] = head = _solve(
-                [*before, *(_labelled(features[name], found[name], times[name]) for name in taught
+                [*before, *(_labelled(features[name], found[name], counts[name]) for name in taught
                             if fold[name] != number)], surprisals, ridge, heads[number])
             for name in features:
                 if fold[name] == number:
@@ -91,14 +91,14 @@ def refined(
     return current
 
 
-def _labelled(features: Tensor, first: NDArray[np.float64], times: int) -> Labelled:
+def _labelled(features: Tensor, first: NDArray[np.float64], count: float) -> Labelled:
     """A chain's steps, each with the probability that it is right given that those before it are, which is how far it
     counts."""
     import torch
 
     left = np.maximum(first[::-1].cumsum()[::-1], np.finfo(np.float64).tiny)
     return Labelled(features, torch.from_numpy(np.clip(1 - first[:-1] / left[:-1], 0.0, 1.0)),
-                    torch.from_numpy(times * left[:-1]))
+                    torch.from_numpy(count * left[:-1]))
 
 
 def _replayed(parent: RewardScorer, replay: Sequence[Example]) -> Iterable[Labelled]:

@@ -33,16 +33,11 @@ def settings(config: Config) -> Config:
     return dataclasses.replace(config, train_prm=dataclasses.replace(config.train_prm, **how))
 
 
-def repeats(chance: Mapping[str, float], most: float, seed: int) -> dict[str, int]:
-    """Trajectory id → how often it is trained on: one over its chance, in units of the likeliest one's, at most `most`,
-    the fraction drawn. So trajectories that had little chance to be seen stand for those that were not."""
+def weights(chance: Mapping[str, float], most: float) -> dict[str, float]:
+    """Trajectory id → how much it counts: one over its chance, in units of the likeliest one's, at most `most`. So
+    trajectories that had little chance to be seen stand for those that were not."""
     top = max(chance.values(), default=1.0)
-    found = {}
-    for name in sorted(chance):
-        weight = min(top / chance[name], most)
-        whole = int(weight)
-        found[name] = whole + (random.Random(f"repeats/{seed}/{name}").random() < weight - whole)
-    return found
+    return {name: min(top / value, most) for name, value in chance.items()}
 
 
 def served_examples(
@@ -61,14 +56,15 @@ def served_examples(
     told = {name: {success for _, success in chain.outcomes} for name, chain in known.items()}
     trajectories = [dataclasses.replace(one.trajectory, outcome=_one_of(told[one.trajectory.id]))
                     for one in served if one.trajectory.id in known]
-    times = repeats({name: chance[name] for name in known}, config.adapt.max_weight, config.seed)
+    counts = weights({name: chance[name] for name in known}, config.adapt.max_weight)
     made = []
     for kind in ("process", "outcome"):
         found = build_examples(kind, problems, trajectories, labels, soft=True)
         # One example for each labelled trajectory, in their order.
         labelled = {row.trajectory_id for row in labels}
         names = [one.id for one in trajectories if one.id in labelled]
-        made.append([example for name, example in zip(names, found, strict=True) for _ in range(times[name])])
+        made.append([dataclasses.replace(example, weight=counts[name])
+                     for name, example in zip(names, found, strict=True)])
     return made[0], made[1]
 
 
@@ -79,7 +75,8 @@ def _one_of(told: Iterable[bool]) -> bool | None:
 
 
 def replayed(workspace: Path, config: Config) -> tuple[list[Example], list[Example]]:
-    """Examples of steps and of outcomes of the chain's own training set, of `adapt.replay` of its problems.
+    """Examples of steps and of outcomes of the chain's own training set, of `adapt.replay` of its problems, each as
+    often as `adapt.replay_weight` says.
 
     Raises InputError where the workspace has none.
     """
@@ -100,8 +97,10 @@ def replayed(workspace: Path, config: Config) -> tuple[list[Example], list[Examp
     ids = {one.id for one in trajectories}
     labels = [row for row in labels if row.trajectory_id in ids]
     soft = config.train_prm.labels == "soft"
-    return (build_examples("process", problems, trajectories, labels, soft=soft),
-            build_examples("outcome", problems, trajectories, labels, soft=soft))
+    steps, ends = ([dataclasses.replace(example, weight=config.adapt.replay_weight)
+                    for example in build_examples(kind, problems, trajectories, labels, soft=soft)]
+                   for kind in ("process", "outcome"))
+    return steps, ends
 
 
 def train(

@@ -30,12 +30,14 @@ class Example:
         prompt, steps: the chain.
         targets: each a probability or value, NaN where there is none. Process: of each step. Advantage: of the bare
             prompt, then of each prefix. Outcome: one, of the chain.
+        weight: how much each of its targets counts.
     """
 
     problem_id: str
     prompt: str
     steps: tuple[Step, ...]
     targets: tuple[float, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Encoded:
 
     chain: EncodedChain
     targets: tuple[float, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ def encode_examples(
         if not chain.step_ends or all(math.isnan(target) for target in targets):
             lost["dropped_chains"] += 1
             continue
-        encoded.append(Encoded(chain, targets))
+        encoded.append(Encoded(chain, targets, example.weight))
     if not encoded:
         raise InputError(f"no label is left to train the {kind} model on ({len(examples)} chains, {lost}); raise "
                          "encoder.max_length or check the training set")

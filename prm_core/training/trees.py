@@ -36,7 +36,7 @@ class Node:
         ids: token ids; the last is the SEP it is scored at.
         written: whether the policy wrote each token.
         target: mean of its targets, each a P(right) or a value.
-        weight: how many targets; 0 for a step that trains nothing itself.
+        weight: of all its targets; 0 for a step that trains nothing itself.
     """
 
     parent: int
@@ -45,10 +45,10 @@ class Node:
     target: float = 0.0
     weight: float = 0.0
 
-    def add_target(self, target: float) -> None:
+    def add_target(self, target: float, weight: float = 1.0) -> None:
         """One more chain labels this step. Cross-entropy is linear in its target, so the mean loses nothing."""
-        self.target = (self.target * self.weight + target) / (self.weight + 1)
-        self.weight += 1
+        self.target = (self.target * self.weight + target * weight) / (self.weight + weight)
+        self.weight += weight
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ def grow(examples: Sequence[Encoded], pairs: Sequence[EncodedPair], *, share: bo
         nodes = tree.add_chain(example.chain)
         for node, target in zip(nodes[-len(example.targets) :], example.targets, strict=True):
             if not math.isnan(target):
-                tree.nodes[node].add_target(target)
+                tree.nodes[node].add_target(target, example.weight)
     for number, pair in enumerate(pairs):
         tree = tree_of(pair.chosen, -1 - number)
         tree.pairs.append((tree.add_chain(pair.chosen)[-1], tree.add_chain(pair.rejected)[-1]))
