@@ -44,6 +44,13 @@ def test_targets_of_one_step_are_averaged_and_counted() -> None:
     for target in (0.9, 0.5, 1.0):
         node.add_target(target)
     assert (node.target, node.weight) == (pytest.approx(0.8), 3)
+    node.add_target(0.0, 1.5)
+    assert (node.target, node.weight) == (pytest.approx(2.4 / 4.5), 4.5)
+
+
+def test_a_chains_weight_is_that_of_its_targets() -> None:
+    tree, = grow([Encoded(chain(PROMPT, A), (1.0, 0.0), 4.0), Encoded(chain(PROMPT, C), (0.0,))], [], share=True)
+    assert [(node.target, node.weight) for node in tree.nodes] == [(0, 0), (pytest.approx(0.8), 5), (0, 4)]
 
 
 def test_the_last_target_is_that_of_the_last_step() -> None:
