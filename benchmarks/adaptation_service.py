@@ -58,8 +58,7 @@ def prepare(workspace: Path, into: Path) -> Path:
     if not into.exists():
         shutil.copytree(workspace, into)
         raw = configuration.read_yaml(into / "params.yaml")
-        raw |= {"drift": {"texts": True, "sample": 1.0},
-                "train_prm": {**raw["train_prm"], "committee": 0}}
+        raw |= {"drift": {"texts": True, "sample": 1.0}}
         store.write_text(into / "params.yaml", yaml.safe_dump(raw, sort_keys=False))
     config = configuration.load(into)
     if not (into / "artifacts/register").is_dir():
@@ -178,9 +177,9 @@ def gold_reference(workspace: Path, config: Config, pieces: Sequence[Piece], int
             wrong = first_error(one.gold)
             targets = tuple(float("nan") if 0 <= wrong < step else float(step != wrong)
                             for step in range(len(one.gold)))
-            steps.append(Example(one.problem.prompt, one.problem.prompt, one.trajectory.steps, targets))
-            ends.append(Example(one.problem.prompt, one.problem.prompt, one.trajectory.steps,
-                                (float(bool(one.trajectory.outcome)),)))
+            served = Example(one.problem.prompt, one.problem.prompt, one.trajectory.steps, targets, copied=False)
+            steps.append(served)
+            ends.append(dataclasses.replace(served, targets=(float(bool(one.trajectory.outcome)),)))
         training.train(champion(workspace, config)[1], steps, ends, training.settings(config),
                        work=into.with_name(f"{into.name}.work"), into=into)
     return load_scorer(into, device="cpu")

@@ -63,7 +63,8 @@ def served_examples(
         # One example for each labelled trajectory, in their order.
         labelled = {row.trajectory_id for row in labels}
         names = [one.id for one in trajectories if one.id in labelled]
-        made.append([dataclasses.replace(example, weight=counts[name])
+        # Beside copies with nonsense in them what is unfamiliar would pass for nonsense too.
+        made.append([dataclasses.replace(example, weight=counts[name], copied=False)
                      for name, example in zip(names, found, strict=True)])
     return made[0], made[1]
 

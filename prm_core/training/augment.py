@@ -37,7 +37,8 @@ def with_harmless_steps(examples: Sequence[Example], kind: str, share: float, se
     wrong or unlabelled one; to a value model it is worth what the prefix before it was.
     """
     rng = random.Random(f"harmless/{seed}")
-    copies = (_copy(example, kind, rng) for example in examples if len(example.steps) > 1 and rng.random() < share)
+    copies = (_copy(example, kind, rng) for example in examples
+              if example.copied and len(example.steps) > 1 and rng.random() < share)
     return [*examples, *copies]
 
 
@@ -67,7 +68,7 @@ def _copy(example: Example, kind: str, rng: random.Random) -> Example:
             # NaN, no target, is not above one half either.
             sound = sound and target > 0.5
     return replace(example, steps=tuple(step for _, step in steps),
-                   targets=example.targets if kind in OUTCOME_KINDS else tuple(targets))
+                   targets=example.targets if kind in OUTCOME_KINDS else tuple(targets), weight=1.0)
 
 
 def _text(before: Step | None, rng: random.Random) -> str:
@@ -88,8 +89,9 @@ def with_nonsense(examples: Sequence[Example], words: Sequence[str], share: floa
     steps of the examples: noise that a model was never shown gives itself away, noise of its own words does not.
     """
     rng = random.Random(f"nonsense/{seed}")
-    own = sorted({word for example in examples for step in example.steps for word in step.text.split()})
-    return [*examples, *(_garbled(example, (own, words), rng) for example in examples if rng.random() < share)]
+    some = [example for example in examples if example.copied]
+    own = sorted({word for example in some for step in example.steps for word in step.text.split()})
+    return [*examples, *(_garbled(example, (own, words), rng) for example in some if rng.random() < share)]
 
 
 def _garbled(example: Example, words: Sequence[Sequence[str]], rng: random.Random) -> Example:
@@ -102,4 +104,4 @@ def _garbled(example: Example, words: Sequence[Sequence[str]], rng: random.Rando
         steps.insert(at, Step(" ".join(some)))
         targets.insert(at, 0.0)
     targets[at:] = [0.0, *[IGNORED] * (len(steps) - at - 1)]
-    return replace(example, steps=tuple(steps), targets=tuple(targets))
+    return replace(example, steps=tuple(steps), targets=tuple(targets), weight=1.0)

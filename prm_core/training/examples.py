@@ -31,6 +31,7 @@ class Example:
         targets: each a probability or value, NaN where there is none. Process: of each step. Advantage: of the bare
             prompt, then of each prefix. Outcome: one, of the chain.
         weight: how much each of its targets counts.
+        copied: whether copies of it with inserted steps may be trained too, each of weight 1.
     """
 
     problem_id: str
@@ -38,6 +39,7 @@ class Example:
     steps: tuple[Step, ...]
     targets: tuple[float, ...]
     weight: float = 1.0
+    copied: bool = True
 
 
 @dataclass(frozen=True, slots=True)

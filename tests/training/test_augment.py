@@ -143,3 +143,14 @@ def test_nonsense_comes_from_both_vocabularies_and_the_seed() -> None:
     assert [copy.steps for copy in garbled()] == [copy.steps for copy in garbled()] != [
         copy.steps for copy in garbled(seed=1)]
     assert with_nonsense([example(TARGETS)], ["xx"], 0.0, 0) == [example(TARGETS)]
+
+
+def test_an_example_that_is_not_to_be_copied_is_not_and_copies_count_once() -> None:
+    heavy, alone = Example("p", "q", STEPS, (1.0,) * 5, weight=4.0), Example("p", "q", (Step("odd"),) * 2, (1.0, 0.0),
+                                                                              copied=False)
+    for found in (with_harmless_steps([heavy, alone], "process", 1.0, 0),
+                  with_nonsense([heavy, alone], ["word"], 1.0, 0)):
+        assert found[:2] == [heavy, alone]
+        (copy,) = found[2:]
+        assert copy.weight == 1.0
+        assert not any("odd" in step.text for step in copy.steps)
