@@ -298,6 +298,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where parts that were measured are kept; default: nowhere")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     given = parsed(parser)
+    if len(given.others) != len(given.workspaces):
+        parser.error(f"{len(given.workspaces)} workspaces and {len(given.others)} others; give one of each a seed")
     plan = Plan(100, 200, ["adapted"]) if given.quick else Plan(given.questions, given.test, given.scenarios)
     kills_at_first = given.kills if given.kills is not None else 0 if given.quick else KILLS
     with tempfile.TemporaryDirectory() as temporary:
