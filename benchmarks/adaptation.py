@@ -6,8 +6,10 @@ On finished runs of the default profile, one a seed, and as many of its level ha
 its own under --work, where a part that was measured is not measured again. The stream: problems of level hard (phrases,
 names and facts that no training of the champion saw), answered by the base policy of the other run. Three rounds;
 agents tell how all trajectories ended; people, played by the oracle, judge 2 % of the steps. F1 is that of the first
-error at the threshold that is served with, on questions of the stream that nothing was trained on; the gap is to a
-model trained by the same recipe on the oracle's verdict on every step of the same traffic.
+error on questions of the stream that nothing was trained on; the gap is to a model trained by the same recipe on the
+oracle's verdict on every step of the same traffic. Served F1 is at the threshold that is served with. The gap is that
+of F1 at each model's own threshold, chosen on other questions: at one for all it is mostly about where scores lie, and
+a model trained on gold loses ten points by that alone.
 
 - alike: people are asked about any step alike, with twice as many labels: active selection needs at most half of that.
 - poisoned: one of five reviewers says the contrary throughout; false success: three of ten agents tell success of
@@ -88,16 +90,16 @@ def old_f1(scorer: RewardScorer, workspace: Path, config: Config) -> float:
     """First-error F1 in points on the evaluation's test chains, at the threshold that is served with."""
     old = measure.old_chains(workspace)
     pieces = [Piece(old.problems["test"][one.problem], one.trajectory, one.gold or ()) for one in old.chains["test"]]
-    return f1(scorer, pieces, config.serve.threshold)
+    return f1(scorer, pieces, config.serve.threshold)["f1"]
 
 
 def adapted(
-    base: Path, folder: Path, pieces: Sequence[Piece], plan: Plan, name: str, served: float
+    base: Path, folder: Path, pieces: Sequence[Piece], plan: Plan, name: str, served: dict[str, float]
 ) -> dict[str, Any]:
     """Three rounds of a scenario: F1 on new and old chains, of the champion after each and of each challenger.
 
     Args:
-        served: F1 of the first champion.
+        served: of the first champion, as `f1` has it.
     """
     times, how = SCENARIOS[name]
     shutil.rmtree(folder, ignore_errors=True)
@@ -115,7 +117,8 @@ def adapted(
         model = load_scorer(model_registry.reward_model_folder(str(done.version), folder), device="cpu")
         challenger = f1(model, test, config.serve.threshold)
         served = challenger if won else served
-        found.append({"state": done.state, "reason": done.reason, "f1": served, "challenger_f1": challenger,
+        found.append({"state": done.state, "reason": done.reason, **served,
+                      **{f"challenger_{name}": value for name, value in challenger.items()},
                       "old_f1": 100 * figures[f"old/{'challenger' if won else 'champion'}/f1"]["value"],
                       "labels": len(one.evidence()[0]), "trust": store.read_json(one.lineage)["trust"],
                       "figures": figures})
@@ -229,20 +232,21 @@ def measured(workspace: Path, other: Path, work: Path, plan: Plan, count: int) -
     config, pieces = configuration.load(base), stream(base, other, ROUNDS * plan.questions + plan.test)
     test, traffic = pieces[ROUNDS * plan.questions :], pieces[: ROUNDS * plan.questions]
 
-    def ends() -> dict[str, float]:
+    def ends() -> dict[str, Any]:
         first = champion(base, config)[1]
         best = gold_reference(base, config, traffic, work / "gold")
         return {"champion": f1(first, test, config.serve.threshold), "gold": f1(best, test, config.serve.threshold),
-                "champion_old": old_f1(first, base, config)}
+                "champion_old": old_f1(first, base, config), "gold_old": old_f1(best, base, config)}
 
     made: dict[str, Any] = {"workspace": workspace.name, **remembered(work / "ends.json", ends)}
-    first = made["champion"]
+    first, gold = made["champion"], made["gold"]
     for name in plan.scenarios:
         folder = work / name.split(",")[0].replace(" ", "-")
         made[name] = remembered(work / f"{folder.name}.json",
                                 lambda folder=folder, name=name: adapted(base, folder, pieces, plan, name, first))
         last = made[name]["rounds"][-1]
-        made[name]["closed"] = (last["f1"] - first) / (made["gold"] - first)
+        made[name] |= {key.replace("f1", "closed"): (last[key] - first[key]) / (gold[key] - first[key])
+                       for key in first}
     made["bias"] = remembered(work / "bias.json", lambda: bias(workspace, config.seed))
     made["withdrawal"] = remembered(work / "withdrawal.json", lambda: withdrawal(work / "adapted", config, traffic))
     if count:
@@ -260,20 +264,21 @@ def bars(found: Sequence[dict[str, Any]]) -> list[Bar]:
             value = float(put_together(values))
             made.append(Bar(f"{name}, {label} of {len(values)}", value, min(values), max(values), asked, holds(value)))
 
-    add("share of the gap closed after three rounds with 2 % labels",
-        [one["adapted"]["closed"] for one in found], ">= 0.7", min, lambda value: value >= 0.7)
+    add("share of the gap closed after three rounds with 2 % labels, each model at its own threshold",
+        [one["adapted"]["closed_chosen"] for one in found], ">= 0.7", min, lambda value: value >= 0.7)
+    add("... at the served threshold", [one["adapted"]["closed"] for one in found], "reported", min, lambda value: True)
     add("F1 on the old chains less the first champion's, points",
         [one["adapted"]["rounds"][-1]["old_f1"] - one["champion_old"] for one in found], ">= -1", min,
         lambda value: value >= -1)
     alike = [one for one in found if "alike, twice the labels" in one]
     if alike:
-        add("F1 of active labels less that of twice as many alike, points",
-            [one["adapted"]["rounds"][-1]["f1"] - one["alike, twice the labels"]["rounds"][-1]["f1"] for one in alike],
-            ">= 0", min, lambda value: value >= 0)
+        add("F1 of active labels less that of twice as many alike, points, each model at its own threshold",
+            [one["adapted"]["rounds"][-1]["f1_chosen"] - one["alike, twice the labels"]["rounds"][-1]["f1_chosen"]
+             for one in alike], ">= 0", min, lambda value: value >= 0)
     for name in ("poisoned", "false success"):
         if rows := [one for one in found if name in one]:
             add(f"{name}: lowest F1 served less the first champion's, points",
-                [min(row["f1"] for row in one[name]["rounds"]) - one["champion"] for one in rows], ">= -1", min,
+                [min(row["f1"] for row in one[name]["rounds"]) - one["champion"]["f1"] for one in rows], ">= -1", min,
                 lambda value: value >= -1)
     add("estimates of success from self-selected traffic whose interval holds the truth, of 10",
         [one["bias"]["inside"] for one in found], ">= 9", min, lambda value: value >= 9)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import shutil
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from prm_core.adaptation.rounds import REVIEW, home
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
 from prm_core.domains.oracle import ORACLES, first_error
-from prm_core.evaluation.metrics import prm_tally
+from prm_core.evaluation.metrics import choose_threshold, prm_tally
 from prm_core.platform import store
 from prm_core.review.files import Answer
 from prm_core.review.importing import import_answers
@@ -85,12 +86,28 @@ def stream(workspace: Path, other: Path, questions: int) -> list[Piece]:
     return [Piece(problem, one, tuple(ORACLES[config.domain](problem, one.steps))) for problem, one in found]
 
 
-def f1(scorer: RewardScorer, pieces: Sequence[Piece], threshold: float) -> float:
-    """First-error F1 in points, at the threshold that is served with."""
+def f1(scorer: RewardScorer, pieces: Sequence[Piece], threshold: float) -> dict[str, float]:
+    """First-error F1 in points.
+
+    Args:
+        threshold: that is served with.
+
+    Returns `f1` at that threshold, and `f1_chosen`, each half at the threshold that is best on the other: what the
+    model can tell, wherever its scores lie.
+    """
     said = scorer.score([(one.problem.prompt, one.trajectory.steps) for one in pieces])
-    gold = [first_error(one.gold) for one in pieces]
-    tallied = prm_tally([one.step_scores for one in said], gold, range(len(pieces)), len(pieces), threshold)
-    return 100 * float(tallied.f1(np.ones((1, len(pieces))))[0])
+    rows = [(one.step_scores, first_error(piece.gold)) for one, piece in zip(said, pieces, strict=True)]
+    mixed = random.Random("halves").sample(rows, len(rows))
+    halves = (mixed[::2], mixed[1::2])
+    chosen = [_f1(mine, choose_threshold(*zip(*other, strict=True))[0])
+              for mine, other in (halves, halves[::-1])]
+    return {"f1": _f1(rows, threshold), "f1_chosen": statistics.fmean(chosen)}
+
+
+def _f1(rows: Sequence[tuple[Sequence[float], int]], threshold: float) -> float:
+    scores, gold = zip(*rows, strict=True)
+    tallied = prm_tally(scores, gold, range(len(rows)), len(rows), threshold)
+    return 100 * float(tallied.f1(np.ones((1, len(rows))))[0])
 
 
 def champion(workspace: Path, config: Config) -> tuple[str, RewardScorer]:
