@@ -88,7 +88,7 @@ def remembered(path: Path, make: Callable[[], Any]) -> Any:
 
 def old_f1(scorer: RewardScorer, workspace: Path, config: Config) -> float:
     """First-error F1 in points on the evaluation's test chains, at the threshold that is served with."""
-    old = measure.old_chains(workspace)
+    old = measure.old_chains(workspace, "steps")
     pieces = [Piece(old.problems["test"][one.problem], one.trajectory, one.gold or ()) for one in old.chains["test"]]
     return f1(scorer, pieces, config.serve.threshold)["f1"]
 

@@ -42,17 +42,20 @@ def _new(figures: Figures, retrain: bool) -> Iterator[str]:
 
 
 def _old(figures: Figures, config: Config) -> Iterator[str]:
-    gain, most = figures["old/f1_gain"], config.adapt.max_old_fall
+    by_steps = "old/f1_gain" in figures
+    what = "first-error F1" if by_steps else "the AUROC of right answers"
+    gain, most = figures["old/f1_gain" if by_steps else "old/outcome_auroc_gain"], config.adapt.max_old_fall
     if gain["value"] is None:
-        yield "the first-error F1 on the evaluation's chains is not defined"
+        yield f"{what} on the evaluation's chains is not defined"
     elif gain["high"] < 0 or gain["value"] < -most:
-        yield (f"it is worse on the evaluation's chains: {_told(gain)} in first-error F1; the interval may lie below 0 "
+        yield (f"it is worse on the evaluation's chains: {_told(gain)} in {what}; the interval may lie below 0 "
                f"or the fall exceed adapt.max_old_fall {most:g} of none")
 
 
 def _calibration(figures: Figures, config: Config) -> Iterator[str]:
     for where, key in (("the evaluation's chains", "old/challenger/ece"), ("served traffic", "new/challenger/ece")):
-        error = figures[key]
+        # Nobody judged the steps of chains that are compared by how they end.
+        error = figures.get(key, {"low": None})
         if error["low"] is not None and error["low"] > config.promote.max_ece:
             yield (f"it is not calibrated on {where}: calibration error {error['value']:.4f} (95 % interval from "
                    f"{error['low']:.4f}) above promote.max_ece {config.promote.max_ece:g}")

@@ -30,7 +30,7 @@ from prm_core.serving.drift.outcomes import Outcome, read_outcomes
 from prm_core.serving.drift.reference import Reference
 from prm_core.serving.drift.samples import PREFIX, sample
 from prm_core.serving.drift.withdrawn import read_withdrawn
-from prm_core.serving.model_registry import ECE, F1
+from prm_core.serving.model_registry import ECE, F1, OUTCOME_AUROC
 from prm_core.types import StepLabel
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ class _Work:
         trust = lineage.read(self.round.lineage).believed()
         champion, challenger = self._champion(), self._challenger()
         held = [one for one in served if self.held_out(one)]
-        old = measure.old_chains(self.workspace)
+        old = measure.old_chains(self.workspace, self.config.promote.by)
         figures = {**measure.old_figures(champion, challenger, old, self.config),
                    **measure.new_figures(champion, challenger, held, labels, outcomes, trust, self.config),
                    **measure.probe_figures(champion, challenger, old, self.config)}
@@ -334,11 +334,15 @@ class _Work:
 
 def _gate_tags(figures: Mapping[str, Any]) -> dict[str, str]:
     """What the registry's gate goes by, measured as the evaluation measures it."""
-    f1, spread = figures["old/evaluated_f1"], figures["old/evaluated_f1_spread"]
-    found = {F1: f1["value"], f"{F1}_low": f1["low"], f"{F1}_spread": spread,
-             ECE: figures["old/challenger/ece"]["value"],
-             **{key.removeprefix("challenger/"): value for key, value in figures.items()
-                if key.startswith("challenger/probe/suffix/passed")}}
+    found = {key.removeprefix("challenger/"): value for key, value in figures.items()
+             if key.startswith("challenger/probe/suffix/passed")}
+    if "old/challenger/outcome_auroc" in figures:
+        told = figures["old/challenger/outcome_auroc"]
+        found |= {OUTCOME_AUROC: told["value"], f"{OUTCOME_AUROC}_low": told["low"]}
+    else:
+        f1, ece = figures["old/evaluated_f1"], figures["old/challenger/ece"]
+        found |= {F1: f1["value"], f"{F1}_low": f1["low"], f"{F1}_spread": figures["old/evaluated_f1_spread"],
+                  ECE: ece["value"]}
     return {key: str(value) for key, value in found.items() if value is not None}
 
 

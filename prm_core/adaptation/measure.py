@@ -1,11 +1,11 @@
-"""Champion and challenger on the same chains: those of the evaluation, whose first errors are known, and held-out
-served ones, of which people have judged some steps and outcomes were told; and how easily either is talked out of a
-verdict."""
+"""Champion and challenger on the same chains: those of the evaluation, whose first errors (or answers) are known, and
+held-out served ones, of which people have judged some steps and outcomes were told; and how easily either is talked
+out of a verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ from prm_core.adaptation.traffic import Served, success
 from prm_core.config import Config
 from prm_core.errors import InputError
 from prm_core.evaluation import metrics, protocol
-from prm_core.evaluation.adversarial.gold_chains import judged, pick_chains
-from prm_core.evaluation.judged_chains import Chain, first_per_problem, judge
+from prm_core.evaluation.adversarial.gold_chains import judged_or_answered, pick_chains
+from prm_core.evaluation.judged_chains import Chain, first_per_problem, judge, with_prm
 from prm_core.evaluation.metrics import INTERVAL, Bootstrap, Estimate
 from prm_core.labeling.human.labels import human_verdicts
 from prm_core.platform import store
@@ -45,10 +45,13 @@ class Old:
     chains: Mapping[str, Sequence[Chain]]
 
 
-def old_chains(workspace: Path) -> Old:
+def old_chains(workspace: Path, by: str) -> Old:
     """The base policy's chains of the dev and test problems, as many a problem as step-level figures use.
 
-    Raises InputError where the workspace has none, or no oracle judges them.
+    Args:
+        by: `promote.by`: what is compared, steps, of which an oracle knows, or outcomes.
+
+    Raises InputError where the workspace has none, or no oracle judges their steps and these are to be compared.
     """
     if not (workspace / EVALUATION).is_dir():
         raise InputError(f"{workspace / EVALUATION}: is not there, and a challenger must not be worse than the "
@@ -61,9 +64,10 @@ def old_chains(workspace: Path) -> Old:
         if policy == "base" and split in found and one.steps:
             index = owners[split][one.problem_id]
             found[split].append(Chain(index, one, judge(problems[split][index], one.steps)))
-    if any(chain.gold is None for chain in found["test"]):
+    if by == "steps" and any(chain.gold is None for chain in found["test"]):
         raise InputError(f"{workspace / EVALUATION}: no oracle judges the steps of these problems, so nothing says "
-                         "whether a challenger is worse on them; adapt a chain whose domain has one")
+                         "whether a challenger is worse at them; set promote.by to outcomes, and it is held to how "
+                         "well its scores tell right answers from wrong ones")
     return Old(problems, {split: first_per_problem(group, protocol.STEP_CHAINS) for split, group in found.items()})
 
 
@@ -80,18 +84,39 @@ def both(champion: RewardScorer, challenger: RewardScorer, pairs: Sequence[tuple
 
 
 def old_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, config: Config) -> dict[str, Any]:
-    """`old/…`: of each model the first-error F1 at the threshold it serves with and its calibration error, the
-    difference of the F1 (`old/f1_gain`, an interval over problems), and the challenger's F1 as the evaluation has it,
-    with its interval and spread."""
+    """`old/…` of each model, and the difference of what `promote.by` compares, each with an interval over problems.
+
+    By steps: the first-error F1 at the threshold that is served with, `old/f1_gain`, the calibration error, and the
+    challenger's F1 as the evaluation has it, with its spread. By outcomes: how well scores of chains tell right answers
+    from wrong ones, `old/…/outcome_auroc` and `old/outcome_auroc_gain`.
+    """
     scored: dict[str, dict[str, list[Chain]]] = {CHAMPION: {}, CHALLENGER: {}}
     for split, chains in old.chains.items():
         said = both(champion, challenger, [(old.problems[split][chain.problem].prompt, chain.trajectory.steps)
                                            for chain in chains])
         for name, found in said.items():
-            scored[name][split] = [replace(chain, step_scores=one.step_scores, out_of_domain=one.out_of_domain,
-                                           members=one.members) for chain, one in zip(chains, found, strict=True)]
+            scored[name][split] = [with_prm(chain, one, config.evaluate.aggregate)
+                                   for chain, one in zip(chains, found, strict=True)]
     problems = len(old.problems["test"])
     bootstrap = Bootstrap(problems, config.evaluate.bootstrap, config.seed)
+    of = _by_outcomes if config.promote.by == "outcomes" else _by_steps
+    return of(scored, problems, bootstrap, config)
+
+
+def _by_outcomes(
+    scored: Mapping[str, Mapping[str, Sequence[Chain]]], problems: int, bootstrap: Bootstrap, config: Config
+) -> dict[str, Any]:
+    told = {name: metrics.auroc([chain.prm_score for chain in splits["test"]],
+                                [chain.right for chain in splits["test"]],
+                                [chain.problem for chain in splits["test"]]) for name, splits in scored.items()}
+    figures = {f"old/{name}/outcome_auroc": _of(bootstrap.estimate(found)) for name, found in told.items()}
+    gain = metrics.difference(told[CHALLENGER], told[CHAMPION])
+    return figures | {"old/outcome_auroc_gain": _of(bootstrap.estimate(gain))}
+
+
+def _by_steps(
+    scored: Mapping[str, Mapping[str, Sequence[Chain]]], problems: int, bootstrap: Bootstrap, config: Config
+) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     served = {}
     for name, splits in scored.items():
@@ -198,12 +223,14 @@ class _Rows:
 
 
 def probe_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, config: Config) -> dict[str, Any]:
-    """`champion/probe/…` and `challenger/probe/…`: the share of wrong chains that pass with a suffix."""
+    """`champion/probe/…` and `challenger/probe/…`: the share of wrong chains that pass with a suffix. Without an oracle
+    a chain with a wrong answer is wrong in its last step."""
     from prm_core.evaluation.probe.suffixes import suffix_figures
 
     if not config.probe.suffix_chains:
         return {}
-    chains = [judged(f"{chain.trajectory.id}", old.problems["dev"][chain.problem], chain.trajectory.steps)
+    chains = [judged_or_answered(chain.trajectory.id, old.problems["dev"][chain.problem], chain.trajectory.steps,
+                                 chain.right)
               for chain in first_per_problem(old.chains["dev"], 1)[: config.probe.problems]]
     gold = pick_chains(chains, 1, config.seed)
     found = {name: suffix_figures(scorer, gold, config.probe, config.serve.threshold, config.seed)[0]

@@ -171,7 +171,8 @@ class AdaptConfig:
                             default=1.0)
     replay_weight: PositiveFloat = setting("times that each of them counts, of once for a served one", default=4.0)
     max_weight: float = setting("times that a trajectory counts at most, however small its chance", default=10.0, ge=1)
-    max_old_fall: Share = setting("of the first-error F1 on the chains of the evaluation", default=0.01)
+    max_old_fall: Share = setting("on the chains of the evaluation, of the first-error F1, or by outcomes of the AUROC",
+                                  default=0.01)
     max_suffix_rise: Share = setting("of the share of wrong chains that pass with a suffix", default=0.125)
 
 

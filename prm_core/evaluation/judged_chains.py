@@ -203,7 +203,7 @@ def score_with_prm(
         who: works on shards.
     """
     found = _score_shards(lambda pairs: (scorer.score(pairs),), _pairs(chains, problems), work, shard_size, who)
-    return [_with_prm(chain, said, aggregate) for chain, (said,) in zip(chains, found, strict=True)]
+    return [with_prm(chain, said, aggregate) for chain, (said,) in zip(chains, found, strict=True)]
 
 
 def score_with_orm(
@@ -221,11 +221,12 @@ def score_with_both(
 ) -> list[Chain]:
     """What `score_with_prm` and `score_with_orm` give, in half the time; the models share a pass."""
     found = _score_shards(lambda pairs: prm.score_with([orm], pairs), _pairs(chains, problems), work, shard_size, who)
-    return [_with_orm(_with_prm(chain, first, aggregate), second)
+    return [_with_orm(with_prm(chain, first, aggregate), second)
             for chain, (first, second) in zip(chains, found, strict=True)]
 
 
-def _with_prm(chain: Chain, said: ChainScore, aggregate: str) -> Chain:
+def with_prm(chain: Chain, said: ChainScore, aggregate: str) -> Chain:
+    """The chain with what a process reward model says of it."""
     score = NO_EVIDENCE if said.truncated_steps else AGGREGATIONS[aggregate](said.step_scores)
     combined = chain_value(said, "process", aggregate)
     return replace(chain, step_scores=said.step_scores, prm_score=score, combined_score=combined,

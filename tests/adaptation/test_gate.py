@@ -53,3 +53,10 @@ def test_one_that_leaves_data_out_need_not_be_better() -> None:
     assert faults({**GOOD, "new/gain": gain(-0.01, -0.03, 0.01)}, make_config(), retrain=True) == []
     (found,) = faults({**GOOD, "new/gain": gain(-0.02, -0.03, -0.01)}, make_config(), retrain=True)
     assert "worse on served traffic" in found
+
+
+def test_where_nobody_judges_steps_answers_are_compared() -> None:
+    told = {key: value for key, value in GOOD.items() if not key.startswith("old/")}
+    assert faults({**told, "old/outcome_auroc_gain": gain(0.01, -0.02, 0.03)}, make_config()) == []
+    (found,) = faults({**told, "old/outcome_auroc_gain": gain(-0.05, -0.08, -0.02)}, make_config())
+    assert "AUROC of right answers" in found

@@ -16,7 +16,7 @@ from prm_core.config import Config
 from prm_core.errors import GateError, InputError
 from prm_core.platform import store, tracking
 from prm_core.platform.workspace import ADAPT_LOCK, InUse, exclusive
-from prm_core.serving.model_registry import reward_model_folder
+from prm_core.serving.model_registry import OUTCOME_AUROC, reward_model_folder
 from prm_core.serving.promotion import promote
 from tests.builders.adaptation import NOW, a_round, answer, make_workspace, serve
 
@@ -130,6 +130,27 @@ def test_two_at_once_are_one(work) -> None:
     folder, _ = work
     with exclusive(folder, lock=ADAPT_LOCK), pytest.raises(InUse):
         one_round(folder, False, False)
+
+
+def test_where_no_oracle_judges_steps_a_challenger_is_held_to_answers(work, monkeypatch) -> None:
+    from prm_core.evaluation import judged_chains
+
+    folder, config = work
+    monkeypatch.setattr(judged_chains, "ORACLES", {})
+    with pytest.raises(InputError, match=r"promote\.by to outcomes"):
+        a_round(folder, config, FIRST)
+    config = dataclasses.replace(config, promote=dataclasses.replace(config.promote, by="outcomes"))
+    tracking.connect(folder).set_model_version_tag("prm", "1", f"{OUTCOME_AUROC}_low", "0.0")
+    done = loop.adapt(folder, config, NOW)
+    figures = store.read_json(rounds(folder, config)[0].figures)
+    assert not {key for key in figures if "f1" in key or (key.startswith("old/") and "ece" in key)}
+    told = figures["old/challenger/outcome_auroc"]
+    tags = tracking.connect(folder).get_model_version("prm", "2").tags
+    assert (float(tags[OUTCOME_AUROC]), float(tags[f"{OUTCOME_AUROC}_low"])) == (told["value"], told["low"])
+    # By what the gate says of these figures, whichever it is.
+    gained = told["value"] - figures["old/champion/outcome_auroc"]["value"]
+    assert figures["old/outcome_auroc_gain"]["value"] == pytest.approx(gained)
+    assert (done.state == loop.PROMOTED) == (told["low"] > 0.5 and gained >= -1), done.reason
 
 
 class Killed(BaseException):

@@ -50,6 +50,17 @@ def judged(name: str, problem: Problem, steps: Sequence[Step]) -> GoldChain:
     return GoldChain(name, problem.prompt, tuple(steps), first_error(ORACLES[problem.domain](problem, steps)), problem)
 
 
+def judged_or_answered(name: str, problem: Problem, steps: Sequence[Step], right: bool) -> GoldChain:
+    """A chain of any problem.
+
+    Without an oracle its answer speaks for all of it: a chain with a right one counts as sound, one with a wrong one as
+    wrong in its last step.
+    """
+    if problem.domain in ORACLES:
+        return judged(name, problem, steps)
+    return GoldChain(name, problem.prompt, tuple(steps), -1 if right else len(steps) - 1)
+
+
 def from_labelled(chains: Iterable[LabelledChain], name: str) -> list[GoldChain]:
     """Chains of a labelled file; those whose first error is unknown are dropped and counted."""
     kept, dropped = [], 0

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from prm_core.config import Config
 from prm_core.domains import DOMAINS
-from prm_core.domains.oracle import ORACLES
 from prm_core.errors import InputError
-from prm_core.evaluation.adversarial.gold_chains import GoldChain, judged, pick_chains
+from prm_core.evaluation.adversarial.gold_chains import judged_or_answered, pick_chains
 from prm_core.evaluation.probe.edits import edit_figures
 from prm_core.evaluation.probe.reinforcement import reinforcement_figures, scores_alone
 from prm_core.evaluation.probe.suffixes import Found, suffix_figures
@@ -17,17 +16,6 @@ from prm_core.sampling.policy import Policy
 from prm_core.scoring.scorer import LoadedScorer, RewardScorer
 from prm_core.training.policy.experience import Rewarded, sample_and_score, to_experience
 from prm_core.types import Problem
-
-
-def gold_chain(name: str, problem: Problem, chain: Rewarded) -> GoldChain:
-    """A sampled chain and where it goes wrong.
-
-    Without an oracle its answer speaks for all of it: a chain with a right one counts as sound, one with a wrong one as
-    wrong in its last step.
-    """
-    if problem.domain in ORACLES:
-        return judged(name, problem, chain.steps)
-    return GoldChain(name, problem.prompt, chain.steps, -1 if chain.outcome else len(chain.steps) - 1)
 
 
 def probe_model(
@@ -60,7 +48,8 @@ def probe_model(
         return to_experience(chains, policy.encoder.pad_id, settings, settings.kl_coef).figures
 
     sampled = sample()
-    gold = pick_chains([gold_chain(f"{chain.problem}/{number}", problems[chain.problem], chain)
+    gold = pick_chains([judged_or_answered(f"{chain.problem}/{number}", problems[chain.problem], chain.steps,
+                                           bool(chain.outcome))
                         for number, chain in enumerate(sampled) if chain.steps], 1, config.seed)
     figures: dict[str, float | str] = dict(edit_figures(scorer, gold, probe.aggregate, config.seed))
     found: list[Found] = []

@@ -12,11 +12,9 @@ import pytest
 from prm_core.errors import InputError
 from prm_core.evaluation.probe import run
 from prm_core.evaluation.probe.reinforcement import scores_alone
-from prm_core.evaluation.probe.run import gold_chain, probe_model
+from prm_core.evaluation.probe.run import probe_model
 from prm_core.scoring.scorer import ChainScore
-from prm_core.training.policy.experience import Rewarded
-from prm_core.types import Problem, Step
-from tests.builders.tiny import RIGHT, WRONG, mia
+from prm_core.types import Step
 from tests.builders.training import PROBLEMS, make_encoder, make_policy, small_config
 
 SETTINGS = {"enabled": True, "problems": 4, "aggregate": "mean", "suffix_chains": 0, "suffix_tokens": 2,
@@ -73,14 +71,6 @@ def test_nothing_that_knows_an_outcome_is_left_in_the_reward() -> None:
         0.0, 1.0, False, 0.0, "none")
     assert paid.form == config.train_policy.advantages.form
     assert (found.updates, found.eval_every, found.guard.window) == (6, 0, 3)
-
-
-def test_where_a_chain_goes_wrong_is_the_oracle_s_word_or_its_answer_s() -> None:
-    wrong = Rewarded([], [], [], "p0", tuple(map(Step, WRONG)), 0.0, True)
-    assert gold_chain("a", mia(), wrong).first_error == 0
-    own = Problem("p0", "general", "?", "5")
-    assert gold_chain("b", own, wrong).first_error == 2
-    assert gold_chain("c", own, Rewarded([], [], [], "p0", tuple(map(Step, RIGHT)), 1.0, True)).sound
 
 
 def test_what_cannot_be_probed_is_refused(tmp_path) -> None:
