@@ -124,15 +124,24 @@ class _Walk:
         return self.labels
 
 
+def _shared(buying: Sequence[tuple[_Walk, int]]) -> list[tuple[list[_Walk], int]]:
+    """The walks that buy together: those that stand before the bare question of one problem, which all of them buy in
+    the same portions; the others each for itself."""
+    groups: dict[Any, tuple[list[_Walk], int]] = {}
+    for number, (walk, count) in enumerate(buying):
+        groups.setdefault(number if walk.position else walk.chain.problem.id, ([], count))[0].append(walk)
+    return list(groups.values())
+
+
 class RolloutLabeler(Strategy):
     """Samples continuations of a chain's prefixes in order and asks how many end in the right answer.
 
     Rollouts are bought until the verdict is settled (at most K; always K where the next step is compared with them),
     and no further prefix is valued once a step is wrong: what follows the first error is no training target. All
-    chains of a shard buy in the same batches.
+    chains of a shard buy in the same batches, and those of one question its own rollouts once.
     """
 
-    version = 2
+    version = 3
 
     def __init__(self, tools: LabelingTools) -> None:
         super().__init__(tools)
@@ -171,14 +180,17 @@ class RolloutLabeler(Strategy):
             buying = [(walk, count) for walk in walks if (count := walk.wants())]
             if not buying:
                 break
+            shared = _shared(buying)
             drawn = roll_out(
-                policy, self.tools.domains, [(walk.start(), count) for walk, count in buying],
+                policy, self.tools.domains, [(first.start(), count) for (first, *_), count in shared],
                 temperature=settings.temperature, max_new_tokens=self.tools.config.label.max_new_tokens,
                 batch_size=self.tools.config.label.batch_size, seed=rng.getrandbits(31),
             )
-            for (walk, count), group in zip(buying, drawn, strict=True):
-                tokens = sum(one.tokens for one in group)
-                walk.add(sum(one.success for one in group), count, tokens)
+            for ((first, *others), count), group in zip(shared, drawn, strict=True):
+                tokens, successes = sum(one.tokens for one in group), sum(one.success for one in group)
+                first.add(successes, count, tokens)
+                for walk in others:
+                    walk.add(successes, count, 0)
                 spent += tokens
         return [label for walk in walks for label in walk.finish()]
 

@@ -175,6 +175,19 @@ def test_relative_tells_a_hard_question_from_a_wrong_step():
     assert [row.is_correct for row in labeler(policy, "majority").label([chain(RIGHT)], 1)] == [False, None, None]
 
 
+def test_chains_of_one_question_buy_its_own_rollouts_once():
+    policy = policy_of("W", "W", "W")
+    other = tiny.chain(RIGHT, problem=dataclasses.replace(tiny.mia(), id="another"), trajectory_id="t2")
+
+    labels = labeler(policy, "relative", rollouts=2).label([chain(RIGHT), chain(RIGHT, trajectory_id="t1"), other], 1)
+
+    assert [sum(not prefix for prefix in call) for call in policy.asked[:2]] == [2, 2]
+    assert [sum(not prefix for call in policy.asked for prefix in call)] == [4]
+    assert facts(labels) == [(1.0, True)] * 9
+    # Who buys pays: the first chain of a question.
+    assert [row.tokens for row in labels] == [4 * COST, 2 * COST, 0, 2 * COST, 2 * COST, 0, 4 * COST, 2 * COST, 0]
+
+
 def test_relative_abstains_where_no_rollout_of_the_question_wins():
     policy = policy_of("L")
 
