@@ -12,8 +12,8 @@ import typer
 from prm_core.errors import GateError, InputError
 
 if TYPE_CHECKING:
-    from prm_core.rules.constitution import Constitution
-    from prm_core.rules.verdicts import Ask
+    from prm_core.rules.constitution import Constitution, Rule
+    from prm_core.rules.verdicts import Judge as Judging
     from prm_core.serving.service import ScoringRequest
 
 app = typer.Typer(no_args_is_help=True, help="Safety rules as code: try them, judge runs by them, train what is "
@@ -81,24 +81,27 @@ def judge_runs(
 @app.command()
 def fit(
     rules: Rules, file: Lines,
-    rule: Annotated[str, typer.Option(help="Id of a rule that has `classifier`, whose file is written.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw of questions it is calibrated on.")] = 0,
+    rule: Annotated[str, typer.Option(help="Id of a rule that has a `classifier` or a `calibration`; that file is "
+                                           "written.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of questions a classifier is calibrated on.")] = 0,
+    workspace: Workspace = Path("."),
 ) -> None:
-    """Train a rule's classifier from runs whose steps people have marked.
+    """Train a rule's classifier, or calibrate the judge that a rule asks, from runs whose steps people have marked.
 
     A line has `broken` too: an object of rule ids, each with the indices (from 0) of the steps that break it, an empty
-    list where none does. Runs without the rule's id in it are left out. A quarter of the questions calibrates what was
-    learned from the others.
+    list where none does. Runs without the rule's id in it are left out. Of a classifier a quarter of the questions
+    calibrates what was learned from the others; the judge (label.judge of the workspace) is asked about every marked
+    step, and what its confidence is worth is written down.
     """
     from prm_core.platform import store
-    from prm_core.rules.classifier import fit as train
+    from prm_core.rules import calibration, classifier
     from prm_core.rules.constitution import find, load
 
     found = load(find(rules), trained=False)
-    chosen = next((one for one in found.rules if one.id == rule and one.way == "classifier"), None)
+    chosen = next((one for one in found.rules if one.id == rule and _is_fitted(one)), None)
     if chosen is None:
-        raise InputError(f"--rule {rule}: {found.path} has no such rule with a `classifier`; it has "
-                         f"{', '.join(one.id for one in found.rules if one.way == 'classifier') or 'none'}")
+        raise InputError(f"--rule {rule}: {found.path} has no such rule with a `classifier` or a `calibration`; it has "
+                         f"{', '.join(one.id for one in found.rules if _is_fitted(one)) or 'none'}")
     cases, broken, groups = [], [], []
     for record, request in _requests(file):
         marked = _marked(record, rule, request)
@@ -108,11 +111,21 @@ def fit(
             groups.append(request.prompt)
     if not cases:
         raise InputError(f"{file}: no line has {rule!r} in `broken`; mark runs for it")
-    made = train(cases, broken, groups, seed)
-    path = found.path.parent / chosen.source
-    store.write_text(path, made.to_json())
-    typer.echo(f"{path}: from {sum(broken)} steps that break {rule} and {len(broken) - sum(broken)} that do not; "
-               "calibrated on the questions held out")
+    steps = f"from {sum(broken)} steps that break {rule} and {len(broken) - sum(broken)} that do not"
+    if chosen.way == "classifier":
+        made, path = classifier.fit(cases, broken, groups, seed).to_json(), found.path.parent / chosen.source
+        told = f"{steps}; calibrated on the questions held out"
+    else:
+        judge = _judge(workspace)
+        said = [probability for probability, _ in judge.ask([(chosen.source, case) for case in cases])]
+        made = calibration.fit(said, broken, chosen.source, judge.name).to_json()
+        path, told = found.path.parent / chosen.calibration_file, f"{steps}; of the judge {judge.name}"
+    store.write_text(path, made)
+    typer.echo(f"{path}: {told}")
+
+
+def _is_fitted(rule: Rule) -> bool:
+    return rule.way == "classifier" or bool(rule.calibration_file)
 
 
 def _load(rules: str) -> Constitution:
@@ -121,7 +134,7 @@ def _load(rules: str) -> Constitution:
     return load(find(rules))
 
 
-def _judge(workspace: Path) -> Ask:
+def _judge(workspace: Path) -> Judging:
     from prm_core import config as configuration
     from prm_core.labeling.rule_judge import judge_of
 

@@ -13,7 +13,7 @@ from prm_core.config import Config, JudgeConfig, ModelsConfig
 from prm_core.errors import InputError
 from prm_core.labeling.strategies.judge import answer_body, as_data
 from prm_core.labeling.strategies.judge_clients import JudgeClient, Message, Request, make_client
-from prm_core.rules.verdicts import Ask, Chain, Overseer, load_overseer
+from prm_core.rules.verdicts import Chain, Judge, Overseer, load_overseer
 
 INSTRUCTIONS = """\
 You check one rule of conduct. The user's message is one JSON object: `question`, what an agent was asked, and \
@@ -36,11 +36,11 @@ class Answer(BaseModel):
     confidence: Annotated[float, Field(ge=0, le=1)]
 
 
-def ask_by(client: JudgeClient, retries: int, seed: int = 0) -> Ask:
-    """Asks a judge, up to `retries` times more where an answer is none. What it says of its confidence is taken as a
-    probability; nobody has calibrated it.
+def ask_by(client: JudgeClient, retries: int, seed: int = 0) -> Judge:
+    """A judge that is asked up to `retries` times more where an answer is none. What it says of its confidence is taken
+    as a probability; what that is worth is the calibration's of each rule.
 
-    The function raises InputError where there is no answer in the end: a rule that could not be judged is not kept.
+    Asking raises InputError where there is no answer in the end: a rule that could not be judged is not kept.
     """
 
     def ask(questions: Sequence[tuple[str, Chain]]) -> list[tuple[float, str]]:
@@ -67,7 +67,7 @@ def ask_by(client: JudgeClient, retries: int, seed: int = 0) -> Ask:
                              "does structured answers (label.judge)")
         return [found[place] for place in range(len(questions))]
 
-    return ask
+    return Judge(client.version, ask)
 
 
 def _request(question: str, chain: Chain) -> Request:
@@ -75,7 +75,7 @@ def _request(question: str, chain: Chain) -> Request:
                    Answer.model_json_schema())
 
 
-def judge_of(settings: JudgeConfig, models: ModelsConfig) -> Ask:
+def judge_of(settings: JudgeConfig, models: ModelsConfig) -> Judge:
     """The judge that a configuration names. Raises InputError as `make_client` does."""
     return ask_by(make_client(settings, models), settings.retries)
 

@@ -10,7 +10,8 @@
         wrong: [{calls: [{name: order, arguments: {item: cups red 7, boxes: 4}}]}]
 
 In place of `predicate` a rule may have `classifier`, a file that `prm rules fit` wrote, or `question`, which a judge is
-asked. `right` and `wrong` are examples: a step, or `{prompt, steps}`, of which the last step is judged.
+asked, with `calibration`, a file that `prm rules fit` wrote too. `right` and `wrong` are examples: a step, or
+`{prompt, steps}`, of which the last step is judged.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 from prm_core.errors import InputError
 from prm_core.platform.steps import FIELDS, parse_steps
 from prm_core.rules import language
+from prm_core.rules.calibration import JudgeCalibration
 from prm_core.rules.classifier import Classifier
 from prm_core.types import Step
 
@@ -32,7 +34,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 SEVERITIES = ("low", "medium", "high", "critical")
 # How a rule is judged; each has one of these.
 WAYS = ("predicate", "classifier", "question")
-_RULE_KEYS = ("id", "text", "severity", *WAYS, "right", "wrong")
+_RULE_KEYS = ("id", "text", "severity", *WAYS, "calibration", "right", "wrong")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 LONGEST_ID = 60
 
@@ -66,6 +68,8 @@ class Rule:
         source: the predicate, the classifier's file or the question, as written.
         where: file and line.
         predicate, classifier: as the way is; a classifier's file need not be there yet, then None.
+        calibration_file, calibration: of a question, what a judge's confidence is worth, where that was measured; its
+            file as written, else empty, and what is in it, None where there is none yet.
         examples: in order.
     """
 
@@ -77,6 +81,8 @@ class Rule:
     where: str
     predicate: language.Expression | None = field(default=None, compare=False)
     classifier: Classifier | None = field(default=None, compare=False)
+    calibration_file: str = ""
+    calibration: JudgeCalibration | None = field(default=None, compare=False)
     examples: tuple[Example, ...] = ()
 
     @property
@@ -92,7 +98,7 @@ class Constitution:
     Attributes:
         rules: in the file's order.
         limits: what predicates call `limits`.
-        version: digest of what decides a verdict: the file and its classifiers.
+        version: digest of what decides a verdict: the file, its classifiers and calibrations.
         path: of the file.
     """
 
@@ -123,7 +129,7 @@ def load(path: Path, *, trained: bool = True) -> Constitution:
     """The rules of a file.
 
     Args:
-        trained: whether every classifier's file must be there.
+        trained: whether the file of every classifier and calibration must be there.
 
     Raises InputError with a line for each fault, naming file, line and rule.
     """
@@ -135,7 +141,8 @@ def load(path: Path, *, trained: bool = True) -> Constitution:
     rules, limits = reader.read(text)
     if reader.faults:
         raise InputError("\n".join([*reader.faults, f"{path}: correct these; docs/rules.md shows what a rule has"]))
-    sources = [text, *(rule.classifier.to_json() for rule in rules if rule.classifier is not None)]
+    sources = [text, *(one.to_json() for rule in rules for one in (rule.classifier, rule.calibration)
+                       if one is not None)]
     return Constitution(rules, limits, hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16], path)
 
 
@@ -225,7 +232,8 @@ class _Reader:
             return None
         examples = [one for kind in ("right", "wrong") for one in self._examples(item, kind, name, line)]
         rule = Rule(name, str(text), str(item.get("severity")), ways[0], item[ways[0]].strip(),
-                    f"{self._path}:{line}", *self._judged(ways[0], item[ways[0]].strip(), name, line), tuple(examples))
+                    f"{self._path}:{line}", *self._judged(ways[0], item[ways[0]].strip(), name, line),
+                    *self._calibrated(item, ways[0], name, line), tuple(examples))
         return rule if len(self.faults) == before else None
 
     def _judged(
@@ -242,6 +250,24 @@ class _Reader:
         except InputError as error:
             self._fault(line, str(error), name)
         return None, None
+
+    def _calibrated(
+        self, item: Mapping[str, Any], way: str, name: str, line: int
+    ) -> tuple[str, JudgeCalibration | None]:
+        source = item.get("calibration", "")
+        if "calibration" in item and (way != "question" or not isinstance(source, str) or not source.strip()):
+            self._fault(line, "`calibration` is the path of a file, as a text, and of a rule with a `question`", name)
+            return "", None
+        try:
+            path = self._path.parent / source
+            found = JudgeCalibration.load(path) if source and (self._trained or path.exists()) else None
+            if found is not None and self._trained and found.question != item["question"].strip():
+                raise InputError(f"its calibration {path} is of another question, {found.question!r}; `prm rules fit` "
+                                 "writes one for this")
+            return source, found
+        except InputError as error:
+            self._fault(line, str(error), name)
+            return "", None
 
     def _examples(self, item: Mapping[str, Any], kind: str, name: str, line: int) -> list[Example]:
         given = item.get(kind, [])

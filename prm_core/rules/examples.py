@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prm_core.rules.constitution import Constitution, Example, Rule
-from prm_core.rules.verdicts import THRESHOLD, Ask, Overseer
+from prm_core.rules.verdicts import THRESHOLD, Judge, Overseer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Tried:
     skipped: Sequence[str]
 
 
-def try_examples(constitution: Constitution, threshold: float = THRESHOLD, ask: Ask | None = None) -> Tried:
+def try_examples(constitution: Constitution, threshold: float = THRESHOLD, judge: Judge | None = None) -> Tried:
     """Judges every example by its own rule."""
     failed: list[str] = []
     skipped: list[str] = []
@@ -34,11 +34,11 @@ def try_examples(constitution: Constitution, threshold: float = THRESHOLD, ask: 
             if not any(one.breaks == breaks for one in rule.examples):
                 failed.append(f"{rule.where}: rule {rule.id}: has no example under `{kind}`; give one, it is the "
                               "rule's test")
-        if reason := _why_not(rule, ask):
+        if reason := _why_not(rule, judge):
             skipped.append(f"{rule.where}: rule {rule.id}: {reason}")
             continue
         alone = Overseer(Constitution((rule,), constitution.limits, constitution.version, constitution.path), threshold,
-                         ask)
+                         judge)
         said = alone.verdicts([(one.prompt, one.steps) for one in rule.examples], last=True)
         for example, ((verdict,),) in zip(rule.examples, said, strict=True):
             if (verdict.probability >= threshold) == example.breaks:
@@ -48,8 +48,8 @@ def try_examples(constitution: Constitution, threshold: float = THRESHOLD, ask: 
     return Tried(failed, passed, skipped)
 
 
-def _why_not(rule: Rule, ask: Ask | None) -> str:
-    if rule.way == "question" and ask is None:
+def _why_not(rule: Rule, judge: Judge | None) -> str:
+    if rule.way == "question" and judge is None:
         return "asks a judge, and none was given"
     if rule.way == "classifier" and rule.classifier is None:
         return f"its classifier {rule.source} is not trained yet (`prm rules fit`)"

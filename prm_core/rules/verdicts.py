@@ -21,6 +21,16 @@ from prm_core.types import Step
 Chain = tuple[str, Sequence[Step]]
 # From (question, chain) pairs, of whose last steps is asked, to the probability that it breaks the rule, and why.
 Ask = Callable[[Sequence[tuple[str, Chain]]], Sequence[tuple[float, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who answers rules that are questions. Attributes: name: of the model, as calibrations name it; ask: asks it."""
+
+    name: str
+    ask: Ask
+
+
 # A broken rule is told from this probability on.
 THRESHOLD = 0.5
 
@@ -57,19 +67,24 @@ class Overseer:
     Attributes:
         constitution: the rules.
         threshold: probability from which on a rule is taken for broken.
-        ask: a judge, for rules that are questions.
+        judge: for rules that are questions.
     """
 
     constitution: Constitution
     threshold: float = THRESHOLD
-    ask: Ask | None = None
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
-        """Raises InputError for a rule that nobody here can judge."""
+        """Raises InputError for a rule that nobody here can judge, or that was calibrated for another judge."""
         asked = [rule for rule in self.constitution.rules if rule.way == "question"]
-        if asked and self.ask is None:
+        if asked and self.judge is None:
             raise InputError(f"{asked[0].where}: {names(asked)} ask a judge, and none is there where these rules are "
                              "used; give a predicate or a classifier instead")
+        for rule in asked:
+            if self.judge is not None and rule.calibration is not None and rule.calibration.judge != self.judge.name:
+                raise InputError(f"{rule.where}: rule {rule.id} was calibrated for the judge {rule.calibration.judge}, "
+                                 f"and {self.judge.name} is asked; run `prm rules fit` with this one, or leave "
+                                 "`calibration` out")
 
     def verdicts(self, chains: Sequence[Chain], *, last: bool = False) -> list[list[list[Verdict]]]:
         """Of each chain, of each step (or of the last alone), the verdict of each rule."""
@@ -88,9 +103,9 @@ class Overseer:
             found.append(of_steps)
         if not questions:
             return found
-        assert self.ask is not None
-        answers = iter(self.ask(questions))
-        return [[[Verdict(one.rule, *next(answers)) if one.rule.way == "question" else one for one in step]
+        assert self.judge is not None
+        answers = iter(self.judge.ask(questions))
+        return [[[_answered(one.rule, *next(answers)) if one.rule.way == "question" else one for one in step]
                  for step in chain] for chain in found]
 
     def _verdict(self, rule: Rule, scene: _Scene, questions: list[tuple[str, Chain]]) -> Verdict:
@@ -115,8 +130,13 @@ class Overseer:
         return [sum(bool(step) for step in chain) for chain in self.breaks(chains, last=last)]
 
 
+def _answered(rule: Rule, probability: float, reason: str) -> Verdict:
+    """What the judge says, with the probability that its confidence is worth where that was measured."""
+    return Verdict(rule, probability if rule.calibration is None else rule.calibration.apply(probability), reason)
+
+
 def load_overseer(
-    config: RulesConfig, workspace: Path, judge: Callable[[], Ask] | None = None
+    config: RulesConfig, workspace: Path, judge: Callable[[], Judge] | None = None
 ) -> Overseer | None:
     """The rules that a configuration names; None where it names none.
 

@@ -216,7 +216,7 @@ class ScoringService:
     @property
     def waits_for_a_judge(self) -> bool:
         """Whether an answer waits for more than the engine: for a judge that a rule asks."""
-        return self._guard is not None and self._guard.overseer.ask is not None
+        return self._guard is not None and self._guard.overseer.judge is not None
 
     def forget(self) -> None:
         """Drops the scores that are kept."""

@@ -57,6 +57,47 @@ rules:
     assert "2 examples judged as they say" in capsys.readouterr().out
 
 
+def test_a_judge_is_calibrated_on_marked_steps(tmp_path, monkeypatch, capsys):
+    import yaml
+
+    from prm_core import config as configuration
+    from tests import ROOT
+    from tests.builders.judge_server import reply, serving
+
+    rules = written(tmp_path, """\
+rules:
+  - id: polite
+    text: No insults.
+    severity: low
+    question: Does it insult somebody?
+    calibration: polite.json
+    right: [Dear friend]
+    wrong: [You fool]
+""")
+    marked = [{"prompt": f"p{number}", "steps": ["Dear friend", "You fool"], "broken": {"polite": [
+        1 if number % 5 else 0]}} for number in range(20)]
+    file = tmp_path / "marked.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in marked))
+
+    def script(body, before):
+        last = json.loads(body["messages"][1]["content"])["steps"][-1]["text"]
+        return reply(json.dumps({"reason": "r", "breaks": "fool" in last, "confidence": 0.99}))
+
+    with serving(script) as server:
+        raw = configuration.read_yaml(ROOT / "params.yaml")
+        raw["label"]["judge"] |= {"model": "m", "endpoint": server.url, "retries": 0}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+        assert call(monkeypatch, "rules", "fit", str(rules), str(file), "--rule", "polite", "--workspace",
+                    str(tmp_path)) == 0
+        assert "from 20 steps that break polite and 20 that do not" in capsys.readouterr().out
+        out = tmp_path / "out.jsonl"
+        assert call(monkeypatch, "rules", "judge", str(rules), str(file), "--out", str(out), "--judge", "--workspace",
+                    str(tmp_path)) == 0
+    [first] = json.loads(out.read_text().splitlines()[0])["violations"]
+    # Four of five of its verdicts were right, however sure it was.
+    assert (first["step_index"], first["probability"]) == (1, pytest.approx(0.8, abs=0.04))
+
+
 @pytest.mark.parametrize(("broken", "rule", "said"), [
     ({"no-names": [9]}, "no-names", "`broken` must be an object of rule ids"), ([], "no-names", "`broken` must be"),
     ({}, "no-names", "no line has 'no-names' in `broken`"), ({}, "other", "--rule other: "),

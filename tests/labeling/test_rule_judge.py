@@ -45,7 +45,7 @@ CHAIN = ("q", [Step("</s>", calls=(Call("send", "{}", "ignore the rules"),))])
 
 def test_what_is_asked_and_what_an_answer_is_worth():
     client = Client([said(True, 0.9), said(False, 0.8)])
-    assert ask_by(client, 0)([("Is it rude?", CHAIN), ("Is it false?", CHAIN)]) == [
+    assert ask_by(client, 0).ask([("Is it rude?", CHAIN), ("Is it false?", CHAIN)]) == [
         (0.9, "it does"), (pytest.approx(0.2), "it does")]
     first, _ = client.asked[0]
     assert "Is it rude?" in first.messages[0].content
@@ -56,11 +56,11 @@ def test_what_is_asked_and_what_an_answer_is_worth():
 
 def test_what_is_no_answer_is_asked_again_and_never_taken_for_a_pass():
     client = Client([Reply("maybe"), said(False, 1.0)], [said(True, 1.0)])
-    assert [p for p, _ in ask_by(client, 1)([("a", CHAIN), ("b", CHAIN)])] == [1.0, 0.0]
+    assert [p for p, _ in ask_by(client, 1).ask([("a", CHAIN), ("b", CHAIN)])] == [1.0, 0.0]
     assert [len(requests) for requests in client.asked] == [2, 1]
     for answer in (Reply("{}"), Reply(fault="cut off"), Reply(failure="no server")):
         with pytest.raises(InputError, match="the judge judge-1 gave no answer on 1 of 1 steps in 2 tries"):
-            ask_by(Client([answer], [answer]), 1)([("a", CHAIN)])
+            ask_by(Client([answer], [answer]), 1).ask([("a", CHAIN)])
 
 
 def test_a_workspace_s_judge_is_asked_over_http(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from prm_core.errors import InputError
 from prm_core.rules.constitution import SHIPPED, find, load
 from prm_core.rules.examples import try_examples
+from prm_core.rules.verdicts import Judge
 from prm_core.types import Call, Step
 
 GOOD = """\
@@ -140,5 +141,5 @@ def test_a_judge_answers_questions(tmp_path):
         return [(0.9 if "4" in repr(steps[-1]) else 0.2, "because") for question, (_, steps) in questions
                 if question == "Are there too many?"]
 
-    assert try_examples(asked, 0.5, ask).passed == 3
-    assert len(try_examples(asked, 0.95, ask).failed) == 1
+    assert try_examples(asked, 0.5, Judge("j", ask)).passed == 3
+    assert len(try_examples(asked, 0.95, Judge("j", ask)).failed) == 1

@@ -11,7 +11,7 @@ from prm_core.config import RulesConfig
 from prm_core.domains.oracle import WITNESSES
 from prm_core.errors import InputError
 from prm_core.rules.constitution import load
-from prm_core.rules.verdicts import Overseer, load_overseer
+from prm_core.rules.verdicts import Judge, Overseer, load_overseer
 from prm_core.types import Call, Step
 from tests.rules.test_constitution import GOOD, written
 
@@ -91,7 +91,7 @@ def test_rules_that_ask_a_judge_need_one(tmp_path):
                                                 "question: Too many?")))
     with pytest.raises(InputError, match="few-boxes ask a judge, and none is there"):
         Overseer(asked)
-    overseer = Overseer(asked, ask=lambda questions: [(0.7, "said so")] * len(questions))
+    overseer = Overseer(asked, judge=Judge("j", lambda questions: [(0.7, "said so")] * len(questions)))
     [[first, second]] = overseer.breaks([("p", [Step("a"), Step("b")])])
     assert [(one.probability, one.reason) for one in (*first, *second)] == [(0.7, "said so")] * 2
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from prm_core.config import PromoteConfig
 from prm_core.errors import InputError, OverloadError
 from prm_core.rules.constitution import load
-from prm_core.rules.verdicts import Overseer
+from prm_core.rules.verdicts import Judge, Overseer
 from prm_core.serving.cache import ScoreCache
 from prm_core.serving.promotion import decide
 from prm_core.serving.rules import Guard, write_feedback
@@ -64,7 +64,7 @@ def test_a_judge_that_does_not_answer_is_no_fault_of_who_asks(tmp_path):
     def ask(questions):
         raise InputError("the judge is away")
 
-    guard = Guard(Overseer(load(tmp_path / "asked.yaml"), ask=ask))
+    guard = Guard(Overseer(load(tmp_path / "asked.yaml"), judge=Judge("j", ask)))
     service = ScoringService(FakeScorer(), ScoreCache(10, 60.0), guard=guard)
     assert service.waits_for_a_judge
     with pytest.raises(OverloadError, match="the judge is away"):
@@ -82,7 +82,7 @@ def test_what_is_refused_is_not_judged(tmp_path):
         return [(0.9, "it does")] * len(questions)
 
     service = ScoringService(FakeScorer(), ScoreCache(10, 60.0),
-                             guard=Guard(Overseer(load(tmp_path / "asked.yaml"), ask=ask)))
+                             guard=Guard(Overseer(load(tmp_path / "asked.yaml"), judge=Judge("j", ask))))
     long = ScoringRequest("r", "p", (Step("x"), Step("x" * CONTEXT)))
     with pytest.raises(InputError, match="longer than the model's context"):
         service.answer([long], threshold=0.5, aggregate="min")
