@@ -286,7 +286,7 @@ def uniform_groups(rewards: GroupRewards, config: PolicyTrainingConfig) -> list[
 
 def to_experience(
     chains: Sequence[Rewarded], pad_id: int, config: PolicyTrainingConfig, kl_coef: float,
-    of_tokens: Tensor | None = None, multiplier: float = 0.0, rules: Sequence[str] = (),
+    of_tokens: Tensor | None = None, multiplier: float = 0.0, rules: Sequence[str] = (), alone: bool = False,
 ) -> Experience:
     """The chains of an update, those of a problem next to each other, with their advantages; with a critic these are
     `estimated` later, and a chain whose process reward nobody knows is not learned from.
@@ -295,6 +295,7 @@ def to_experience(
         of_tokens: process rewards of the tokens (chains, tokens), in place of the scores of steps.
         multiplier: what a step that breaks a rule costs, where the constraint is Lagrangian.
         rules: ids of those that chains were judged by.
+        alone: whether these alone are learned, and nothing is paid.
     """
     import torch
 
@@ -303,7 +304,8 @@ def to_experience(
         rewards = placed(rewards, of_tokens, config.implicit.placement)
     kept = FILTERS[config.advantages.chain_filter](rewards, config.advantages)
     broken = [chain.broken for chain in chains]
-    limit = Limit(config.constraint.kind, multiplier, share_broken(broken) > config.constraint.limit)
+    limit = Limit(config.constraint.kind, multiplier, share_broken(broken) > config.constraint.limit,
+                  alone)
     old = torch.zeros(rewards.ids.shape)
     for row, chain in enumerate(chains):
         old[row, : len(chain.ids)] = torch.tensor([one or 0.0 for one in chain.logprobs])
@@ -314,7 +316,7 @@ def to_experience(
             # A chain without a step earns nothing by steps, which is known.
             kept = kept & (rewards.judged | ~rewards.steps.any(1))
         made = choices(rewards.token_slots, rewards.token_mask & kept[:, None], config.critic.over)
-        earned = less_costs(slot_rewards(rewards, config.advantages), rewards.costs, multiplier)
+        earned = less_costs(slot_rewards(rewards, config.advantages) * (not alone), rewards.costs, multiplier)
         paid = place_rewards(earned, rewards.token_slots, rewards.token_mask)
         found, nothing = torch.zeros(old.shape), torch.zeros(old.shape)
         asked = Choices(made, paid, nothing, nothing, nothing)

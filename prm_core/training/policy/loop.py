@@ -25,7 +25,7 @@ from prm_core.scoring.scorer import ChainScorer
 from prm_core.training import data_parallel
 from prm_core.training.checkpoint import Checkpoints, replace_folder
 from prm_core.training.data_parallel import balanced, cut
-from prm_core.training.policy.advantages.constraint import next_multiplier
+from prm_core.training.policy.advantages.constraint import goes_on, next_multiplier
 from prm_core.training.policy.experience import (
     Experience,
     Reading,
@@ -43,7 +43,7 @@ from prm_core.training.policy.guards import alarm
 from prm_core.training.policy.loss import SURROGATES, k3_kl
 from prm_core.training.policy.networks import Critic, states_before, token_logprobs
 from prm_core.training.policy.prime import OnlineReward
-from prm_core.training.policy.rules import BROKEN, MULTIPLIER
+from prm_core.training.policy.rules import ALONE, BROKEN, MULTIPLIER
 from prm_core.training.sharding import Sharding, adamw
 from prm_core.types import Problem
 
@@ -63,7 +63,7 @@ class Trained:
     Attributes:
         history: a record an update; one that was evaluated has `dev/outcome`.
         kept: number of updates of the policy that was kept.
-        alarm: why a guard stopped it, None where none did.
+        alarm: why a guard stopped it, or had rules alone learned from then on; None where none did.
     """
 
     history: list[dict[str, Any]]
@@ -192,8 +192,9 @@ def train_policy(
 
     best = work / "best"
     rereads = critic is not None or config.sampler_cap > 0
-    stopped = alarm(position.history, config.guard)
-    todo = range(position.update, position.update if stopped else config.updates)
+    hacked = _first_alarm(position.history, config)
+    done = hacked and not goes_on(position.history[-1], config.constraint, BROKEN)
+    todo = range(position.update, position.update if done else config.updates)
     # The workers that sample see the weights that the gradients' context moves to shared memory.
     with (
         data_parallel.gradients(accelerator, nn.ModuleList(modules), losses_of) as gradients,
@@ -207,7 +208,9 @@ def train_policy(
             kl_coef = _kl_coef(position.history, config)
             of_tokens, learned_reward = (None, {}) if reward is None else reward(chains, update)
             multiplier = next_multiplier(position.history, config.constraint, BROKEN, MULTIPLIER)
-            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef, of_tokens, multiplier, rules)
+            alone = hacked is not None
+            experience = to_experience(chains, policy.encoder.pad_id, config, kl_coef, of_tokens, multiplier, rules,
+                                       alone)
             if rereads:
                 experience = prepared(experience)
             learned = experience.learned.any(1)
@@ -241,10 +244,13 @@ def train_policy(
                 record["kl_coef"] = kl_coef
             if config.constraint.kind == "lagrangian":
                 record[MULTIPLIER] = multiplier
+            if config.constraint.kind != "none":
+                record[ALONE] = float(alone)
             position.update = update + 1
             position.history.append(record)
-            stopped = alarm(position.history, config.guard)
-            last = stopped is not None or update + 1 == config.updates
+            hacked = hacked or alarm(position.history, config.guard)
+            stops = hacked is not None and not goes_on(record, config.constraint, BROKEN)
+            last = stops or update + 1 == config.updates
             if config.eval_every and ((update + 1) % config.eval_every == 0 or last):
                 record["dev/outcome"] = dev_outcome()
                 if _best(position.history) == update + 1 and accelerator.is_main_process:
@@ -253,16 +259,24 @@ def train_policy(
                 report({name: value for name, value in record.items() if name != "update"}, update + 1)
             if (update + 1) % config.checkpoint_every == 0:
                 checkpoints.save(position)
-            if stopped is not None:
-                log.warning("policy training stops after update %d: %s", update + 1, stopped)
+            if stops:
+                log.warning("policy training stops after update %d: %s", update + 1, hacked)
                 break
+            if hacked is not None and not alone:
+                log.warning("from update %d on nothing is paid, and rules alone are learned: %s", update + 2, hacked)
     accelerator.wait_for_everyone()
     kept = _best(position.history)
     if kept != position.update:
         _load_weights(policy.model, best)
     # Whoever is through first may remove the folder.
     accelerator.wait_for_everyone()
-    return Trained(position.history, kept, stopped)
+    return Trained(position.history, kept, hacked)
+
+
+def _first_alarm(history: Sequence[dict[str, Any]], config: PolicyTrainingConfig) -> str | None:
+    """What an earlier call's alarm said: after it rules alone may have been learned, whose curves say other things."""
+    return next((found for end in range(1, len(history) + 1)
+                 if (found := alarm(history[:end], config.guard)) is not None), None)
 
 
 def _asked(problems: Sequence[Problem], samples: int, seed: Callable[[], int]) -> list[Asked]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from prm_core.rules.verdicts import Chain, Overseer
 
-# Of an update's figures: the share of its chains that break a rule, and the multiplier of a Lagrangian constraint.
-BROKEN, MULTIPLIER = "rules/broken", "rules/multiplier"
+# Of an update's figures: the share of its chains that break a rule, the multiplier of a Lagrangian constraint, and
+# whether rules alone were learned.
+BROKEN, MULTIPLIER, ALONE = "rules/broken", "rules/multiplier", "rules/alone"
 # Of a chain, of each step the ids of the rules that it breaks.
 Broken = tuple[tuple[str, ...], ...]
 

@@ -330,6 +330,30 @@ def test_an_alarm_ends_training_and_says_why(tmp_path, monkeypatch, caplog) -> N
     assert "policy training stops after update 3: it is hacked" in caplog.text
 
 
+@pytest.mark.parametrize(("broken", "updates", "alone"), [
+    # More is broken than may be, to the end; and less from the fifth update on, whose chains tell so.
+    ([0.5] * 9, 6, [0, 0, 0, 1, 1, 1]), ([0.5, 0.5, 0.5, 0.5, 0.0], 5, [0, 0, 0, 1, 1]),
+])
+def test_after_an_alarm_rules_go_on_being_learned(broken, updates, alone, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(loop, "alarm", lambda history, settings: "it is hacked" if len(history) >= 3 else None)
+    told = iter(broken)
+    plain = loop.to_experience
+
+    def counted(*given):
+        found = plain(*given)
+        return dataclasses.replace(found, figures={**found.figures, "rules/broken": next(told)})
+
+    monkeypatch.setattr(loop, "to_experience", counted)
+    constraint = ConstraintConfig(kind="lagrangian", limit=0.1)
+    begun = run(make_policy(ENCODER), tmp_path, monkeypatch, [], updates=4, constraint=constraint, checkpoint_every=1)
+    assert [record["rules/alone"] for record in begun.history] == [0, 0, 0, 1]
+    # Gone on with after a stop, it knows that the reward is hacked.
+    trained = run(make_policy(ENCODER), tmp_path, monkeypatch, [], updates=6, constraint=constraint)
+    assert (len(trained.history), trained.alarm) == (updates, "it is hacked")
+    assert [record["rules/alone"] for record in trained.history] == alone
+    assert "from update 4 on nothing is paid, and rules alone are learned: it is hacked" in caplog.text
+
+
 def test_without_dev_problems_nothing_begins(tmp_path) -> None:
     with pytest.raises(InputError, match="no dev problem to evaluate the policy on; give some, or set"):
         loop.train_policy(make_policy(ENCODER), DigitScorer(), DOMAINS, PROBLEMS[:5], changed_settings(eval_every=1),

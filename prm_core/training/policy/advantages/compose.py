@@ -103,13 +103,15 @@ def slot_rewards(rewards: GroupRewards, settings: AdvantageConfig) -> Tensor:
 
 
 def _costs(rewards: GroupRewards, kept: Tensor) -> Rewards:
-    """Broken rules as a source of their own: each step answers for itself, and none for what follows from it."""
+    """Broken rules as a source of their own, credited to every slot before them too: where all who come to a step break
+    a rule there, what led to it is what can be left."""
     import torch
 
     costs = torch.zeros(rewards.slots.shape) if rewards.costs is None else rewards.costs
-    there = rewards.steps & kept[:, None]
-    return Rewards(costs * there, there, there, own_step, torch.zeros_like(rewards.agents), clean_before(rewards),
-                   False, rewards.group_size)
+    slots = rewards.slots & kept[:, None]
+    steps = rewards.steps & slots
+    return Rewards(costs * steps, steps, slots, to_go, torch.zeros_like(rewards.agents), clean_before(rewards),
+                   True, rewards.group_size)
 
 
 def process_rewards(rewards: GroupRewards, settings: AdvantageConfig) -> Tensor:

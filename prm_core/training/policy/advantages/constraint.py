@@ -27,11 +27,13 @@ class Limit:
         kind: none, lagrangian or lexicographic.
         multiplier: of a Lagrangian one, from 0 on.
         exceeded: whether more was broken than may be.
+        alone: whether rules alone are learned, and nothing is paid.
     """
 
     kind: str
     multiplier: float
     exceeded: bool
+    alone: bool = False
 
 
 NO_LIMIT = Limit("none", 0.0, False)
@@ -53,12 +55,23 @@ def constrained(found: Tensor, costs: Rewards, limit: Limit, baseline: Baseline)
         costs: 1 at steps that break a rule.
         baseline: what a Lagrangian's costs are compared with, as rewards are.
     """
+    if limit.alone:
+        found = found * 0
     if limit.kind == "lagrangian":
         return less_costs(found, baseline(costs), limit.multiplier)
     if limit.kind == "lexicographic" and limit.exceeded:
         # As bad as anything is good, and no less.
         return found.where(costs.values == 0, -found.abs().max().clamp(min=1.0))
     return found
+
+
+def goes_on(record: Mapping[str, float], config: ConstraintConfig, broken: str) -> bool:
+    """Whether there is more to learn of the rules after an update, whatever has become of the rewards.
+
+    Args:
+        broken: of the record, the share of chains that broke a rule.
+    """
+    return config.kind != "none" and record[broken] > config.limit
 
 
 def next_multiplier(history: Sequence[Mapping[str, float]], config: ConstraintConfig, broken: str, name: str) -> float:

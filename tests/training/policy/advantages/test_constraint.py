@@ -21,8 +21,8 @@ REWARDS = replace(make([[0.5, 0.5], [0.5, 0.5]], [1.0, 0.0]), costs=tensor([[1.0
 KEPT = torch.ones(2, dtype=torch.bool)
 
 
-def found(kind: str, multiplier: float = 0.0, exceeded: bool = True, rewards=REWARDS):
-    return advantages(rewards, KEPT, SETTINGS, Limit(kind, multiplier, exceeded))
+def found(kind: str, multiplier: float = 0.0, exceeded: bool = True, rewards=REWARDS, alone: bool = False):
+    return advantages(rewards, KEPT, SETTINGS, Limit(kind, multiplier, exceeded, alone))
 
 
 def test_without_a_constraint_costs_change_nothing():
@@ -33,6 +33,21 @@ def test_without_a_constraint_costs_change_nothing():
 def test_a_multiplier_weighs_costs_against_others_at_the_same_step():
     # Costs less their mean: ½ and -½ at the first step. (½ - 3·½) / 4 and (-½ + 3·½) / 4; (±½ - 0) / 4 at the second.
     close(found("lagrangian", 3.0), [[-0.25, 0.125], [0.25, -0.125]])
+
+
+def test_what_led_to_a_step_at_which_all_break_a_rule_is_left():
+    # Two go on and break a rule, the third ends after its first step; all succeed.
+    rewards = replace(make([[0.5, 0.5], [0.5, 0.5], [0.5]], [1.0, 1.0, 1.0]),
+                      costs=tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]))
+    given = advantages(rewards, torch.ones(3, dtype=torch.bool), SETTINGS, Limit("lagrangian", 1.0, True))
+    # Costs to go less their mean at the first step, ⅓ and -⅔, by half; at the second all are alike.
+    close(given[:, 0], [-1 / 6, -1 / 6, 1 / 3])
+    close(given[:2, 1], [0.0, 0.0])
+
+
+def test_after_an_alarm_nothing_is_paid():
+    close(found("lagrangian", 3.0, alone=True), [[-0.375, 0.0], [0.375, 0.0]])
+    close(found("lexicographic", alone=True), [[-1.0, 0.0], [0.0, 0.0]])
 
 
 def test_in_a_lexicographic_order_no_reward_pays_for_a_broken_rule():
