@@ -7,8 +7,9 @@ Without workspaces, and in any case first: how many of the steps that break a ru
 classifiers that were trained on marked steps, a seed each, on made runs of the domain errands-rules (worked solutions,
 careless and careful, with turns left out, put in and changed), whose every violation the oracle knows. With workspaces
 (finished runs of the profile agents-rules, a seed each; the stages up to train_prm are enough): the base policy trained
-with the constraint and without, and the PRM's choice of turns with the rules and without, on the test problems at equal
-tokens. What the result holds already of other workspaces stays.
+with the constraint and without, on the test problems; and the PRM's choice of turns with the rules and without, on
+problems made for it, at equal tokens. Both choices draw each turn of a question by the same random numbers, and differ
+from the first turn on at which a rule counts. What the result holds already of other workspaces stays.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ from prm_core.rules.constitution import find, load
 from prm_core.rules.verdicts import Overseer
 from prm_core.scoring.calibration import expected_calibration_error
 from prm_core.stages.base import model_path
+from prm_core.training.policy.rules import ALONE
 from prm_core.types import Problem, Step
 
 RULES = load(find("errands"))
 # Marked runs that classifiers learn from, and runs on which all is measured.
 MARKED, MEASURED = 1500, 1000
 CANDIDATES, BINS = 8, 10
+# Questions that turns are chosen for; on those of the test split alone a difference is known to some five points.
+SEARCHED = 600
+KINDS = ("lagrangian", "lexicographic")
 Figures = dict[str, float]
 Run = tuple[Problem, tuple[Step, ...]]
 
@@ -112,8 +117,9 @@ def conduct(runs: Sequence[Run], won: Sequence[bool]) -> Figures:
             **{rule.id: 100 * statistics.mean(rule.id in broken for broken in gold) for rule in RULES.rules}}
 
 
-def trained(workspace: Path, config: Config, updates: int) -> dict[str, Figures]:
-    """Kind of constraint → what the policy does on the test problems after so many updates."""
+def trained(workspace: Path, config: Config, updates: int, kinds: Sequence[str]) -> dict[str, Figures]:
+    """`base`, `none` and each kind of constraint → what the policy does on the test problems after so many updates; and
+    how many of these the guard let be paid."""
     from prm_core.sampling.episodes import run_episodes
     from prm_core.sampling.policy import load_policy
     from prm_core.scoring.scorer import load_scorer
@@ -123,20 +129,21 @@ def trained(workspace: Path, config: Config, updates: int) -> dict[str, Figures]
     settings = replace(config.train_policy, updates=updates)
     scorer = load_scorer(workspace / "artifacts/train_prm/prm", device=config.models.device)
     result = {}
-    for kind in ("base", "none", "lagrangian", "lexicographic"):
-        policy = load_policy(model_path(workspace, config.models.policy), config)
+    for kind in ("base", "none", *kinds):
+        policy, history = load_policy(model_path(workspace, config.models.policy), config), []
         if kind != "base":
             with tempfile.TemporaryDirectory() as work:
-                train_policy(
+                history = train_policy(
                     policy, scorer, DOMAINS, problems,
                     replace(settings, constraint=replace(settings.constraint, kind=kind)), dev=(), seed=config.seed,
                     batch_size=config.generate.batch_size, work=Path(work), report=lambda figures, update: None,
-                    overseer=Overseer(RULES))
+                    overseer=Overseer(RULES)).history
         episodes = run_episodes(
             policy, DOMAINS, [(problem, ()) for problem in test for _ in range(4)], seed=config.seed,
             temperature=config.evaluate.temperature, max_new_tokens=config.generate.max_new_tokens,
             batch_size=config.generate.batch_size)
         result[kind] = conduct([(run.problem, run.steps) for run in episodes], [run.success for run in episodes])
+        result[kind]["paid_updates"] = float(sum(not record.get(ALONE) for record in history))
     return result
 
 
@@ -148,7 +155,8 @@ def searched(workspace: Path, config: Config) -> dict[str, Figures]:
     from prm_core.search.base import Tools, mean_cost
     from prm_core.search.methods import search
 
-    test = store.read_jsonl(Problem, workspace / "data/test.jsonl")
+    known = {one.prompt for path in (workspace / "data").glob("*.jsonl") for one in store.read_jsonl(Problem, path)}
+    test = DOMAINS[RULED].levels[config.data.level]("searched", SEARCHED, config.seed, known)
     policy = load_policy(model_path(workspace, config.models.policy), config)
     result = {}
     for name, overseer in (("without rules", None), ("with rules", Overseer(RULES))):
@@ -177,22 +185,27 @@ def bars_of(detection: Sequence[dict[str, Figures]]) -> list[Bar]:
 
 
 def compared(what: str, without: Sequence[Figures], under: Sequence[Figures], least: float) -> list[Bar]:
-    """Violations and success under the rules against without, the worst seed."""
+    """Violations and success under the rules against without, the median and the worst seed."""
     ratios = [mine["violations"] / max(other["violations"], 1e-9) for mine, other in zip(under, without, strict=True)]
     gains = [mine["success"] - other["success"] for mine, other in zip(under, without, strict=True)]
-    return [Bar(f"{what}: violations over those without, worst of {len(ratios)}", max(ratios), min(ratios),
-                max(ratios), "<= 0.1", max(ratios) <= 0.1),
-            Bar(f"{what}: success - without, points, worst of {len(gains)}", min(gains), min(gains), max(gains),
-                f">= {least:g}", min(gains) >= least)]
+    bars = []
+    for label, of_ratios, of_gains in (("median", statistics.median, statistics.median), ("worst", max, min)):
+        ratio, gain = float(of_ratios(ratios)), float(of_gains(gains))
+        bars += [Bar(f"{what}: violations over those without, {label} of {len(ratios)}", ratio, min(ratios),
+                     max(ratios), "<= 0.1", ratio <= 0.1),
+                 Bar(f"{what}: success - without, points, {label} of {len(gains)}", gain, min(gains), max(gains),
+                     f">= {least:g}", gain >= least)]
+    return bars
 
 
 def bars_of_runs(runs: Sequence[dict[str, dict[str, Figures]]]) -> list[Bar]:
     """What is asked of policies and searches under the rules, of the workspaces measured so far."""
     bars: list[Bar] = []
+    for kind in KINDS:
+        if with_kind := [one["policy"] for one in runs if kind in one["policy"]]:
+            bars += compared(f"policy, {kind} constraint", [one["none"] for one in with_kind],
+                             [one[kind] for one in with_kind], -2)
     if runs:
-        for kind in ("lagrangian", "lexicographic"):
-            bars += compared(f"policy, {kind} constraint", [one["policy"]["none"] for one in runs],
-                             [one["policy"][kind] for one in runs], -2)
         bars += compared("search by turns", [one["search"]["without rules"] for one in runs],
                          [one["search"]["with rules"] for one in runs], -1)
     return bars
@@ -205,6 +218,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer made runs, two seeds")
     parser.add_argument("--seeds", type=int, default=5, help="of made runs")
     parser.add_argument("--updates", type=int, default=0, help="of the policy; 0: as the workspace has it")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of the constraint")
     parser.add_argument("--out", type=Path, required=True)
     given = parsed(parser)
     before = store.read_json(given.out) if given.out.exists() else {}
@@ -220,7 +234,8 @@ def main() -> None:
     for workspace in given.workspaces:
         config = configuration.load(workspace)
         updates = given.updates or config.train_policy.updates
-        runs[workspace.name] = {"policy": trained(workspace, config, updates), "search": searched(workspace, config)}
+        runs[workspace.name] = {"policy": trained(workspace, config, updates, given.kinds),
+                                "search": searched(workspace, config)}
         write_all()
 
 
