@@ -45,9 +45,9 @@ class JudgeCalibration:
             return cls(str(raw["question"]), str(raw["judge"]), Calibrator.from_dict(raw["calibrator"]))
         except FileNotFoundError:
             raise InputError(f"its calibration {path} is not there; `prm rules fit` writes it") from None
-        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"its calibration {path} is none ({error}); take it away, and `prm rules fit` writes "
-                             "one") from None
+        except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"its calibration {path} is none ({error}); name another file or take it away, and "
+                             "`prm rules fit` writes one") from None
 
 
 def check_enough(broken: Sequence[bool]) -> None:

@@ -71,9 +71,9 @@ class Classifier:
             return cls(bias, weights, Calibrator.from_dict(raw["calibrator"]))
         except FileNotFoundError:
             raise InputError(f"its classifier {path} is not there; `prm rules fit` writes it") from None
-        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"its classifier {path} is none ({error}); take it away, and `prm rules fit` writes "
-                             "one") from None
+        except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"its classifier {path} is none ({error}); name another file or take it away, and "
+                             "`prm rules fit` writes one") from None
 
 
 def features(prompt: str, steps: Sequence[Step]) -> set[str]:
