@@ -25,6 +25,11 @@ def faults(figures: Figures, config: Config, *, retrain: bool = False) -> list[s
             *_probe(figures, config)]
 
 
+def compared(figures: Figures) -> str:
+    """What was measured of the old chains: `steps` or `outcomes`, as `promote.by` has them."""
+    return "steps" if "old/f1_gain" in figures else "outcomes"
+
+
 def _new(figures: Figures, retrain: bool) -> Iterator[str]:
     steps, ends = figures["new/gain"], figures["new/outcome_gain"]
     if steps["value"] is None:
@@ -42,7 +47,7 @@ def _new(figures: Figures, retrain: bool) -> Iterator[str]:
 
 
 def _old(figures: Figures, config: Config) -> Iterator[str]:
-    by_steps = "old/f1_gain" in figures
+    by_steps = compared(figures) == "steps"
     what = "first-error F1" if by_steps else "the AUROC of right answers"
     gain, most = figures["old/f1_gain" if by_steps else "old/outcome_auroc_gain"], config.adapt.max_old_fall
     if gain["value"] is None:

@@ -124,6 +124,10 @@ class _Work:
             self._train()
         if not self.round.figures.exists():
             self._measure()
+        by = gate.compared(self._figures())
+        if by != self.config.promote.by:
+            raise InputError(f"round {self.round.number} was measured with promote.by {by}, and it is "
+                             f"{self.config.promote.by} now; set it back until this round is over")
         if not self.round.version.exists():
             self._register()
         return self._decide()
@@ -336,7 +340,7 @@ def _gate_tags(figures: Mapping[str, Any]) -> dict[str, str]:
     """What the registry's gate goes by, measured as the evaluation measures it."""
     found = {key.removeprefix("challenger/"): value for key, value in figures.items()
              if key.startswith("challenger/probe/suffix/passed")}
-    if "old/challenger/outcome_auroc" in figures:
+    if gate.compared(figures) == "outcomes":
         told = figures["old/challenger/outcome_auroc"]
         found |= {OUTCOME_AUROC: told["value"], f"{OUTCOME_AUROC}_low": told["low"]}
     else:

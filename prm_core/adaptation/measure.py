@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,9 @@ from prm_core.evaluation.metrics import INTERVAL, Bootstrap, Estimate
 from prm_core.labeling.human.labels import human_verdicts
 from prm_core.platform import store
 from prm_core.scoring.calibration import expected_calibration_error
+from prm_core.scoring.scorer import ChainScore, RewardScorer
 from prm_core.serving.drift.outcomes import Outcome
 from prm_core.types import Problem, StepLabel, Trajectory
-
-if TYPE_CHECKING:
-    from prm_core.scoring.scorer import ChainScore, RewardScorer
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 EVALUATION = "artifacts/evaluate/trajectories"
@@ -46,7 +44,8 @@ class Old:
 
 
 def old_chains(workspace: Path, by: str) -> Old:
-    """The base policy's chains of the dev and test problems, as many a problem as step-level figures use.
+    """The base policy's chains of the dev and test problems, those that the evaluation takes for the same figures: the
+    first few a problem, and by outcomes every one of the test problems.
 
     Args:
         by: `promote.by`: what is compared, steps, of which an oracle knows, or outcomes.
@@ -61,14 +60,15 @@ def old_chains(workspace: Path, by: str) -> Old:
     found: dict[str, list[Chain]] = {split: [] for split in problems}
     for one in store.read_shards(Trajectory, workspace / EVALUATION):
         split, _, policy = one.id.split("/", 1)[0].partition("-")
-        if policy == "base" and split in found and one.steps:
+        if policy == "base" and split in found:
             index = owners[split][one.problem_id]
             found[split].append(Chain(index, one, judge(problems[split][index], one.steps)))
     if by == "steps" and any(chain.gold is None for chain in found["test"]):
         raise InputError(f"{workspace / EVALUATION}: no oracle judges the steps of these problems, so nothing says "
                          "whether a challenger is worse at them; set promote.by to outcomes, and it is held to how "
                          "well its scores tell right answers from wrong ones")
-    return Old(problems, {split: first_per_problem(group, protocol.STEP_CHAINS) for split, group in found.items()})
+    return Old(problems, {split: group if (split, by) == ("test", "outcomes") else
+                          first_per_problem(group, protocol.STEP_CHAINS) for split, group in found.items()})
 
 
 def both(champion: RewardScorer, challenger: RewardScorer, pairs: Sequence[tuple[str, Sequence[Any]]]
@@ -90,16 +90,20 @@ def old_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, conf
     challenger's F1 as the evaluation has it, with its spread. By outcomes: how well scores of chains tell right answers
     from wrong ones, `old/…/outcome_auroc` and `old/outcome_auroc_gain`.
     """
+    of, splits = (_by_outcomes, ["test"]) if config.promote.by == "outcomes" else (_by_steps, ["dev", "test"])
     scored: dict[str, dict[str, list[Chain]]] = {CHAMPION: {}, CHALLENGER: {}}
-    for split, chains in old.chains.items():
+    for split in splits:
+        chains = old.chains[split]
         said = both(champion, challenger, [(old.problems[split][chain.problem].prompt, chain.trajectory.steps)
-                                           for chain in chains])
+                                           for chain in chains if chain.trajectory.steps])
         for name, found in said.items():
-            scored[name][split] = [with_prm(chain, one, config.evaluate.aggregate)
-                                   for chain, one in zip(chains, found, strict=True)]
+            told = iter(found)
+            # A chain without a step is nothing a model can score, and has no evidence for it.
+            scored[name][split] = [
+                with_prm(chain, next(told) if chain.trajectory.steps else ChainScore((), (), 1),
+                         config.evaluate.aggregate) for chain in chains]
     problems = len(old.problems["test"])
     bootstrap = Bootstrap(problems, config.evaluate.bootstrap, config.seed)
-    of = _by_outcomes if config.promote.by == "outcomes" else _by_steps
     return of(scored, problems, bootstrap, config)
 
 
@@ -231,7 +235,8 @@ def probe_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, co
         return {}
     chains = [judged_or_answered(chain.trajectory.id, old.problems["dev"][chain.problem], chain.trajectory.steps,
                                  chain.right)
-              for chain in first_per_problem(old.chains["dev"], 1)[: config.probe.problems]]
+              for chain in first_per_problem([one for one in old.chains["dev"] if one.trajectory.steps], 1)
+              [: config.probe.problems]]
     gold = pick_chains(chains, 1, config.seed)
     found = {name: suffix_figures(scorer, gold, config.probe, config.serve.threshold, config.seed)[0]
              for name, scorer in ((CHAMPION, champion), (CHALLENGER, challenger))}

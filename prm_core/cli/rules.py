@@ -12,7 +12,7 @@ import typer
 from prm_core.errors import GateError, InputError
 
 if TYPE_CHECKING:
-    from prm_core.rules.constitution import Constitution, Rule
+    from prm_core.rules.constitution import Constitution
     from prm_core.rules.verdicts import Judge as Judging
     from prm_core.serving.service import ScoringRequest
 
@@ -98,10 +98,10 @@ def fit(
     from prm_core.rules.constitution import find, load
 
     found = load(find(rules), trained=False)
-    chosen = next((one for one in found.rules if one.id == rule and _is_fitted(one)), None)
+    chosen = next((one for one in found.rules if one.id == rule and one.file), None)
     if chosen is None:
         raise InputError(f"--rule {rule}: {found.path} has no such rule with a `classifier` or a `calibration`; it has "
-                         f"{', '.join(one.id for one in found.rules if _is_fitted(one)) or 'none'}")
+                         f"{', '.join(one.id for one in found.rules if one.file) or 'none'}")
     cases, broken, groups = [], [], []
     for record, request in _requests(file):
         marked = _marked(record, rule, request)
@@ -113,19 +113,20 @@ def fit(
         raise InputError(f"{file}: no line has {rule!r} in `broken`; mark runs for it")
     steps = f"from {sum(broken)} steps that break {rule} and {len(broken) - sum(broken)} that do not"
     if chosen.way == "classifier":
-        made, path = classifier.fit(cases, broken, groups, seed).to_json(), found.path.parent / chosen.source
+        made = classifier.fit(cases, broken, groups, seed).to_json()
         told = f"{steps}; calibrated on the questions held out"
     else:
+        # Before the judge is asked, which costs.
+        calibration.check_enough(broken)
         judge = _judge(workspace)
         said = [probability for probability, _ in judge.ask([(chosen.source, case) for case in cases])]
-        made = calibration.fit(said, broken, chosen.source, judge.name).to_json()
-        path, told = found.path.parent / chosen.calibration_file, f"{steps}; of the judge {judge.name}"
+        fitted = calibration.fit(said, broken, chosen.source, judge.name)
+        made, most = fitted.to_json(), max(said)
+        told = (f"{steps}; where the judge {judge.name} is surest that it is broken ({most:.2f}), it is with "
+                f"probability {fitted.apply(most):.2f}")
+    path = found.path.parent / chosen.file
     store.write_text(path, made)
     typer.echo(f"{path}: {told}")
-
-
-def _is_fitted(rule: Rule) -> bool:
-    return rule.way == "classifier" or bool(rule.calibration_file)
 
 
 def _load(rules: str) -> Constitution:

@@ -45,17 +45,28 @@ class JudgeCalibration:
             return cls(str(raw["question"]), str(raw["judge"]), Calibrator.from_dict(raw["calibrator"]))
         except FileNotFoundError:
             raise InputError(f"its calibration {path} is not there; `prm rules fit` writes it") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"its calibration {path} is none ({error}); `prm rules fit` writes one") from None
+        except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"its calibration {path} is none ({error}); name another file or take it away, and "
+                             "`prm rules fit` writes one") from None
+
+
+def check_enough(broken: Sequence[bool]) -> None:
+    """Raises InputError where too few marked steps break a rule, or too few do not, to calibrate a judge on."""
+    for kind, count in (("break", sum(broken)), ("keep", len(broken) - sum(broken))):
+        if count < LEAST:
+            raise InputError(f"{count} marked steps {kind} the rule, and calibrating a judge on it takes {LEAST}; have "
+                             "more steps marked")
 
 
 def fit(said: Sequence[float], broken: Sequence[bool], question: str, judge: str) -> JudgeCalibration:
     """Of a judge's probabilities that marked steps break a rule, by Platt's method.
 
-    Raises InputError where too few steps break it, or too few do not.
+    Raises InputError as `check_enough` does, and where the judge does not tell steps that break it from others.
     """
-    for kind, count in (("break", sum(broken)), ("keep", len(broken) - sum(broken))):
-        if count < LEAST:
-            raise InputError(f"{count} marked steps {kind} the rule, and calibrating a judge on it takes {LEAST}; have "
-                             "more steps marked")
-    return JudgeCalibration(question, judge, fit_calibrator(said, broken, "platt", LEAST))
+    check_enough(broken)
+    found = fit_calibrator(said, broken, "platt", LEAST)
+    if found.slope == 0:
+        raise InputError(f"the judge {judge} is no surer of a broken rule on the steps that break it than on the "
+                         f"others, so that its verdicts are worth nothing; ask it otherwise than {question!r}, or ask "
+                         "another judge (label.judge)")
+    return JudgeCalibration(question, judge, found)

@@ -65,11 +65,15 @@ class Classifier:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             weights = {str(name): float(value) for name, value in raw["weights"].items()}
-            return cls(float(raw["bias"]), weights, Calibrator.from_dict(raw["calibrator"]))
+            bias = float(raw["bias"])
+            if not all(map(math.isfinite, (bias, *weights.values()))):
+                raise ValueError("its weights must be finite numbers")
+            return cls(bias, weights, Calibrator.from_dict(raw["calibrator"]))
         except FileNotFoundError:
             raise InputError(f"its classifier {path} is not there; `prm rules fit` writes it") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"its classifier {path} is none ({error}); `prm rules fit` writes one") from None
+        except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"its classifier {path} is none ({error}); name another file or take it away, and "
+                             "`prm rules fit` writes one") from None
 
 
 def features(prompt: str, steps: Sequence[Step]) -> set[str]:

@@ -17,6 +17,7 @@ asked, with `calibration`, a file that `prm rules fit` wrote too. `right` and `w
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,11 @@ class Rule:
     calibration_file: str = ""
     calibration: JudgeCalibration | None = field(default=None, compare=False)
     examples: tuple[Example, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """What `prm rules fit` writes for it, as the rules file has it; empty for a rule that is not fitted."""
+        return self.source if self.way == "classifier" else self.calibration_file
 
     @property
     def rank(self) -> int:
@@ -177,10 +183,17 @@ class _Reader:
             self._fault(self._lines[id(raw)], "`limits` must be a mapping of names to values")
             limits = {}
         rules: list[Rule] = []
+        # Of the files that are fitted, whose each is.
+        places: dict[str, str] = {}
         for number, item in enumerate(raw["rules"]):
             rule = self._rule(item, number)
             if rule is not None and rule.id in {one.id for one in rules}:
                 self._fault(self._lines[id(item)], "is there twice", rule.id)
+            if rule is not None and rule.file:
+                place = os.path.abspath(self._path.parent / rule.file)
+                if places.setdefault(place, rule.id) != rule.id:
+                    self._fault(self._lines[id(item)], f"names the file {rule.file}, which is of rule {places[place]}; "
+                                "`prm rules fit` would write the one over the other: give each its own", rule.id)
             rules += [] if rule is None else [rule]
         return tuple(rules), limits
 
@@ -244,7 +257,7 @@ class _Reader:
                 return language.parse(source), None
             if way == "classifier":
                 path = self._path.parent / source
-                return None, Classifier.load(path) if self._trained or path.exists() else None
+                return None, Classifier.load(path) if self._trained or os.path.exists(path) else None
         except language.Fault as error:
             self._fault(line, f"its predicate: {error}", name)
         except InputError as error:
@@ -258,12 +271,15 @@ class _Reader:
         if "calibration" in item and (way != "question" or not isinstance(source, str) or not source.strip()):
             self._fault(line, "`calibration` is the path of a file, as a text, and of a rule with a `question`", name)
             return "", None
+        source = source.strip()
         try:
             path = self._path.parent / source
-            found = JudgeCalibration.load(path) if source and (self._trained or path.exists()) else None
-            if found is not None and self._trained and found.question != item["question"].strip():
-                raise InputError(f"its calibration {path} is of another question, {found.question!r}; `prm rules fit` "
-                                 "writes one for this")
+            found = JudgeCalibration.load(path) if source and (self._trained or os.path.exists(path)) else None
+            if found is not None and found.question != item["question"].strip():
+                if self._trained:
+                    raise InputError(f"its calibration {path} is of another question, {found.question!r}; `prm rules "
+                                     "fit` writes one for this")
+                found = None
             return source, found
         except InputError as error:
             self._fault(line, str(error), name)

@@ -216,9 +216,10 @@ def _fit_platt(p: Floats, y: Floats, w: Floats) -> Calibrator:
     weights = np.tile(w / w.mean(), 2) * np.concatenate([targets, 1 - targets])
     model.fit(logits, np.repeat([1, 0], p.size), sample_weight=weights)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
-    if slope < 0:
-        # A calibrator must not turn the order round; the best map that may not is the constant.
-        log.warning("the probabilities fall as the outcomes rise: Platt's slope is set to 0")
+    if slope < 0 or np.ptp(logits) == 0:
+        # A calibrator must not turn the order round; the best map that may not is the constant. Of one probability
+        # alone any slope fits, and what it says of others is made up.
+        log.warning("the probabilities are all the same or fall as the outcomes rise: Platt's slope is set to 0")
         slope, intercept = 0.0, float(_logit(np.average(targets, weights=w)))
     return Calibrator("platt", labels=p.size, slope=slope, intercept=intercept)
 

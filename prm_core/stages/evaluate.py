@@ -460,8 +460,9 @@ STAGE = Stage(
         "metrics": "artifacts/evaluate/metrics.json",
         "headline": "artifacts/evaluate/headline.json",
     },
+    # Rules that are questions ask the judge of `label`.
     params=("profile", "seed", "models", "sampling", "encoder", "generate", "evaluate", "search", "serve", "promote",
-            "rules"),
+            "rules", "label"),
     run=run,
     check=check,
 )

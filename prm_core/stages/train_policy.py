@@ -100,7 +100,8 @@ STAGE = Stage(
         "history": "artifacts/train_policy/history.json",
         "metrics": "artifacts/train_policy/metrics.json",
     },
-    params=("seed", "models", "encoder", "generate", "train_policy", "serve", "rules"),
+    # Rules that are questions ask the judge of `label`.
+    params=("seed", "models", "encoder", "generate", "train_policy", "serve", "rules", "label"),
     run=run,
     check=check,
     shared=True,

@@ -151,6 +151,10 @@ def test_where_no_oracle_judges_steps_a_challenger_is_held_to_answers(work, monk
     gained = told["value"] - figures["old/champion/outcome_auroc"]["value"]
     assert figures["old/outcome_auroc_gain"]["value"] == pytest.approx(gained)
     assert (done.state == loop.PROMOTED) == (told["low"] > 0.5 and gained >= -1), done.reason
+    # Killed before it was decided, and the settings changed meanwhile: what was measured is not what decides.
+    rounds(folder, config)[0].decision.unlink()
+    with pytest.raises(InputError, match=r"measured with promote\.by outcomes, and it is steps now; set it back"):
+        loop.adapt(folder, dataclasses.replace(config, promote=dataclasses.replace(config.promote, by="steps")), NOW)
 
 
 class Killed(BaseException):

@@ -89,13 +89,28 @@ rules:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
         assert call(monkeypatch, "rules", "fit", str(rules), str(file), "--rule", "polite", "--workspace",
                     str(tmp_path)) == 0
-        assert "from 20 steps that break polite and 20 that do not" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "from 20 steps that break polite and 20 that do not" in told
+        assert "is surest that it is broken (0.99), it is with probability 0.7" in told
         out = tmp_path / "out.jsonl"
         assert call(monkeypatch, "rules", "judge", str(rules), str(file), "--out", str(out), "--judge", "--workspace",
                     str(tmp_path)) == 0
     [first] = json.loads(out.read_text().splitlines()[0])["violations"]
     # Four of five of its verdicts were right, however sure it was.
     assert (first["step_index"], first["probability"]) == (1, pytest.approx(0.8, abs=0.04))
+
+
+def test_a_judge_is_not_asked_where_too_few_steps_are_marked(tmp_path, monkeypatch, capsys):
+    from prm_core.cli import rules as cli
+
+    rules = written(tmp_path, "rules: [{id: polite, text: t, severity: low, question: q, calibration: p.json}]")
+    file = tmp_path / "marked.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "p", "steps": ["a"], "broken": {"polite": [0]}}) + "\n"
+                            for _ in range(30)))
+    monkeypatch.setattr(cli, "_judge", lambda workspace: pytest.fail("asked"))
+    assert call(monkeypatch, "rules", "fit", str(rules), str(file), "--rule", "polite") == 2
+    assert "0 marked steps keep the rule" in capsys.readouterr().err
+    assert not (tmp_path / "p.json").exists()
 
 
 @pytest.mark.parametrize(("broken", "rule", "said"), [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -71,10 +72,45 @@ def test_a_rules_file_with_a_bad_calibration_is_refused(text: str, reason: str, 
         load(written(tmp_path, text))
 
 
-def test_a_file_that_is_none_is_refused(tmp_path) -> None:
-    (tmp_path / "polite.json").write_text('{"judge": "j"}')
-    with pytest.raises(InputError, match="is none"):
-        load(written(tmp_path, ASKED))
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("content", [
+    b"", b"[" * 200_000, b'{"judge": "j"}', b"[]", b"null", b"3", b'"x"', b"\xff\xfe", None,
+    *(json.dumps({"question": QUESTION, "judge": "j", "calibrator": {
+        "method": "platt", "labels": 20, "reason": "", "knots": [], "slope": 1.0, "intercept": 0.0, **fault}}).encode()
+      for fault in ({"slope": float("nan")}, {"intercept": float("inf")}, {"slope": "1"}, {"method": "guess"},
+                    {"labels": -1}, {"knots": [[0, 10 ** 400]]}, {"own": 1})),
+], ids=lambda content: repr(content)[-30:])
+def test_a_file_that_is_none_is_refused(content: bytes | None, trained: bool, tmp_path) -> None:
+    if content is None:
+        (tmp_path / "polite.json").mkdir()
+    else:
+        (tmp_path / "polite.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"rules.yaml:2: rule polite: its calibration .* is none .* take it away"):
+        load(written(tmp_path, ASKED), trained=trained)
+
+
+def test_a_file_is_of_one_rule(tmp_path) -> None:
+    other = ASKED.splitlines()[1].replace("polite,", "kind,").replace("polite.json", "./polite.json")
+    with pytest.raises(InputError, match=r"rules.yaml:3: rule kind: names the file ./polite.json, which is of rule p"):
+        load(written(tmp_path, f"{ASKED}{other}\n"), trained=False)
+
+
+def test_a_calibration_of_another_question_is_not_gone_by_until_it_is_fitted_again(tmp_path) -> None:
+    (tmp_path / "polite.json").write_text(fit(*boasts(100, 0), "Is it rude?", "judge-1").to_json())
+    overseer = Overseer(load(written(tmp_path, ASKED), trained=False), judge=Judge("j", lambda asked: [(0.95, "")]))
+    assert overseer.verdicts([("q", [Step("x")])])[0][0][0].probability == 0.95
+
+
+@pytest.mark.parametrize("said", [[1.0] * 30, [0.0] * 30, [0.4] * 30, [0.1] * 15 + [0.9] * 15])
+def test_a_judge_that_tells_nothing_is_refused(said: list[float]) -> None:
+    with pytest.raises(InputError, match="the judge judge-1 is no surer of a broken rule on the steps that break it"):
+        fit(said, [True] * 15 + [False] * 15, QUESTION, "judge-1")
+
+
+def test_a_judge_that_is_always_right_is_believed_as_far_as_it_was_seen() -> None:
+    made = fit([1.0] * 15 + [0.0] * 30, [True] * 15 + [False] * 30, QUESTION, "judge-1")
+    # Platt's smoothed targets.
+    assert (made.apply(1.0), made.apply(0.0)) == (pytest.approx(16 / 17, abs=1e-3), pytest.approx(1 / 32, abs=1e-3))
 
 
 @pytest.mark.parametrize("broken", [[True] * 9 + [False] * 50, [False] * 9 + [True] * 50])

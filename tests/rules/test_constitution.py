@@ -128,9 +128,14 @@ def test_rules_nobody_can_judge_here_are_skipped_and_said(tmp_path):
     assert "not trained yet" in try_examples(load(written(tmp_path, learned), trained=False)).skipped[0]
     with pytest.raises(InputError, match=r"its classifier .*few\.json is not there; `prm rules fit` writes it"):
         load(written(tmp_path, learned))
-    (tmp_path / "few.json").write_text('{"bias": 0}')
-    with pytest.raises(InputError, match="is none"):
-        load(written(tmp_path, learned))
+    sound = '"calibrator": {"method": "identity", "labels": 0, "reason": "", "knots": [], "slope": 1, "intercept": 0}'
+    for none in ('{"bias": 0}', f'{{"bias": 0, "weights": {{"x": NaN}}, {sound}}}',
+                 f'{{"bias": 1{"0" * 400}, "weights": {{}}, {sound}}}'):
+        (tmp_path / "few.json").write_text(none)
+        # Nor is it written over: it may be anything.
+        for trained in (True, False):
+            with pytest.raises(InputError, match=r"is none .* take it away"):
+                load(written(tmp_path, learned), trained=trained)
 
 
 def test_a_judge_answers_questions(tmp_path):

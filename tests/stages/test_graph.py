@@ -157,6 +157,12 @@ def test_params_exist() -> None:
     assert {key for stage in GRAPH.values() for key in stage.get("params", [])} <= keys
 
 
+def test_stages_that_rules_are_held_in_run_again_for_another_judge() -> None:
+    held = {name: stage["params"] for name, stage in GRAPH.items() if "rules" in stage.get("params", [])}
+    assert {"train_policy", "evaluate"} <= set(held)
+    assert all("label" in params for params in held.values())
+
+
 @pytest.mark.parametrize("profile", configuration.profile_names())
 def test_profiles_parse_and_no_stage_refuses_them(profile: str) -> None:
     config = configuration.parse(configuration.resolve(ROOT / "params.yaml", profile), profile)

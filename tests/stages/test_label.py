@@ -123,7 +123,7 @@ def test_every_label_says_what_made_it(labelled):
     made = [(row, json.loads(row.lineage)) for row in labels]
 
     assert {(row.strategy, by["strategy"]) for row, by in made} == {
-        ("rollout", "rollout@2"), ("mc_dropout", "mc_dropout@4"), ("mcts", "mcts@2"), ("verifier", "verifier@2")}
+        ("rollout", "rollout@3"), ("mc_dropout", "mc_dropout@4"), ("mcts", "mcts@2"), ("verifier", "verifier@2")}
     models = {name: {by["model"] for row, by in made if row.strategy == name} for name in STRATEGIES}
     assert models["rollout"] == models["mcts"] != models["mc_dropout"]
     assert models["verifier"] == {""}

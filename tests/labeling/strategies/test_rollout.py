@@ -358,7 +358,7 @@ def test_every_row_says_what_made_it():
     labels = label_shard(labeler(policy_of("", "L"), max_new_tokens=33), "rollout", [chain(WRONG)], seed=17)
 
     assert [json.loads(row.lineage) for row in labels] == [{
-        "strategy": "rollout@2", "model": "scripted", "seed": 17,
+        "strategy": "rollout@3", "model": "scripted", "seed": 17,
         "parameters": {"rollouts": K, "rule": "any", "temperature": 0.7, "decided": 1.0, "max_tokens": 0,
                        "max_new_tokens": 33},
     }] * 3

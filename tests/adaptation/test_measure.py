@@ -1,0 +1,71 @@
+"""Champion and challenger on the evaluation's chains, as the evaluation measures them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from prm_core.adaptation.gate import faults
+from prm_core.adaptation.measure import old_chains, old_figures, probe_figures
+from prm_core.config import Config
+from prm_core.domains import arithmetic
+from prm_core.platform import store
+from prm_core.scoring.scorer import ChainScore
+from prm_core.types import Problem, Step, Trajectory
+from tests.builders.quality import make_config
+
+# Of a problem's chains in order: score, and whether the answer is right. The last two are beyond those that step-level
+# figures use; the one without a score has no step.
+CHAINS = [(0.9, True), (0.4, False), (None, False), (0.8, True), (0.95, False), (0.3, True)]
+
+
+class Scores:
+    """A reward model that reads its score in the step."""
+
+    def shares_pass(self, other: object) -> bool:
+        return False
+
+    def score(self, pairs: Sequence[tuple[str, Sequence[Step]]]) -> list[ChainScore]:
+        return [ChainScore((float(steps[0].text),), (), 0) for _, steps in pairs]
+
+
+def workspace(folder: Path, chains: Sequence[tuple[float | None, bool]]) -> Path:
+    problem: Problem = arithmetic.make_problems("test", 1, 0)[0]
+    store.write_jsonl(folder / "data/test.jsonl", [problem])
+    store.write_jsonl(folder / "data/dev.jsonl", [dataclasses.replace(problem, id="dev")])
+    steps = [() if score is None else (Step(str(score)),) for score, _ in chains]
+    store.write_shard(folder / "artifacts/evaluate/trajectories", 0, Trajectory, [
+        Trajectory(f"test-base/{problem.id}/{number}", problem.id, "p", steps[number], None, right, 0)
+        for number, (_, right) in enumerate(chains)])
+    return folder
+
+
+def by_outcomes() -> Config:
+    config = make_config()
+    return dataclasses.replace(config, promote=dataclasses.replace(config.promote, by="outcomes"))
+
+
+def test_answers_are_those_that_the_evaluation_counts(tmp_path) -> None:
+    config = by_outcomes()
+    found = old_figures(Scores(), Scores(), old_chains(workspace(tmp_path, CHAINS), "outcomes"), config)
+    # Of nine pairs 0.9 and 0.8 win two each, 0.3 beats the empty one.
+    assert found["old/challenger/outcome_auroc"]["value"] == pytest.approx(5 / 9)
+    assert found["old/outcome_auroc_gain"]["value"] == 0
+    assert len(old_chains(tmp_path, "steps").chains["test"]) == 4
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_answers_of_one_kind_tell_nothing_and_refuse(right: bool, tmp_path) -> None:
+    config, folder = by_outcomes(), workspace(tmp_path, [(0.9, right), (0.2, right)])
+    old = old_chains(folder, "outcomes")
+    found = old_figures(Scores(), Scores(), old, config)
+    assert found["old/outcome_auroc_gain"] == {"value": None, "low": None, "high": None}
+    new = {"new/gain": {"value": 0.1, "low": 0.0, "high": 0.2}, "new/labels": 9,
+           "new/outcome_gain": {"value": None, "low": None, "high": None}}
+    assert faults({**found, **new}, config) == [
+        "the AUROC of right answers on the evaluation's chains is not defined"]
+    # Without a dev chain there is nothing to probe.
+    assert "champion/probe/suffix/passed" not in probe_figures(Scores(), Scores(), old, config)
