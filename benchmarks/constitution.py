@@ -202,12 +202,12 @@ def bars_of_runs(runs: Sequence[dict[str, dict[str, Figures]]]) -> list[Bar]:
     """What is asked of policies and searches under the rules, of the workspaces measured so far."""
     bars: list[Bar] = []
     for kind in KINDS:
-        if with_kind := [one["policy"] for one in runs if kind in one["policy"]]:
+        if with_kind := [one["policy"] for one in runs if kind in one.get("policy", {})]:
             bars += compared(f"policy, {kind} constraint", [one["none"] for one in with_kind],
                              [one[kind] for one in with_kind], -2)
-    if runs:
-        bars += compared("search by turns", [one["search"]["without rules"] for one in runs],
-                         [one["search"]["with rules"] for one in runs], -1)
+    if searches := [one["search"] for one in runs if "search" in one]:
+        bars += compared("search by turns", [one["without rules"] for one in searches],
+                         [one["with rules"] for one in searches], -1)
     return bars
 
 
@@ -219,13 +219,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="of made runs")
     parser.add_argument("--updates", type=int, default=0, help="of the policy; 0: as the workspace has it")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of the constraint")
+    parser.add_argument("--what", nargs="+", choices=("policy", "search"), default=("policy", "search"),
+                        help="measured of each workspace")
     parser.add_argument("--out", type=Path, required=True)
     given = parsed(parser)
     before = store.read_json(given.out) if given.out.exists() else {}
     runs: dict[str, dict[str, dict[str, Figures]]] = before.get("runs", {})
-    seeds, marked, measured = (2, 600, 300) if given.quick else (given.seeds, MARKED, MEASURED)
+    seeds, marked, judged = (2, 600, 300) if given.quick else (given.seeds, MARKED, MEASURED)
     # Not those that anything was tried on.
-    detection = [found(1000 + seed, marked, measured) for seed in range(seeds)]
+    detection = [found(1000 + seed, marked, judged) for seed in range(seeds)]
 
     def write_all() -> None:
         write(given, [*bars_of(detection), *bars_of_runs(list(runs.values()))], detection=detection, runs=runs)
@@ -234,8 +236,11 @@ def main() -> None:
     for workspace in given.workspaces:
         config = configuration.load(workspace)
         updates = given.updates or config.train_policy.updates
-        runs[workspace.name] = {"policy": trained(workspace, config, updates, given.kinds),
-                                "search": searched(workspace, config)}
+        measured = runs.setdefault(workspace.name, {})
+        if "policy" in given.what:
+            measured["policy"] = trained(workspace, config, updates, given.kinds)
+        if "search" in given.what:
+            measured["search"] = searched(workspace, config)
         write_all()
 
 
