@@ -8,8 +8,8 @@ classifiers that were trained on marked steps, a seed each, on made runs of the 
 careless and careful, with turns left out, put in and changed), whose every violation the oracle knows. With workspaces
 (finished runs of the profile agents-rules, a seed each; the stages up to train_prm are enough): the base policy trained
 with the constraint and without, on the test problems; and the PRM's choice of turns with the rules and without, on
-problems made for it, at equal tokens. Both choices draw each turn of a question by the same random numbers, and differ
-from the first turn on at which a rule counts. What the result holds already of other workspaces stays.
+problems made for it, at about equal tokens: with the rules fewer turns are drawn, and more where these leave poor ones.
+What the result holds already of other workspaces stays.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ from prm_core.types import Problem, Step
 RULES = load(find("errands"))
 # Marked runs that classifiers learn from, and runs on which all is measured.
 MARKED, MEASURED = 1500, 1000
-CANDIDATES, BINS = 8, 10
+# Of each turn; with the rules fewer, since where they leave poor ones more are drawn.
+CANDIDATES, RULED_CANDIDATES, BINS = 10, 8, 10
 # Questions that turns are chosen for; on those of the test split alone a difference is known to some five points.
-SEARCHED = 600
+SEARCHED = 400
 KINDS = ("lagrangian", "lexicographic")
 Figures = dict[str, float]
 Run = tuple[Problem, tuple[Step, ...]]
@@ -159,10 +160,11 @@ def searched(workspace: Path, config: Config) -> dict[str, Figures]:
     test = DOMAINS[RULED].levels[config.data.level]("searched", SEARCHED, config.seed, known)
     policy = load_policy(model_path(workspace, config.models.policy), config)
     result = {}
-    for name, overseer in (("without rules", None), ("with rules", Overseer(RULES))):
+    for name, overseer, candidates in (("without rules", None, CANDIDATES),
+                                       ("with rules", Overseer(RULES), RULED_CANDIDATES)):
         scorer = load_scorer(workspace / "artifacts/train_prm/prm", device=config.models.device)
         tools = Tools(policy, ScoringSession(scorer, policy.encoder), DOMAINS,
-                      replace(config.search, candidates=CANDIDATES), config.generate.max_new_tokens,
+                      replace(config.search, candidates=candidates), config.generate.max_new_tokens,
                       config.generate.batch_size, overseer)
         chosen = search("step_best_of_n", test, tools, config.seed)
         owners = {problem.id: problem for problem in test}

@@ -3,7 +3,6 @@ waits, the environment replies, the chain is encoded anew with the reply in it, 
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,11 @@ if TYPE_CHECKING:
     from prm_core.sampling.drawing import Seed
     from prm_core.sampling.policy import Policy
     from prm_core.sampling.sampler import Continuation
+
+# A question and the turns so far.
+Chain = tuple[str, Sequence[Step]]
+# Of worth, in [0, 1]: what more candidates are drawn for.
+DEAR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,9 @@ class _Run:
     written: list[Continuation] = field(default_factory=list)
     # Who is next.
     speaker: str = ""
-    # How often its candidates may still be drawn again.
+    # How often its candidates may still be drawn again, and the best that keeps the rules of those that were drawn.
     again: int = 0
+    kept: tuple[tuple[int, float], Continuation] | None = None
     # Up to where the policy goes on.
     ids: list[int] = field(default_factory=list)
 
@@ -75,7 +80,8 @@ class _Run:
 def run_episodes(
     policy: Policy, domains: Registry[Domain], starts: Sequence[tuple[Problem, Sequence[Step]]], *,
     temperature: float, max_new_tokens: int, batch_size: int, seed: Seed, candidates: int = 1,
-    worth: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[float]] | None = None, again: int = 0,
+    worth: Callable[[Sequence[Chain]], Sequence[float]] | None = None,
+    broken: Callable[[Sequence[Chain]], Sequence[int]] | None = None, again: int = 0,
 ) -> list[Episode]:
     """An episode for each problem with the turns it starts from, in order; the same for the same arguments.
 
@@ -87,7 +93,9 @@ def run_episodes(
         candidates: that are written for each turn; the others' tokens are counted too.
         worth: what each of some (prompt, steps) is worth, of which the last has heard nothing yet: a turn is chosen
             before it is executed. Needed where there are several candidates.
-        again: how often in a run candidates that are all worth less than nothing are drawn again.
+        broken: how many rules the last turn of each breaks, as for `worth`: a turn that breaks fewer comes first.
+        again: how often in a run more candidates are drawn, where all break a rule, or those that break none are worth
+            less than another by more than `DEAR`: rules that a policy does not know of yet leave little to choose from.
 
     Raises InputError where a problem's domain has no environment.
     """
@@ -105,7 +113,7 @@ def run_episodes(
             temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size,
             seed=[(turn[run.seed], run.stream * candidates + one) for run in waiting for one in range(candidates)],
             stop_ids=policy.encoder.turn_ends)
-        for run, continuation in zip(waiting, _chosen(policy, waiting, drawn, candidates, worth), strict=True):
+        for run, continuation in zip(waiting, _chosen(policy, waiting, drawn, candidates, worth, broken), strict=True):
             if continuation is not None:
                 _go_on(policy, run, continuation)
     return [Episode(run.problem, tuple(run.steps), run.ended, run.ended and
@@ -151,10 +159,11 @@ def _turn(policy: Policy, run: _Run, continuation: Continuation) -> Step:
 
 def _chosen(
     policy: Policy, runs: Sequence[_Run], drawn: Sequence[Continuation], candidates: int,
-    worth: Callable[[Sequence[tuple[str, Sequence[Step]]]], Sequence[float]] | None,
+    worth: Callable[[Sequence[Chain]], Sequence[float]] | None,
+    broken: Callable[[Sequence[Chain]], Sequence[int]] | None,
 ) -> list[Continuation | None]:
-    """Of each run's candidates the one that is worth most, of equal ones the first; an empty turn is worth nothing.
-    None where all are worth less than nothing, and may be drawn again."""
+    """Of each run's candidates the one that breaks fewest rules and is worth most, of equal ones the first; an empty
+    turn comes last. None where more are to be drawn."""
     for run, start in zip(runs, range(0, len(drawn), candidates), strict=True):
         run.tokens += sum(len(one.ids) for one in drawn[start : start + candidates])
         run.read += sum(one.read for one in drawn[start : start + candidates])
@@ -164,15 +173,21 @@ def _chosen(
     assert worth is not None, "candidates are chosen among by their worth"
     turns = [_turn(policy, runs[row // candidates], one) for row, one in enumerate(drawn)]
     asked = [row for row, step in enumerate(turns) if not is_empty(step)]
-    values = dict(zip(asked, worth([(runs[row // candidates].problem.prompt,
-                                     [*runs[row // candidates].steps, turns[row]]) for row in asked]), strict=True))
+    chains = [(runs[row // candidates].problem.prompt, [*runs[row // candidates].steps, turns[row]]) for row in asked]
+    counts = [0] * len(chains) if broken is None else broken(chains)
+    values = {row: (-count, value) for row, count, value in zip(asked, counts, worth(chains), strict=True)}
     found: list[Continuation | None] = []
     for run, start in zip(runs, range(0, len(drawn), candidates), strict=True):
-        best = max(range(start, start + candidates), key=lambda row: values.get(row, -math.inf))
+        there = [(values[row], drawn[row]) for row in range(start, start + candidates) if row in values]
+        there = there if run.kept is None else [run.kept, *there]
         # Where nothing was written there is nothing to write instead.
-        refused = run.again > 0 and -math.inf < values.get(best, -math.inf) < 0
-        run.again -= refused
-        found.append(None if refused else drawn[best])
+        best = max(there, key=lambda one: one[0], default=((0, 0.0), drawn[start]))
+        (kept, value), continuation = best
+        dear = max((other for (_, other), _ in there), default=value) - value > DEAR
+        more = run.again > 0 and (kept < 0 or dear)
+        run.again -= more
+        run.kept = best if more and kept == 0 else None
+        found.append(None if more else continuation)
     return found
 
 

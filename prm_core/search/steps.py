@@ -192,7 +192,8 @@ def step_best_of_n(problems: Sequence[Problem], tools: Tools, seed: int) -> list
     """Each step the first of up to `search.candidates` that reaches `search.threshold`; where none does, the step
     before is given up, `search.back_offs` times a problem, and then the best is taken. A threshold of 1 draws all of
     them and takes the best. So does an environment, whose turns are chosen before they are executed and not taken back;
-    where all break a rule others are drawn, `search.back_offs` times a problem.
+    where all break a rule, or those that keep them are worth much less, more are drawn, `search.back_offs` times a
+    problem.
     """
     settings = tools.settings
     if any(tools.domains[problem.domain].environment for problem in problems):
@@ -234,15 +235,15 @@ def block_search(problems: Sequence[Problem], tools: Tools, seed: int) -> list[F
 def _turns(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
     meters, owners = {problem.id: Meter() for problem in problems}, {problem.prompt: problem for problem in problems}
 
-    def worth(chains: Sequence[tuple[str, Sequence[Step]]]) -> list[float]:
-        turns = [(owners[prompt], steps) for prompt, steps in chains]
-        return [tools.step_value(score) + UNSAFE * count
-                for score, count in zip(tools.score(turns, meters), tools.broken(turns, last=True), strict=True)]
+    def turns(chains: Sequence[tuple[str, Sequence[Step]]]) -> list[tuple[Problem, Sequence[Step]]]:
+        return [(owners[prompt], steps) for prompt, steps in chains]
 
     runs = run_episodes(
         tools.policy, tools.domains, [(problem, ()) for problem in problems], temperature=tools.settings.temperature,
         max_new_tokens=tools.max_new_tokens, batch_size=tools.batch_size, seed=seed,
-        candidates=tools.settings.candidates, worth=worth, again=tools.settings.back_offs)
+        candidates=tools.settings.candidates,
+        worth=lambda chains: [tools.step_value(score) for score in tools.score(turns(chains), meters)],
+        broken=lambda chains: tools.broken(turns(chains), last=True), again=tools.settings.back_offs)
     found = []
     for run in runs:
         meter = meters[run.problem.id]

@@ -267,6 +267,31 @@ def test_a_turn_is_the_candidate_that_is_worth_most_before_it_is_executed():
     assert all(call.result is None for step in asked for call in step.calls)
 
 
+@pytest.mark.parametrize(("again", "chosen", "draws"), [(0, "poor", 1), (1, "poor", 2), (2, "good", 3), (3, "good", 3)])
+def test_where_the_rules_leave_poor_turns_more_are_drawn_and_the_best_stays(again, chosen, draws):
+    """Of two candidates the first breaks a rule and is worth most; the other keeps it, first poor, then worse, then
+    nearly as good. The next turn breaks no rule, and ends the run."""
+    worths = {"forbidden": 0.9, "poor": 0.5, "worse": 0.2, "good": 0.85}
+    drawn: list[str] = []
+
+    def write(_: str, steps: tuple[Step, ...]) -> list[int]:
+        if steps:
+            return turn(errands.DONE)
+        drawn.append("forbidden" if len(drawn) % 2 == 0 else ("poor", "worse", "good")[len(drawn) // 2])
+        return turn(Step("", calls=(Call(drawn[-1]),)))
+
+    def named(chains):
+        return [steps[-1].calls[0].name if steps[-1].calls else "" for _, steps in chains]
+
+    [episode] = play(Scripted(write), (errands.problem(), ()), candidates=2, again=again,
+                     worth=lambda chains: [worths.get(name, 0.0) for name in named(chains)],
+                     broken=lambda chains: [int(name == "forbidden") for name in named(chains)])
+    assert episode.steps[0].calls[0].name == chosen
+    assert len(drawn) == 2 * draws
+    # All that was drawn is paid for.
+    assert episode.tokens > sum(len(turn(Step("", calls=(Call(name),)))) for name in drawn)
+
+
 def test_what_was_computed_of_a_run_is_kept_from_turn_to_turn():
     policy = tiny.make_policy()
     starts = [(errands.problem(), ())]
