@@ -19,14 +19,15 @@ FIGURES = {"reward/outcome": "outcome", "reward/process": "process", "reward/pai
 
 
 def scores_alone(given: PolicyTrainingConfig, probe: ProbeConfig) -> PolicyTrainingConfig:
-    """The configured training without anything that knows an outcome: no outcome reward, gate, bonus or filter.
+    """The configured training without anything that knows an outcome: no outcome reward, gate, bonus or filter; and
+    without rules, which nobody judges here.
 
     The guard looks at fewer updates where there are too few for it; it is what is tried, beside the model.
     """
     paid = replace(given.advantages, outcome_weight=0.0, process_weight=1.0, gate=False, right_bonus=0.0,
                    chain_filter="none", left_out=0)
     return replace(given, updates=max(1, probe.updates), warmup_updates=min(given.warmup_updates, probe.updates // 2),
-                   advantages=paid, eval_every=0,
+                   advantages=paid, eval_every=0, constraint=replace(given.constraint, kind="none"),
                    guard=replace(given.guard, window=min(given.guard.window, probe.updates // 2)))
 
 

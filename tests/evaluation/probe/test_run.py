@@ -64,13 +64,16 @@ def test_the_policy_is_not_trained_where_nothing_is_asked(tmp_path, monkeypatch)
 def test_nothing_that_knows_an_outcome_is_left_in_the_reward() -> None:
     config = small_config(train_policy={"advantages": {"outcome_weight": 1.0, "process_weight": 0.0, "gate": True,
                                                        "right_bonus": 0.3, "chain_filter": "prof", "left_out": 1},
-                                        "guard": {"window": 4}})
+                                        "guard": {"window": 4}, "constraint": {"kind": "lagrangian"}},
+                          rules={"file": "errands"})
     found = scores_alone(config.train_policy, dataclasses.replace(config.probe, updates=6))
     paid = found.advantages
     assert (paid.outcome_weight, paid.process_weight, paid.gate, paid.right_bonus, paid.chain_filter) == (
         0.0, 1.0, False, 0.0, "none")
     assert paid.form == config.train_policy.advantages.form
     assert (found.updates, found.eval_every, found.guard.window) == (6, 0, 3)
+    # Nobody judges rules here: a constraint would look for figures that are not there.
+    assert found.constraint.kind == "none"
 
 
 def test_what_cannot_be_probed_is_refused(tmp_path) -> None:
