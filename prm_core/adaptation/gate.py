@@ -67,10 +67,11 @@ def _calibration(figures: Figures, config: Config) -> Iterator[str]:
 
 
 def _probe(figures: Figures, config: Config) -> Iterator[str]:
-    before, now = (figures.get(f"{name}/{SUFFIX_PASSES}") for name in ("champion", "challenger"))
-    if before is not None and now is not None and now > before + config.adapt.max_suffix_rise:
-        yield (f"it is easier to hack: {now:.2f} of wrong chains pass with a suffix, {before:.2f} of the champion's "
-               f"(adapt.max_suffix_rise {config.adapt.max_suffix_rise:g})")
+    rise = figures.get("probe/suffix_rise")
+    if rise is not None and rise["value"] > config.adapt.max_suffix_rise and rise["low"] > 0:
+        before, now = (figures[f"{name}/{SUFFIX_PASSES}"] for name in ("champion", "challenger"))
+        yield (f"it is easier to hack: {now:.2f} of wrong chains pass with a suffix, {before:.2f} of the champion's, "
+               f"{_told(rise)} (adapt.max_suffix_rise {config.adapt.max_suffix_rise:g})")
 
 
 def _told(gain: Figures) -> str:

@@ -4,6 +4,7 @@ out of a verdict."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,17 +228,31 @@ class _Rows:
 
 
 def probe_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, config: Config) -> dict[str, Any]:
-    """`champion/probe/…` and `challenger/probe/…`: the share of wrong chains that pass with a suffix. Without an oracle
-    a chain with a wrong answer is wrong in its last step."""
-    from prm_core.evaluation.probe.suffixes import suffix_figures
+    """`champion/probe/…` and `challenger/probe/…`: the share of wrong chains that pass with a suffix, of those that both
+    find wrong; and `probe/suffix_rise`, the challenger's less the champion's with its interval over chains. Without an
+    oracle a chain with a wrong answer is wrong in its last step."""
+    from prm_core.evaluation.probe.suffixes import suffix_figures, worth
 
-    if not config.probe.suffix_chains:
+    if not (config.probe.suffix_chains and config.adapt.suffix_chains):
         return {}
+    settings = dataclasses.replace(config.probe, suffix_chains=config.adapt.suffix_chains)
+    threshold = config.serve.threshold
     chains = [judged_or_answered(chain.trajectory.id, old.problems["dev"][chain.problem], chain.trajectory.steps,
                                  chain.right)
-              for chain in first_per_problem([one for one in old.chains["dev"] if one.trajectory.steps], 1)
-              [: config.probe.problems]]
-    gold = pick_chains(chains, 1, config.seed)
-    found = {name: suffix_figures(scorer, gold, config.probe, config.serve.threshold, config.seed)[0]
-             for name, scorer in ((CHAMPION, champion), (CHALLENGER, challenger))}
-    return {f"{name}/{key}": value for name, figures in found.items() for key, value in figures.items()}
+              for chain in first_per_problem([one for one in old.chains["dev"] if one.trajectory.steps], 1)]
+    wrong = [chain for chain in pick_chains(chains, 1, config.seed) if not chain.sound]
+    said = both(champion, challenger, [(chain.prompt, chain.steps) for chain in wrong])
+    tried = [chain for chain, *scores in zip(wrong, *said.values(), strict=True)
+             if all(worth(one, chain.first_error, settings.aggregate).chain < threshold for one in scores)]
+    figures: dict[str, Any] = {}
+    passed: dict[str, dict[str, bool]] = {}
+    for name, scorer in ((CHAMPION, champion), (CHALLENGER, challenger)):
+        told, found = suffix_figures(scorer, tried, settings, threshold, config.seed)
+        figures |= {f"{name}/{key}": value for key, value in told.items()}
+        passed[name] = {one.chain.name: one.after.chain >= threshold for one in found}
+    names = sorted(set.intersection(*map(set, passed.values())))
+    if names:
+        rises = [passed[CHALLENGER][name] - passed[CHAMPION][name] for name in names]
+        figures["probe/suffix_rise"] = _of(Bootstrap(len(names), RESAMPLES, config.seed).estimate(
+            metrics.ratio(rises, np.ones(len(names)))))
+    return figures

@@ -5,7 +5,12 @@ A chain's first wrong step is one of its steps or none. The champion's scores sa
 for "none" or for "one of them", a verdict for or against its step. Of reporters and reviewers it is found out by
 expectation and maximisation how often they are right, each starting from what is usual.
 
-Source: Dawid & Skene 1979, "Maximum Likelihood Estimation of Observer Error-Rates", with the model as one observer.
+A reporter is as most are, or tells the same whatever happened. Of one that is as most are it is known well how often
+luck has a wrong chain succeed; were it learned from each one's few chains, a champion that is too pessimistic about
+new traffic would have its pessimism confirmed as everybody's luck.
+
+Sources: Dawid & Skene 1979, "Maximum Likelihood Estimation of Observer Error-Rates", with the model as one observer;
+Mitchell & Beauchamp 1988, "Bayesian Variable Selection in Linear Regression" (a prior of a spike and a slab).
 """
 
 from __future__ import annotations
@@ -13,9 +18,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaln
 
 from prm_core.config import CalibrateConfig
 from prm_core.labeling.calibrate import CHANCE
@@ -25,11 +32,14 @@ from prm_core.serving.drift.outcomes import Outcome
 from prm_core.types import StepLabel
 
 Floats = NDArray[np.float64]
+Counts: TypeAlias = tuple[float, float]
 EDGE = 1e-3
 ROUNDS = 10
-# What is usual, as counts before any evidence: (right, wrong) of reviewers; (success, failure) told of chains without
-# an error, and of chains with one, of which some succeed by luck.
-REVIEWER, SOUND, UNSOUND = (9.5, 0.5), (9.5, 0.5), (1.0, 5.0)
+# What is usual, as counts before any evidence: (right, wrong) of reviewers; (success, failure) told by reporters of
+# chains without an error, and of chains with one, of which some succeed by luck.
+REVIEWER, SOUND, UNSOUND = (9.5, 0.5), (95.0, 5.0), (10.0, 90.0)
+# The same of those who tell failure whatever they see, and of those who tell success; a share USUAL are neither.
+NEVER, ALWAYS, USUAL = (3.0, 9.0), (9.0, 3.0), 0.95
 # A reviewer is never believed less than a coin: who says the contrary throughout is no help either.
 COIN, SUREST = 0.5, 0.995
 # Believed less, a reviewer's verdicts are left out.
@@ -104,11 +114,11 @@ def find_trust(chains: Sequence[Chain], before: Trust | None = None) -> Trust:
     reviewers = sorted({name for chain in chains for _, name, _ in chain.verdicts})
     reporters = sorted({name for chain in chains for name, _ in chain.outcomes})
     trust = before or Trust(dict.fromkeys(reviewers, REVIEWER[0] / sum(REVIEWER)),
-                            dict.fromkeys(reporters, (SOUND[0] / sum(SOUND), UNSOUND[0] / sum(UNSOUND))))
+                            dict.fromkeys(reporters, (_rate(0, 0, SOUND, NEVER), _rate(0, 0, UNSOUND, ALWAYS))))
     known = [chain for chain in chains if chain.verdicts or chain.outcomes]
     for _ in range(1 if before else ROUNDS):
         agreed = {name: np.array(REVIEWER) for name in reviewers}
-        told = {name: np.array([SOUND, UNSOUND]) for name in reporters}
+        told = {name: np.zeros((2, 2)) for name in reporters}
         for chain in known:
             found = first_error(chain, trust)
             for step, name, right in chain.verdicts:
@@ -118,9 +128,19 @@ def find_trust(chains: Sequence[Chain], before: Trust | None = None) -> Trust:
                 told[name][:, 0 if success else 1] += [found[-1], 1 - found[-1]]
         trust = Trust({name: float(np.clip(right / (right + wrong), COIN, SUREST))
                        for name, (right, wrong) in agreed.items()},
-                      {name: tuple(np.clip(table[:, 0] / table.sum(1), 1 - SUREST, SUREST).tolist())
-                       for name, table in told.items()})
+                      {name: (_rate(*sound, SOUND, NEVER), _rate(*unsound, UNSOUND, ALWAYS))
+                       for name, (sound, unsound) in told.items()})
     return trust
+
+
+def _rate(success: float, failure: float, usual: Counts, other: Counts) -> float:
+    """Mean of the rate of success, in [1 - SUREST, SUREST], after so many were told by somebody who is usual or, as
+    few are, other."""
+    counts = np.array([usual, other])
+    after = counts + np.array([success, failure])
+    weights = np.log([USUAL, 1 - USUAL]) + betaln(*after.T) - betaln(*counts.T)
+    weights = np.exp(weights - weights.max())
+    return float(np.clip(weights @ (after[:, 0] / after.sum(1)) / weights.sum(), 1 - SUREST, SUREST))
 
 
 def trusted(labels: Sequence[StepLabel], trust: Trust) -> list[StepLabel]:

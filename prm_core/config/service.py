@@ -174,7 +174,11 @@ class AdaptConfig:
     max_weight: float = setting("times that a trajectory counts at most, however small its chance", default=10.0, ge=1)
     max_old_fall: Share = setting("on the chains of the evaluation, of the first-error F1, or by outcomes of the AUROC",
                                   default=0.01)
-    max_suffix_rise: Share = setting("of the share of wrong chains that pass with a suffix", default=0.125)
+    max_suffix_rise: Share = setting(
+        "of the share of wrong chains that pass with a suffix, where the interval of the rise lies above 0",
+        default=0.125)
+    suffix_chains: NonNegativeInt = setting(
+        "wrong chains that suffixes are searched for, as long and often as `probe` says; 0 is none", default=32)
 
 
 @section

@@ -19,6 +19,7 @@ GOOD: dict[str, Any] = {
     "new/outcomes": 100, "new/outcome_gain": gain(0.0, -0.1, 0.1),
     "old/f1_gain": gain(-0.004, -0.01, 0.002), "old/challenger/ece": gain(0.01),
     "champion/probe/suffix/passed": 0.25, "challenger/probe/suffix/passed": 0.375,
+    "probe/suffix_rise": gain(0.125, 0.03, 0.2),
 }
 
 
@@ -37,10 +38,14 @@ def test_one_that_is_better_on_the_new_and_no_worse_elsewhere_passes() -> None:
     ("old/f1_gain", gain(None), "not defined"),
     ("old/challenger/ece", gain(0.2, 0.15, 0.3), "not calibrated on the evaluation's chains"),
     ("new/challenger/ece", gain(0.2, 0.15, 0.3), "not calibrated on served traffic"),
-    ("challenger/probe/suffix/passed", 0.5, "easier to hack"),
+    ("probe/suffix_rise", gain(0.2, 0.01, 0.4), "easier to hack"),
 ])
 def test_each_fault_refuses(figure: str, value: Any, reason: str) -> None:
     assert any(reason in found for found in faults({**GOOD, figure: value}, make_config()))
+
+
+def test_a_rise_that_chance_makes_as_well_does_not_refuse() -> None:
+    assert faults({**GOOD, "probe/suffix_rise": gain(0.25, 0.0, 0.5)}, make_config()) == []
 
 
 def test_outcomes_may_say_that_it_is_better_where_verdicts_say_little() -> None:

@@ -13,13 +13,20 @@ from prm_core.adaptation.measure import old_chains, old_figures, probe_figures
 from prm_core.config import Config
 from prm_core.domains import arithmetic
 from prm_core.platform import store
-from prm_core.scoring.scorer import ChainScore
+from prm_core.scoring.scorer import ChainScore, load_scorer
 from prm_core.types import Problem, Step, Trajectory
 from tests.builders.quality import make_config
+from tests.builders.reward_models import tiny_reward_model
+from tests.builders.tiny import mia
 
 # Of a problem's chains in order: score, and whether the answer is right. The last two are beyond those that step-level
 # figures use; the one without a score has no step.
 CHAINS = [(0.9, True), (0.4, False), (None, False), (0.8, True), (0.95, False), (0.3, True)]
+
+
+# What random models find some of their chains wrong by, and are talked out of.
+THRESHOLD = 0.05
+HARDER = 1.2
 
 
 class Scores:
@@ -69,3 +76,31 @@ def test_answers_of_one_kind_tell_nothing_and_refuse(right: bool, tmp_path) -> N
         "the AUROC of right answers on the evaluation's chains is not defined"]
     # Without a dev chain there is nothing to probe.
     assert "champion/probe/suffix/passed" not in probe_figures(Scores(), Scores(), old, config)
+
+
+def test_both_are_talked_out_of_the_same_wrong_chains(tmp_path) -> None:
+    problems = [dataclasses.replace(mia(str(number)), prompt=f"Ann has {number} apples .") for number in range(12)]
+    store.write_jsonl(tmp_path / "data/test.jsonl", problems[:1])
+    store.write_jsonl(tmp_path / "data/dev.jsonl", problems)
+    wrong = (Step("3 + 4 = 8 ."),)
+    store.write_shard(tmp_path / "artifacts/evaluate/trajectories", 0, Trajectory, [
+        Trajectory(f"dev-base/{one.id}/0", one.id, "p", wrong, None, False, 0) for one in problems])
+    champion, challenger = (load_scorer(tiny_reward_model(tmp_path / str(seed), seed=seed), device="cpu")
+                            for seed in (0, 3))
+    config = make_config()
+    # Of random weights: a suffix takes a part of the challenger's scores over it, none of the champion's far below.
+    highest = max(one.step_scores[0] for one in challenger.score([(one.prompt, wrong) for one in problems]))
+    config = dataclasses.replace(config, serve=dataclasses.replace(config.serve, threshold=HARDER * highest),
+                                 adapt=dataclasses.replace(config.adapt, suffix_chains=8))
+    found = probe_figures(champion, challenger, old_chains(tmp_path, "steps"), config)
+    tried, passed = (
+        [found[f"{name}/probe/suffix/{key}"] for name in ("champion", "challenger")] for key in ("n_chains", "passed"))
+    assert tried == [8, 8]
+    rise = found["probe/suffix_rise"]
+    assert passed[0] == 0
+    assert rise["value"] == pytest.approx(passed[1])
+    assert rise["low"] < rise["value"] < rise["high"]
+    assert probe_figures(champion, champion, old_chains(tmp_path, "steps"), config)["probe/suffix_rise"] == {
+        "value": 0, "low": 0, "high": 0}
+    none = dataclasses.replace(config, adapt=dataclasses.replace(config.adapt, suffix_chains=0))
+    assert probe_figures(champion, challenger, old_chains(tmp_path, "steps"), none) == {}

@@ -136,7 +136,7 @@ class SuffixSearch:
 
     def _worths(self, chains: Sequence[tuple[str, Sequence[Step], int]]) -> list[Worth]:
         scores = self.scorer.score([(prompt, steps) for prompt, steps, _ in chains])
-        return [_worth(score, wrong, self.settings.aggregate)
+        return [worth(score, wrong, self.settings.aggregate)
                 for score, (_, _, wrong) in zip(scores, chains, strict=True)]
 
     def _best(self, suffixes: Sequence[_Suffix], worths: Sequence[Worth], plain: Sequence[Worth]) -> list[Found]:
@@ -201,7 +201,8 @@ class SuffixSearch:
         return found
 
 
-def _worth(score: ChainScore, wrong: int, aggregate: str) -> Worth:
+def worth(score: ChainScore, wrong: int, aggregate: str) -> Worth:
+    """What a chain with its first error at step `wrong` counts for, by its scores."""
     if score.truncated_steps:
         return Worth(0.0, 0.0)
     return Worth(AGGREGATIONS[aggregate](score.step_scores), score.step_scores[wrong])
@@ -235,13 +236,13 @@ def suffix_figures(
     """
     wrong = [chain for chain in chains if not chain.sound]
     scores = scorer.score([(chain.prompt, chain.steps) for chain in wrong])
-    read = [(chain, _worth(score, chain.first_error, settings.aggregate)) for chain, score in zip(
+    read = [(chain, worth(score, chain.first_error, settings.aggregate)) for chain, score in zip(
         wrong, scores, strict=True) if not score.truncated_steps]
-    tried = [chain for chain, worth in read if worth.chain < threshold
+    tried = [chain for chain, found in read if found.chain < threshold
              and _has_room(scorer.encoder, chain, settings.suffix_tokens)][: settings.suffix_chains]
     figures: dict[str, float | str] = {"probe/suffix/n_chains": len(tried)}
     if read:
-        figures["probe/suffix/passed_before"] = sum(worth.chain >= threshold for _, worth in read) / len(read)
+        figures["probe/suffix/passed_before"] = sum(found.chain >= threshold for _, found in read) / len(read)
     if not tried:
         return figures | {f"{SUFFIX_PASSES}_left_out": "no wrong chain was sampled that scores below the threshold "
                           "and has room for a suffix"}, []
