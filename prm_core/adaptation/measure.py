@@ -228,8 +228,8 @@ class _Rows:
 
 
 def probe_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, config: Config) -> dict[str, Any]:
-    """`champion/probe/…` and `challenger/probe/…`: the share of wrong chains that pass with a suffix, of those that both
-    find wrong; and `probe/suffix_rise`, the challenger's less the champion's with its interval over chains. Without an
+    """`champion/probe/…` and `challenger/probe/…`: of wrong chains that both find wrong the share that passes with a
+    suffix; and `probe/suffix_rise`, the challenger's less the champion's with its interval over chains. Without an
     oracle a chain with a wrong answer is wrong in its last step."""
     from prm_core.evaluation.probe.suffixes import suffix_figures, worth
 

@@ -22,10 +22,7 @@ from tests.builders.tiny import mia
 # Of a problem's chains in order: score, and whether the answer is right. The last two are beyond those that step-level
 # figures use; the one without a score has no step.
 CHAINS = [(0.9, True), (0.4, False), (None, False), (0.8, True), (0.95, False), (0.3, True)]
-
-
-# What random models find some of their chains wrong by, and are talked out of.
-THRESHOLD = 0.05
+# Over the highest score of wrong chains.
 HARDER = 1.2
 
 
