@@ -113,8 +113,8 @@ def find_trust(chains: Sequence[Chain], before: Trust | None = None) -> Trust:
     """
     reviewers = sorted({name for chain in chains for _, name, _ in chain.verdicts})
     reporters = sorted({name for chain in chains for name, _ in chain.outcomes})
-    trust = before or Trust(dict.fromkeys(reviewers, REVIEWER[0] / sum(REVIEWER)),
-                            dict.fromkeys(reporters, (_rate(0, 0, SOUND, NEVER), _rate(0, 0, UNSOUND, ALWAYS))))
+    unheard = rate_of_success(0, 0, SOUND, NEVER), rate_of_success(0, 0, UNSOUND, ALWAYS)
+    trust = before or Trust(dict.fromkeys(reviewers, REVIEWER[0] / sum(REVIEWER)), dict.fromkeys(reporters, unheard))
     known = [chain for chain in chains if chain.verdicts or chain.outcomes]
     for _ in range(1 if before else ROUNDS):
         agreed = {name: np.array(REVIEWER) for name in reviewers}
@@ -128,14 +128,18 @@ def find_trust(chains: Sequence[Chain], before: Trust | None = None) -> Trust:
                 told[name][:, 0 if success else 1] += [found[-1], 1 - found[-1]]
         trust = Trust({name: float(np.clip(right / (right + wrong), COIN, SUREST))
                        for name, (right, wrong) in agreed.items()},
-                      {name: (_rate(*sound, SOUND, NEVER), _rate(*unsound, UNSOUND, ALWAYS))
+                      {name: (rate_of_success(*sound, SOUND, NEVER), rate_of_success(*unsound, UNSOUND, ALWAYS))
                        for name, (sound, unsound) in told.items()})
     return trust
 
 
-def _rate(success: float, failure: float, usual: Counts, other: Counts) -> float:
-    """Mean of the rate of success, in [1 - SUREST, SUREST], after so many were told by somebody who is usual or, as
-    few are, other."""
+def rate_of_success(success: float, failure: float, usual: Counts, other: Counts) -> float:
+    """Posterior mean of how often a reporter tells success of chains of one kind, in [1 - SUREST, SUREST].
+
+    Args:
+        success, failure: how often it told either.
+        usual, other: counts of each before any evidence, of reporters as most are and of the others.
+    """
     counts = np.array([usual, other])
     after = counts + np.array([success, failure])
     weights = np.log([USUAL, 1 - USUAL]) + betaln(*after.T) - betaln(*counts.T)

@@ -10,11 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_core.adaptation.relabel import (
+    ALWAYS,
+    NEVER,
+    SOUND,
+    SUREST,
+    UNSOUND,
+    USUAL,
     Chain,
     Trust,
     chains_of,
     find_trust,
     first_error,
+    rate_of_success,
     recalibrated,
     relabel,
     trusted,
@@ -69,6 +76,32 @@ def test_who_tells_no_truth_is_found_out() -> None:
     # A success told by somebody who tells nothing else says nothing.
     sound, unsound = trust.reporters["liar"]
     assert abs(sound - unsound) < 0.3
+
+
+def test_a_pessimistic_champion_does_not_make_everybody_lucky() -> None:
+    """Chains whose scores say that eight of ten go wrong; half of them succeed, as all but one reporter say."""
+    known = [Chain([0.2 if number % 2 else 0.25], (), [(name, name == "liar" or number % 2 == 0)])
+             for name in ("a", "b", "c", "liar") for number in range(60)]
+    trust = find_trust(known)
+    assert trust.reporters["liar"][1] > 0.9
+    assert max(trust.reporters[name][1] for name in "abc") < 0.2
+    succeeded = first_error(known[0], trust)[-1]
+    assert succeeded > 0.6 > 0.2 > first_error(known[1], trust)[-1]
+
+
+def test_a_reporter_is_usual_until_its_own_chains_say_otherwise() -> None:
+    before = rate_of_success(0, 0, UNSOUND, ALWAYS)
+    assert before == pytest.approx(USUAL * 0.1 + (1 - USUAL) * 0.75)
+    # As often as is usual, and whatever it is asked about.
+    assert rate_of_success(4, 36, UNSOUND, ALWAYS) == pytest.approx(0.1, abs=0.001)
+    assert rate_of_success(40, 0, UNSOUND, ALWAYS) == pytest.approx(49 / 52, abs=0.001)
+    assert rate_of_success(0, 40, SOUND, NEVER) == pytest.approx(3 / 52, abs=0.001)
+
+
+@given(st.floats(0, 300), st.floats(0, 300), st.floats(0.1, 50))
+def test_more_success_never_lowers_a_rate(success: float, failure: float, more: float) -> None:
+    found = [rate_of_success(told, failure, UNSOUND, ALWAYS) for told in (success, success + more)]
+    assert 1 - SUREST <= found[0] <= found[1] + 1e-12 <= SUREST + 1e-12
 
 
 def label(name: str, step: int, right: bool, reviewer: str = "ann", chance: float = 1.0) -> StepLabel:
