@@ -55,6 +55,13 @@ def _old(figures: Figures, config: Config) -> Iterator[str]:
     elif gain["high"] < 0 or gain["value"] < -most:
         yield (f"it is worse on the evaluation's chains: {_told(gain)} in {what}; the interval may lie below 0 "
                f"or the fall exceed adapt.max_old_fall {most:g} of none")
+    # Each round may lose a little that chance could have taken; all of them together may not.
+    best = figures.get("old/best")
+    if best is not None:
+        now = figures["old/evaluated_f1" if by_steps else "old/challenger/outcome_auroc"]["value"]
+        if now is not None and now < best - most:
+            yield (f"{what} on the evaluation's chains, {now:.4f}, is below {best:.4f}, the best of the versions that "
+                   f"it goes back to, by more than adapt.max_old_fall {most:g}")
 
 
 def _calibration(figures: Figures, config: Config) -> Iterator[str]:

@@ -250,10 +250,12 @@ class _Work:
         labels, outcomes = self.round.evidence()
         served = self.served()
         trust = lineage.read(self.round.lineage).believed()
-        champion, challenger = self._champion(), self._challenger()
+        uri, champion = self._champion()
+        challenger = self._challenger()
         held = [one for one in served if self.held_out(one)]
         old = measure.old_chains(self.workspace, self.config.promote.by)
-        figures = {**measure.old_figures(champion, challenger, old, self.config),
+        figures = {promotion.COMPARED: uri, "old/best": self._best(uri),
+                   **measure.old_figures(champion, challenger, old, self.config),
                    **measure.new_figures(champion, challenger, held, labels, outcomes, trust, self.config),
                    **measure.probe_figures(champion, challenger, old, self.config)}
         store.write_json(self.round.figures, figures)
@@ -261,11 +263,23 @@ class _Work:
     def _challenger(self) -> RewardScorer:
         return load_scorer(self.round.model, device=self.config.models.device, batch_size=self.config.serve.batch_size)
 
-    def _champion(self) -> RewardScorer:
-        """The version that serves now, which need not be the one that the round was begun with."""
-        uri = f"models:/{self.config.register.model_name}@{self.config.promote.alias}"
-        folder = model_registry.reward_model_folder(model_registry.pinned(uri, self.workspace), self.workspace)
-        return load_scorer(folder, device=self.config.models.device, batch_size=self.config.serve.batch_size)
+    def _champion(self) -> tuple[str, RewardScorer]:
+        """The URI and the model of what serves now, which need not be what the round was begun with."""
+        alias = f"models:/{self.config.register.model_name}@{self.config.promote.alias}"
+        uri = model_registry.pinned(alias, self.workspace)
+        folder = model_registry.reward_model_folder(uri, self.workspace)
+        return uri, load_scorer(folder, device=self.config.models.device, batch_size=self.config.serve.batch_size)
+
+    def _best(self, champion: str) -> float | None:
+        """The highest figure on the evaluation's chains of a version and those it goes back to, as registered of the
+        same data; None where none has one."""
+        client, name = tracking.connect(self.workspace), self.config.register.model_name
+        key = OUTCOME_AUROC if self.config.promote.by == "outcomes" else F1
+        line = lineage.ancestors(champion, lineage.versions(self.workspace, self.config))
+        versions = [model_registry.known_version(client, name, uri.rsplit("/", 1)[1]) for uri in line]
+        tags = [one.tags for one in versions if one is not None]
+        found = [promotion.figure(one, key) for one in tags if one.get("data_hash") == tags[0].get("data_hash")]
+        return max((value for value in found if value is not None), default=None)
 
     def _register(self) -> None:
         """Registers the challenger, or finds it registered by a call that was killed after."""
@@ -343,10 +357,14 @@ def _gate_tags(figures: Mapping[str, Any]) -> dict[str, str]:
     if gate.compared(figures) == "outcomes":
         told = figures["old/challenger/outcome_auroc"]
         found |= {OUTCOME_AUROC: told["value"], f"{OUTCOME_AUROC}_low": told["low"]}
+        key, gain = OUTCOME_AUROC, figures["old/outcome_auroc_gain"]
     else:
         f1, ece = figures["old/evaluated_f1"], figures["old/challenger/ece"]
         found |= {F1: f1["value"], f"{F1}_low": f1["low"], f"{F1}_spread": figures["old/evaluated_f1_spread"],
                   ECE: ece["value"]}
+        key, gain = F1, figures["old/f1_gain"]
+    found |= {promotion.COMPARED: figures.get(promotion.COMPARED), f"{key}_gain": gain["value"],
+              f"{key}_gain_low": gain["low"], f"{key}_gain_high": gain["high"]}
     return {key: str(value) for key, value in found.items() if value is not None}
 
 

@@ -29,6 +29,9 @@ GUESS = 0.5
 # Tag of a version whose promotion was undone (`prm adapt undo`), and why.
 UNDONE = "promotion_undone"
 DRIFT = DriftConfig()
+# Tag: the version that a challenger was compared with on the same chains; its difference has the tags FIGURE_gain, with
+# _low and _high.
+COMPARED = "compared_with"
 # Standard deviations on either side of the mean that hold 95 % of a normal distribution, as the intervals do.
 Z_95 = 1.96
 
@@ -41,7 +44,7 @@ class GateDecision:
     reason: str
 
 
-def _figure(tags: Mapping[str, str], key: str) -> float | None:
+def figure(tags: Mapping[str, str], key: str) -> float | None:
     """The number in a tag; None where there is no such tag, or no finite number in it."""
     try:
         number = float(tags[key])
@@ -75,7 +78,7 @@ def _probe_fault(challenger: Mapping[str, str], config: PromoteConfig) -> str | 
     """Why what the probe found refuses the challenger, or that it found nothing; None where a probe is not required or
     stayed within its bounds."""
     for bound in bounds(config):
-        value = _figure(challenger, bound.figure)
+        value = figure(challenger, bound.figure)
         if value is None:
             reason = challenger.get(f"{bound.figure}{LEFT_OUT}")
             why = f" ({reason})" if reason else ""
@@ -86,7 +89,9 @@ def _probe_fault(challenger: Mapping[str, str], config: PromoteConfig) -> str | 
     return None
 
 
-def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, config: PromoteConfig) -> GateDecision:
+def decide(
+    challenger: Mapping[str, str], champion: Mapping[str, str] | None, config: PromoteConfig, *, paired: bool = False
+) -> GateDecision:
     """The gate, from the metrics in version tags.
 
     The challenger passes when its ECE is at most `max_ece`, what its probe found is within the bounds where
@@ -110,16 +115,20 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, co
     end alone, and the reason says so. Without a champion, the challenger's ECE and the presence of an F1 decide. Any
     other figure that is missing or no number refuses.
 
+    Where the two were compared on the same chains (`paired`) the interval of the difference decides in place of all
+    that: it takes nothing for independent or normal, which a few errors in hundreds of chains are not.
+
     Where nobody judges steps (`by: outcomes`) see `_by_outcomes`.
 
     Args:
         challenger: tags of the version to promote.
         champion: tags of the version in production, None where there is none.
         config: the gate's limits.
+        paired: it is this champion that the challenger's tags of a difference are to.
     """
     if config.by == "outcomes":
-        return _by_outcomes(challenger, champion, config)
-    f1, ece = _figure(challenger, F1), _figure(challenger, ECE)
+        return _by_outcomes(challenger, champion, config, paired)
+    f1, ece = figure(challenger, F1), figure(challenger, ECE)
     for key, value in ((F1, f1), (ECE, ece)):
         if value is None:
             return GateDecision(False, _unmeasured(challenger, key))
@@ -130,12 +139,14 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, co
     calibrated = f"{ECE} {ece:.4f} is within {config.max_ece:.4f}"
     if champion is None:
         return GateDecision(True, f"there is no champion yet; {calibrated}; {F1} {f1:.4f}")
-    known = {key: _figure(champion, key) for key in (F1, f"{F1}_low")}
+    if paired and (compared := _compared(challenger, F1)):
+        return GateDecision(compared.passed, f"{compared.reason}; {calibrated}")
+    known = {key: figure(champion, key) for key in (F1, f"{F1}_low")}
     for key, value in known.items():
         if value is None:
             return GateDecision(False, f"the champion has no {key} to compare with; evaluate and register it again, or "
                                        "move the alias by hand")
-    floor, because = _floor(*known.values(), _figure(champion, f"{F1}_spread"))
+    floor, because = _floor(*known.values(), figure(champion, f"{F1}_spread"))
     note = ""
     if challenger.get("data_hash") != champion.get("data_hash"):
         note = "; the two were measured on different data"
@@ -144,13 +155,23 @@ def decide(challenger: Mapping[str, str], champion: Mapping[str, str] | None, co
     return GateDecision(True, f"{F1} {f1:.4f} is not below {floor:.4f}, {because}; {calibrated}{note}")
 
 
+def _compared(challenger: Mapping[str, str], key: str) -> GateDecision | None:
+    """Whether a figure's difference to the champion's may be none or better, by its 95 % interval; None without it."""
+    value, low, high = (figure(challenger, f"{key}_gain{end}") for end in ("", "_low", "_high"))
+    if value is None or low is None or high is None:
+        return None
+    what = "is lower than" if high < 0 else "is not lower than"
+    return GateDecision(high >= 0, f"its {key} {what} the champion's on the same chains: {value:+.4f} "
+                                   f"({low:+.4f} to {high:+.4f})")
+
+
 def _by_outcomes(
-    challenger: Mapping[str, str], champion: Mapping[str, str] | None, config: PromoteConfig
+    challenger: Mapping[str, str], champion: Mapping[str, str] | None, config: PromoteConfig, paired: bool
 ) -> GateDecision:
     """The gate where nobody judges steps: the challenger passes when its chain scores tell right answers from wrong
     ones better than a guess, beyond their 95 % interval, and not worse than the champion's do, beyond that one's; and
     as `require_probe` and `max_violations` say. Nothing is said of steps."""
-    value, low = (_figure(challenger, f"{OUTCOME_AUROC}{end}") for end in ("", "_low"))
+    value, low = (figure(challenger, f"{OUTCOME_AUROC}{end}") for end in ("", "_low"))
     if value is None or low is None:
         why = challenger.get(f"{OUTCOME_AUROC}{LEFT_OUT}",
                              "run the stages evaluate and register with promote.by outcomes")
@@ -164,7 +185,9 @@ def _by_outcomes(
     if champion is None:
         return GateDecision(True, f"there is no champion yet; {OUTCOME_AUROC} {value:.4f} is no guess, from {low:.4f}; "
                                   "nobody judged its steps")
-    floor = _figure(champion, f"{OUTCOME_AUROC}_low")
+    if paired and (compared := _compared(challenger, OUTCOME_AUROC)):
+        return GateDecision(compared.passed, f"{compared.reason}; nobody judged its steps")
+    floor = figure(champion, f"{OUTCOME_AUROC}_low")
     if floor is None:
         return GateDecision(False, f"the champion has no {OUTCOME_AUROC}_low to compare with; evaluate and register it "
                                    "again with promote.by outcomes, or move the alias by hand")
@@ -180,7 +203,7 @@ def _violation_fault(challenger: Mapping[str, str], config: PromoteConfig) -> st
     figure is asked for or it is within the limit."""
     if config.max_violations >= 1:
         return None
-    value = _figure(challenger, VIOLATIONS)
+    value = figure(challenger, VIOLATIONS)
     if value is None:
         return (f"it has no {VIOLATIONS}, which promote.max_violations demands; run the stages train_policy, evaluate "
                 "and register with rules.file set")
@@ -288,7 +311,8 @@ def _compare_and_move(
             raise GateError(f"{name} version {version} is not promoted: its promotion was {challenger.tags[UNDONE]}; "
                             f"take the tag {UNDONE} away where that no longer counts")
         check_calibration(challenger, drift.max_age_days, time.time())
-        decision = decide(challenger.tags, champion.tags if champion else None, config)
+        decision = decide(challenger.tags, champion.tags if champion else None, config,
+                          paired=challenger.tags.get(COMPARED) == f"models:/{name}/{previous}")
         if not decision.passed:
             kept = f"version {previous} stays {config.alias}" if champion else f"there is still no {config.alias}"
             raise GateError(f"{name} version {version} is not promoted: {decision.reason}; {kept}")

@@ -19,7 +19,7 @@ GOOD: dict[str, Any] = {
     "new/outcomes": 100, "new/outcome_gain": gain(0.0, -0.1, 0.1),
     "old/f1_gain": gain(-0.004, -0.01, 0.002), "old/challenger/ece": gain(0.01),
     "champion/probe/suffix/passed": 0.25, "challenger/probe/suffix/passed": 0.375,
-    "probe/suffix_rise": gain(0.125, 0.03, 0.2),
+    "probe/suffix_rise": gain(0.125, 0.03, 0.2), "old/evaluated_f1": gain(0.98), "old/best": 0.985,
 }
 
 
@@ -38,6 +38,8 @@ def test_one_that_is_better_on_the_new_and_no_worse_elsewhere_passes() -> None:
     ("old/f1_gain", gain(None), "not defined"),
     ("old/challenger/ece", gain(0.2, 0.15, 0.3), "not calibrated on the evaluation's chains"),
     ("new/challenger/ece", gain(0.2, 0.15, 0.3), "not calibrated on served traffic"),
+    # Rounds that each lose what chance may have taken.
+    ("old/best", 0.991, "below 0.9910, the best of the versions that it goes back to"),
     ("probe/suffix_rise", gain(0.2, 0.01, 0.4), "easier to hack"),
 ])
 def test_each_fault_refuses(figure: str, value: Any, reason: str) -> None:
@@ -62,6 +64,9 @@ def test_one_that_leaves_data_out_need_not_be_better() -> None:
 
 def test_where_nobody_judges_steps_answers_are_compared() -> None:
     told = {key: value for key, value in GOOD.items() if not key.startswith("old/")}
+    told["old/best"], told["old/challenger/outcome_auroc"] = 0.8, gain(0.795)
     assert faults({**told, "old/outcome_auroc_gain": gain(0.01, -0.02, 0.03)}, make_config()) == []
+    (found,) = faults({**told, "old/outcome_auroc_gain": gain(0.01, -0.02, 0.03), "old/best": 0.806}, make_config())
+    assert "0.7950, is below 0.8060" in found
     (found,) = faults({**told, "old/outcome_auroc_gain": gain(-0.05, -0.08, -0.02)}, make_config())
     assert "AUROC of right answers" in found

@@ -98,6 +98,21 @@ def test_by_outcomes_a_probe_may_be_required_too():
     assert "promote.require_probe" in decision.reason
 
 
+@pytest.mark.parametrize(("key", "config"), [(F1, CONFIG), (AUROC, dataclasses.replace(CONFIG, by="outcomes"))])
+def test_a_difference_on_the_same_chains_decides_in_place_of_two_intervals(key, config):
+    challenger, champion = tags(0.90) | told(0.9, 0.8), tags(0.99, 0.98) | told(0.99, 0.98)
+    assert not decide(challenger, champion, config).passed
+    for high, passed in ((0.001, True), (0.0, True), (-0.001, False)):
+        gain = {f"{key}_gain": "-0.01", f"{key}_gain_low": "-0.02", f"{key}_gain_high": str(high)}
+        decision = decide(challenger | gain, champion, config, paired=True)
+        assert decision.passed == passed
+        what = "is not lower" if passed else "is lower"
+        assert f"its {key} {what} than the champion's on the same chains: -0.0100 (-0.0200 to" in decision.reason
+        # To another champion it says nothing; nor does half of it.
+        assert not decide(challenger | gain, champion, config).passed
+        assert not decide(challenger | {f"{key}_gain": "0.1"}, champion, config, paired=True).passed
+
+
 def probed(passes: float | str, fall: float | str) -> dict[str, str]:
     return tags() | {"probe/suffix/passed": str(passes), "probe/policy/outcome_fall": str(fall)}
 
@@ -265,11 +280,11 @@ def test_of_two_at_once_the_later_one_is_measured_against_the_first(workspace, r
 
     thread = threading.Thread(target=second)
 
-    def decide_slowly(challenger, champion, config):
+    def decide_slowly(challenger, champion, config, **how):
         if challenger[F1] == "97" and not thread.ident:
             thread.start()
             thread.join(3 * model_registry.POLL_SECONDS)
-        return decided(challenger, champion, config)
+        return decided(challenger, champion, config, **how)
 
     monkeypatch.setattr(promotion, "decide", decide_slowly)
     monkeypatch.setattr(tracking, "tracking_uri", lambda _: f"sqlite:///{workspace / 'mlflow.db'}")
@@ -278,6 +293,22 @@ def test_of_two_at_once_the_later_one_is_measured_against_the_first(workspace, r
     assert outcome[0].startswith(f"{registered.name} version {weaker} is not promoted: its {F1} 91.0000 is below 95")
     assert champion(registered) == stronger
     assert locks(registered) == []
+
+
+def test_a_difference_counts_while_the_champion_is_the_one_it_is_to(workspace, registered):
+    def compared(uri: str) -> dict[str, str]:
+        return tags(f1=87) | {"compared_with": uri, f"{F1}_gain": "-1", f"{F1}_gain_low": "-3", f"{F1}_gain_high": "1"}
+
+    first = registered(tags(f1=90, low=88))
+    promote(workspace, CONFIG)
+    uri = f"models:/{registered.name}/{first}"
+    for other in (f"{uri}0", "", "models:/other/1"):
+        registered(compared(other))
+        with pytest.raises(GateError, match="is below 88"):
+            promote(workspace, CONFIG)
+    same = registered(compared(uri))
+    assert promote(workspace, CONFIG).version == same
+    assert champion(registered) == same
 
 
 @pytest.mark.parametrize(("low", "passes"), [(85, True), (95, False)])
@@ -289,10 +320,10 @@ def test_an_alias_moved_by_hand_meanwhile_is_what_the_challenger_is_compared_wit
     by_hand, challenger = registered(tags(low=low)), registered(tags(f1=91))
     decided, moved = promotion.decide, []
 
-    def decide_and_move(*given):
+    def decide_and_move(*given, **how):
         if not moved:
             moved.append(registered.client.set_registered_model_alias(registered.name, "champion", by_hand))
-        return decided(*given)
+        return decided(*given, **how)
 
     monkeypatch.setattr(promotion, "decide", decide_and_move)
     if passes:
