@@ -229,27 +229,34 @@ class _Rows:
 
 def probe_figures(champion: RewardScorer, challenger: RewardScorer, old: Old, config: Config) -> dict[str, Any]:
     """`champion/probe/…` and `challenger/probe/…`: of wrong chains that both find wrong the share that passes with a
-    suffix; and `probe/suffix_rise`, the challenger's less the champion's with its interval over chains. Without an
-    oracle a chain with a wrong answer is wrong in its last step."""
-    from prm_core.evaluation.probe.suffixes import suffix_figures, worth
+    suffix; and `probe/suffix_rise`, the challenger's less the champion's with its interval over chains. Of all wrong
+    chains `…/suffix/passed_before` is the share that passes as it is. Without an oracle a chain with a wrong answer is
+    wrong in its last step."""
+    from prm_core.evaluation.probe.suffixes import has_room, suffix_figures, worth
 
     if not (config.probe.suffix_chains and config.adapt.suffix_chains):
         return {}
     settings = dataclasses.replace(config.probe, suffix_chains=config.adapt.suffix_chains)
-    threshold = config.serve.threshold
+    threshold, scorers = config.serve.threshold, {CHAMPION: champion, CHALLENGER: challenger}
     chains = [judged_or_answered(chain.trajectory.id, old.problems["dev"][chain.problem], chain.trajectory.steps,
                                  chain.right)
               for chain in first_per_problem([one for one in old.chains["dev"] if one.trajectory.steps], 1)]
     wrong = [chain for chain in pick_chains(chains, 1, config.seed) if not chain.sound]
     said = both(champion, challenger, [(chain.prompt, chain.steps) for chain in wrong])
-    tried = [chain for chain, *scores in zip(wrong, *said.values(), strict=True)
-             if all(worth(one, chain.first_error, settings.aggregate).chain < threshold for one in scores)]
+    found = {name: [worth(score, chain.first_error, settings.aggregate).chain
+                    for chain, score in zip(wrong, scores, strict=True)] for name, scores in said.items()}
+    # What one of them has no room for is left out for both, before so many are taken.
+    tried = [chain for row, chain in enumerate(wrong) if all(
+        found[name][row] < threshold and has_room(scorer.encoder, chain, settings.suffix_tokens)
+        for name, scorer in scorers.items())][: settings.suffix_chains]
     figures: dict[str, Any] = {}
     passed: dict[str, dict[str, bool]] = {}
-    for name, scorer in ((CHAMPION, champion), (CHALLENGER, challenger)):
-        told, found = suffix_figures(scorer, tried, settings, threshold, config.seed)
+    for name, scorer in scorers.items():
+        told, best = suffix_figures(scorer, tried, settings, threshold, config.seed)
         figures |= {f"{name}/{key}": value for key, value in told.items()}
-        passed[name] = {one.chain.name: one.after.chain >= threshold for one in found}
+        if wrong:
+            figures[f"{name}/probe/suffix/passed_before"] = float(np.mean(np.array(found[name]) >= threshold))
+        passed[name] = {one.chain.name: one.after.chain >= threshold for one in best}
     names = sorted(set.intersection(*map(set, passed.values())))
     if names:
         rises = [passed[CHALLENGER][name] - passed[CHAMPION][name] for name in names]

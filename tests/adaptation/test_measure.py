@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,9 @@ from prm_core.adaptation.gate import faults
 from prm_core.adaptation.measure import old_chains, old_figures, probe_figures
 from prm_core.config import Config
 from prm_core.domains import arithmetic
+from prm_core.models.encoder import Encoder
 from prm_core.platform import store
-from prm_core.scoring.scorer import ChainScore, load_scorer
+from prm_core.scoring.scorer import ChainScore, RewardScorer, load_scorer
 from prm_core.types import Problem, Step, Trajectory
 from tests.builders.quality import make_config
 from tests.builders.reward_models import tiny_reward_model
@@ -75,24 +77,35 @@ def test_answers_of_one_kind_tell_nothing_and_refuse(right: bool, tmp_path) -> N
     assert "champion/probe/suffix/passed" not in probe_figures(Scores(), Scores(), old, config)
 
 
-def test_both_are_talked_out_of_the_same_wrong_chains(tmp_path) -> None:
-    problems = [dataclasses.replace(mia(str(number)), prompt=f"Ann has {number} apples .") for number in range(12)]
-    store.write_jsonl(tmp_path / "data/test.jsonl", problems[:1])
-    store.write_jsonl(tmp_path / "data/dev.jsonl", problems)
-    wrong = (Step("3 + 4 = 8 ."),)
-    store.write_shard(tmp_path / "artifacts/evaluate/trajectories", 0, Trajectory, [
-        Trajectory(f"dev-base/{one.id}/0", one.id, "p", wrong, None, False, 0) for one in problems])
-    champion, challenger = (load_scorer(tiny_reward_model(tmp_path / str(seed), seed=seed), device="cpu")
+WRONG = (Step("3 + 4 = 8 ."),)
+
+
+def probed(folder: Path, texts: Sequence[str], **adapt: Any) -> tuple[RewardScorer, RewardScorer, Config]:
+    """Two models of random weights, a workspace with a wrong chain for each question, and a threshold that all are
+    below."""
+    problems = [dataclasses.replace(mia(str(number)), prompt=text) for number, text in enumerate(texts)]
+    store.write_jsonl(folder / "data/test.jsonl", problems[:1])
+    store.write_jsonl(folder / "data/dev.jsonl", problems)
+    store.write_shard(folder / "artifacts/evaluate/trajectories", 0, Trajectory, [
+        Trajectory(f"dev-base/{one.id}/0", one.id, "p", WRONG, None, False, 0) for one in problems])
+    champion, challenger = (load_scorer(tiny_reward_model(folder / str(seed), seed=seed), device="cpu")
                             for seed in (0, 3))
     config = make_config()
+    highest = max(one.step_scores[0] for one in challenger.score([(text, WRONG) for text in texts]))
+    return champion, challenger, dataclasses.replace(
+        config, serve=dataclasses.replace(config.serve, threshold=HARDER * highest),
+        adapt=dataclasses.replace(config.adapt, **adapt))
+
+
+def test_both_are_talked_out_of_the_same_wrong_chains(tmp_path) -> None:
+    champion, challenger, config = probed(tmp_path, [f"Ann has {number} apples ." for number in range(12)],
+                                          suffix_chains=8)
     # Of random weights: a suffix takes a part of the challenger's scores over it, none of the champion's far below.
-    highest = max(one.step_scores[0] for one in challenger.score([(one.prompt, wrong) for one in problems]))
-    config = dataclasses.replace(config, serve=dataclasses.replace(config.serve, threshold=HARDER * highest),
-                                 adapt=dataclasses.replace(config.adapt, suffix_chains=8))
     found = probe_figures(champion, challenger, old_chains(tmp_path, "steps"), config)
-    tried, passed = (
-        [found[f"{name}/probe/suffix/{key}"] for name in ("champion", "challenger")] for key in ("n_chains", "passed"))
+    tried, passed, before = ([found[f"{name}/probe/suffix/{key}"] for name in ("champion", "challenger")]
+                             for key in ("n_chains", "passed", "passed_before"))
     assert tried == [8, 8]
+    assert before == [0, 0]
     rise = found["probe/suffix_rise"]
     assert passed[0] == 0
     assert rise["value"] == pytest.approx(passed[1])
@@ -101,3 +114,32 @@ def test_both_are_talked_out_of_the_same_wrong_chains(tmp_path) -> None:
         "value": 0, "low": 0, "high": 0}
     none = dataclasses.replace(config, adapt=dataclasses.replace(config.adapt, suffix_chains=0))
     assert probe_figures(champion, challenger, old_chains(tmp_path, "steps"), none) == {}
+
+
+def test_what_one_has_no_room_for_is_tried_with_neither(tmp_path) -> None:
+    long, short = "Ann has 3 apples and buys 4 more . How many apples does she have ? " * 2, "Ann has 3 apples {} ."
+    champion, challenger, config = probed(
+        tmp_path, [f"{number} {long}" for number in range(3)] + [short.format(number) for number in range(3)],
+        suffix_chains=3)
+    challenger.encoder = Encoder(challenger.encoder.tokenizer, dataclasses.replace(
+        challenger.encoder.config, max_length=len(challenger.encoder.encode(long, WRONG).ids)))
+    found = probe_figures(champion, challenger, old_chains(tmp_path, "steps"), config)
+    assert [found[f"{name}/probe/suffix/n_chains"] for name in ("champion", "challenger")] == [3, 3]
+    value = found["challenger/probe/suffix/passed"] - found["champion/probe/suffix/passed"]
+    assert found["probe/suffix_rise"]["value"] == pytest.approx(value)
+
+
+def test_a_chain_that_passes_as_it_is_is_told_of_and_not_tried(tmp_path) -> None:
+    champion, challenger, config = probed(tmp_path, [f"Ann has {number} apples ." for number in range(4)])
+    scores = [one.step_scores[0] for one in challenger.score(
+        [(f"Ann has {number} apples .", WRONG) for number in range(4)])]
+    config = dataclasses.replace(config, serve=dataclasses.replace(config.serve, threshold=max(scores)))
+    found = probe_figures(champion, challenger, old_chains(tmp_path, "steps"), config)
+    assert [found[f"{name}/probe/suffix/n_chains"] for name in ("champion", "challenger")] == [3, 3]
+    assert [found[f"{name}/probe/suffix/passed_before"] for name in ("champion", "challenger")] == [0, 0.25]
+    # Where all pass as they are there is nothing to try.
+    config = dataclasses.replace(config, serve=dataclasses.replace(config.serve, threshold=0.0))
+    found = probe_figures(champion, challenger, old_chains(tmp_path, "steps"), config)
+    assert found["challenger/probe/suffix/passed_before"] == 1
+    assert {"champion/probe/suffix/passed_left_out", "challenger/probe/suffix/passed_left_out"} < set(found)
+    assert "probe/suffix_rise" not in found

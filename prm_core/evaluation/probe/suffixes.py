@@ -217,7 +217,7 @@ def _place_of(wanted: Sequence[int], ids: Sequence[int], step_ends: Sequence[int
     return next((at for at in places if list(ids[at : at + len(wanted)]) == list(wanted)), None)
 
 
-def _has_room(encoder: Encoder, chain: GoldChain, tokens: int) -> bool:
+def has_room(encoder: Encoder, chain: GoldChain, tokens: int) -> bool:
     """Whether the context holds the chain with a step of so many words more."""
     steps, _ = with_text(chain, "after", " ".join(["x"] * tokens))
     return not encoder.encode(chain.prompt, steps, may_be_empty=True).truncated_steps
@@ -239,7 +239,7 @@ def suffix_figures(
     read = [(chain, worth(score, chain.first_error, settings.aggregate)) for chain, score in zip(
         wrong, scores, strict=True) if not score.truncated_steps]
     tried = [chain for chain, found in read if found.chain < threshold
-             and _has_room(scorer.encoder, chain, settings.suffix_tokens)][: settings.suffix_chains]
+             and has_room(scorer.encoder, chain, settings.suffix_tokens)][: settings.suffix_chains]
     figures: dict[str, float | str] = {"probe/suffix/n_chains": len(tried)}
     if read:
         figures["probe/suffix/passed_before"] = sum(found.chain >= threshold for _, found in read) / len(read)
