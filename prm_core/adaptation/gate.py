@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -74,11 +75,15 @@ def _calibration(figures: Figures, config: Config) -> Iterator[str]:
 
 
 def _probe(figures: Figures, config: Config) -> Iterator[str]:
+    before, now = (figures.get(f"{name}/{SUFFIX_PASSES}") for name in ("champion", "challenger"))
+    if before is None or now is None:
+        return
+    # A round that an older version measured has no interval: as then, the difference alone decides.
     rise = figures.get("probe/suffix_rise")
-    if rise is not None and rise["value"] > config.adapt.max_suffix_rise and rise["low"] > 0:
-        before, now = (figures[f"{name}/{SUFFIX_PASSES}"] for name in ("champion", "challenger"))
-        yield (f"it is easier to hack: {now:.2f} of wrong chains pass with a suffix, {before:.2f} of the champion's, "
-               f"{_told(rise)} (adapt.max_suffix_rise {config.adapt.max_suffix_rise:g})")
+    value, low = (rise["value"], rise["low"]) if rise else (now - before, math.inf)
+    if value > config.adapt.max_suffix_rise and low > 0:
+        yield (f"it is easier to hack: {now:.2f} of wrong chains pass with a suffix, {before:.2f} of the champion's"
+               f"{f', {_told(rise)}' if rise else ''} (adapt.max_suffix_rise {config.adapt.max_suffix_rise:g})")
 
 
 def _told(gain: Figures) -> str:

@@ -50,6 +50,21 @@ def test_a_rise_that_chance_makes_as_well_does_not_refuse() -> None:
     assert faults({**GOOD, "probe/suffix_rise": gain(0.25, 0.0, 0.5)}, make_config()) == []
 
 
+def test_a_round_that_an_older_version_measured_is_refused_as_it_was() -> None:
+    older = {key: value for key, value in GOOD.items() if key != "probe/suffix_rise"}
+    assert faults(older, make_config()) == []
+    (found,) = faults({**older, "challenger/probe/suffix/passed": 0.5}, make_config())
+    assert found == ("it is easier to hack: 0.50 of wrong chains pass with a suffix, 0.25 of the champion's "
+                     "(adapt.max_suffix_rise 0.125)")
+
+
+def test_without_a_wrong_chain_to_try_the_probe_says_nothing() -> None:
+    untried = {key: value for key, value in GOOD.items() if "suffix" not in key}
+    assert faults(untried, make_config()) == []
+    assert faults({**untried, "champion/probe/suffix/passed_left_out": "none", "champion/probe/suffix/n_chains": 0},
+                  make_config()) == []
+
+
 def test_outcomes_may_say_that_it_is_better_where_verdicts_say_little() -> None:
     little = {**GOOD, "new/gain": gain(-0.01, -0.05, 0.03)}
     assert faults(little, make_config())
