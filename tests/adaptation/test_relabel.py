@@ -89,6 +89,22 @@ def test_a_pessimistic_champion_does_not_make_everybody_lucky() -> None:
     assert succeeded > 0.6 > 0.2 > first_error(known[1], trust)[-1]
 
 
+def test_liars_are_found_out_under_one_name_and_not_under_one_each() -> None:
+    scores = [[0.95, 0.95] if number % 2 else [0.95, 0.05] for number in range(60)]
+    one, each = (find_trust([Chain(row, (), [(name.format(number), True)]) for number, row in enumerate(scores)])
+                 for name in ("", "request-{}"))
+    assert one.reporters[""][1] > 0.9
+    assert max(unsound for _, unsound in each.reporters.values()) < 0.5
+    assert max(abs(sound - rate_of_success(1, 0, SOUND, NEVER)) for sound, _ in each.reporters.values()) < 0.05
+
+
+def test_who_tells_failures_alone_is_believed_only_as_far_as_the_scores_agree() -> None:
+    """Of chains half of which the scores find sound, or of those alone that they find wrong."""
+    known = [Chain([0.95, 0.95 if number % 2 else 0.05], (), [("a", False)]) for number in range(60)]
+    assert find_trust(known).reporters["a"][0] < 0.2
+    assert find_trust(known[::2]).reporters["a"][0] > 0.85
+
+
 def test_a_reporter_is_usual_until_its_own_chains_say_otherwise() -> None:
     before = rate_of_success(0, 0, UNSOUND, ALWAYS)
     assert before == pytest.approx(USUAL * 0.1 + (1 - USUAL) * 0.75)
@@ -98,9 +114,10 @@ def test_a_reporter_is_usual_until_its_own_chains_say_otherwise() -> None:
     assert rate_of_success(0, 40, SOUND, NEVER) == pytest.approx(3 / 52, abs=0.001)
 
 
-@given(st.floats(0, 300), st.floats(0, 300), st.floats(0.1, 50))
-def test_more_success_never_lowers_a_rate(success: float, failure: float, more: float) -> None:
-    found = [rate_of_success(told, failure, UNSOUND, ALWAYS) for told in (success, success + more)]
+@given(st.floats(0, 1e7), st.floats(0, 1e7), st.floats(0.1, 50),
+       st.sampled_from([(UNSOUND, ALWAYS), (SOUND, NEVER)]))
+def test_more_success_never_lowers_a_rate(success: float, failure: float, more: float, prior) -> None:
+    found = [rate_of_success(told, failure, *prior) for told in (success, success + more)]
     assert 1 - SUREST <= found[0] <= found[1] + 1e-12 <= SUREST + 1e-12
 
 
