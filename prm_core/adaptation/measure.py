@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prm_core.adaptation.relabel import Trust, chance_of, trusted
+from prm_core.adaptation.relabel import Trust, chance_of, is_heard, trusted
 from prm_core.adaptation.traffic import Served, success
 from prm_core.config import Config
 from prm_core.errors import InputError
@@ -30,8 +30,6 @@ from prm_core.types import Problem, StepLabel, Trajectory
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 EVALUATION = "artifacts/evaluate/trajectories"
-# Outcomes of reporters that tell so much success of chains with an error measure nothing.
-MAX_LUCK = 0.5
 RESAMPLES = 1000
 Floats = NDArray[np.float64]
 
@@ -159,8 +157,7 @@ def new_figures(
     texts = {one.trajectory.id: one for one in served}
     believed = [row for row in trusted(labels, trust) if row.trajectory_id in texts]
     picked = {(row.trajectory_id, row.step_index): chance_of(row) for row in believed}
-    told = [one for one in outcomes if one.trajectory in texts
-            and trust.reporters.get(one.reporter, (0.0, 1.0))[1] <= MAX_LUCK]
+    told = [one for one in outcomes if one.trajectory in texts and is_heard(one.reporter, trust)]
     names = sorted({name for name, _ in picked} | {one.trajectory for one in told})
     said = both(champion, challenger, [(texts[name].problem.prompt, texts[name].trajectory.steps) for name in names])
     scores = {model: dict(zip(names, (one.step_scores for one in found), strict=True)) for model, found in said.items()}

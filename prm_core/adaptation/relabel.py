@@ -44,6 +44,8 @@ NEVER, ALWAYS, USUAL = (3.0, 9.0), (9.0, 3.0), 0.95
 COIN, SUREST = 0.5, 0.995
 # Believed less, a reviewer's verdicts are left out.
 MIN_REVIEWER = 0.75
+# So are outcomes of reporters that tell more success of chains with an error, or less of chains without one.
+MAX_LUCK = MIN_SOUND = 0.5
 STRATEGY = "adapted"
 
 
@@ -151,6 +153,12 @@ def trusted(labels: Sequence[StepLabel], trust: Trust) -> list[StepLabel]:
     """The verdicts of reviewers that are believed enough."""
     return [row for row in labels
             if trust.reviewers.get(row.strategy.removeprefix(HUMAN_PREFIX), 0.0) >= MIN_REVIEWER]
+
+
+def is_heard(reporter: str, trust: Trust) -> bool:
+    """Whether a reporter's outcomes may measure and teach: it does not tell the same of nearly everything."""
+    sound, unsound = trust.reporters.get(reporter, (0.0, 1.0))
+    return sound >= MIN_SOUND and unsound <= MAX_LUCK
 
 
 def chance_of(label: StepLabel) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prm_core.adaptation.relabel import Chain, Trust, relabel
+from prm_core.adaptation.relabel import Chain, Trust, is_heard, relabel
 from prm_core.adaptation.traffic import Served
 from prm_core.config import Config
 from prm_core.errors import InputError
@@ -53,7 +53,8 @@ def served_examples(
     known = {name: chain for name, chain in chains.items() if name in chance}
     labels = relabel(known, trust)
     problems = {one.problem.id: one.problem for one in served}
-    told = {name: {success for _, success in chain.outcomes} for name, chain in known.items()}
+    told = {name: {success for reporter, success in chain.outcomes if is_heard(reporter, trust)}
+            for name, chain in known.items()}
     trajectories = [dataclasses.replace(one.trajectory, outcome=_one_of(told[one.trajectory.id]))
                     for one in served if one.trajectory.id in known]
     counts = weights({name: chance[name] for name in known}, config.adapt.max_weight)
@@ -70,7 +71,7 @@ def served_examples(
 
 
 def _one_of(told: Iterable[bool]) -> bool | None:
-    """What all reporters say, None where they differ or nobody says anything."""
+    """What all say, None where they differ or nobody says anything."""
     said = set(told)
     return said.pop() if len(said) == 1 else None
 

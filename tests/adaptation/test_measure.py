@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from prm_core.adaptation.gate import faults
-from prm_core.adaptation.measure import old_chains, old_figures, probe_figures
+from prm_core.adaptation.measure import new_figures, old_chains, old_figures, probe_figures
+from prm_core.adaptation.relabel import Trust
+from prm_core.adaptation.traffic import Served
 from prm_core.config import Config
 from prm_core.domains import arithmetic
 from prm_core.models.encoder import Encoder
 from prm_core.platform import store
 from prm_core.scoring.scorer import ChainScore, RewardScorer, load_scorer
+from prm_core.serving.drift.outcomes import Outcome
 from prm_core.types import Problem, Step, Trajectory
 from tests.builders.quality import make_config
 from tests.builders.reward_models import tiny_reward_model
@@ -143,3 +146,15 @@ def test_a_chain_that_passes_as_it_is_is_told_of_and_not_tried(tmp_path) -> None
     assert found["challenger/probe/suffix/passed_before"] == 1
     assert {"champion/probe/suffix/passed_left_out", "challenger/probe/suffix/passed_left_out"} < set(found)
     assert "probe/suffix_rise" not in found
+
+
+def test_outcomes_measure_unless_they_are_the_same_of_everything() -> None:
+    reporters = {"honest": (0.95, 0.1), "always": (0.95, 0.9), "never": (0.1, 0.1)}
+    served, told = [], []
+    for number, reporter in enumerate([*reporters, "unknown"]):
+        one = Trajectory(f"served-{number}", str(number), "served", (Step("0.8"),), None, None, 0)
+        served.append(Served(Problem(str(number), "arithmetic", f"question {number}", ""), one, (0.8,), 1.0, ""))
+        told.append(Outcome(one.id, number == 1, reporter))
+    found = new_figures(Scores(), Scores(), served, [], told, Trust({}, reporters), make_config())
+    assert found["new/outcomes"] == 1
+    assert found["new/success"]["value"] == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 
+from prm_core.adaptation.relabel import Chain, Trust
 from prm_core.adaptation.traffic import chances, is_held_out, success, to_served, weighted_share, window
-from prm_core.adaptation.training import weights
+from prm_core.adaptation.training import served_examples, weights
 from prm_core.serving.drift.outcomes import Outcome
 from prm_core.serving.drift.samples import sample, write
 from prm_core.types import Step
@@ -72,3 +74,15 @@ def test_what_had_little_chance_counts_as_much_as_it_stands_for_up_to_a_limit() 
     assert weights({"a": 1.0, "b": 0.25, "c": 0.01}, 10.0) == {"a": 1, "b": 4, "c": 10}
     assert weights({"a": 0.5, "b": 0.2}, 10.0) == {"a": 1, "b": 2.5}
     assert weights({}, 10.0) == {}
+
+
+def test_who_tells_the_same_of_everything_teaches_nothing_of_how_chains_end() -> None:
+    served = [to_served(one(name, "a"), "arithmetic") for name in "qrst"]
+    told = [[("honest", False), ("always", True)], [("always", True)], [("never", False)],
+            [("honest", True), ("other", False)]]
+    trust = Trust({}, {"honest": (0.95, 0.1), "other": (0.95, 0.1), "always": (0.95, 0.9), "never": (0.1, 0.1)})
+    names = [row.trajectory.id for row in served]
+    chains = {name: Chain([0.9], (), tuple(said)) for name, said in zip(names, told, strict=True)}
+    _, ends = served_examples(served, chains, trust, dict.fromkeys(names, 1.0), make_config())
+    assert ends[0].targets == (0.0,)
+    assert all(math.isnan(example.targets[0]) for example in ends[1:])
