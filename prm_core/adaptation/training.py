@@ -4,6 +4,7 @@ training set again."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -123,8 +124,10 @@ def train(
     from prm_core.stages.train_prm import calibrate_scores
     from prm_core.training.reward.recipe import train_on
 
+    # Of people's verdicts alone nothing is learned of how chains end: the challenger has no further heads then.
+    ends = [] if all(math.isnan(example.targets[0]) for example in outcomes) else outcomes
     trained = train_on("process", "the champion", steps, [], config, work=work, report=lambda figures, update: None,
-                       outcomes=outcomes, start=champion)
+                       outcomes=ends, start=champion)
     scorer = RewardScorer(trained.model, trained.encoder, Calibrator("identity", 0), "", config.serve.batch_size)
     calibrator = calibrate_scores(scorer, trained.dev, config)
     known = list(dict.fromkeys((one.problem_id, one.prompt, one.steps) for one in steps))

@@ -117,6 +117,20 @@ def test_with_all_answered_and_too_few_of_them_the_next_round_asks_for_more(work
     assert loop.adapt(folder, config, NOW).round is None
 
 
+def test_people_alone_are_enough(work) -> None:
+    from prm_core.scoring.scorer import load_scorer
+
+    folder, config = work
+    (folder / "served/outcomes.jsonl").unlink()
+    config = dataclasses.replace(config, adapt=dataclasses.replace(config.adapt, replay=0.0))
+    done = a_round(folder, config, FIRST)
+    assert done.version == "models:/prm/2"
+    figures = store.read_json(rounds(folder, config)[0].figures)
+    assert figures["new/outcomes"] == 0 < figures["new/labels"]
+    # Nothing said how chains end.
+    assert load_scorer(reward_model_folder(done.version, folder), device="cpu").model.heads is None
+
+
 def test_retraining_waits_for_the_round_at_work(work) -> None:
     folder, config = work
     loop.adapt(folder, config, NOW)
