@@ -351,7 +351,8 @@ class _Work:
 
 
 def _gate_tags(figures: Mapping[str, Any]) -> dict[str, str]:
-    """What the registry's gate goes by, measured as the evaluation measures it."""
+    """What the registry's gate goes by, measured as the evaluation measures it; suffixes on chains that the champion
+    finds wrong too."""
     found = {key.removeprefix("challenger/"): value for key, value in figures.items()
              if key.startswith("challenger/probe/suffix/passed")}
     if gate.compared(figures) == "outcomes":
