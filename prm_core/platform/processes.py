@@ -105,7 +105,8 @@ def _end(started: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
 def _cause(folder: Path, codes: Sequence[int | None]) -> BaseException:
     """Why they ended: one was killed, else what the first one to fail raised; the others failed for want of it."""
     for rank, code in enumerate(codes):
-        if code is not None and (code < 0 or code > 128):
+        # One that has said why may be aborted after: torch's threads are not always through when the interpreter is.
+        if code is not None and (code < 0 or code > 128) and not _report(folder, rank).exists():
             number = -code if code < 0 else code - 128
             return workers.WorkerDied(
                 f"process {rank} of {len(codes)} was ended by signal {number} (out of memory?), and the others with "

@@ -63,6 +63,15 @@ def test_what_one_refuses_all_refuse(tmp_path, capfd) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+def test_one_that_said_why_and_was_aborted_at_its_end_is_believed(tmp_path) -> None:
+    """As torch's threads do now and then, when the interpreter goes before them."""
+    processes._report(tmp_path, 0).write_bytes(workers.failure(InputError("no such thing; name another")))
+    assert isinstance(processes._cause(tmp_path, [-signal.SIGABRT, 1]), InputError)
+    # The other one's word is for want of one that was killed without any.
+    killed = processes._cause(tmp_path, [1, -signal.SIGKILL])
+    assert "process 1 of 2 was ended by signal 9" in str(killed)
+
+
 def test_a_fault_comes_with_where_it_was(tmp_path) -> None:
     with pytest.raises(ZeroDivisionError, match="by nothing") as raised:
         launch("fault", tmp_path)
