@@ -47,6 +47,12 @@ def uniforms(starts: Tensor, counts: Tensor) -> Tensor:
     return ((bits >> 41) & (1 << 23) - 1).float() / (1 << 23)
 
 
+def next_draw(drawn: int, limit: int) -> int:
+    """How many more to draw where it may be enough at any time: one at first, then half of what there is, up to a limit
+    of all together."""
+    return min(max(1, drawn // 2), limit - drawn)
+
+
 def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """One token for each row of logits (rows, vocabulary) and its log-probability; temperature 0 takes the likeliest.
 

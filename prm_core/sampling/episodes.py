@@ -3,6 +3,7 @@ waits, the environment replies, the chain is encoded anew with the reply in it, 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 # A question and the turns so far.
 Chain = tuple[str, Sequence[Step]]
-# Of worth, in [0, 1]: what more candidates are drawn for.
-DEAR = 0.1
+# How many rules a turn breaks, less than none, and what it is worth; and that of an empty one, which comes last.
+_Rank = tuple[float, float]
+_EMPTY: _Rank = (-math.inf, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Episode:
         tokens: that the policy wrote.
         written: what it wrote of each of its own turns, as sampled, without the name that opens it where there are
             several agents (`Encoder.opening` of the step's agent); a turn that was empty is the last.
+        drawn: turns that it wrote, taken or not.
         read: tokens that the policy computed to go on from what was there, at every turn.
         prefixes: the same if nothing were kept from turn to turn.
     """
@@ -48,6 +51,7 @@ class Episode:
     success: bool
     tokens: int
     written: tuple[Continuation, ...] = field(default=(), compare=False, repr=False)
+    drawn: int = field(default=0, compare=False)
     read: int = field(default=0, compare=False)
     prefixes: int = field(default=0, compare=False)
 
@@ -65,14 +69,18 @@ class _Run:
     ended: bool = False
     stopped: bool = False
     tokens: int = 0
+    drawn: int = 0
     read: int = 0
     prefixes: int = 0
     written: list[Continuation] = field(default_factory=list)
     # Who is next.
     speaker: str = ""
-    # How often its candidates may still be drawn again, and the best that keeps the rules of those that were drawn.
+    # How often as many candidates may still be drawn once more.
     again: int = 0
-    kept: tuple[tuple[int, float], Continuation] | None = None
+    # Of the turn that is next, the candidates so far and those still to be drawn, and the best of them.
+    tried: int = 0
+    left: int = 0
+    best: tuple[_Rank, Continuation] | None = None
     # Up to where the policy goes on.
     ids: list[int] = field(default_factory=list)
 
@@ -80,7 +88,7 @@ class _Run:
 def run_episodes(
     policy: Policy, domains: Registry[Domain], starts: Sequence[tuple[Problem, Sequence[Step]]], *,
     temperature: float, max_new_tokens: int, batch_size: int, seed: Seed, candidates: int = 1,
-    worth: Callable[[Sequence[Chain]], Sequence[float]] | None = None,
+    worth: Callable[[Sequence[Chain]], Sequence[float]] | None = None, threshold: float = 1.0,
     broken: Callable[[Sequence[Chain]], Sequence[int]] | None = None, again: int = 0,
 ) -> list[Episode]:
     """An episode for each problem with the turns it starts from, in order; the same for the same arguments.
@@ -90,35 +98,40 @@ def run_episodes(
         max_new_tokens: of a turn; a turn cut off by it is taken as it stands, as one that does not fit the context is
             not.
         seed: of all of them; or a seed and a stream for each.
-        candidates: that are written for each turn; the others' tokens are counted too.
+        candidates: that are written for each turn, at most; the others' tokens are counted too.
         worth: what each of some (prompt, steps) is worth, of which the last has heard nothing yet: a turn is chosen
             before it is executed. Needed where there are several candidates.
+        threshold: of worth; a candidate that reaches it and breaks no rule is taken before all are drawn. 1 draws all.
         broken: how many rules the last turn of each breaks, as for `worth`: a turn that breaks fewer comes first.
-        again: how often in a run more candidates are drawn, where all break a rule, or those that break none are worth
-            less than another by more than `DEAR`: rules that a policy does not know of yet leave little to choose from.
+        again: how often in a run as many candidates are drawn once more, where all break a rule: a policy that does not
+            know of the rules yet may write none that keeps them.
 
     Raises InputError where a problem's domain has no environment.
     """
-    from prm_core.sampling.drawing import streams_of
+    from prm_core.sampling.drawing import next_draw, streams_of
     from prm_core.sampling.sampler import Prefix
 
-    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps), *drawn, again=again)
+    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps), *drawn, again=again, left=candidates)
             for (problem, steps), drawn in zip(starts, streams_of(seed, len(starts)), strict=True)]
     rngs = {run.seed: random.Random(f"episodes/{run.seed}") for run in runs}
     while waiting := [run for run in runs if _has_room(policy, run)]:
         turn = {seed: rng.getrandbits(31) for seed, rng in rngs.items()}
+        counts = [next_draw(run.tried, run.tried + run.left) if threshold < 1 else run.left for run in waiting]
         drawn = policy.continue_chains(
             [run.ids for run in waiting],
-            [Prefix(row, len(run.ids)) for row, run in enumerate(waiting) for _ in range(candidates)],
+            [Prefix(row, len(run.ids)) for row, (run, count) in enumerate(zip(waiting, counts, strict=True))
+             for _ in range(count)],
             temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size,
-            seed=[(turn[run.seed], run.stream * candidates + one) for run in waiting for one in range(candidates)],
+            seed=[(turn[run.seed], run.stream * candidates + one) for run, count in zip(waiting, counts, strict=True)
+                  for one in range(count)],
             stop_ids=policy.encoder.turn_ends)
-        for run, continuation in zip(waiting, _chosen(policy, waiting, drawn, candidates, worth, broken), strict=True):
-            if continuation is not None:
-                _go_on(policy, run, continuation)
+        _take(policy, waiting, counts, drawn, worth, broken)
+        for run in waiting:
+            if _is_settled(run, candidates, threshold):
+                _go_on(policy, run, candidates)
     return [Episode(run.problem, tuple(run.steps), run.ended, run.ended and
-                    run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written), run.read,
-                    run.prefixes) for run in runs]
+                    run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written), run.drawn,
+                    run.read, run.prefixes) for run in runs]
 
 
 def _environment(domains: Registry[Domain], problem: Problem) -> Environment:
@@ -157,41 +170,51 @@ def _turn(policy: Policy, run: _Run, continuation: Continuation) -> Step:
     return replace(policy.encoder.turn(ids), agent=run.speaker)
 
 
-def _chosen(
-    policy: Policy, runs: Sequence[_Run], drawn: Sequence[Continuation], candidates: int,
+def _take(
+    policy: Policy, runs: Sequence[_Run], counts: Sequence[int], drawn: Sequence[Continuation],
     worth: Callable[[Sequence[Chain]], Sequence[float]] | None,
     broken: Callable[[Sequence[Chain]], Sequence[int]] | None,
-) -> list[Continuation | None]:
-    """Of each run's candidates the one that breaks fewest rules and is worth most, of equal ones the first; an empty
-    turn comes last. None where more are to be drawn."""
-    for run, start in zip(runs, range(0, len(drawn), candidates), strict=True):
-        run.tokens += sum(len(one.ids) for one in drawn[start : start + candidates])
-        run.read += sum(one.read for one in drawn[start : start + candidates])
+) -> None:
+    """Counts what was drawn for each run, and keeps of all its candidates the one that breaks fewest rules and is worth
+    most, of equal ones the first; an empty turn comes last."""
+    owners = [run for run, count in zip(runs, counts, strict=True) for _ in range(count)]
+    ranks = [_EMPTY] * len(drawn)
+    if worth is not None:
+        turns = [_turn(policy, run, one) for run, one in zip(owners, drawn, strict=True)]
+        asked = [row for row, step in enumerate(turns) if not is_empty(step)]
+        chains = [(owners[row].problem.prompt, [*owners[row].steps, turns[row]]) for row in asked]
+        counted = broken(chains) if broken else [0] * len(chains)
+        for row, count, value in zip(asked, counted, worth(chains), strict=True):
+            ranks[row] = -count, value
+    for run, rank, one in zip(owners, ranks, drawn, strict=True):
+        run.tokens += len(one.ids)
+        run.read += one.read
+        run.drawn += 1
+        run.tried += 1
+        run.left -= 1
+        if run.best is None or rank > run.best[0]:
+            run.best = rank, one
+    for run in runs:
         run.prefixes += len(run.ids) - 1
-    if candidates == 1:
-        return list(drawn)
-    assert worth is not None, "candidates are chosen among by their worth"
-    turns = [_turn(policy, runs[row // candidates], one) for row, one in enumerate(drawn)]
-    asked = [row for row, step in enumerate(turns) if not is_empty(step)]
-    chains = [(runs[row // candidates].problem.prompt, [*runs[row // candidates].steps, turns[row]]) for row in asked]
-    counts = [0] * len(chains) if broken is None else broken(chains)
-    values = {row: (-count, value) for row, count, value in zip(asked, counts, worth(chains), strict=True)}
-    found: list[Continuation | None] = []
-    for run, start in zip(runs, range(0, len(drawn), candidates), strict=True):
-        there = [(values[row], drawn[row]) for row in range(start, start + candidates) if row in values]
-        there = there if run.kept is None else [run.kept, *there]
-        # Where nothing was written there is nothing to write instead.
-        best = max(there, key=lambda one: one[0], default=((0, 0.0), drawn[start]))
-        (kept, value), continuation = best
-        dear = max((other for (_, other), _ in there), default=value) - value > DEAR
-        more = run.again > 0 and (kept < 0 or dear)
-        run.again -= more
-        run.kept = best if more and kept == 0 else None
-        found.append(None if more else continuation)
-    return found
 
 
-def _go_on(policy: Policy, run: _Run, continuation: Continuation) -> None:
+def _is_settled(run: _Run, candidates: int, threshold: float) -> bool:
+    """Whether the run's next turn is found; where it is not, there is more to draw."""
+    assert run.best is not None
+    kept, value = run.best[0]
+    if kept == 0 and value >= threshold:
+        return True
+    # Where nothing was written there is nothing to write instead.
+    if run.left == 0 and run.again and -math.inf < kept < 0:
+        run.again -= 1
+        run.left = candidates
+    return run.left == 0
+
+
+def _go_on(policy: Policy, run: _Run, candidates: int) -> None:
+    assert run.best is not None
+    _, continuation = run.best
+    run.tried, run.left, run.best = 0, candidates, None
     run.written.append(continuation)
     step = _turn(policy, run, continuation)
     if is_empty(step):

@@ -72,9 +72,3 @@ def keep_best(values: Sequence[float], alike: Sequence[object], width: int) -> l
     for place in sorted(range(len(values)), key=lambda place: -values[place]):
         kept.setdefault(alike[place], place)
     return list(kept.values())[:width]
-
-
-def next_draw(drawn: int, limit: int) -> int:
-    """How many more to draw where it may be enough at any time: one at first, then half of what there is, up to a limit
-    of all together."""
-    return min(max(1, drawn // 2), limit - drawn)

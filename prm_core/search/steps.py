@@ -101,8 +101,10 @@ def grow(problems: Sequence[Problem], tools: Tools, seed: int, shape: Shape) -> 
 
 def _count(tree: _Tree, shape: Shape) -> int:
     """Candidates of each open beam to be drawn now. A tree's first beam stands for as many as the tree keeps."""
+    from prm_core.sampling.drawing import next_draw
+
     limit = shape.candidates * (shape.width if tree.open[0].parent is None else 1)
-    return choosing.next_draw(len(tree.pending), limit) if shape.threshold is not None else limit
+    return next_draw(len(tree.pending), limit) if shape.threshold is not None else limit
 
 
 def _expand(
@@ -191,9 +193,8 @@ def _found(trees: Sequence[_Tree], tools: Tools, seed: int) -> Found:
 def step_best_of_n(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
     """Each step the first of up to `search.candidates` that reaches `search.threshold`; where none does, the step
     before is given up, `search.back_offs` times a problem, and then the best is taken. A threshold of 1 draws all of
-    them and takes the best. So does an environment, whose turns are chosen before they are executed and not taken back;
-    where all break a rule, or those that keep them are worth much less, more are drawn, `search.back_offs` times a
-    problem.
+    them and takes the best. In an environment turns are chosen before they are executed and not taken back; where all
+    candidates break a rule, as many are drawn again, `search.back_offs` times a problem.
     """
     settings = tools.settings
     if any(tools.domains[problem.domain].environment for problem in problems):
@@ -243,6 +244,7 @@ def _turns(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
         max_new_tokens=tools.max_new_tokens, batch_size=tools.batch_size, seed=seed,
         candidates=tools.settings.candidates,
         worth=lambda chains: [tools.step_value(score) for score in tools.score(turns(chains), meters)],
+        threshold=tools.settings.threshold,
         broken=lambda chains: tools.broken(turns(chains), last=True), again=tools.settings.back_offs)
     found = []
     for run in runs:
@@ -250,7 +252,7 @@ def _turns(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
         meter.generated, meter.read, meter.prefixes = run.tokens, run.read, run.prefixes
         trajectory = episodes.to_trajectory(tools.domains[run.problem.domain], run, policy=tools.policy.version,
                                             trajectory_id=f"search/{run.problem.id}/0", seed=seed)
-        found.append(Found(trajectory, 0.0, len(run.steps) * tools.settings.candidates, meter))
+        found.append(Found(trajectory, 0.0, run.drawn, meter))
     return found
 
 

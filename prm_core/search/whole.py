@@ -175,11 +175,13 @@ def choose_supported(pool: Pool, tools: Tools) -> tuple[int, float]:
 def adaptive(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
     """Best-of-N that draws on where another chain may be expected to gain `search.gain` or more, up to
     `search.candidates`: the choice is taken where it would hardly change."""
+    from prm_core.sampling.drawing import next_draw
+
     pools, settings = new_pools(problems), tools.settings
     rng = random.Random(f"search/{seed}")
     waiting = pools
     while waiting:
-        counts = [choosing.next_draw(len(pool.chains), settings.candidates) for pool in waiting]
+        counts = [next_draw(len(pool.chains), settings.candidates) for pool in waiting]
         draw(waiting, counts, tools, rng.getrandbits(31), scored=True)
         waiting = [pool for pool in waiting if len(pool.chains) < settings.candidates and not _settled(pool, tools)]
     return [found_in(pool, *by_rules(choose_best)(pool, tools)) for pool in pools]

@@ -267,29 +267,72 @@ def test_a_turn_is_the_candidate_that_is_worth_most_before_it_is_executed():
     assert all(call.result is None for step in asked for call in step.calls)
 
 
-@pytest.mark.parametrize(("again", "chosen", "draws"), [(0, "poor", 1), (1, "poor", 2), (2, "good", 3), (3, "good", 3)])
-def test_where_the_rules_leave_poor_turns_more_are_drawn_and_the_best_stays(again, chosen, draws):
-    """Of two candidates the first breaks a rule and is worth most; the other keeps it, first poor, then worse, then
-    nearly as good. The next turn breaks no rule, and ends the run."""
-    worths = {"forbidden": 0.9, "poor": 0.5, "worse": 0.2, "good": 0.85}
+def choosing(*written: str, **changes) -> tuple[str, Episode, int]:
+    """The first turn of a run whose candidates are these calls, in turn, each worth what WORTHS says; the run; and how
+    many candidates were written. The next turn breaks no rule, and ends the run."""
     drawn: list[str] = []
 
     def write(_: str, steps: tuple[Step, ...]) -> list[int]:
         if steps:
             return turn(errands.DONE)
-        drawn.append("forbidden" if len(drawn) % 2 == 0 else ("poor", "worse", "good")[len(drawn) // 2])
-        return turn(Step("", calls=(Call(drawn[-1]),)))
+        drawn.append(written[len(drawn) % len(written)])
+        return turn(Step("", calls=(Call(drawn[-1]),))) if drawn[-1] else [encoder().eos_id]
 
     def named(chains):
-        return [steps[-1].calls[0].name if steps[-1].calls else "" for _, steps in chains]
+        return [steps[-1].calls[0].name if steps[-1].calls else "done" for _, steps in chains]
 
-    [episode] = play(Scripted(write), (errands.problem(), ()), candidates=2, again=again,
-                     worth=lambda chains: [worths.get(name, 0.0) for name in named(chains)],
+    [episode] = play(Scripted(write), (errands.problem(), ()), **changes,
+                     worth=lambda chains: [WORTHS[name] for name in named(chains)],
                      broken=lambda chains: [int(name == "forbidden") for name in named(chains)])
-    assert episode.steps[0].calls[0].name == chosen
-    assert len(drawn) == 2 * draws
     # All that was drawn is paid for.
-    assert episode.tokens > sum(len(turn(Step("", calls=(Call(name),)))) for name in drawn)
+    assert episode.tokens > sum(len(turn(Step("", calls=(Call(name),)))) for name in drawn if name)
+    return episode.steps[0].calls[0].name, episode, len(drawn)
+
+
+WORTHS = {"forbidden": 0.9, "poor": 0.5, "worse": 0.2, "good": 0.85, "done": 1.0}
+
+
+@pytest.mark.parametrize(("threshold", "chosen", "drawn"), [
+    (0.2, "worse", 1), (0.5, "poor", 2), (0.85, "good", 4), (0.86, "good", 12), (1.0, "good", 12)])
+def test_candidates_are_drawn_up_to_the_first_that_is_worth_enough_and_breaks_no_rule(threshold, chosen, drawn):
+    found, episode, count = choosing("worse", "poor", "forbidden", "good", candidates=12, threshold=threshold)
+    assert (found, count) == (chosen, drawn)
+    # Of a turn that is worth as much as can be, the first is taken too, where it may be.
+    assert episode.drawn == count + (12 if threshold == 1 else 1)
+
+
+@pytest.mark.parametrize(("again", "chosen", "drawn"), [(0, "forbidden", 2), (1, "forbidden", 4), (2, "poor", 6),
+                                                        (3, "poor", 6)])
+@pytest.mark.parametrize("threshold", [0.9, 1.0])
+def test_where_all_break_a_rule_as_many_are_drawn_again(threshold, again, chosen, drawn):
+    written = ("forbidden", "forbidden", "forbidden", "forbidden", "poor", "forbidden")
+    found, _, count = choosing(*written, candidates=2, threshold=threshold, again=again)
+    assert (found, count) == (chosen, drawn)
+
+
+def test_an_empty_turn_comes_last_and_none_is_drawn_for_it_again():
+    assert choosing("", "forbidden", candidates=2, threshold=0.5)[0] == "forbidden"
+    silent = Scripted(lambda _, steps: [encoder().eos_id])
+    [episode] = play(silent, (errands.problem(), ()), candidates=2, again=3, threshold=0.5,
+                     worth=lambda chains: [1.0 for _ in chains], broken=lambda chains: [0 for _ in chains])
+    assert (episode.steps, episode.drawn) == ((), 2)
+
+
+@pytest.mark.parametrize("threshold", [0.9, 1.0])
+def test_a_run_is_the_same_whatever_is_played_beside_it(threshold):
+    """Candidates are drawn from a run's own stream, though runs that wait for theirs are many draws apart."""
+    policy = tiny.make_policy()
+
+    def worth(chains):
+        return [(sum(map(ord, repr(steps[-1]))) % 100) / 100 for _, steps in chains]
+
+    settings = {"max_new_tokens": 6, "candidates": 5, "worth": worth, "threshold": threshold}
+    starts = [(problem, ()) for problem in PROBLEMS[:3]]
+    together = play(policy, *starts, **settings, seed=[(7, place) for place in range(3)])
+    alone = [play(policy, start, **settings, seed=[(7, place)])[0] for place, start in enumerate(starts)]
+    assert together == alone
+    assert [run.drawn for run in together] == [run.drawn for run in alone]
+    assert any(run.drawn > len(run.written) for run in together)
 
 
 def test_what_was_computed_of_a_run_is_kept_from_turn_to_turn():

@@ -14,7 +14,7 @@ import transformers
 from prm_core.models.prefixes.pool import PrefixPool
 from prm_core.models.prefixes.switching import switched_on
 from prm_core.sampling import graphed, sampler, shared_attention
-from prm_core.sampling.drawing import draw, stream_starts, uniforms
+from prm_core.sampling.drawing import draw, next_draw, stream_starts, uniforms
 from prm_core.sampling.sampler import Prefix, sample_continuations, survivors
 
 END, PAD, VOCABULARY = 1, 0, 13
@@ -385,6 +385,14 @@ def test_uniforms_are_uniform_and_independent() -> None:
     assert len(table.unique()) > 0.99 * table.numel()
     assert not torch.equal(table[:, 0], uniforms(stream_starts([8], streams), torch.zeros_like(streams)))
     assert torch.equal(stream_starts([-1], streams), stream_starts([2**64 - 1], streams))
+
+
+def test_draws_grow_from_one_up_to_the_limit() -> None:
+    drawn, seen = 0, []
+    while drawn < 16:
+        drawn += next_draw(drawn, 16)
+        seen.append(drawn)
+    assert seen == [1, 2, 3, 4, 6, 9, 13, 16]
 
 
 def test_survivors_stay_or_fill_gaps() -> None:

@@ -46,14 +46,6 @@ def test_kept_by_hand():
     assert choosing.keep_best([0.2, 0.9], ["a", "b"], 5) == [1, 0]
 
 
-def test_draws_grow_from_one_up_to_the_limit():
-    drawn, seen = 0, []
-    while drawn < 16:
-        drawn += choosing.next_draw(drawn, 16)
-        seen.append(drawn)
-    assert seen == [1, 2, 3, 4, 6, 9, 13, 16]
-
-
 @given(scores, st.randoms())
 def test_the_winning_sum_does_not_depend_on_the_order(values, random):
     groups = [index % 3 for index in range(len(values))]
