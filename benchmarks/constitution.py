@@ -8,7 +8,7 @@ classifiers that were trained on marked steps, a seed each, on made runs of the 
 careless and careful, with turns left out, put in and changed), whose every violation the oracle knows. With workspaces
 (finished runs of the profile agents-rules, a seed each; the stages up to train_prm are enough): the base policy trained
 with the constraint and without, on the test problems; and the PRM's choice of turns with the rules and without, on
-problems made for it, at about equal tokens: with the rules fewer turns are drawn, and more where these leave poor ones.
+problems made for it, where the choice without may draw more turns, until it costs no fewer tokens.
 What the result holds already of other workspaces stays.
 """
 
@@ -43,10 +43,11 @@ from prm_core.types import Problem, Step
 RULES = load(find("errands"))
 # Marked runs that classifiers learn from, and runs on which all is measured.
 MARKED, MEASURED = 1500, 1000
-# Of each turn; with the rules fewer, since where they leave poor ones more are drawn.
-CANDIDATES, RULED_CANDIDATES, BINS = 10, 8, 10
+BINS = 10
 # Questions that turns are chosen for; on those of the test split alone a difference is known to some five points.
-SEARCHED = 400
+SEARCHED = 1200
+# By how many the candidates of the choice without rules grow, and up to how many times those with.
+MORE, MOST = 4, 4
 KINDS = ("lagrangian", "lexicographic")
 Figures = dict[str, float]
 Run = tuple[Problem, tuple[Step, ...]]
@@ -149,7 +150,8 @@ def trained(workspace: Path, config: Config, updates: int, kinds: Sequence[str])
 
 
 def searched(workspace: Path, config: Config) -> dict[str, Figures]:
-    """Turns chosen by the PRM, and by the PRM among those that the rules let pass; with the tokens of both models."""
+    """Turns chosen by the PRM, and by the PRM among those that the rules let pass; with the tokens of both models, and
+    candidates for the choice without rules such that it costs no fewer."""
     from prm_core.sampling.policy import load_policy
     from prm_core.scoring.scorer import load_scorer
     from prm_core.scoring.session import ScoringSession
@@ -158,20 +160,25 @@ def searched(workspace: Path, config: Config) -> dict[str, Figures]:
 
     known = {one.prompt for path in (workspace / "data").glob("*.jsonl") for one in store.read_jsonl(Problem, path)}
     test = DOMAINS[RULED].levels[config.data.level]("searched", SEARCHED, config.seed, known)
+    owners = {problem.id: problem for problem in test}
     policy = load_policy(model_path(workspace, config.models.policy), config)
-    result = {}
-    for name, overseer, candidates in (("without rules", None, CANDIDATES),
-                                       ("with rules", Overseer(RULES), RULED_CANDIDATES)):
-        scorer = load_scorer(workspace / "artifacts/train_prm/prm", device=config.models.device)
+    scorer = load_scorer(workspace / "artifacts/train_prm/prm", device=config.models.device)
+
+    def figures(overseer: Overseer | None, candidates: int) -> Figures:
         tools = Tools(policy, ScoringSession(scorer, policy.encoder), DOMAINS,
                       replace(config.search, candidates=candidates), config.generate.max_new_tokens,
                       config.generate.batch_size, overseer)
         chosen = search("step_best_of_n", test, tools, config.seed)
-        owners = {problem.id: problem for problem in test}
-        result[name] = conduct([(owners[one.trajectory.problem_id], one.trajectory.steps) for one in chosen],
-                               [bool(one.trajectory.outcome) for one in chosen])
-        result[name]["tokens"] = mean_cost(chosen)["total"]
-    return result
+        return {**conduct([(owners[one.trajectory.problem_id], one.trajectory.steps) for one in chosen],
+                          [bool(one.trajectory.outcome) for one in chosen]),
+                "tokens": mean_cost(chosen)["total"], "candidates": float(candidates)}
+
+    candidates = config.search.candidates
+    under, without = figures(Overseer(RULES), candidates), figures(None, candidates)
+    while without["tokens"] < under["tokens"] and candidates < MOST * config.search.candidates:
+        candidates += MORE
+        without = figures(None, candidates)
+    return {"without rules": without, "with rules": under}
 
 
 def bars_of(detection: Sequence[dict[str, Figures]]) -> list[Bar]:
