@@ -47,7 +47,7 @@ BINS = 10
 # Questions that turns are chosen for; on those of the test split alone a difference is known to some five points.
 SEARCHED = 1200
 # By how many the candidates of the choice without rules grow, and up to how many times those with.
-MORE, MOST = 4, 4
+MORE, MOST = 8, 4
 KINDS = ("lagrangian", "lexicographic")
 Figures = dict[str, float]
 Run = tuple[Problem, tuple[Step, ...]]
