@@ -8,7 +8,7 @@ classifiers that were trained on marked steps, a seed each, on made runs of the 
 careless and careful, with turns left out, put in and changed), whose every violation the oracle knows. With workspaces
 (finished runs of the profile agents-rules, a seed each; the stages up to train_prm are enough): the base policy trained
 with the constraint and without, on the test problems; and the PRM's choice of turns with the rules and without, on
-problems made for it, where the choice without may draw more turns, until it costs no fewer tokens.
+problems made for it, where the choice without may draw more turns, until it costs as many tokens.
 What the result holds already of other workspaces stays.
 """
 
@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.report import Bar, parsed, write
 from prm_core import config as configuration
 from prm_core.config import Config
@@ -30,6 +32,7 @@ from prm_core.domains.errands import RULED
 from prm_core.domains.errands.tools import make_call
 from prm_core.domains.oracle import WITNESSES
 from prm_core.evaluation.conduct import recall_at
+from prm_core.evaluation.search_costs import at_tokens
 from prm_core.platform import store
 from prm_core.platform.steps import written_step
 from prm_core.rules import classifier
@@ -45,9 +48,9 @@ RULES = load(find("errands"))
 MARKED, MEASURED = 1500, 1000
 BINS = 10
 # Questions that turns are chosen for; on those of the test split alone a difference is known to some five points.
-SEARCHED = 1200
+SEARCHED = 800
 # By how many the candidates of the choice without rules grow, and up to how many times those with.
-MORE, MOST = 8, 4
+MORE, MOST = 16, 4
 KINDS = ("lagrangian", "lexicographic")
 Figures = dict[str, float]
 Run = tuple[Problem, tuple[Step, ...]]
@@ -150,8 +153,8 @@ def trained(workspace: Path, config: Config, updates: int, kinds: Sequence[str])
 
 
 def searched(workspace: Path, config: Config) -> dict[str, Figures]:
-    """Turns chosen by the PRM, and by the PRM among those that the rules let pass; with the tokens of both models, and
-    candidates for the choice without rules such that it costs no fewer."""
+    """Turns chosen by the PRM, and by the PRM among those that the rules let pass; with the tokens of both models. The
+    choice without rules is that of so many candidates as cost as much, between two numbers of them."""
     from prm_core.sampling.policy import load_policy
     from prm_core.scoring.scorer import load_scorer
     from prm_core.scoring.session import ScoringSession
@@ -175,10 +178,13 @@ def searched(workspace: Path, config: Config) -> dict[str, Figures]:
 
     candidates = config.search.candidates
     under, without = figures(Overseer(RULES), candidates), figures(None, candidates)
-    while without["tokens"] < under["tokens"] and candidates < MOST * config.search.candidates:
+    tried = [without]
+    while tried[-1]["tokens"] < under["tokens"] and candidates < MOST * config.search.candidates:
         candidates += MORE
-        without = figures(None, candidates)
-    return {"without rules": without, "with rules": under}
+        tried.append(figures(None, candidates))
+    curve = [(one["tokens"], np.array(list(one.values()))) for one in tried]
+    return {"without rules": dict(zip(without, at_tokens(curve, under["tokens"]).tolist(), strict=True)),
+            "with rules": under}
 
 
 def bars_of(detection: Sequence[dict[str, Figures]]) -> list[Bar]:
