@@ -48,9 +48,9 @@ RULES = load(find("errands"))
 MARKED, MEASURED = 1500, 1000
 BINS = 10
 # Questions that turns are chosen for; on those of the test split alone a difference is known to some five points.
-SEARCHED = 800
+SEARCHED = 1200
 # By how many the candidates of the choice without rules grow, and up to how many times those with.
-MORE, MOST = 16, 4
+MORE, MOST = 8, 4
 KINDS = ("lagrangian", "lexicographic")
 Figures = dict[str, float]
 Run = tuple[Problem, tuple[Step, ...]]

@@ -26,7 +26,7 @@ class SearchConfig:
     granularity: int = setting("steps between two choices of `blocks`", ge=1)
     threshold: Share = setting("of step_best_of_n: the first step that scores as much is taken; 1: the best of all")
     back_offs: int = setting("times a problem that step_best_of_n gives up a step after which none reaches it, or, in "
-                             "an environment, draws as many turns more in place of those that break a rule", ge=0)
+                             "an environment, draws as many turns again where all break a rule", ge=0)
     gain: Share = setting("of adaptive_best_of_n: goes on while another chain may add as much to P(right)")
     temperature: NonNegativeFloat
     step_aggregate: str = setting("step scores so far to a beam's: min, prod, mean, last", registry=AGGREGATIONS)

@@ -75,8 +75,8 @@ class _Run:
     written: list[Continuation] = field(default_factory=list)
     # Who is next.
     speaker: str = ""
-    # Candidates that may still be drawn in place of such as break a rule.
-    spare: int = 0
+    # How often as many candidates may still be drawn once more.
+    again: int = 0
     # Of the turn that is next, the candidates so far and those still to be drawn, and the best of them.
     tried: int = 0
     left: int = 0
@@ -103,16 +103,15 @@ def run_episodes(
             before it is executed. Needed where there are several candidates.
         threshold: of worth; a candidate that reaches it and breaks no rule is taken before all are drawn. 1 draws all.
         broken: how many rules the last turn of each breaks, as for `worth`: a turn that breaks fewer comes first.
-        again: how often in a run as many candidates are drawn once more in place of such as break a rule: a policy that
-            does not know of the rules yet writes few that keep them.
+        again: how often in a run as many candidates are drawn once more, where all break a rule: a policy that does not
+            know of the rules yet may write none that keeps them.
 
     Raises InputError where a problem's domain has no environment.
     """
     from prm_core.sampling.drawing import next_draw, streams_of
     from prm_core.sampling.sampler import Prefix
 
-    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps), *drawn, left=candidates,
-                 spare=again * candidates)
+    runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps), *drawn, again=again, left=candidates)
             for (problem, steps), drawn in zip(starts, streams_of(seed, len(starts)), strict=True)]
     rngs = {run.seed: random.Random(f"episodes/{run.seed}") for run in runs}
     while waiting := [run for run in runs if _has_room(policy, run)]:
@@ -128,7 +127,7 @@ def run_episodes(
             stop_ids=policy.encoder.turn_ends)
         _take(policy, waiting, counts, drawn, worth, broken)
         for run in waiting:
-            if run.left == 0 or (run.best is not None and run.best[0] >= (0, threshold)):
+            if _is_settled(run, candidates, threshold):
                 _go_on(policy, run, candidates)
     return [Episode(run.problem, tuple(run.steps), run.ended, run.ended and
                     run.environment.succeeded(run.problem, run.steps), run.tokens, tuple(run.written), run.drawn,
@@ -192,14 +191,24 @@ def _take(
         run.read += one.read
         run.drawn += 1
         run.tried += 1
-        if -math.inf < rank[0] < 0 and run.spare:
-            run.spare -= 1
-        else:
-            run.left -= 1
+        run.left -= 1
         if run.best is None or rank > run.best[0]:
             run.best = rank, one
     for run in runs:
         run.prefixes += len(run.ids) - 1
+
+
+def _is_settled(run: _Run, candidates: int, threshold: float) -> bool:
+    """Whether the run's next turn is found; where it is not, there is more to draw."""
+    assert run.best is not None
+    kept, value = run.best[0]
+    if kept == 0 and value >= threshold:
+        return True
+    # Where nothing was written there is nothing to write instead.
+    if run.left == 0 and run.again and -math.inf < kept < 0:
+        run.again -= 1
+        run.left = candidates
+    return run.left == 0
 
 
 def _go_on(policy: Policy, run: _Run, candidates: int) -> None:

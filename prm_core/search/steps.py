@@ -193,8 +193,8 @@ def _found(trees: Sequence[_Tree], tools: Tools, seed: int) -> Found:
 def step_best_of_n(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
     """Each step the first of up to `search.candidates` that reaches `search.threshold`; where none does, the step
     before is given up, `search.back_offs` times a problem, and then the best is taken. A threshold of 1 draws all of
-    them and takes the best. In an environment turns are chosen before they are executed and not taken back; in
-    place of those that break a rule others are drawn, `search.back_offs` times as many as candidates in a problem.
+    them and takes the best. In an environment turns are chosen before they are executed and not taken back; where all
+    candidates break a rule, as many are drawn again, `search.back_offs` times a problem.
     """
     settings = tools.settings
     if any(tools.domains[problem.domain].environment for problem in problems):

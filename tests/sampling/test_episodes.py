@@ -301,12 +301,12 @@ def test_candidates_are_drawn_up_to_the_first_that_is_worth_enough_and_breaks_no
     assert episode.drawn == count + (12 if threshold == 1 else 1)
 
 
-@pytest.mark.parametrize(("again", "chosen", "drawn"), [
-    (0, "forbidden", 2), (1, "forbidden", 4), (2, "poor", 6), (3, "good", 8)])
-def test_in_place_of_those_that_break_a_rule_others_are_drawn(again, chosen, drawn):
-    """Two candidates a turn, and so many times two more as break a rule."""
-    written = (*["forbidden"] * 5, "poor", "forbidden", "good")
-    found, _, count = choosing(*written, candidates=2, threshold=0.6, again=again)
+@pytest.mark.parametrize(("again", "chosen", "drawn"), [(0, "forbidden", 2), (1, "forbidden", 4), (2, "poor", 6),
+                                                        (3, "poor", 6)])
+@pytest.mark.parametrize("threshold", [0.9, 1.0])
+def test_where_all_break_a_rule_as_many_are_drawn_again(threshold, again, chosen, drawn):
+    written = ("forbidden", "forbidden", "forbidden", "forbidden", "poor", "forbidden")
+    found, _, count = choosing(*written, candidates=2, threshold=threshold, again=again)
     assert (found, count) == (chosen, drawn)
 
 
