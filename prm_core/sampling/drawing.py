@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from prm_core.sampling.distinct import Taken
 
 # Of samples: one for all, each of which has its place for a stream; or for each its own seed and stream, so that what
 # it draws does not depend on what is sampled beside it.
@@ -53,8 +56,12 @@ def next_draw(drawn: int, limit: int) -> int:
     return min(max(1, drawn // 2), limit - drawn)
 
 
-def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def draw(
+    logits: Tensor, temperature: float, uniform: Tensor, taken: Taken | None = None
+) -> tuple[Tensor, Tensor]:
     """One token for each row of logits (rows, vocabulary) and its log-probability; temperature 0 takes the likeliest.
+
+    What was `taken` is not drawn again, but at temperature 0; log-probabilities are of all there is.
 
     Sampling inverts the cumulative distribution at one number in [0, 1) a row (rows,), so it costs one pass over the
     vocabulary and no noise tensor.
@@ -63,7 +70,7 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, T
         logprobs = torch.log_softmax(logits.float(), dim=-1)
         return logits.argmax(-1), logprobs.amax(-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    cumulative = probabilities.cumsum(-1)
+    cumulative = (probabilities if taken is None else taken.left_of(probabilities)).cumsum(-1)
     # Scaled by the last entry, which rounding leaves a little off 1.
     tokens = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     return tokens.squeeze(1), probabilities.gather(1, tokens).squeeze(1).log()

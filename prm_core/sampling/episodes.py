@@ -77,8 +77,8 @@ class _Run:
     speaker: str = ""
     # How often as many candidates may still be drawn once more.
     again: int = 0
-    # Of the turn that is next, the candidates so far and those still to be drawn, and the best of them.
-    tried: int = 0
+    # Of the turn that is next, the candidates so far, how many are still to be drawn, and the best of them.
+    known: list[Continuation] = field(default_factory=list)
     left: int = 0
     best: tuple[_Rank, Continuation] | None = None
     # Up to where the policy goes on.
@@ -98,7 +98,8 @@ def run_episodes(
         max_new_tokens: of a turn; a turn cut off by it is taken as it stands, as one that does not fit the context is
             not.
         seed: of all of them; or a seed and a stream for each.
-        candidates: that are written for each turn, at most; the others' tokens are counted too.
+        candidates: that are written for each turn, at most; the others' tokens are counted too. They are drawn a few
+            at a time, and what was drawn for a turn is not drawn for it again (see `sampler.sample_continuations`).
         worth: what each of some (prompt, steps) is worth, of which the last has heard nothing yet: a turn is chosen
             before it is executed. Needed where there are several candidates.
         threshold: of worth; a candidate that reaches it and breaks no rule is taken before all are drawn. 1 draws all.
@@ -111,12 +112,13 @@ def run_episodes(
     from prm_core.sampling.drawing import next_draw, streams_of
     from prm_core.sampling.sampler import Prefix
 
+    assert candidates == 1 or worth is not None
     runs = [_Run(problem, _environment(domains, problem), list(steps), len(steps), *drawn, again=again, left=candidates)
             for (problem, steps), drawn in zip(starts, streams_of(seed, len(starts)), strict=True)]
     rngs = {run.seed: random.Random(f"episodes/{run.seed}") for run in runs}
     while waiting := [run for run in runs if _has_room(policy, run)]:
         turn = {seed: rng.getrandbits(31) for seed, rng in rngs.items()}
-        counts = [next_draw(run.tried, run.tried + run.left) if threshold < 1 else run.left for run in waiting]
+        counts = [next_draw(len(run.known), len(run.known) + run.left) for run in waiting]
         drawn = policy.continue_chains(
             [run.ids for run in waiting],
             [Prefix(row, len(run.ids)) for row, (run, count) in enumerate(zip(waiting, counts, strict=True))
@@ -124,7 +126,8 @@ def run_episodes(
             temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size,
             seed=[(turn[run.seed], run.stream * candidates + one) for run, count in zip(waiting, counts, strict=True)
                   for one in range(count)],
-            stop_ids=policy.encoder.turn_ends)
+            stop_ids=policy.encoder.turn_ends,
+            avoid=[run.known for run, count in zip(waiting, counts, strict=True) for _ in range(count)])
         _take(policy, waiting, counts, drawn, worth, broken)
         for run in waiting:
             if _is_settled(run, candidates, threshold):
@@ -190,7 +193,7 @@ def _take(
         run.tokens += len(one.ids)
         run.read += one.read
         run.drawn += 1
-        run.tried += 1
+        run.known.append(one)
         run.left -= 1
         if run.best is None or rank > run.best[0]:
             run.best = rank, one
@@ -202,7 +205,7 @@ def _is_settled(run: _Run, candidates: int, threshold: float) -> bool:
     """Whether the run's next turn is found; where it is not, there is more to draw."""
     assert run.best is not None
     kept, value = run.best[0]
-    if kept == 0 and value >= threshold:
+    if kept == 0 and threshold < 1 and value >= threshold:
         return True
     # Where nothing was written there is nothing to write instead.
     if run.left == 0 and run.again and -math.inf < kept < 0:
@@ -214,7 +217,7 @@ def _is_settled(run: _Run, candidates: int, threshold: float) -> bool:
 def _go_on(policy: Policy, run: _Run, candidates: int) -> None:
     assert run.best is not None
     _, continuation = run.best
-    run.tried, run.left, run.best = 0, candidates, None
+    run.known, run.left, run.best = [], candidates, None
     run.written.append(continuation)
     step = _turn(policy, run, continuation)
     if is_empty(step):

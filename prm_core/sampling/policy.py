@@ -71,7 +71,7 @@ class Policy:
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
-        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (),
+        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (), avoid: Sequence[Sequence[Continuation]] = (),
     ) -> list[Continuation]:
         """One continuation for each prefix of the encoded chains; see `sampler.sample_continuations`."""
         from prm_core.models.batching import sampling_rows
@@ -83,7 +83,7 @@ class Policy:
         return sample_continuations(
             self.model, chains, prefixes, end_id=self.encoder.eos_id, pad_id=self.encoder.pad_id,
             temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed,
-            stop_ids=stop_ids, states=self._states,
+            stop_ids=stop_ids, states=self._states, avoid=avoid,
         )
 
     def sample(

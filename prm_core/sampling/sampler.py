@@ -20,6 +20,7 @@ from prm_core.models.padding import pad
 from prm_core.models.prefixes.pool import PrefixPool
 from prm_core.models.prefixes.switching import switched_on
 from prm_core.sampling import graphed, shared_attention
+from prm_core.sampling.distinct import Taken
 from prm_core.sampling.drawing import Seed, draw, stream_starts, streams_of, uniforms
 
 # Rows are compacted when this share of a batch has finished.
@@ -197,7 +198,7 @@ class _PaddedDecoder:
 @dataclass(slots=True)
 class _Row:
     """A continuation under way: its place in the list, its seed and stream of random numbers, where it goes on from,
-    and what it has so far."""
+    what it has so far, and what it may not become."""
 
     place: int
     seed: int
@@ -205,6 +206,7 @@ class _Row:
     start: Prefix
     ids: list[int]
     logprobs: list[float]
+    avoid: Sequence[Continuation]
     done: bool = False
     read: int = 0
 
@@ -228,10 +230,12 @@ class _Sampling:
         alive = torch.ones(size, dtype=torch.bool, device=device)
         ends = torch.tensor(self.end_ids, device=device)
         steps: list[tuple[Tensor, Tensor]] = []
+        taken = Taken([row.avoid for row in batch], [row.ids for row in batch])
         tokens = None
         while True:
             logits = decoder.step(tokens)
-            tokens, logprobs = draw(logits, self.temperature, uniforms(starts, counts + step))
+            tokens, logprobs = draw(logits, self.temperature, uniforms(starts, counts + step), taken)
+            taken.go_on(tokens)
             column = torch.full((size,), -1, device=device).index_copy_(0, rows, tokens.where(alive, -1))
             steps.append((column, torch.zeros(size, device=device).index_copy_(0, rows, logprobs)))
             step += 1
@@ -242,6 +246,7 @@ class _Sampling:
             if left <= (1 - COMPACT_SHARE) * len(rows):
                 kept = survivors(alive)
                 decoder.keep(kept)
+                taken.keep(kept)
                 tokens, rows, starts, counts = tokens[kept], rows[kept], starts[kept], counts[kept]
                 alive = alive[kept]
         ids, logprobs = (torch.stack(part, dim=1).tolist() for part in zip(*steps, strict=True))
@@ -306,6 +311,7 @@ def sample_continuations(
     seed: Seed,
     stop_ids: Sequence[int] = (),
     states: PrefixPool | None = None,
+    avoid: Sequence[Sequence[Continuation]] = (),
 ) -> list[Continuation]:
     """One sampled continuation for each prefix, in order; name a prefix K times for K samples.
 
@@ -327,14 +333,16 @@ def sample_continuations(
         seed: of the samples; or a seed and a stream for each.
         stop_ids: tokens that end a continuation as `end_id` does: where somebody else goes on.
         states: what is known of the prefixes, where the model's attention allows it; None to keep nothing.
+        avoid: for each prefix what was drawn from it before at this temperature, which is not drawn again (see
+            `distinct`), but at temperature 0 or where there is nothing else.
     """
     sampling = _Sampling((end_id, *stop_ids), pad_id, temperature, max_new_tokens)
     texts: list[Sequence[int]] = list(chains)
-    rows = [_Row(place, *drawn, prefix, [], [])
-            for place, (drawn, prefix) in enumerate(zip(streams_of(seed, len(prefixes)), prefixes, strict=True))]
+    rows = [_Row(place, *drawn, prefix, [], [], known) for place, (drawn, prefix, known) in enumerate(
+        zip(streams_of(seed, len(prefixes)), prefixes, avoid or [()] * len(prefixes), strict=True))]
     if not rows or max_new_tokens < 1:
         return [Continuation([], [], False) for _ in rows]
-    fast = model.device.type in GRAPHED and states is None and graphed.supports(model)
+    fast = model.device.type in GRAPHED and states is None and not any(avoid) and graphed.supports(model)
     shared = not fast and shared_attention.shares_prefixes(model)
     # Neighbours share a chain (and its encoding) and have about the same number of tokens to go.
     waiting = sorted(rows, key=lambda row: (len(texts[row.start.chain]), row.start.chain, row.start.length))

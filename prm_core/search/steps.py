@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from prm_core.sampling import episodes, rollouts
 from prm_core.sampling.episodes import run_episodes
@@ -16,6 +17,9 @@ from prm_core.sampling.policy import SampledChain
 from prm_core.search import choosing
 from prm_core.search.base import METHODS, UNSAFE, WORTHLESS, Found, Meter, Method, Tools, count_sampled
 from prm_core.types import Problem, Step
+
+if TYPE_CHECKING:
+    from prm_core.sampling.sampler import Continuation
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Beam:
         value: what it is kept by.
         chain: what it would be chosen by as a whole chain.
         parent: the beam it came from.
+        grown_by: what the policy wrote, as sampled, of what it is longer than that.
     """
 
     ids: tuple[int, ...]
@@ -63,6 +68,7 @@ class Beam:
     value: float = 0.0
     chain: float = 0.0
     parent: Beam | None = None
+    grown_by: Continuation | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +121,7 @@ def _expand(
 
     policy = tools.policy
     grown = [replace(beam, parent=beam) for _, beam in asked]
-    for _ in range(granularity):
+    for number in range(granularity):
         going = [row for row, beam in enumerate(grown) if not beam.ended]
         if not going:
             break
@@ -124,7 +130,8 @@ def _expand(
         prefixes = [Prefix(chains.setdefault(grown[row].ids, len(chains)), len(grown[row].ids)) for row in going]
         drawn = policy.continue_chains(
             list(chains), prefixes, temperature=tools.settings.temperature, max_new_tokens=tools.max_new_tokens,
-            batch_size=tools.batch_size, seed=rng.getrandbits(31), stop_ids=(policy.encoder.separator_id,))
+            batch_size=tools.batch_size, seed=rng.getrandbits(31), stop_ids=(policy.encoder.separator_id,),
+            avoid=() if number else [_known(*asked[row]) for row in going])
         counted: set[tuple[int, ...]] = set()
         for row, one in zip(going, drawn, strict=True):
             beam = grown[row]
@@ -137,8 +144,13 @@ def _expand(
             stuck = not whole and (not one.finished or not texts or written >= tools.max_new_tokens
                                    or len(ids) + 2 > policy.encoder.config.max_length)
             grown[row] = replace(beam, ids=ids, steps=(*beam.steps, *texts), written=written, ended=whole or stuck,
-                                 whole=whole)
+                                 whole=whole, grown_by=one)
     return grown
+
+
+def _known(tree: _Tree, beam: Beam) -> list[Continuation]:
+    """What was drawn to go on from the beam, and did not do."""
+    return [one.grown_by for one in tree.pending if one.parent is beam and one.grown_by is not None]
 
 
 def _score(asked: Sequence[tuple[_Tree, Beam]], grown: Sequence[Beam], tools: Tools) -> list[Beam]:

@@ -49,7 +49,7 @@ class Scripted(Policy):
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
-        batch_size: int, seed: int, stop_ids: Sequence[int] = (),
+        batch_size: int, seed: int, stop_ids: Sequence[int] = (), avoid: Sequence[Sequence[Continuation]] = (),
     ) -> list[Continuation]:
         self.rows.append(len(prefixes))
         drawn = []

@@ -28,9 +28,10 @@ class EnginePolicy(Remote):
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
-        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (),
+        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (), avoid: Sequence[Sequence[Continuation]] = (),
     ) -> list[Continuation]:
-        """As `Policy.continue_chains`; `batch_size` is the engine's business."""
+        """As `Policy.continue_chains`; `batch_size` is the engine's business, and what is to be avoided may come again:
+        no engine can be told."""
         from vllm import SamplingParams
 
         if not prefixes or max_new_tokens < 1:

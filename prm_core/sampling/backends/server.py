@@ -58,10 +58,11 @@ class ServedPolicy(Remote):
 
     def continue_chains(
         self, chains: Sequence[Sequence[int]], prefixes: Sequence[Prefix], *, temperature: float, max_new_tokens: int,
-        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (),
+        batch_size: int, seed: Seed, stop_ids: Sequence[int] = (), avoid: Sequence[Sequence[Continuation]] = (),
     ) -> list[Continuation]:
-        """As `Policy.continue_chains`; `batch_size` is the server's business. Log-probabilities are empty where the
-        server gives none of the distribution that was sampled from.
+        """As `Policy.continue_chains`; `batch_size` is the server's business, and what is to be avoided may come again:
+        no server can be told. Log-probabilities are empty where it gives none of the distribution that was sampled
+        from.
 
         Raises InputError where the server does not answer, or not what it was asked for.
         """
