@@ -335,6 +335,30 @@ def test_a_run_is_the_same_whatever_is_played_beside_it(threshold):
     assert any(run.drawn > len(run.written) for run in together)
 
 
+def test_of_the_candidates_for_a_turn_none_comes_twice():
+    """Those of one draw are drawn beside each other; those of later ones are none of them."""
+    rounds: list[list[tuple[list, list]]] = []
+
+    class Noting(tiny.Policy):
+        def continue_chains(self, chains, prefixes, *, avoid, **sampling):
+            drawn = super().continue_chains(chains, prefixes, avoid=avoid, **sampling)
+            rounds.append([(one.ids, [before.ids for before in known])
+                           for one, known in zip(drawn, avoid, strict=True)])
+            return drawn
+
+    made = tiny.make_policy()
+    policy = Noting(made.model, made.encoder, made.version)
+    play(policy, (PROBLEMS[0], ()), max_new_tokens=3, candidates=12, worth=lambda chains: [0.0 for _ in chains])
+    turn_begins = [at for at, drawn in enumerate(rounds) if not drawn[0][1]]
+    for begin, end in zip(turn_begins, [*turn_begins[1:], len(rounds)], strict=True):
+        before: list[list[int]] = []
+        for drawn in rounds[begin:end]:
+            assert all(known == before for _, known in drawn)
+            assert all(ids not in before for ids, _ in drawn)
+            before += [ids for ids, _ in drawn]
+        assert len(before) == 12
+
+
 def test_what_was_computed_of_a_run_is_kept_from_turn_to_turn():
     policy = tiny.make_policy()
     starts = [(errands.problem(), ())]

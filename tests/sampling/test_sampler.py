@@ -411,3 +411,42 @@ def test_draw_inverts_the_cumulative_distribution() -> None:
     tokens, logprobs = draw(logits[:1], 0.0, uniform[:1])
     assert tokens.tolist() == [2]
     assert math.isclose(float(logprobs.exp()), 0.5, rel_tol=1e-5)
+
+
+def test_what_was_drawn_is_not_drawn_again_and_the_rest_follows_the_model(llama: transformers.PreTrainedModel) -> None:
+    """Of continuations of two tokens, given those drawn before: in batches in which rows end, leave and go on."""
+    count, prefix, settings = 6000, Prefix(3, 4), {"temperature": 1.3, "max_new_tokens": 2, "batch_size": 1000}
+    first = _sample(llama, [prefix] * 12, **settings)
+    known = {tuple(one.ids): math.exp(sum(one.logprobs)) for one in first}
+    # One of them twice is as good as once.
+    drawn = _sample(llama, [prefix] * count, **settings, avoid=[[*first, first[0]]] * count)
+    assert not known.keys() & {tuple(one.ids) for one in drawn}
+    probabilities = {tuple(one.ids): math.exp(sum(one.logprobs)) for one in drawn}
+    left = 1 - sum(known.values())
+    assert 0.3 < left < 0.95
+    cells = [(sum(tuple(one.ids) == ids for one in drawn), p / left * count) for ids, p in probabilities.items()
+             if p / left * count >= 5]
+    assert len(cells) > 20
+    statistic = sum((observed - mean) ** 2 / mean for observed, mean in cells)
+    z = ((statistic / len(cells)) ** (1 / 3) - (1 - 2 / (9 * len(cells)))) / math.sqrt(2 / (9 * len(cells)))
+    assert abs(z) < 3.1
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral window"])
+def test_all_there_is_comes_once_before_anything_comes_twice(name: str) -> None:
+    model, known = _model(*{**SHARED, **OTHERS}[name]), []
+    for _ in range(VOCABULARY):
+        known += _sample(model, [PREFIXES[0]], max_new_tokens=1, avoid=[known], temperature=1.6, seed=len(known))
+    assert sorted(one.ids[0] for one in known) == list(range(VOCABULARY))
+    [again] = _sample(model, [PREFIXES[0]], max_new_tokens=1, avoid=[known], temperature=1.6)
+    assert again.ids in [one.ids for one in known]
+
+
+def test_what_is_avoided_is_each_rows_own(llama: transformers.PreTrainedModel) -> None:
+    """Whatever is decoded beside it, and where rows leave their batch before they are done."""
+    prefixes = PREFIXES * 6
+    first = _sample(llama, prefixes)
+    avoid = [[one] if place % 2 else [] for place, one in enumerate(first)]
+    drawn = _sample(llama, prefixes, avoid=avoid, batch_size=29)
+    for place, (one, before) in enumerate(zip(drawn, first, strict=True)):
+        assert (one.ids == before.ids) == (place % 2 == 0)
