@@ -49,8 +49,9 @@ MARKED, MEASURED = 1500, 1000
 BINS = 10
 # Questions that turns are chosen for; on those of the test split alone a difference is known to some five points.
 SEARCHED = 1200
-# By how many the candidates of the choice without rules grow, and up to how many times those with.
-MORE, MOST = 8, 4
+# The candidates of the choice without rules are doubled up to so many times those with: none is drawn twice, and more of
+# them cost little more.
+MOST = 4
 KINDS = ("lagrangian", "lexicographic")
 Figures = dict[str, float]
 Run = tuple[Problem, tuple[Step, ...]]
@@ -180,7 +181,7 @@ def searched(workspace: Path, config: Config) -> dict[str, Figures]:
     under, without = figures(Overseer(RULES), candidates), figures(None, candidates)
     tried = [without]
     while tried[-1]["tokens"] < under["tokens"] and candidates < MOST * config.search.candidates:
-        candidates += MORE
+        candidates *= 2
         tried.append(figures(None, candidates))
     curve = [(one["tokens"], np.array(list(one.values()))) for one in tried]
     return {"without rules": dict(zip(without, at_tokens(curve, under["tokens"]).tolist(), strict=True)),
