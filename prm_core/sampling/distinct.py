@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from prm_core.sampling.sampler import Continuation
-
+# Tokens, and the log-probability of each.
+Written: TypeAlias = tuple[Sequence[int], Sequence[float]]
 # Where less than this is left all was drawn, but for rounding, and anything may come again.
 EXHAUSTED = 1e-5
 
@@ -26,20 +25,19 @@ class Taken:
     """What rows that are decoded together may not write again.
 
     Args:
-        drawn: of each row, what was drawn from its prefix before, with its log-probabilities; the same ones twice are
-            one.
+        drawn: of each row, what was drawn from its prefix before; the same ones twice are one.
         written: what each row has written so far.
     """
 
-    def __init__(self, drawn: Sequence[Sequence[Continuation]], written: Sequence[Sequence[int]]) -> None:
+    def __init__(self, drawn: Sequence[Sequence[Written]], written: Sequence[Sequence[int]]) -> None:
         # Of the rows that may become one of these, what of it is still to come.
-        self._ahead: dict[int, list[tuple[tuple[int, ...], list[float]]]] = {}
+        self._ahead: dict[int, list[Written]] = {}
         for row, (known, start) in enumerate(zip(drawn, written, strict=True)):
             at = len(start)
             self._set(row, [(ids[at:], logprobs[at:]) for ids, logprobs in
-                            {tuple(one.ids): one.logprobs for one in known}.items() if ids[:at] == tuple(start)])
+                            {tuple(ids): logprobs for ids, logprobs in known}.items() if ids[:at] == tuple(start)])
 
-    def _set(self, row: int, ahead: list[tuple[tuple[int, ...], list[float]]]) -> None:
+    def _set(self, row: int, ahead: list[Written]) -> None:
         if left := [one for one in ahead if one[0]]:
             self._ahead[row] = left
 

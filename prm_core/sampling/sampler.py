@@ -230,7 +230,7 @@ class _Sampling:
         alive = torch.ones(size, dtype=torch.bool, device=device)
         ends = torch.tensor(self.end_ids, device=device)
         steps: list[tuple[Tensor, Tensor]] = []
-        taken = Taken([row.avoid for row in batch], [row.ids for row in batch])
+        taken = Taken([[(one.ids, one.logprobs) for one in row.avoid] for row in batch], [row.ids for row in batch])
         tokens = None
         while True:
             logits = decoder.step(tokens)
