@@ -49,8 +49,8 @@ MARKED, MEASURED = 1500, 1000
 BINS = 10
 # Questions that turns are chosen for; on those of the test split alone a difference is known to some five points.
 SEARCHED = 1200
-# The candidates of the choice without rules are doubled up to so many times those with: none is drawn twice, and more of
-# them cost little more.
+# The candidates of the choice without rules are doubled up to so many times those with: none is drawn twice, so that
+# more of them cost little more.
 MOST = 4
 KINDS = ("lagrangian", "lexicographic")
 Figures = dict[str, float]
