@@ -41,6 +41,7 @@ from prm_core.rules.verdicts import Overseer
 from prm_core.scoring.calibration import expected_calibration_error
 from prm_core.stages.base import model_path
 from prm_core.training.policy.rules import ALONE
+from prm_core.turns import unheard
 from prm_core.types import Problem, Step
 
 RULES = load(find("errands"))
@@ -76,8 +77,7 @@ def made_run(problem: Problem, rng: random.Random) -> Run:
     assert environment is not None
     played: list[Step] = []
     for turn in turns:
-        bare = Step(turn.text, calls=tuple(replace(call, result=None, failed=False) for call in turn.calls))
-        reply = environment.reply(problem, [*played, bare])
+        reply = environment.reply(problem, [*played, unheard(turn)])
         played.append(reply.step)
         if reply.ended:
             break

@@ -132,6 +132,12 @@ def heard(step: Step) -> str:
     return "\n".join(filter(None, [*back, step.observation, *said]))
 
 
+def unheard(step: Step) -> Step:
+    """A step as it was written, before anything came of it."""
+    return replace(step, calls=tuple(replace(call, result=None, failed=False) for call in step.calls), observation="",
+                   context=())
+
+
 def with_tools(prompt: str, tools: str) -> str:
     """A question as a model reads it where tools are offered: without seeing them nobody can judge a choice."""
     return f"{prompt}\n\nTools: {tools}" if tools else prompt

@@ -51,6 +51,9 @@ class RewardTrainingConfig:
     harmless_steps: Share = setting(
         "share of the chains of which a copy is trained too, with steps inserted that change nothing (filler, "
         "restatements, irrelevant facts)")
+    unheard_steps: Share = setting(
+        "process and advantage models: share of the steps with a reply that are trained before it too, as a search in "
+        "an environment scores them", default=1.0)
     nonsense_steps: Share = setting(
         "process model: share of the chains of which a copy is trained too with random words as a step or behind one, "
         "which is wrong then: what nobody can read must not pass for something unusual")

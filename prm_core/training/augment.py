@@ -7,11 +7,13 @@ measures the effect; that of the latter is measured by `evaluation/probe/`.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 from prm_core.training.examples import IGNORED, OUTCOME_KINDS, Example
+from prm_core.turns import unheard
 from prm_core.types import Step
 
 FILLERS = (
@@ -79,6 +81,27 @@ def _text(before: Step | None, rng: random.Random) -> str:
         return rng.choice(RESTATEMENTS) + before.text
     a, b = rng.randint(2, 9), rng.randint(2, 9)
     return rng.choice(FACTS).format(a=a, b=b, c=a + b)
+
+
+def with_unheard_steps(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """The examples of a process or advantage model, and for a share of their steps that were replied to a copy of the
+    chain that ends with the step before its reply.
+
+    A search in an environment scores a turn before it is executed. A model that only knows turns with their replies may
+    take the missing one for what went wrong, and reads from replies what it has to see in turns. The step's target
+    stays; those before it have theirs elsewhere.
+    """
+    rng = random.Random(f"unheard/{seed}")
+    copies = []
+    for example in examples:
+        # The bare prompt has a target in a value model only.
+        first = len(example.targets) - len(example.steps)
+        for place, step in enumerate(example.steps if example.copied else ()):
+            target, bare = example.targets[first + place], unheard(step)
+            if bare != step and not math.isnan(target) and rng.random() < share:
+                copies.append(replace(example, steps=(*example.steps[:place], bare),
+                                      targets=(*[IGNORED] * (first + place), target), weight=1.0))
+    return [*examples, *copies]
 
 
 def with_nonsense(examples: Sequence[Example], words: Sequence[str], share: float, seed: int) -> list[Example]:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from prm_core.evaluation.adversarial import perturbations
 from prm_core.training import augment
-from prm_core.training.augment import with_harmless_steps, with_nonsense
+from prm_core.training.augment import with_harmless_steps, with_nonsense, with_unheard_steps
 from prm_core.training.examples import IGNORED, Example
-from prm_core.types import Step
+from prm_core.types import Call, Message, Step
 
 STEPS = tuple(Step(f"step {i}") for i in range(5))
 TARGETS = (1.0, 0.9, IGNORED, 0.0, IGNORED)
@@ -154,3 +154,32 @@ def test_an_example_that_is_not_to_be_copied_is_not_and_copies_count_once() -> N
         (copy,) = found[2:]
         assert copy.weight == 1.0
         assert not any("odd" in step.text for step in copy.steps)
+
+
+CALLS = (Call("look", "{}", "a cup"), Call("buy", "{}", "busy", failed=True))
+TURNS = (Step("no reply"), Step("so", calls=CALLS, agent="worker"), Step("", calls=CALLS[1:], observation="x"),
+         Step("why?", context=(Message("user", "because"),)))
+
+
+@pytest.mark.parametrize("first", [(), (0.3,)], ids=["process", "advantage"])
+def test_a_turn_is_trained_before_its_reply_too(first: tuple[float, ...]) -> None:
+    whole = Example("p", "q", TURNS, (*first, 1.0, 0.9, IGNORED, 0.0), weight=3.0)
+    original, *copies = with_unheard_steps([whole], 1.0, 0)
+    assert original is whole
+    assert [(copy.prompt, copy.weight) for copy in copies] == [("q", 1.0)] * 2
+    # Where there is no reply, or no target, there is nothing to learn.
+    bare = Step("so", calls=(Call("look", "{}"), Call("buy", "{}")), agent="worker")
+    assert [copy.steps for copy in copies] == [(TURNS[0], bare), (*TURNS[:3], Step("why?"))]
+    assert shown(copies[0].targets) == shown((*[IGNORED] * (len(first) + 1), 0.9))
+    assert shown(copies[1].targets) == shown((*[IGNORED] * (len(first) + 3), 0.0))
+
+
+def test_turns_before_their_replies_are_drawn_by_share_and_seed() -> None:
+    rows = [Example("p", "q", TURNS, (1.0, 0.9, 1.0, 0.0))] * 100
+    found = {seed: with_unheard_steps(rows, 0.5, seed)[100:] for seed in (0, 1)}
+    assert all(120 < len(copies) < 180 for copies in found.values())
+    assert [copy.steps for copy in found[0]] == [copy.steps for copy in with_unheard_steps(rows, 0.5, 0)[100:]]
+    assert [copy.steps for copy in found[0]] != [copy.steps for copy in found[1]]
+    assert with_unheard_steps(rows, 0.0, 0) == rows
+    alone = Example("p", "q", TURNS, (1.0, 0.9, 1.0, 0.0), copied=False)
+    assert with_unheard_steps([alone], 1.0, 0) == [alone]

@@ -15,8 +15,8 @@ from prm_core.models.bases import Base
 from prm_core.models.encoder import Encoder
 from prm_core.models.loading import load_tokenizer, pick_device
 from prm_core.models.precision import resolve
-from prm_core.training.augment import with_harmless_steps, with_nonsense
-from prm_core.training.examples import Example, Pair, encode_examples, encode_pairs, split_by_problem
+from prm_core.training.augment import with_harmless_steps, with_nonsense, with_unheard_steps
+from prm_core.training.examples import OUTCOME_KINDS, Example, Pair, encode_examples, encode_pairs, split_by_problem
 from prm_core.training.reward.loop import Rows, class_weights, held_out_loss, pack_rows, train_reward_model
 from prm_core.training.reward.probe import (
     Regression,
@@ -111,6 +111,8 @@ def train_on(
     train, dev = split_by_problem(examples, config.train_prm.dev_share, config.seed)
     held = {example.problem_id for example in dev}
     train = with_harmless_steps(train, kind, config.train_prm.harmless_steps, config.seed)
+    if kind not in OUTCOME_KINDS:
+        train = with_unheard_steps(train, config.train_prm.unheard_steps, config.seed)
     if kind == "process" and config.train_prm.nonsense_steps:
         words = [encoder.turn([token]).text for token in encoder.plain_tokens()]
         train = with_nonsense(train, words, config.train_prm.nonsense_steps, config.seed)

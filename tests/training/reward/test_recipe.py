@@ -275,6 +275,18 @@ def test_nonsense_is_for_the_training_of_a_process_model(backbone, tmp_path) -> 
     assert chains == {"process": (12, 2), "outcome": (6, 2)}
 
 
+def test_turns_before_their_replies_are_for_the_training_of_what_scores_steps(backbone, tmp_path) -> None:
+    chains = {}
+    for kind in ("process", "advantage", "outcome"):
+        replied = [dataclasses.replace(one, steps=tuple(Step(step.text, observation="so") for step in one.steps))
+                   for one in examples_for(kind)]
+        trained = train(backbone, tmp_path / kind, kind=kind, examples=replied, unheard_steps=1.0, max_updates=1)
+        held = {one.problem_id for one in trained.dev}
+        steps = sum(len(one.steps) for one in replied if one.problem_id not in held)
+        chains[kind] = (trained.counts["chains"] - steps * (kind != "outcome"), trained.counts["dev_chains"])
+    assert chains == {"process": (6, 2), "advantage": (6, 2), "outcome": (6, 2)}
+
+
 # Memory and precision
 
 
