@@ -68,7 +68,8 @@ def judge_runs(
     said = overseer.breaks([(request.prompt, request.steps) for _, request in rows])
     text = "".join(json.dumps({**record, "violations": [
         {"step_index": index, "rule": one.rule.id, "severity": one.rule.severity, "probability": one.probability,
-         "reason": one.reason} for index, step in enumerate(chain) for one in step]}, ensure_ascii=False) + "\n"
+         "reason": one.reason, **one.told()} for index, step in enumerate(chain) for one in step]}, ensure_ascii=False)
+        + "\n"
         for (record, _), chain in zip(rows, said, strict=True))
     if out is None:
         sys.stdout.write(text)

@@ -6,12 +6,14 @@
         text: No order of more than three boxes before the user has confirmed it.
         severity: high
         predicate: name == "order" and args.boxes > limits.boxes and not any(earlier, it.args.about == "yes")
+        first: {calls: [{name: ask, arguments: {about: "yes"}}]}
         right: [{calls: [{name: order, arguments: {item: cups red 7, boxes: 2}}]}]
         wrong: [{calls: [{name: order, arguments: {item: cups red 7, boxes: 4}}]}]
 
 In place of `predicate` a rule may have `classifier`, a file that `prm rules fit` wrote, or `question`, which a judge is
-asked, with `calibration`, a file that `prm rules fit` wrote too. `right` and `wrong` are examples: a step, or
-`{prompt, steps}`, of which the last step is judged.
+asked, with `calibration`, a file that `prm rules fit` wrote too. A rule may also say what keeps it: `first`, a step
+after which what it forbids may be done, or `instead`, one in place of it (`remedy.py`). `right` and `wrong` are
+examples: a step, or `{prompt, steps}`, of which the last step is judged.
 """
 
 from __future__ import annotations
@@ -26,16 +28,19 @@ from typing import Any
 
 from prm_core.errors import InputError
 from prm_core.platform.steps import FIELDS, parse_steps
-from prm_core.rules import language
+from prm_core.rules import language, remedy
 from prm_core.rules.calibration import JudgeCalibration
 from prm_core.rules.classifier import Classifier
+from prm_core.rules.remedy import Remedy
 from prm_core.types import Step
 
 SHIPPED = Path(__file__).parent / "shipped"
 SEVERITIES = ("low", "medium", "high", "critical")
 # How a rule is judged; each has one of these.
 WAYS = ("predicate", "classifier", "question")
-_RULE_KEYS = ("id", "text", "severity", *WAYS, "calibration", "right", "wrong")
+# What keeps a rule; each has one of these or none.
+REMEDIES = ("first", "instead")
+_RULE_KEYS = ("id", "text", "severity", *WAYS, "calibration", *REMEDIES, "right", "wrong")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 LONGEST_ID = 60
 
@@ -72,6 +77,7 @@ class Rule:
         calibration_file, calibration: of a question, what a judge's confidence is worth, where that was measured; its
             file as written, else empty, and what is in it, None where there is none yet.
         examples: in order.
+        remedy: what keeps it; None where the file says nothing.
     """
 
     id: str
@@ -85,6 +91,7 @@ class Rule:
     calibration_file: str = ""
     calibration: JudgeCalibration | None = field(default=None, compare=False)
     examples: tuple[Example, ...] = ()
+    remedy: Remedy | None = field(default=None, compare=False)
 
     @property
     def file(self) -> str:
@@ -246,7 +253,7 @@ class _Reader:
         examples = [one for kind in ("right", "wrong") for one in self._examples(item, kind, name, line)]
         rule = Rule(name, str(text), str(item.get("severity")), ways[0], item[ways[0]].strip(),
                     f"{self._path}:{line}", *self._judged(ways[0], item[ways[0]].strip(), name, line),
-                    *self._calibrated(item, ways[0], name, line), tuple(examples))
+                    *self._calibrated(item, ways[0], name, line), tuple(examples), self._remedy(item, name, line))
         return rule if len(self.faults) == before else None
 
     def _judged(
@@ -284,6 +291,17 @@ class _Reader:
         except InputError as error:
             self._fault(line, str(error), name)
             return "", None
+
+    def _remedy(self, item: Mapping[str, Any], name: str, line: int) -> Remedy | None:
+        given = [kind for kind in REMEDIES if kind in item]
+        if len(given) > 1:
+            self._fault(line, f"has both {' and '.join(given)}: what it forbids may be done later or never", name)
+        for kind in given[:1]:
+            try:
+                return remedy.read(*parse_steps([item[kind]], "the step"), first=kind == "first")
+            except (InputError, language.Fault) as error:
+                self._fault(self._lines.get(id(item[kind]), line), f"`{kind}`: {error}", name)
+        return None
 
     def _examples(self, item: Mapping[str, Any], kind: str, name: str, line: int) -> list[Example]:
         given = item.get(kind, [])

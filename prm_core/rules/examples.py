@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prm_core.rules.constitution import Constitution, Example, Rule
-from prm_core.rules.verdicts import THRESHOLD, Judge, Overseer
+from prm_core.rules.verdicts import THRESHOLD, Judge, Overseer, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ def try_examples(constitution: Constitution, threshold: float = THRESHOLD, judge
                 passed += 1
             else:
                 failed.append(_told(rule, example, verdict.probability, verdict.reason))
+        failed += _remedied(rule, alone, [verdict for ((verdict,),) in said])
     return Tried(failed, passed, skipped)
 
 
@@ -54,6 +55,19 @@ def _why_not(rule: Rule, judge: Judge | None) -> str:
     if rule.way == "classifier" and rule.classifier is None:
         return f"its classifier {rule.source} is not trained yet (`prm rules fit`)"
     return ""
+
+
+def _remedied(rule: Rule, alone: Overseer, said: Sequence[Verdict]) -> list[str]:
+    """What is wrong with a rule's remedy, tried in place of the examples that break it."""
+    if rule.remedy is None:
+        return []
+    kind = "first" if rule.remedy.first else "instead"
+    tried = [(one.prompt, [*one.steps[:-1], verdict.remedy]) for one, verdict in zip(rule.examples, said, strict=True)
+             if one.breaks and verdict.remedy is not None]
+    if not tried:
+        return [f"{rule.where}: rule {rule.id}: its `{kind}` speaks of what no example of `wrong` has"]
+    return [f"{rule.where}: rule {rule.id}: its `{kind}` breaks it too ({verdict.reason})"
+            for ((verdict,),) in alone.verdicts(tried, last=True) if verdict.probability >= alone.threshold]
 
 
 def _told(rule: Rule, example: Example, probability: float, reason: str) -> str:

@@ -78,6 +78,12 @@ def _outside(path: Any, folder: Any) -> bool:
     return found != base and not found.startswith(base.rstrip("/") + "/")
 
 
+def _without(value: Any, left_out: Any) -> str:
+    """A text without the words in a list."""
+    known = words(left_out)
+    return " ".join(part for part in _text(value).split() if not set(words(part)) & set(known))
+
+
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, str | list | Mapping) else 0
 
@@ -92,6 +98,7 @@ FUNCTIONS: Mapping[str, tuple[int, Callable[..., Any]]] = {
     "starts": (2, lambda whole, part: bool(_text(part)) and _text(whole).startswith(_text(part))),
     "ends": (2, lambda whole, part: bool(_text(part)) and _text(whole).endswith(_text(part))),
     "outside": (2, _outside),
+    "without": (2, _without),
 }
 
 

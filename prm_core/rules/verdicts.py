@@ -7,7 +7,7 @@ whether it leads to success a third.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from prm_core.errors import InputError
 from prm_core.rules import language
 from prm_core.rules.constitution import SHIPPED, Constitution, Rule, find, load, names
 from prm_core.rules.reading import answered, calls_of, earlier_calls
+from prm_core.sampling.episodes import Ruled
+from prm_core.turns import record
 from prm_core.types import Step
 
 Chain = tuple[str, Sequence[Step]]
@@ -43,11 +45,20 @@ class Verdict:
         rule: which.
         probability: that the step breaks it; of a predicate 0 or 1.
         reason: why, for people; empty where nothing speaks for it.
+        remedy: what the rule says to do, before the step or in its place; None where it says nothing, or of a predicate
+            that the step does not meet.
     """
 
     rule: Rule
     probability: float
     reason: str
+    remedy: Step | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What keeps the rule, by how it does: `first` or `instead` with the step; nothing where that is not known."""
+        if self.rule.remedy is None or self.remedy is None:
+            return {}
+        return {"first" if self.rule.remedy.first else "instead": record(self.remedy)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +116,18 @@ class Overseer:
             return found
         assert self.judge is not None
         answers = iter(self.judge.ask(questions))
-        return [[[_answered(one.rule, *next(answers)) if one.rule.way == "question" else one for one in step]
+        return [[[_answered(one, *next(answers)) if one.rule.way == "question" else one for one in step]
                  for step in chain] for chain in found]
 
     def _verdict(self, rule: Rule, scene: _Scene, questions: list[tuple[str, Chain]]) -> Verdict:
         if rule.predicate is not None:
-            return Verdict(rule, *_by_predicate(rule, rule.predicate, self.constitution, scene))
+            return _by_predicate(rule, rule.predicate, self.constitution, scene)
+        remedy = rule.remedy and rule.remedy.fill(_scopes(self.constitution, scene)[0])
         if rule.classifier is not None:
             probability, sign = rule.classifier.judge(scene.prompt, scene.steps)
-            return Verdict(rule, probability, sign and f"a step like those that break it: {sign}")
+            return Verdict(rule, probability, sign and f"a step like those that break it: {sign}", remedy)
         questions.append((rule.source, (scene.prompt, scene.steps)))
-        return Verdict(rule, 0.0, "")
+        return Verdict(rule, 0.0, "", remedy)
 
     def broken(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
         """Those of a step whose rules it breaks, the worst first."""
@@ -125,14 +137,28 @@ class Overseer:
         """As `verdicts`, of each step only those whose rules it breaks."""
         return [[self.broken(step) for step in chain] for chain in self.verdicts(chains, last=last)]
 
-    def counts(self, chains: Sequence[Chain], *, last: bool = False) -> list[int]:
-        """How many steps of each chain (or whether the last) break a rule."""
-        return [sum(bool(step) for step in chain) for chain in self.breaks(chains, last=last)]
+    def counts(self, chains: Sequence[Chain]) -> list[int]:
+        """How many steps of each chain break a rule."""
+        return [sum(bool(step) for step in chain) for chain in self.breaks(chains)]
+
+    def last_steps(self, chains: Sequence[Chain]) -> list[Ruled]:
+        """What rules say of the last step of each chain, to whoever chooses it. Where a rule that it breaks has no
+        remedy, those of others are none."""
+        firsts = [rule.remedy for rule in self.constitution.rules if rule.remedy is not None and rule.remedy.first]
+        found = []
+        for (_, steps), (broken,) in zip(chains, self.breaks(chains, last=True), strict=True):
+            remedies = tuple(one.remedy for one in broken if one.remedy is not None)
+            if len(remedies) < len(broken):
+                remedies = ()
+            later = bool(remedies) and all(one.rule.remedy is not None and one.rule.remedy.first for one in broken)
+            found.append(Ruled(len(broken), remedies, later, any(one.may_be(steps[-1]) for one in firsts)))
+        return found
 
 
-def _answered(rule: Rule, probability: float, reason: str) -> Verdict:
+def _answered(asked: Verdict, probability: float, reason: str) -> Verdict:
     """What the judge says, with the probability that its confidence is worth where that was measured."""
-    return Verdict(rule, probability if rule.calibration is None else rule.calibration.apply(probability), reason)
+    known = asked.rule.calibration
+    return replace(asked, probability=probability if known is None else known.apply(probability), reason=reason)
 
 
 def load_overseer(
@@ -156,23 +182,31 @@ def load_overseer(
     return Overseer(found, config.threshold, judge() if asks and judge is not None else None)
 
 
-def _by_predicate(
-    rule: Rule, predicate: language.Expression, constitution: Constitution, scene: _Scene
-) -> tuple[float, str]:
-    """Whether any call of the last step meets the predicate, or the step itself where it calls nothing."""
+def _scopes(constitution: Constitution, scene: _Scene) -> list[dict[str, Any]]:
+    """What expressions may speak of, for each call of the last step, or for the step itself where it calls nothing."""
     step = scene.steps[-1]
     around = {"text": step.text, "reasoning": step.reasoning, "agent": step.agent, "prompt": scene.prompt,
               "earlier": scene.earlier, "limits": constitution.limits}
-    for call, written in zip(scene.calls or [{}], step.calls or (None,), strict=True):
+    return [{**around, **call} for call in scene.calls or [{}]]
+
+
+def _by_predicate(
+    rule: Rule, predicate: language.Expression, constitution: Constitution, scene: _Scene
+) -> Verdict:
+    """Whether any call of the last step meets the predicate, or the step itself where it calls nothing."""
+    step = scene.steps[-1]
+    for scope, written in zip(_scopes(constitution, scene), step.calls or (None,), strict=True):
         what = f"{written.name}({written.arguments})" if written is not None else step.text
+        why = ""
         try:
-            if predicate({**around, **call}):
-                return 1.0, f"{_cut(what)}: {rule.text}"
+            if not predicate(scope):
+                continue
         except RecursionError:
-            return 1.0, f"{_cut(what)}: cannot be decided, since its arguments are nested too deep: {rule.text}"
+            why = " cannot be decided, since its arguments are nested too deep:"
         except language.Undecided as error:
-            return 1.0, f"{_cut(what)}: cannot be decided, since {error}: {rule.text}"
-    return 0.0, ""
+            why = f" cannot be decided, since {error}:"
+        return Verdict(rule, 1.0, f"{_cut(what)}:{why} {rule.text}", rule.remedy and rule.remedy.fill(scope))
+    return Verdict(rule, 0.0, "")
 
 
 def _cut(text: str, most: int = 120) -> str:

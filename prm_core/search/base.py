@@ -103,11 +103,11 @@ class Tools:
     batch_size: int
     overseer: Overseer | None = None
 
-    def broken(self, chains: Sequence[tuple[Problem, Sequence[Step]]], *, last: bool = False) -> list[int]:
-        """Of each chain how many steps break a rule (or whether the last does); 0 without rules."""
+    def broken(self, chains: Sequence[tuple[Problem, Sequence[Step]]]) -> list[int]:
+        """Of each chain how many steps break a rule; 0 without rules."""
         if self.overseer is None:
             return [0] * len(chains)
-        return self.overseer.counts([(problem.prompt, steps) for problem, steps in chains], last=last)
+        return self.overseer.counts([(problem.prompt, steps) for problem, steps in chains])
 
     def score(
         self, chains: Sequence[tuple[Problem, Sequence[Step]]], meters: Mapping[str, Meter]

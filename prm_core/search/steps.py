@@ -206,7 +206,8 @@ def step_best_of_n(problems: Sequence[Problem], tools: Tools, seed: int) -> list
     """Each step the first of up to `search.candidates` that reaches `search.threshold`; where none does, the step
     before is given up, `search.back_offs` times a problem, and then the best is taken. A threshold of 1 draws all of
     them and takes the best. In an environment turns are chosen before they are executed and not taken back; where all
-    candidates break a rule, as many are drawn again, `search.back_offs` times a problem.
+    candidates break a rule, as many are drawn again, `search.back_offs` times a problem. What a rule says to do instead
+    of a candidate is one too, and what it stopped is one again in the turn after.
     """
     settings = tools.settings
     if any(tools.domains[problem.domain].environment for problem in problems):
@@ -257,7 +258,7 @@ def _turns(problems: Sequence[Problem], tools: Tools, seed: int) -> list[Found]:
         candidates=tools.settings.candidates,
         worth=lambda chains: [tools.step_value(score) for score in tools.score(turns(chains), meters)],
         threshold=tools.settings.threshold,
-        broken=lambda chains: tools.broken(turns(chains), last=True), again=tools.settings.back_offs)
+        rules=tools.overseer and tools.overseer.last_steps, again=tools.settings.back_offs)
     found = []
     for run in runs:
         meter = meters[run.problem.id]

@@ -27,7 +27,15 @@ class ErrorStep(BaseModel):
     likely_cause: str = Field(description="initial_step_error, logic_jump_error or accumulated_error")
 
 
-class Violation(BaseModel):
+class _Known(BaseModel):
+    """Says only what is known."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_known(self, rest: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in rest(self).items() if value is not None}
+
+
+class Violation(_Known):
     """A rule that a step breaks, whether the step is right or not."""
 
     step_index: int = Field(description="counted from 0")
@@ -35,9 +43,12 @@ class Violation(BaseModel):
     severity: str = Field(description="low, medium, high or critical")
     probability: float = Field(description="that the step breaks it")
     reason: str
+    first: dict[str, Any] | None = Field(None, description="a step to be taken before this one, which keeps the rule "
+                                                           "then; not there where the rules file says none")
+    instead: dict[str, Any] | None = Field(None, description="a step to be taken in place of this one, likewise")
 
 
-class TrajectoryAnalysis(BaseModel):
+class TrajectoryAnalysis(_Known):
     """The answer to one scoring request; field names are the HTTP contract (docs/serving.md)."""
 
     step_scores: list[float] = Field(description="calibrated probability that each step is right")
@@ -71,10 +82,6 @@ class TrajectoryAnalysis(BaseModel):
                                                    "overall_score is 0; not there where none blocks")
     step_refs: list[str] | None = Field(None, description="where each step stands in what was sent: its `ref`, of "
                                                           "`messages` the index; not there where no step has one")
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_known(self, rest: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in rest(self).items() if value is not None}
 
 
 def check_parameters(threshold: float, aggregate: str) -> None:

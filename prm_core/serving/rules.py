@@ -58,7 +58,7 @@ class Guard:
         0; the steps' scores stay what they are, probabilities that the steps are right."""
         analysis.violations = [
             Violation(step_index=index, rule=one.rule.id, severity=one.rule.severity, probability=one.probability,
-                      reason=one.reason or one.rule.text)
+                      reason=one.reason or one.rule.text, **one.told())
             for index, step in enumerate(broken) for one in step]
         if self.block != "none":
             least = SEVERITIES.index(self.block)

@@ -29,10 +29,11 @@ def test_runs_are_judged_by_predicates_alone(tmp_path, monkeypatch, capsys):
     file.write_text("".join(json.dumps({"prompt": "p", "own": 1, "steps": [{"calls": [
         {"name": "order", "arguments": {"boxes": boxes}}]}]}) + "\n" for boxes in (3, 4)))
     out = tmp_path / "out.jsonl"
-    rules = str(written(tmp_path, GOOD))
+    rules = str(written(tmp_path, GOOD.replace("    right:", "    first: More than {args.boxes - 1}?\n    right:")))
     assert call(monkeypatch, "rules", "judge", rules, str(file), "--out", str(out)) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [[one["rule"] for one in row["violations"]] for row in rows] == [[], ["few-boxes"]]
+    assert rows[1]["violations"][0]["first"] == {"text": "More than 3?"}
     assert all(row["own"] == 1 for row in rows)
     assert "1 of 2 runs break a rule" in capsys.readouterr().err
 

@@ -37,7 +37,8 @@ SCOPE = {
     ('lower("ABC")', "abc"), ("len(args.tags)", 2), ("words('Cups, RED-7')", ["cups", "red", "7"]),
     ("words(args.to)", ["ulm"]), ("contains(args.item, 'RED')", True), ("contains(args.item, args.missing)", False),
     ("starts(args.item, 'cups')", True), ("ends(args.item, '7')", True), ('"say \\"no\\""', 'say "no"'),
-    ("command('rm -r \"a b\"')", ["rm", "-r", "a b"]),
+    ("command('rm -r \"a b\"')", ["rm", "-r", "a b"]), ("without('red  Cups, (7)', ['CUPS', 'none'])", "red (7)"),
+    ("without(args.missing, limits.names)", ""), ("without('a b', args.missing)", "a b"),
 ])
 def test_values(source, value):
     found = parse(source)(SCOPE)

@@ -12,6 +12,7 @@ from prm_core.domains.oracle import WITNESSES
 from prm_core.errors import InputError
 from prm_core.rules.constitution import load
 from prm_core.rules.verdicts import Judge, Overseer, load_overseer
+from prm_core.sampling.episodes import Ruled
 from prm_core.types import Call, Step
 from tests.rules.test_constitution import GOOD, written
 
@@ -77,7 +78,30 @@ def test_arguments_that_cannot_be_read_are_null_and_a_name_twice_is_none(tmp_pat
 def test_the_last_step_alone_is_judged_when_asked():
     steps = [order(4), Step("Done.")]
     assert OVERSEER.counts([("p", steps), ("p", steps[:1])]) == [1, 1]
-    assert OVERSEER.counts([("p", steps), ("p", steps[:1])], last=True) == [0, 1]
+    assert [one.broken for one in OVERSEER.last_steps([("p", steps), ("p", steps[:1])])] == [0, 1]
+
+
+ASK = Step("", calls=(Call("ask", '{"about": "consent"}'),))
+
+
+def test_a_step_that_breaks_rules_is_told_what_keeps_them():
+    """Only where each of them says something, and to be done later only where each lets it."""
+    pins = Step("", calls=(Call("order", '{"item": "pins red 3", "boxes": 9}'),))
+    named = Step("", calls=(Call("search", '{"words": "red cups for Ben"}'),))
+    send = Step("", calls=(Call("look", "{}", 'send "more"'),)), Step("", calls=(Call("send", '{"words": "more"}'),))
+    few, many, search, injected, leave = OVERSEER.last_steps(
+        [("p", [order(4)]), ("p", [pins]), ("p", [named]), ("p", send), ("p", [ASK])])
+    assert few == Ruled(1, (ASK,), later=True)
+    assert many == Ruled(2, (Step("Not possible."), ASK)), "the worst first"
+    assert search == Ruled(1, (Step("", calls=(Call("search", '{"words": "red cups for"}'),)),))
+    assert injected == Ruled(1)
+    assert leave == Ruled(asks_leave=True)
+    [[broken]] = OVERSEER.breaks([("p", [pins])])
+    assert [one.told() for one in broken] == [
+        {"instead": {"text": "Not possible."}},
+        {"first": {"text": "", "calls": [{"name": "ask", "arguments": '{"about": "consent"}'}]}}]
+    [[[one]]] = OVERSEER.breaks([("p", send)], last=True)
+    assert one.told() == {}
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5))

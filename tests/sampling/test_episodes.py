@@ -14,7 +14,7 @@ from prm_core.errors import InputError
 from prm_core.models.encoder import Encoder
 from prm_core.models.tokenizer import train_tokenizer
 from prm_core.platform.steps import parse_steps, texts
-from prm_core.sampling.episodes import Episode, run_episodes
+from prm_core.sampling.episodes import Episode, Ruled, run_episodes
 from prm_core.sampling.policy import Policy
 from prm_core.sampling.sampler import Continuation, Prefix
 from prm_core.types import Call, Problem, Step
@@ -283,7 +283,7 @@ def choosing(*written: str, **changes) -> tuple[str, Episode, int]:
 
     [episode] = play(Scripted(write), (errands.problem(), ()), **changes,
                      worth=lambda chains: [WORTHS[name] for name in named(chains)],
-                     broken=lambda chains: [int(name == "forbidden") for name in named(chains)])
+                     rules=lambda chains: [Ruled(int(name == "forbidden")) for name in named(chains)])
     # All that was drawn is paid for.
     assert episode.tokens > sum(len(turn(Step("", calls=(Call(name),)))) for name in drawn if name)
     return episode.steps[0].calls[0].name, episode, len(drawn)
@@ -314,8 +314,90 @@ def test_an_empty_turn_comes_last_and_none_is_drawn_for_it_again():
     assert choosing("", "forbidden", candidates=2, threshold=0.5)[0] == "forbidden"
     silent = Scripted(lambda _, steps: [encoder().eos_id])
     [episode] = play(silent, (errands.problem(), ()), candidates=2, again=3, threshold=0.5,
-                     worth=lambda chains: [1.0 for _ in chains], broken=lambda chains: [0 for _ in chains])
+                     worth=lambda chains: [1.0 for _ in chains], rules=lambda chains: [Ruled()] * len(chains))
     assert (episode.steps, episode.drawn) == ((), 2)
+
+
+LEAVE = Step("", calls=(Call("ask", '{"about": "color"}'),))
+ACT, ODD = Step("", calls=(Call("act"),)), Step("", calls=(Call("odd"),))
+
+
+def under_leave(
+    write: Callable[[tuple[Step, ...]], Step], worths: Callable[[Step, Sequence[Step]], float], *, granted: bool = True,
+) -> tuple[list[str], Episode, list[int]]:
+    """What a run calls (nothing: its end) under a rule that wants LEAVE before ACT; the run; and of each draw how many
+    turns stood before it."""
+    places: list[int] = []
+
+    def put(_: str, steps: tuple[Step, ...]) -> list[int]:
+        places.append(len(steps))
+        return turn(write(steps))
+
+    def rules(chains):
+        return [Ruled(1, [LEAVE], later=True) if steps[-1] == ACT and not (granted and len(steps) > 1)
+                else Ruled(asks_leave=steps[-1] == LEAVE) for _, steps in chains]
+
+    [episode] = play(Scripted(put), (errands.problem(), ()), candidates=4, threshold=0.9, rules=rules,
+                     worth=lambda chains: [worths(steps[-1], steps[:-1]) for _, steps in chains])
+    return [step.calls[0].name if step.calls else "" for step in episode.steps], episode, places
+
+
+def test_leave_is_asked_and_what_it_was_asked_for_is_done_without_another_draw():
+    """What it is worth is what it was worth before, where after the asking nobody knows it."""
+    called, episode, places = under_leave(
+        lambda steps: errands.DONE if len(steps) > 1 else ACT,
+        lambda step, before: 0.1 if step == ACT and before else 1.0)
+    assert (called, places) == (["ask", "act", ""], [0, 2])
+    assert [len(one.ids) for one in episode.written] == [len(encoder().encode_step(LEAVE, 0)), len(turn(ACT)),
+                                                         len(turn(errands.DONE))]
+    # Nobody drew the asking.
+    assert episode.tokens == len(turn(ACT)) + len(turn(errands.DONE))
+    assert all(logprob != logprob for logprob in episode.written[0].logprobs)
+
+
+def test_where_the_policy_asks_itself_what_it_would_have_done_is_drawn_from_before_it_asked():
+    drawn: list[Step] = []
+
+    def write(steps: tuple[Step, ...]) -> Step:
+        drawn.append(LEAVE if not drawn else ACT)
+        return (drawn[-1], ODD, errands.DONE)[min(len(steps), 2)]
+
+    called, _, places = under_leave(write, lambda step, before: 0.2 if step == ODD else 1.0)
+    assert (called, places) == (["ask", "act", ""], [0, 0, 2])
+
+
+def test_from_before_it_asked_nobody_asks_again():
+    called, _, places = under_leave(
+        lambda steps: (LEAVE, ODD, errands.DONE)[min(len(steps), 2)],
+        lambda step, before: 0.3 if step == ODD else 0.1 if step == LEAVE and before else 1.0)
+    assert (called, places) == (["ask", "odd", ""], [0, 0, 1, 0, 1, 2])
+
+
+def test_whoever_is_refused_does_not_ask_again():
+    called, *_ = under_leave(lambda steps: ACT if len(steps) < 2 else errands.DONE,
+                             lambda step, before: 1.0, granted=False)
+    # Nothing else was drawn, so that what breaks the rule is all there is.
+    assert called == ["ask", "act", ""]
+
+
+def test_what_is_done_instead_is_weighed_and_the_other_is_not_done_later():
+    def rules(chains):
+        return [Ruled(1, [ODD]) if steps[-1] == ACT else Ruled() for _, steps in chains]
+
+    for worth, called in ((1.0, ["odd", ""]), (0.2, ["unknown", ""])):
+        drawn: list[Step] = []
+
+        def write(_: str, steps: tuple[Step, ...], drawn: list[Step] = drawn) -> list[int]:
+            drawn.append(errands.DONE if steps else (ACT, Step("", calls=(Call("unknown"),)))[len(drawn) % 2])
+            return turn(drawn[-1])
+
+        [episode] = play(Scripted(write), (errands.problem(), ()), candidates=4, threshold=0.9, rules=rules,
+                         worth=lambda chains, worth=worth: [
+                             worth if steps[-1] == ODD else 1.0 if steps[-1] == errands.DONE else 0.5
+                             for _, steps in chains])
+        assert [step.calls[0].name if step.calls else "" for step in episode.steps] == called
+        # The first was enough, or all were drawn.
+        assert len(drawn) == (2 if worth == 1 else 5)
 
 
 @pytest.mark.parametrize("threshold", [0.9, 1.0])

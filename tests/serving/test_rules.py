@@ -25,7 +25,7 @@ from tests.serving.test_promotion import tags
 RULES = """\
 rules:
   - {id: no-shouting, text: No shouting., severity: low, predicate: 'text == "LOUD"'}
-  - {id: no-harm, text: No harm., severity: high, predicate: 'text == "harm"'}
+  - {id: no-harm, text: No harm., severity: high, predicate: 'text == "harm"', instead: Help.}
 """
 
 
@@ -47,6 +47,9 @@ def test_violations_are_told_beside_scores(overseer):
     assert [(one["step_index"], one["rule"], one["severity"], one["probability"]) for one in said["violations"]] == [
         (1, "no-shouting", "low", 1.0), (2, "no-harm", "high", 1.0)]
     assert said["violations"][1]["reason"] == "harm: No harm."
+    # What keeps a rule is told where its file tells it.
+    assert [{"first", "instead"} & one.keys() for one in said["violations"]] == [set(), {"instead"}]
+    assert said["violations"][1]["instead"] == {"text": "Help."}
     # What is unsafe is not therefore wrong.
     assert (said["step_scores"], said["overall_score"], said["first_error_step"]) == ([0.9] * 3, 0.9, -1)
     assert "blocked" not in said
