@@ -241,7 +241,7 @@ def main() -> None:
     given = parsed(parser)
     before = store.read_json(given.out) if given.out.exists() else {}
     runs: dict[str, dict[str, dict[str, Figures]]] = before.get("runs", {})
-    seeds, marked, judged = (2, 600, 300) if given.quick else (given.seeds, MARKED, MEASURED)
+    seeds, marked, judged = (2, 900, 300) if given.quick else (given.seeds, MARKED, MEASURED)
     # Not those that anything was tried on.
     detection = [found(1000 + seed, marked, judged) for seed in range(seeds)]
 
