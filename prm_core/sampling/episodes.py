@@ -88,6 +88,8 @@ class _Place:
 class _Candidate:
     step: Step
     written: Continuation
+    # What it is worth at least.
+    least: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -106,8 +108,8 @@ class _Turn:
     # The best candidate so far, and whether it asks for leave.
     best: tuple[_Rank, _Candidate] | None = None
     asks_leave: bool = False
-    # What rules said to do, and what may be done after that.
-    advised: list[Step] = field(default_factory=list)
+    # What rules said to do, with what that is worth at least; and what may be done after that.
+    advised: dict[Step, float] = field(default_factory=dict)
     held: list[_Candidate] = field(default_factory=list)
 
 
@@ -274,13 +276,13 @@ def _read(policy: Policy, run: _Run, continuation: Continuation) -> _Candidate:
     return _Candidate(replace(policy.encoder.turn(ids), agent=_turn(run).places[0].speaker), continuation)
 
 
-def _unwritten(policy: Policy, run: _Run, step: Step) -> _Candidate:
+def _unwritten(policy: Policy, run: _Run, step: Step, least: float) -> _Candidate:
     """A turn that the policy did not draw."""
     from prm_core.sampling.sampler import Continuation
 
     (block,) = policy.encoder.encode_steps([step])
     return _Candidate(replace(step, agent=_turn(run).places[0].speaker),
-                      Continuation([token for token, _ in block], [math.nan] * len(block), True))
+                      Continuation([token for token, _ in block], [math.nan] * len(block), True), least)
 
 
 def _take(
@@ -303,10 +305,13 @@ def _take(
                 turn.asks_leave = ruled.asks_leave
             if ruled.later and all(one.step != other.step for other in turn.held):
                 turn.held.append(one)
+            # To ask for leave is worth what it is asked for.
+            least = value if ruled.later and value is not None else -math.inf
             for step in ruled.remedies:
-                if step not in turn.advised and not (ruled.later and _has_asked(run, step)):
-                    turn.advised.append(step)
-                    remedies.append((run, _unwritten(policy, run, step)))
+                known = turn.advised.get(step)
+                if (known is None or known < least) and not (ruled.later and _has_asked(run, step)):
+                    turn.advised[step] = least
+                    remedies.append((run, _unwritten(policy, run, step, least)))
         asked = remedies
 
 
@@ -335,8 +340,7 @@ def _weigh(
                for place in _turn(asked[row][0]).places[: 1 if said[row].asks_leave else None]]
     values = worth([(asked[row][0].problem.prompt, [*place.steps, asked[row][1].step]) for row, place in weighed])
     for (row, _), value in zip(weighed, values, strict=True):
-        other = best[row]
-        best[row] = value if other is None else max(value, other)
+        best[row] = max(value, asked[row][1].least if (other := best[row]) is None else other)
     return list(zip(best, said, strict=True))
 
 

@@ -343,16 +343,36 @@ def under_leave(
 
 
 def test_leave_is_asked_and_what_it_was_asked_for_is_done_without_another_draw():
-    """What it is worth is what it was worth before, where after the asking nobody knows it."""
+    """To ask is worth what it is asked for, and that is worth what it was before, where after the asking nobody knows
+    it."""
     called, episode, places = under_leave(
         lambda steps: errands.DONE if len(steps) > 1 else ACT,
-        lambda step, before: 0.1 if step == ACT and before else 1.0)
+        lambda step, before: 0.1 if step == LEAVE or (step == ACT and before) else 1.0)
     assert (called, places) == (["ask", "act", ""], [0, 2])
     assert [len(one.ids) for one in episode.written] == [len(encoder().encode_step(LEAVE, 0)), len(turn(ACT)),
                                                          len(turn(errands.DONE))]
     # Nobody drew the asking.
     assert episode.tokens == len(turn(ACT)) + len(turn(errands.DONE))
     assert all(logprob != logprob for logprob in episode.written[0].logprobs)
+
+
+def test_leave_is_asked_for_the_best_that_needs_it():
+    """Another that needs it, drawn first, does not make asking worth less."""
+    other = Step("", calls=(Call("other"),))
+    for worth, called in ((0.95, ["ask", "act", ""]), (0.4, ["odd", ""])):
+        drawn: list[Step] = []
+
+        def write(_: str, steps: tuple[Step, ...], drawn: list[Step] = drawn) -> list[int]:
+            drawn.append(errands.DONE if steps else (other, ODD, ACT, ODD)[len(drawn) % 4])
+            return turn(drawn[-1])
+
+        [episode] = play(
+            Scripted(write), (errands.problem(), ()), candidates=4, threshold=0.9,
+            rules=lambda chains: [Ruled(1, [LEAVE], later=True) if steps[-1] in (ACT, other) and len(steps) == 1
+                                  else Ruled(asks_leave=steps[-1] == LEAVE) for _, steps in chains],
+            worth=lambda chains, worth=worth: [
+                {ACT: worth, ODD: 0.5, errands.DONE: 1.0}.get(steps[-1], 0.2) for _, steps in chains])
+        assert [step.calls[0].name if step.calls else "" for step in episode.steps] == called
 
 
 def test_where_the_policy_asks_itself_what_it_would_have_done_is_drawn_from_before_it_asked():
