@@ -47,7 +47,8 @@ class Remedy:
         """The step for what is in scope; None where it speaks of what is not there."""
         try:
             found = Step(self.text.fill(scope), calls=tuple(
-                Call(name, json.dumps(arguments.fill(scope), ensure_ascii=False)) for name, arguments in self.calls))
+                Call(name, json.dumps(arguments.fill(scope), ensure_ascii=False, allow_nan=False))
+                for name, arguments in self.calls))
         except (_Unknown, language.Undecided, RecursionError, ValueError):
             return None
         return None if is_empty(found) else found
@@ -68,7 +69,7 @@ class _Text:
     """A text with expressions in it.
 
     Attributes:
-        parts: texts, and expressions.
+        parts: texts, no two beside each other, and expressions.
     """
 
     parts: tuple[str | language.Expression, ...]
@@ -77,8 +78,21 @@ class _Text:
         return "".join(part if isinstance(part, str) else _spelled(_known(part, scope)) for part in self.parts)
 
     def may_be(self, value: Any) -> bool:
-        pattern = "".join(re.escape(part) if isinstance(part, str) else ".*" for part in self.parts)
-        return isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL) is not None
+        if not isinstance(value, str):
+            return False
+        at, after_expression = 0, False
+        for number, part in enumerate(self.parts, 1):
+            if not isinstance(part, str):
+                after_expression = True
+                continue
+            if after_expression and number == len(self.parts):
+                return at + len(part) <= len(value) and value.endswith(part)
+            # Behind an expression the first place is as good as any: the rest has the more room.
+            found = value.find(part, at) if after_expression else at if value.startswith(part, at) else -1
+            if found < 0:
+                return False
+            at, after_expression = found + len(part), False
+        return after_expression or at == len(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +158,14 @@ def _text(source: str) -> _Text:
                                  "{{ or }} for a brace")
         parts += [source[end : match.start()], match[0][0] if match[1] is None else language.parse(match[1])]
         end = match.end()
-    # One expression alone stays one.
-    return _Text(tuple(part for part in (*parts, source[end:]) if part))
+    parts.append(source[end:])
+    merged: list[str | language.Expression] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        elif part:
+            merged.append(part)
+    return _Text(tuple(merged))
 
 
 def _known(expression: language.Expression, scope: language.Scope) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,19 @@ def test_another_step_is_none(other):
     one = remedy.read(calling(question="Pay {args.amount} to {args.to}?"), first=True)
     assert one.may_be(calling(question="Pay 3 to you?"))
     assert not one.may_be(other)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "ab", "{text}", "{{"]), max_size=6), st.text("ab{", max_size=8))
+def test_a_text_may_be_what_its_pattern_matches(parts, value):
+    """Held against a regular expression, which on long texts takes too long."""
+    one = remedy.read(Step("".join(parts), calls=calling().calls), first=True)
+    pattern = "".join({"{text}": ".*", "{{": re.escape("{")}.get(part, part) for part in parts)
+    assert one.may_be(Step(value, calls=calling().calls)) == (re.fullmatch(pattern, value) is not None)
+
+
+def test_a_long_text_is_read_at_once():
+    one = remedy.read(Step(" ".join(["{text}"] * 20) + "!"), first=True)
+    assert not one.may_be(Step(" " * 100_000))
 
 
 @given(st.dictionaries(st.sampled_from("abc"), VALUES), st.sampled_from(
