@@ -322,6 +322,11 @@ LEAVE = Step("", calls=(Call("ask", '{"about": "color"}'),))
 ACT, ODD = Step("", calls=(Call("act"),)), Step("", calls=(Call("odd"),))
 
 
+def called_by(episode: Episode) -> list[str]:
+    """What a run calls, turn by turn; nothing where it says something."""
+    return [step.calls[0].name if step.calls else "" for step in episode.steps]
+
+
 def under_leave(
     write: Callable[[tuple[Step, ...]], Step], worths: Callable[[Step, Sequence[Step]], float], *, granted: bool = True,
 ) -> tuple[list[str], Episode, list[int]]:
@@ -339,7 +344,7 @@ def under_leave(
 
     [episode] = play(Scripted(put), (errands.problem(), ()), candidates=4, threshold=0.9, rules=rules,
                      worth=lambda chains: [worths(steps[-1], steps[:-1]) for _, steps in chains])
-    return [step.calls[0].name if step.calls else "" for step in episode.steps], episode, places
+    return called_by(episode), episode, places
 
 
 def test_leave_is_asked_and_what_it_was_asked_for_is_done_without_another_draw():
@@ -372,7 +377,7 @@ def test_leave_is_asked_for_the_best_that_needs_it():
                                   else Ruled(asks_leave=steps[-1] == LEAVE) for _, steps in chains],
             worth=lambda chains, worth=worth: [
                 {ACT: worth, ODD: 0.5, errands.DONE: 1.0}.get(steps[-1], 0.2) for _, steps in chains])
-        assert [step.calls[0].name if step.calls else "" for step in episode.steps] == called
+        assert called_by(episode) == called
 
 
 def test_where_the_policy_asks_itself_what_it_would_have_done_is_drawn_from_before_it_asked():
@@ -415,7 +420,7 @@ def test_what_is_done_instead_is_weighed_and_the_other_is_not_done_later():
                          worth=lambda chains, worth=worth: [
                              worth if steps[-1] == ODD else 1.0 if steps[-1] == errands.DONE else 0.5
                              for _, steps in chains])
-        assert [step.calls[0].name if step.calls else "" for step in episode.steps] == called
+        assert called_by(episode) == called
         # The first was enough, or all were drawn.
         assert len(drawn) == (2 if worth == 1 else 5)
 
